@@ -1,0 +1,57 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+"""Run the Python blocks of the documents and the docstring examples as a user would: in float32.
+
+The fixtures of the test-suite proper are in tests/conftest.py.
+"""
+
+from collections.abc import Iterator
+from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+
+# Not examples: configuration that only sphinx can run, and the entry points of commands.
+collect_ignore = ["docs/conf.py"]
+
+_dtype_before: list[torch.dtype] = []
+
+
+def begin_example(namespace: dict[str, Any]) -> None:
+    """Give an example what a fresh interpreter has, and a seed."""
+    _dtype_before.append(torch.get_default_dtype())
+    torch.set_default_dtype(torch.float32)
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+
+
+def end_example(namespace: dict[str, Any]) -> None:
+    """Leave nothing behind."""
+    pyro.clear_param_store()
+    torch.set_default_dtype(_dtype_before.pop())
+
+
+@pytest.fixture(autouse=True)
+def fresh_docstring_example(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Surround each docstring example; a document's blocks go together, so Sybil surrounds them."""
+    if not isinstance(request.node, pytest.DoctestItem):
+        yield
+        return
+    begin_example({})
+    yield
+    end_example({})
+
+
+pytest_collect_file = Sybil(
+    parsers=[
+        PythonCodeBlockParser(doctest_optionflags=ELLIPSIS | NORMALIZE_WHITESPACE),
+        SkipParser(),
+    ],
+    patterns=["README.md", "CONTRIBUTING.md", "docs/*.md"],
+    setup=begin_example,
+    teardown=end_example,
+).pytest()

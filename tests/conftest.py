@@ -1,0 +1,88 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+"""The ground of every test: float64, one thread, a fixed seed, an empty store, validation on."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pyro
+import pytest
+import torch
+
+from tests.global_state import differences, restore, snapshot
+
+# At import, so that tensors in the parameters of tests are float64 too.
+torch.set_default_dtype(torch.float64)
+# Two test processes share the machine; a second thread makes small tensors slower, not faster.
+torch.set_num_threads(1)
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+class TorchRandom:
+    """Torch's generator in the form that hypothesis seeds before each example."""
+
+    def seed(self, seed: int) -> None:
+        """Start the stream of draws again."""
+        torch.manual_seed(seed)
+
+    def getstate(self) -> torch.Tensor:
+        """Read the place in the stream."""
+        return torch.get_rng_state()
+
+    def setstate(self, state: torch.Tensor) -> None:
+        """Return to a place in the stream."""
+        torch.set_rng_state(state)
+
+
+# Held here: hypothesis keeps only a weak reference.
+TORCH_RANDOM = TorchRandom()
+hypothesis.register_random(TORCH_RANDOM)
+# The same examples on every machine, however slow it is. To search for new counterexamples:
+# pytest --hypothesis-profile=explore
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile("fixed")
+
+
+def pytest_report_header() -> str:
+    """Say on which devices the parametrised tests run."""
+    data = os.environ.get("PYRO_BLR_DATA", "not set: the tests marked data are skipped")
+    return f"devices: {', '.join(DEVICES)}; PYRO_BLR_DATA: {data}"
+
+
+@pytest.fixture(autouse=True)
+def clean_state() -> Iterator[None]:
+    """Start from nothing, and fail a test that leaves a switch of the process changed."""
+    torch.set_default_dtype(torch.float64)
+    pyro.clear_param_store()
+    pyro.enable_validation(True)
+    pyro.set_rng_seed(0)
+    before = snapshot()
+    yield
+    changed = differences(before, snapshot())
+    restore(before)
+    pyro.clear_param_store()
+    if changed:
+        pytest.fail(
+            "the test left the process changed (use a context manager, or monkeypatch): "
+            + "; ".join(changed)
+        )
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device of this machine."""
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """The folder of development data; a test that takes it must be marked ``data``."""
+    folder: Any = os.environ.get("PYRO_BLR_DATA")
+    if not folder:
+        pytest.skip("set PYRO_BLR_DATA to the folder of the development data sets")
+    return Path(folder)
