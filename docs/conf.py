@@ -1,0 +1,31 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+"""The documentation: sphinx with MyST pages, tutorials by myst-nb, the API from docstrings."""
+
+import os
+from importlib.metadata import version as installed_version
+
+project = "pyro_blr"
+author = "Contributors to the pyro_blr project"
+copyright = "Contributors to the pyro_blr project"  # sphinx reads this name
+release = version = installed_version("pyro-blr")
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+html_theme = "furo"
+html_title = f"pyro_blr {release}"
+exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
+
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+# make test runs the tutorials as tests first (CI is set): they are then shown as they are stored.
+nb_execution_mode = "off" if "CI" in os.environ else "auto"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+
+# The tree of contents is written with patterns, so that a new tutorial needs no list to be edited.
+suppress_warnings = ["toc.empty_glob"]
