@@ -1,0 +1,281 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The contract of an exponential family in its two coordinate systems."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pyro_blr.errors import ArgumentError
+
+Natural = tuple[Tensor, ...]
+"""Natural parameters: one tensor a block, event dimensions rightmost."""
+
+MeanParams = tuple[Tensor, ...]
+"""Mean (expectation) parameters, of the same shapes as the natural ones."""
+
+
+class ExponentialFamily(ABC):
+    r"""A minimal exponential family, without state: parameters are passed to every method.
+
+    Mathematically,
+
+    .. math::
+        q(z) = h(z) \exp(\langle n, T(z) \rangle - A(n)), \qquad
+        \mu = \nabla A(n) = E_q[T(z)], \qquad F = \nabla^2 A(n) = \partial \mu / \partial n,
+
+    with natural parameters :math:`n` and mean parameters :math:`\mu`. Every tensor has the shape
+    ``(*batch, *event)``, where the event of the i-th one has ``natural_event_dims[i]`` dimensions;
+    a matrix block is symmetric and is paired by the sum over all its entries.
+
+    Methods are exact: nothing is clamped, and no method reads a value back to the host. Outside
+    the domain their results mean nothing (most often NaN); ask :meth:`in_domain`.
+
+    A family of your own is a subclass and one call of
+    :func:`~pyro_blr.families.register_family`. The simplest to copy is
+    :class:`~pyro_blr.families.Bernoulli`.
+    """
+
+    # ----- Fields: set them all -------------------------------------------------------------
+
+    name: ClassVar[str]
+    """The name in tables and messages."""
+
+    event_dim: ClassVar[int]
+    """Number of event dimensions of a value."""
+
+    natural_event_dims: ClassVar[tuple[int, ...]]
+    """Number of rightmost event dimensions of each natural (and mean) parameter."""
+
+    support: ClassVar[Any]
+    """The values it puts mass on, as a constraint of ``pyro.distributions.constraints``."""
+
+    distribution_type: ClassVar[Any]
+    """The Pyro distribution that :meth:`distribution` returns."""
+
+    has_rsample: ClassVar[bool] = False
+    """Whether :meth:`rsample` gives draws that are differentiable in the natural parameters."""
+
+    # ----- Contract: must override ----------------------------------------------------------
+
+    @abstractmethod
+    def log_partition(self, natural: Natural) -> Tensor:
+        """Return A(natural), in nats.
+
+        :param natural: natural parameters.
+        :return: a tensor  # shape: (*batch,)
+        """
+
+    @abstractmethod
+    def mean_params(self, natural: Natural) -> MeanParams:
+        """Return the mean parameters at the natural ones; twice differentiable.
+
+        :param natural: natural parameters.
+        :return: the gradient of A there, of the same shapes.
+        """
+
+    @abstractmethod
+    def natural(self, mean_params: MeanParams) -> Natural:
+        """Return the natural parameters at the mean ones, in closed form or by Newton's method.
+
+        :param mean_params: mean parameters.
+        :return: natural parameters; NaN where no member of the family has these means.
+        """
+
+    @abstractmethod
+    def sufficient_statistics(
+        self, value: Tensor, natural: Natural | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return T(value).
+
+        :param value: points of the support  # shape: (*batch, *event)
+        :param natural: natural parameters; read only by families whose statistic has a size that
+            the value does not show (the number of classes).
+        """
+
+    @abstractmethod
+    def in_domain(self, natural: Natural) -> Tensor:
+        """Tell which batch elements are in the domain, without an exception or a host read.
+
+        :param natural: any tensors of the right shapes.
+        :return: a boolean tensor, False where anything is NaN or infinite  # shape: (*batch,)
+        """
+
+    @abstractmethod
+    def distribution(self, natural: Natural) -> Any:
+        """Return the Pyro distribution, of ``batch_shape`` ``batch``.
+
+        :param natural: natural parameters in the domain.
+        """
+
+    @abstractmethod
+    def natural_of(self, distribution: Any) -> Natural:
+        """Return the natural parameters of a Pyro distribution of this family.
+
+        :param distribution: a distribution of this family, perhaps expanded, masked, or with
+            batch dimensions declared as event dimensions (they are batch dimensions here).
+        :raises ArgumentError: if it is of another family.
+        """
+
+    @abstractmethod
+    def inverse_fisher(self, natural: Natural, covector: tuple[Tensor, ...]) -> Natural:
+        """Return F^-1 covector in closed form: the natural gradient where the covector is a
+        gradient with respect to the natural parameters.
+
+        :param natural: where F is taken.
+        :param covector: one tensor a natural parameter, of its shape.
+        """
+
+    # ----- May override ---------------------------------------------------------------------
+
+    def log_base_measure(self, value: Tensor) -> Tensor:
+        """Return log h(value); h = 1 unless overridden.
+
+        :param value: points of the support.
+        :return: a tensor  # shape: (*batch,)
+        """
+        return value.new_zeros(value.shape[: value.dim() - self.event_dim])
+
+    def expected_log_base_measure(self, natural: Natural) -> Tensor:
+        """Return E_q[log h(z)], in nats.
+
+        :param natural: natural parameters.
+        :raises NotImplementedError: if h is not 1 and this method is not overridden.
+        """
+        if type(self).log_base_measure is not ExponentialFamily.log_base_measure:
+            raise NotImplementedError(
+                f"{self.name} overrides log_base_measure; override expected_log_base_measure too."
+            )
+        return natural[0].new_zeros(self.batch_shape(natural))
+
+    def entropy(self, natural: Natural) -> Tensor:
+        """Return the entropy A - <natural, mean> - E[log h], in nats.
+
+        Override it where the terms cancel (a concentrated q).
+
+        :param natural: natural parameters.
+        """
+        paired = self.inner(natural, self.mean_params(natural))
+        return self.log_partition(natural) - paired - self.expected_log_base_measure(natural)
+
+    def kl(self, natural_q: Natural, natural_p: Natural) -> Tensor:
+        """Return KL(q || p) = A(p) - A(q) + <mean_q, q - p>, in nats.
+
+        Override it where the terms cancel (a concentrated q).
+
+        :param natural_q: natural parameters of q.
+        :param natural_p: natural parameters of p.
+        """
+        difference = tuple(q - p for q, p in zip(natural_q, natural_p, strict=True))
+        bregman = self.log_partition(natural_p) - self.log_partition(natural_q)
+        return bregman + self.inner(difference, self.mean_params(natural_q))
+
+    def log_prob(self, natural: Natural, value: Tensor) -> Tensor:
+        """Return log q(value), in nats.
+
+        :param natural: natural parameters.
+        :param value: points of the support  # shape: (*sample, *batch, *event)
+        """
+        statistics = self.sufficient_statistics(value, natural)
+        density = self.inner(natural, statistics) - self.log_partition(natural)
+        return density + self.log_base_measure(value)
+
+    def sample(self, natural: Natural, sample_shape: tuple[int, ...] = ()) -> Tensor:
+        """Return draws from q, detached from the natural parameters.
+
+        :param natural: natural parameters.
+        :param sample_shape: shape of the independent draws.
+        :return: draws  # shape: (*sample_shape, *batch, *event)
+        """
+        with torch.no_grad():
+            drawn: Tensor = self.distribution(natural).sample(torch.Size(sample_shape))
+        return drawn
+
+    def rsample(self, natural: Natural, sample_shape: tuple[int, ...] = ()) -> Tensor:
+        """Return draws from q that are differentiable in the natural parameters.
+
+        :param natural: natural parameters.
+        :param sample_shape: shape of the independent draws.
+        :raises NotImplementedError: if the family has none (``has_rsample`` is False).
+        """
+        if not self.has_rsample:
+            raise NotImplementedError(f"{self.name} has no differentiable draws; use sample().")
+        drawn: Tensor = self.distribution(natural).rsample(torch.Size(sample_shape))
+        return drawn
+
+    def expected_power(self, natural: Natural, power: float) -> Tensor | None:
+        """Return E[z ** power], element by element, or None where no closed form is known.
+
+        :param natural: natural parameters; the result is differentiable in them.
+        :param power: any real number; the result is infinite where the integral diverges.
+        :return: a tensor of the shape of a value, or None.
+        """
+        return None
+
+    # ----- Helpers --------------------------------------------------------------------------
+
+    def inner(self, left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> Tensor:
+        """Return <left, right>: the sum over blocks and their event entries.
+
+        :return: a tensor  # shape: (*batch,)
+        """
+        total: Tensor | None = None
+        for dims, a, b in zip(self.natural_event_dims, left, right, strict=True):
+            term = a * b
+            if dims:
+                term = term.sum(tuple(range(-dims, 0)))
+            total = term if total is None else total + term
+        if total is None:
+            raise ArgumentError(f"{self.name} declares no natural parameters.")
+        return total
+
+    def batch_shape(self, natural: Natural) -> torch.Size:
+        """Return the batch shape; blocks broadcast against each other.
+
+        :param natural: natural (or mean) parameters.
+        """
+        shapes = (
+            tensor.shape[: tensor.dim() - dims]
+            for dims, tensor in zip(self.natural_event_dims, natural, strict=True)
+        )
+        batch: torch.Size = torch.broadcast_shapes(*shapes)
+        return batch
+
+    def expand(self, natural: Natural, batch_shape: tuple[int, ...]) -> Natural:
+        """Return views of the parameters, broadcast to a batch shape.
+
+        :param natural: natural (or mean) parameters.
+        :param batch_shape: the new batch shape.
+        """
+        return tuple(
+            tensor.expand(*batch_shape, *tensor.shape[tensor.dim() - dims :])
+            for dims, tensor in zip(self.natural_event_dims, natural, strict=True)
+        )
+
+    def index(self, natural: Natural, key: Any) -> Natural:
+        """Return a part of the batch.
+
+        :param natural: natural (or mean) parameters whose blocks have the same batch shape.
+        :param key: an index of the batch dimensions, without an ellipsis.
+        """
+        return tuple(tensor[key] for tensor in natural)
+
+    def wrong_distribution(self, distribution: Any) -> ArgumentError:
+        """Return the error to raise for a distribution of another family."""
+        return ArgumentError(
+            f"A {type(distribution).__name__} is not in the family {self.name}; pass a "
+            f"{self.distribution_type.__name__} or a tuple of natural parameters."
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def __eq__(self, other: object) -> bool:
+        # Families carry no state, so two instances of one class are the same family.
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))

@@ -1,0 +1,100 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The categorical distribution of a class."""
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pyro_blr.errors import ArgumentError
+from pyro_blr.families.base import ExponentialFamily, MeanParams, Natural
+from pyro_blr.families.registry import register_family, unwrap
+
+
+def _logits(natural: Natural) -> Tensor:
+    """Return the log-odds of all K classes  # shape: (*batch, K)."""
+    return pad(natural[0], (0, 1))
+
+
+class Categorical(ExponentialFamily):
+    """Categorical over the classes 0, ..., K - 1 with probabilities p; the last is the reference.
+
+    - support: integers z from 0 to K - 1
+    - base measure: h(z) = 1
+    - sufficient statistic: T(z) = (one-hot vector of z without its last entry,)
+    - natural: (log p_k - log p_(K-1) for k < K - 1,)
+    - mean parameters: (p_k for k < K - 1,)
+    - log-partition: -log p_(K-1); entropy: -sum p_k log p_k
+    """
+
+    name = "Categorical"
+    event_dim = 0
+    natural_event_dims = (1,)
+    support = constraints.nonnegative_integer
+    distribution_type = dist.Categorical
+
+    def log_partition(self, natural: Natural) -> Tensor:
+        return _logits(natural).logsumexp(-1)
+
+    def mean_params(self, natural: Natural) -> MeanParams:
+        return (_logits(natural).softmax(-1)[..., :-1],)
+
+    def natural(self, mean_params: MeanParams) -> Natural:
+        (probs,) = mean_params
+        return (probs.log() - torch.log1p(-probs.sum(-1, keepdim=True)),)
+
+    def sufficient_statistics(
+        self, value: Tensor, natural: Natural | None = None
+    ) -> tuple[Tensor, ...]:
+        if natural is None:
+            raise ArgumentError(
+                "A class does not show how many there are; pass the natural parameters too: "
+                "Categorical().sufficient_statistics(value, natural)."
+            )
+        free = natural[0].shape[-1]
+        classes = torch.arange(free, device=value.device)
+        return ((value.unsqueeze(-1) == classes).to(natural[0].dtype),)
+
+    def in_domain(self, natural: Natural) -> Tensor:
+        return (natural[0].abs() < math.inf).all(-1)
+
+    def distribution(self, natural: Natural) -> Any:
+        return dist.Categorical(logits=_logits(natural))
+
+    def natural_of(self, distribution: Any) -> Natural:
+        categorical = unwrap(distribution)
+        if not isinstance(categorical, torch.distributions.Categorical):
+            raise self.wrong_distribution(distribution)
+        # Where probabilities were given, .logits would be clamped to -36.
+        given = "probs" in vars(categorical)
+        logits = categorical.probs.log() if given else categorical.logits
+        return (logits[..., :-1] - logits[..., -1:],)
+
+    def inverse_fisher(self, natural: Natural, covector: tuple[Tensor, ...]) -> Natural:
+        # F = diag(p) - p p' over the first K - 1 classes; F^-1 = diag(1/p) + 11'/p_(K-1).
+        probs = _logits(natural).softmax(-1)
+        (first,) = covector
+        return (first / probs[..., :-1] + first.sum(-1, keepdim=True) / probs[..., -1:],)
+
+    def entropy(self, natural: Natural) -> Tensor:
+        log_probs = _logits(natural).log_softmax(-1)
+        return -(log_probs.exp() * log_probs).sum(-1)
+
+    def kl(self, natural_q: Natural, natural_p: Natural) -> Tensor:
+        log_q, log_p = _logits(natural_q).log_softmax(-1), _logits(natural_p).log_softmax(-1)
+        return (log_q.exp() * (log_q - log_p)).sum(-1)
+
+    def log_prob(self, natural: Natural, value: Tensor) -> Tensor:
+        log_probs = _logits(natural).log_softmax(-1)
+        log_probs, index = torch.broadcast_tensors(log_probs, value.long().unsqueeze(-1))
+        density: Tensor = log_probs.gather(-1, index[..., :1]).squeeze(-1)
+        return density
+
+
+register_family(Categorical, torch.distributions.Categorical)
