@@ -15,8 +15,8 @@ import torch
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
-# Not examples: configuration that only sphinx can run, and the entry points of commands.
-collect_ignore = ["docs/conf.py"]
+# Configuration that only sphinx can run, the link to tutorials/, and what sphinx made.
+collect_ignore = ["docs/conf.py", "docs/tutorials", "docs/_build"]
 
 _dtype_before: list[torch.dtype] = []
 

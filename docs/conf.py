@@ -26,6 +26,3 @@ nb_execution_timeout = 600
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "show-inheritance": True}
-
-# The tree of contents is written with patterns, so that a new tutorial needs no list to be edited.
-suppress_warnings = ["toc.empty_glob"]

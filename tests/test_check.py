@@ -20,6 +20,11 @@ def test_fails(n): assert n == 0
 @pytest.fixture
 def broken(): raise RuntimeError
 def test_errs(broken): pass
+@pytest.fixture
+def broken_afterwards():
+    yield
+    raise RuntimeError
+def test_fails_twice(broken_afterwards): assert False
 def test_skips(): pytest.skip("no data")
 @pytest.mark.xfail(strict=True)
 def test_expected_failure(): assert False
@@ -38,19 +43,20 @@ def check() -> ModuleType:
     return module
 
 
-def run_pytest(folder: Path, source: str) -> tuple[Path, int]:
+def run_pytest(folder: Path, source: str, *options: str) -> tuple[Path, int]:
     (folder / "test_inner.py").write_text(source)
     report = folder / "report.xml"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    result = subprocess.run([*command, "--rootdir", folder, folder], capture_output=True)
+    result = subprocess.run([*command, *options, "--rootdir", folder, folder], capture_output=True)
     return report, result.returncode
 
 
 def test_every_outcome_is_counted_once(check: ModuleType, tmp_path: Path) -> None:
     count = check.count_report(*run_pytest(tmp_path, OUTCOMES))
-    # Failed: two parameters, one error, one strict xfail that passed. Skipped: skip and xfail.
-    assert count == (1, 4, 2)
-    assert str(count) == "1 passed, 4 failed, 2 skipped"
+    # Failed: two parameters, an error before, a failure with an error after it, and a strict
+    # xfail that passed. Skipped: the skip and the xfail.
+    assert count == (1, 5, 2)
+    assert str(count) == "1 passed, 5 failed, 2 skipped"
 
 
 def test_only_passes(check: ModuleType, tmp_path: Path) -> None:
@@ -61,6 +67,13 @@ def test_only_passes(check: ModuleType, tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["import missing_module\n", "# no test at all\n"])
 def test_a_run_that_did_not_test_fails(check: ModuleType, tmp_path: Path, source: str) -> None:
     assert check.count_report(*run_pytest(tmp_path, source)) == (0, 1, 0)
+
+
+def test_a_file_that_two_processes_cannot_read_fails_once(
+    check: ModuleType, tmp_path: Path
+) -> None:
+    run = run_pytest(tmp_path, "import missing_module\n", "--numprocesses=2")
+    assert check.count_report(*run) == (0, 1, 0)
 
 
 def test_no_report_is_a_failure(check: ModuleType, tmp_path: Path) -> None:
