@@ -5,8 +5,8 @@
 
 Run by hand, in an environment of its own, since BayesPy is no dependency of the tests::
 
-    python -m venv /tmp/bayespy && /tmp/bayespy/bin/pip install bayespy==0.6.6
-    /tmp/bayespy/bin/python tests/oracles/record_bayespy.py
+    python -m venv .venv-bayespy && .venv-bayespy/bin/pip install bayespy==0.6.6
+    .venv-bayespy/bin/python tests/oracles/record_bayespy.py
 
 It writes ``tests/data/bayespy.json``: the models' hyperparameters, the data, the converged lower
 bound in nats and the posterior moments. Every latent site is one block (variational message
