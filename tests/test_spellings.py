@@ -1,0 +1,161 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+"""Ordinary spellings of conjugate models are exact, whatever torch operations they are made of.
+
+A regression is written in many ways and compared with E_q log p written by hand, at a random q:
+equal to 1e-10 relative, hence equal to each other.
+"""
+
+import math
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from tests.checks import engine, total_entropy
+from tests.oracles import monte_carlo
+from tests.spelling_catalogue import PREDICTORS, SCALES
+from tests.spelling_data import KEEP, N, X, Y, assert_close
+from tests.spelling_regression import (
+    check_regression,
+    declare_multivariate,
+    declare_plate,
+    declare_scalars,
+    declare_vector,
+    mean_params_of_q,
+    regression,
+    regression_by_hand,
+    regression_q,
+)
+
+
+@pytest.mark.parametrize("spelling", PREDICTORS)
+def test_predictor(spelling: str) -> None:
+    check_regression(regression(PREDICTORS[spelling]))
+
+
+@pytest.mark.parametrize("spelling", SCALES)
+def test_standard_deviation_from_a_precision(spelling: str) -> None:
+    check_regression(regression(scale=SCALES[spelling]))
+
+
+@pytest.mark.parametrize("blocks", ["site", "auto"])
+@pytest.mark.parametrize(
+    "declare", [declare_vector, declare_multivariate, declare_plate, declare_scalars]
+)
+@pytest.mark.parametrize("spelling", ["X @ w", "einsum nd,d->n", "slices", "cat", "flip"])
+def test_declaration_of_the_weights(
+    spelling: str, declare: Callable[[], Tensor], blocks: str
+) -> None:
+    model = regression(PREDICTORS[spelling], declare=declare)
+    check_regression(model, declare, blocks=blocks)
+
+
+def test_hand_written_value_is_that_of_the_real_model() -> None:
+    """The oracle of this file itself: a slip in it would make every comparison above worthless."""
+    for declare in (declare_vector, declare_plate, declare_scalars):
+        q, covariance = regression_q(declare)
+        found = monte_carlo.expected_log_joint(
+            regression(declare=declare), (), q, num_draws=20_000, seed=1
+        )
+        expected = regression_by_hand(*mean_params_of_q(covariance), torch.ones(N))
+        monte_carlo.z_test(expected, found.value, found.standard_error, bound=5)
+
+
+def test_messages_are_the_gradient_of_the_hand_written_value() -> None:
+    q, covariance = regression_q(declare_vector)
+    blr, _ = engine(regression(), q, blocks="site")
+    mean_params = tuple(m.detach().requires_grad_() for m in mean_params_of_q(covariance))
+    value = regression_by_hand(*mean_params, torch.ones(N))
+    expected = torch.autograd.grad(value, mean_params)
+    messages = blr.messages()
+    for actual, wanted in zip((*messages["w"], *messages["tau"]), expected, strict=True):
+        assert_close(actual, wanted)
+
+
+def test_entropy_of_q_is_that_of_the_guide() -> None:
+    """-ELBO = -E_q log p - H: a loss without its entropy would pass nothing above; say it once."""
+    q, covariance = regression_q(declare_vector)
+    blr, _ = engine(regression(), q, blocks="site")
+    value = regression_by_hand(*mean_params_of_q(covariance), torch.ones(N))
+    assert_close(torch.tensor(-blr.evaluate_loss()), value + total_entropy(q))
+
+
+# ------------------------------------------------------- what wraps the site: masks, scales, plates
+
+
+def _masked_by_a_handler() -> None:
+    w, tau = declare_vector(), pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    with pyro.plate("data", N), poutine.mask(mask=KEEP):
+        pyro.sample("y", dist.Normal(X @ w, tau.rsqrt()), obs=Y)
+
+
+def _masked_distribution() -> None:
+    w, tau = declare_vector(), pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    with pyro.plate("data", N):
+        pyro.sample("y", dist.Normal(X @ w, tau.rsqrt()).mask(KEEP), obs=Y)
+
+
+def _kept_rows() -> None:
+    w, tau = declare_vector(), pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    with pyro.plate("data", int(KEEP.sum())):
+        pyro.sample("y", dist.Normal(X[KEEP] @ w, tau.rsqrt()), obs=Y[KEEP])
+
+
+def _scaled() -> None:
+    w, tau = declare_vector(), pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    with pyro.plate("data", N), poutine.scale(scale=2.5):
+        pyro.sample("y", dist.Normal(X @ w, tau.rsqrt()), obs=Y)
+
+
+def _every_row_twice_and_a_half() -> None:
+    w, tau = declare_vector(), pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    with pyro.plate("data", size=100, subsample=torch.arange(N)):
+        pyro.sample("y", dist.Normal(X @ w, tau.rsqrt()), obs=Y)
+
+
+def _nested_plates() -> None:
+    w, tau = declare_vector(), pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    with pyro.plate("columns", 8, dim=-1), pyro.plate("rows", N // 8, dim=-2):
+        pyro.sample("y", dist.Normal((X @ w).reshape(-1, 8), tau.rsqrt()), obs=Y.reshape(-1, 8))
+
+
+def _event_of_rows() -> None:
+    w, tau = declare_vector(), pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    pyro.sample("y", dist.Normal(X @ w, tau.rsqrt()).to_event(1), obs=Y)
+
+
+def _sequential_plate() -> None:
+    w, tau = declare_vector(), pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    for i in pyro.plate("data", N):
+        pyro.sample(f"y_{i}", dist.Normal(X[i] @ w, tau.rsqrt()), obs=Y[i])
+
+
+def _factor() -> None:
+    w, tau = declare_vector(), pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    normalizer = 0.5 * tau.log() - 0.5 * math.log(2 * math.pi)
+    with pyro.plate("data", N):
+        pyro.factor("y", normalizer - 0.5 * tau * (Y - X @ w) ** 2)
+
+
+WRAPPERS: dict[str, tuple[Callable[[], None], Tensor]] = {
+    "poutine.mask": (_masked_by_a_handler, KEEP.double()),
+    "Distribution.mask": (_masked_distribution, KEEP.double()),
+    "rows left out": (_kept_rows, KEEP.double()),
+    "poutine.scale": (_scaled, torch.full((N,), 2.5, dtype=torch.float64)),
+    "subsampled plate": (_every_row_twice_and_a_half, torch.full((N,), 2.5, dtype=torch.float64)),
+    "nested plates": (_nested_plates, torch.ones(N, dtype=torch.float64)),
+    "to_event": (_event_of_rows, torch.ones(N, dtype=torch.float64)),
+    "sequential plate": (_sequential_plate, torch.ones(N, dtype=torch.float64)),
+    "pyro.factor": (_factor, torch.ones(N, dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrapper(wrapper: str) -> None:
+    model, weights = WRAPPERS[wrapper]
+    check_regression(model, weights=weights)
