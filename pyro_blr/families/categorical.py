@@ -43,7 +43,8 @@ class Categorical(ExponentialFamily):
         return _logits(natural).logsumexp(-1)
 
     def mean_params(self, natural: Natural) -> MeanParams:
-        return (_logits(natural).softmax(-1)[..., :-1],)
+        probs = _logits(natural).softmax(-1)
+        return (probs.narrow(-1, 0, probs.shape[-1] - 1),)
 
     def natural(self, mean_params: MeanParams) -> Natural:
         (probs,) = mean_params
@@ -78,9 +79,10 @@ class Categorical(ExponentialFamily):
 
     def inverse_fisher(self, natural: Natural, covector: tuple[Tensor, ...]) -> Natural:
         # F = diag(p) - p p' over the first K - 1 classes; F^-1 = diag(1/p) + 11'/p_(K-1).
-        probs = _logits(natural).softmax(-1)
         (first,) = covector
-        return (first / probs[..., :-1] + first.sum(-1, keepdim=True) / probs[..., -1:],)
+        free = first.shape[-1]
+        probs, reference = _logits(natural).softmax(-1).split((free, 1), -1)
+        return (first / probs + first.sum(-1, keepdim=True) / reference,)
 
     def entropy(self, natural: Natural) -> Tensor:
         log_probs = _logits(natural).log_softmax(-1)

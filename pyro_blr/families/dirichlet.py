@@ -30,13 +30,23 @@ def with_total(concentration: Tensor) -> Tensor:
     return torch.cat([concentration, concentration.sum(-1, keepdim=True)], -1)
 
 
+def without_total(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (f(a_1), ..., f(a_K)) and f(sum(a)) of a function evaluated at :func:`with_total`.
+
+    :param values:  # shape: (*batch, K + 1)
+    :return: two tensors  # shapes: (*batch, K), (*batch, 1)
+    """
+    parts, total = values.split((values.shape[-1] - 1, 1), -1)
+    return parts, total
+
+
 def expected_logs(concentration: Tensor) -> Tensor:
     """Return E[log z] = psi(a) - psi(sum(a)).
 
     :param concentration:  # shape: (*batch, K)
     """
-    digammas = fn.digamma(with_total(concentration))
-    return digammas[..., :-1] - digammas[..., -1:]
+    parts, total = without_total(fn.digamma(with_total(concentration)))
+    return parts - total
 
 
 def log_normalizer(concentration: Tensor) -> Tensor:
@@ -44,8 +54,8 @@ def log_normalizer(concentration: Tensor) -> Tensor:
 
     :param concentration:  # shape: (*batch, K)
     """
-    values = fn.log_gamma(with_total(concentration))
-    return values[..., :-1].sum(-1) - values[..., -1]
+    parts, total = without_total(fn.log_gamma(with_total(concentration)))
+    return parts.sum(-1) - total.squeeze(-1)
 
 
 def entropy_of(concentration: Tensor) -> Tensor:
@@ -56,9 +66,10 @@ def entropy_of(concentration: Tensor) -> Tensor:
     :param concentration:  # shape: (*batch, K)
     """
     every = with_total(concentration)
-    entropies = fn.unit_gamma_entropy(every)
+    parts, total = without_total(fn.unit_gamma_entropy(every))
     free = concentration.shape[-1] - 1
-    return entropies[..., :-1].sum(-1) - entropies[..., -1] - free * fn.digamma(every[..., -1])
+    last = total + free * fn.digamma(without_total(every)[1])
+    return parts.sum(-1) - last.squeeze(-1)
 
 
 def kl_of(concentration_q: Tensor, concentration_p: Tensor) -> Tensor:
@@ -68,10 +79,10 @@ def kl_of(concentration_q: Tensor, concentration_p: Tensor) -> Tensor:
     :param concentration_p:  # shape: (*batch, K)
     """
     q, p = with_total(concentration_q), with_total(concentration_p)
-    ratio = q / p
-    main = (p * fn.bregman_log(ratio / ratio[..., -1:]))[..., :-1].sum(-1)
-    rest = fn.bregman_stirling(p, q)
-    return main + rest[..., :-1].sum(-1) - rest[..., -1]
+    parts, total = without_total(q / p)
+    main = concentration_p * fn.bregman_log(parts / total)
+    rest, rest_total = without_total(fn.bregman_stirling(p, q))
+    return (main + rest).sum(-1) - rest_total.squeeze(-1)
 
 
 def inverse_fisher_of(concentration: Tensor, covector: Tensor) -> Tensor:
@@ -86,15 +97,15 @@ def inverse_fisher_of(concentration: Tensor, covector: Tensor) -> Tensor:
     """
     every = with_total(concentration)
     inverse = fn.trigamma(every).reciprocal()
-    offset = fn.trigamma_excess(every) * inverse
+    diagonal, inverse_total = without_total(inverse)
+    offset, offset_total = without_total(fn.trigamma_excess(every) * inverse)
     denominator = torch.where(
-        every[..., -1] < 1.0,
-        inverse[..., -1] - inverse[..., :-1].sum(-1),
-        offset[..., :-1].sum(-1) - offset[..., -1],
+        without_total(every)[1] < 1.0,
+        inverse_total - diagonal.sum(-1, keepdim=True),
+        offset.sum(-1, keepdim=True) - offset_total,
     )
-    diagonal = inverse[..., :-1]
     scaled = diagonal * covector
-    return scaled + diagonal * (scaled.sum(-1) / denominator).unsqueeze(-1)
+    return scaled + diagonal * (scaled.sum(-1, keepdim=True) / denominator)
 
 
 def concentration_of(expected_log: Tensor) -> Tensor:
@@ -119,9 +130,9 @@ def concentration_of(expected_log: Tensor) -> Tensor:
     parts = fn.inverse_digamma(expected_log + fn.digamma(total))
     for _ in range(_POLISHING_STEPS):
         every = with_total(parts)
-        defect = fn.log_minus_digamma(every)
-        log_share = (parts / every[..., -1:]).log()
-        residual = log_share - defect[..., :-1] + defect[..., -1:] - expected_log
+        defect, defect_total = without_total(fn.log_minus_digamma(every))
+        log_share = (parts / without_total(every)[1]).log()
+        residual = log_share - defect + defect_total - expected_log
         parts = parts * (-inverse_fisher_of(parts, residual) / parts).exp()
     return parts
 

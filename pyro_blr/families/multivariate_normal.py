@@ -22,7 +22,7 @@ def _cholesky(matrix: Tensor) -> Tensor:
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrix)
     # Where it fails LAPACK leaves a half-finished factor, which would pass for a result.
-    return factor.masked_fill((info != 0)[..., None, None], math.nan)
+    return factor.masked_fill((info != 0).unsqueeze(-1).unsqueeze(-1), math.nan)
 
 
 def _solve(factor: Tensor, vector: Tensor) -> Tensor:

@@ -26,9 +26,10 @@ def register_family(family: F, *distribution_types: type) -> F:
     :param distribution_types: classes of distributions; ``family.distribution_type`` if none.
     :return: the argument ``family``.
     """
-    instance = family() if isinstance(family, type) else family
-    if not isinstance(instance, ExponentialFamily):
+    given = family if isinstance(family, type) else type(family)
+    if not issubclass(given, ExponentialFamily):
         raise ArgumentError(f"{family!r} is not a family; derive it from ExponentialFamily.")
+    instance = family() if isinstance(family, type) else family
     for distribution_type in distribution_types or (instance.distribution_type,):
         _FAMILIES[distribution_type] = instance
     return family

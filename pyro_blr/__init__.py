@@ -1,0 +1,10 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The Bayesian Learning Rule for Pyro, in the place of SVI."""
+
+from pyro_blr import errors, families, guides
+from pyro_blr._version import __version__
+from pyro_blr.blr import BLR
+
+__all__ = ["BLR", "__version__", "errors", "families", "guides"]

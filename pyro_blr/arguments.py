@@ -1,0 +1,95 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Checks of the engine's arguments: wrong ones are refused where they are given, with the mend."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from pyro.infer.elbo import ELBO
+from pyro.infer.renyi_elbo import RenyiELBO
+from pyro.infer.rws import ReweightedWakeSleep
+from pyro.optim import PyroOptim
+
+from . import errors
+from .guides.auto_natural import AutoNatural
+from .steps.schedule import check_step_size
+
+#: Keywords of ``fit`` that a model cannot have as its own.
+RESERVED = ("max_steps", "tol", "progress")
+
+
+def check_arguments(
+    model: Any,
+    guide: Any,
+    optim: Any,
+    loss: Any,
+    step_size: Any,
+    blocks: Any,
+    on_sampled: Any,
+    check_every: Any,
+) -> None:
+    """Refuse what cannot be used.
+
+    :raises ArgumentError: naming the argument.
+    """
+    if not callable(model):
+        raise errors.ArgumentError(
+            f"the model must be callable, not {type(model).__name__}. Mend: BLR(model, guide)."
+        )
+    if not isinstance(guide, AutoNatural):
+        raise errors.ArgumentError(
+            f"the guide is {type(guide).__name__}, which holds no natural parameters. Mend: "
+            "guide = pyro_blr.guides.AutoNatural(model)."
+        )
+    if optim is not None and not isinstance(optim, PyroOptim):
+        raise errors.ArgumentError(
+            f"optim must be a PyroOptim, not {type(optim).__name__}. Mend: pyro.optim.Adam({{'lr': "
+            "0.01}), or leave it out if the model has no pyro.param."
+        )
+    _check_loss(loss)
+    check_step_size(step_size)
+    if blocks not in ("auto", "site"):
+        raise errors.ArgumentError(f'blocks must be "auto" or "site", not {blocks!r}.')
+    if on_sampled not in ("warn", "error", "ignore"):
+        raise errors.ArgumentError(
+            f'on_sampled must be "warn", "error" or "ignore", not {on_sampled!r}.'
+        )
+    if check_every is not None and not (isinstance(check_every, int) and check_every > 0):
+        raise errors.ArgumentError(f"check_every must be a positive integer, not {check_every!r}.")
+
+
+def _check_loss(loss: Any) -> None:
+    if loss is None:
+        return
+    refused = isinstance(loss, RenyiELBO | ReweightedWakeSleep)
+    if refused or not isinstance(loss, ELBO):
+        name = type(loss).__name__
+        raise errors.ArgumentError(
+            f"the loss {name} is not an ELBO whose natural gradient is the sum of messages. Mend: leave "
+            "it out, or give pyro.infer.Trace_ELBO(num_particles=...)."
+        )
+
+
+def draws_of(loss: ELBO | None, default: int) -> int:
+    """The number of draws that a loss asks for."""
+    return default if loss is None else max(1, int(loss.num_particles))
+
+
+def reject_reserved(model: Callable[..., Any]) -> None:
+    """Refuse a model with an argument that ``fit`` would take for itself.
+
+    :raises ArgumentError: naming the argument.
+    """
+    function = getattr(model, "forward", model)
+    try:
+        names = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return
+    for name in RESERVED:
+        if name in names:
+            raise errors.ArgumentError(
+                f"the model has an argument {name!r}, which BLR.fit takes for itself. Mend: rename it, "
+                "or loop over blr.step."
+            )

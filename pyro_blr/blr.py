@@ -1,0 +1,249 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The engine: the Bayesian Learning Rule with the signature of ``SVI``."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro.infer.elbo import ELBO
+from pyro.optim import PyroOptim
+
+from . import errors
+from .arguments import check_arguments, draws_of, reject_reserved
+from .energy.draws import Draws
+from .energy.energy import EnergyBuilder, Value
+from .energy.explanation import Explanation, explain
+from .energy.merging import merge
+from .energy.trace import Traced
+from .families import Natural
+from .fit import Fit, run
+from .guides.auto_natural import AutoNatural
+from .info import Info
+from .lifting.blocks import Block
+from .objective import EnergyObjective
+from .steps.cone import Safety
+from .steps.schedule import StepSize, decreasing, scheduled
+from .steps.sweep import SweepMemory, parallel, sweep
+
+#: Draws of q for a sampled factor when the loss does not say: five antithetic pairs.
+NUM_DRAWS = 10
+
+
+class BLR:
+    """Variational inference by the Bayesian Learning Rule (arXiv 2107.04562), in the place of SVI.
+
+    A step is ``natural <- (1 - rho) natural + rho dE_q[log p]/dmean_params``, block by block. The
+    expectation is exact where the model is conjugate, by quadrature where a factor depends on one
+    Gaussian scalar per element, and by draws of q elsewhere; :meth:`explain` says which and why.
+
+    Example::
+
+        guide = AutoNatural(model)
+        blr = BLR(model, guide)
+        fit = blr.fit(X, y)
+
+    :param callable model: an ordinary Pyro model.
+    :param AutoNatural guide: a guide in natural coordinates.
+    :param PyroOptim optim: drives what has no natural coordinates: ``pyro.param`` in the model.
+    :param ELBO loss: a Pyro loss, for its ``num_particles`` (draws of sampled factors).
+    :param step_size: ``"auto"`` (the largest step that does not let the ELBO fall; decreasing steps
+        where factors are sampled), a number in (0, 1], or a function of the step.
+    :param blocks: ``"auto"`` merges latents, and elements of a plate, that are jointly
+        linear-Gaussian and coupled, into one Gaussian block; ``"site"`` keeps one block a site.
+    :param on_sampled: ``"warn"``, ``"error"`` or ``"ignore"`` for factors that need draws.
+    :param check_every: compare with a trace without any cache at every so many steps.
+    :raises ArgumentError: for arguments that cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: AutoNatural,
+        optim: PyroOptim | None = None,
+        loss: ELBO | None = None,
+        *,
+        step_size: StepSize = "auto",
+        blocks: str = "auto",
+        on_sampled: str = "warn",
+        check_every: int | None = None,
+    ) -> None:
+        check_arguments(model, guide, optim, loss, step_size, blocks, on_sampled, check_every)
+        self.model = model
+        self.guide = guide
+        self.optim = optim
+        self.loss = loss
+        self.step_size = step_size
+        self.blocks = blocks
+        self.check_every = check_every
+        self.num_draws = draws_of(loss, NUM_DRAWS)
+        self.num_steps = 0
+        self.info = Info()
+        self._builder = EnergyBuilder(model, on_sampled)
+        self._memory = SweepMemory()
+        self._notes: tuple[str, ...] = ()
+        self._is_laid_out = False
+
+    # What SVI has
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        """Take one step and return -ELBO at its entry, in nats.
+
+        :raises NonFiniteError: for NaN or infinite data.
+        :raises ImproperPosteriorError: for messages outside the cone.
+        """
+        objective = self._objective(args, kwargs)
+        return self.step_on(objective)
+
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+        """-ELBO at the guide's state, in nats, without a step."""
+        objective = self._objective(args, kwargs)
+        value = objective.value(self.guide.naturals())
+        objective.energy.check_finite(value, objective.draws)
+        return -value.elbo
+
+    # What SVI has not
+
+    def fit(
+        self,
+        *args: Any,
+        max_steps: int = 1000,
+        tol: float = 1e-6,
+        progress: bool = False,
+        **kwargs: Any,
+    ) -> Fit:
+        """Step until the gap to the (local) optimum is certified, and say why it stopped.
+
+        :param int max_steps: the most steps to take.
+        :param float tol: the gap in nats at which the fit has converged.
+        :param bool progress: show a progress bar.
+        :raises ArgumentError: if the model has an argument of one of these names.
+        """
+        reject_reserved(self.model)
+        return run(self, args, kwargs, max_steps=max_steps, tol=tol, progress=progress)
+
+    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+        """How each factor is evaluated, and why; prints as a table."""
+        objective = self._objective(args, kwargs)
+        return explain(objective.energy, self._notes)
+
+    def messages(self, *args: Any, **kwargs: Any) -> dict[str, Natural]:
+        """dE_q[log p]/dmean_params at the guide's state, by block name: the sum of all messages."""
+        objective = self._objective(args, kwargs)
+        messages = objective.messages(self.guide.naturals())
+        return {block.name: message for block, message in messages.items()}
+
+    def invalidate(self) -> None:
+        """Forget what was computed from constants: data changed in a way that leaves no trace."""
+        self._builder.invalidate()
+
+    # The parts of a step
+
+    def _objective(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> EnergyObjective:
+        """Trace the model and choose the tier of each factor at the guide's state."""
+        self.guide.set_up(args, kwargs, self._builder)
+        traced = self._builder.trace(args, kwargs, self.guide.latents)
+        if not self._is_laid_out:
+            self._lay_out(traced)
+        energy = self._builder.build(traced, self.guide.latents, self.guide.layout)
+        objective = EnergyObjective(energy, None, self._builder.cache, (args, kwargs))
+        with torch.no_grad():
+            energy.calibrate(_detached(self.guide.naturals()))
+        if any(f.tier == "sampled" for f in energy.factors):
+            objective.draws = Draws(self.guide.latents, self.num_draws)
+        self._builder.report_sampled(energy)
+        return objective
+
+    def _lay_out(self, traced: Traced) -> None:
+        """Merge coupled linear-Gaussian latents, once, before the first step."""
+        if self.blocks == "auto":
+            blocks, self._notes = merge(traced, self.guide.latents)
+            if {b.name for b in blocks} != {b.name for b in self.guide.blocks} or any(
+                b.event_size != self.guide.layout[b.sites[0].name].event_size for b in blocks
+            ):
+                self.guide.merge(blocks)
+        elif any(len(b.sites) > 1 for b in self.guide.blocks):
+            raise errors.ArgumentError(
+                'blocks="site" was asked for, but the guide\'s latents were merged by another BLR. '
+                "Mend: make a new guide."
+            )
+        self._is_laid_out = True
+
+    def step_on(self, objective: EnergyObjective) -> float:
+        """One step on a traced call; :meth:`step` and :meth:`fit` share it."""
+        energy = objective.energy
+        naturals = _detached(self.guide.naturals())
+        value = objective.evaluate(naturals)
+        energy.check_finite(value, objective.draws)
+        messages = objective.messages_of(value, objective.blocks)
+        if self.check_every and self.num_steps % self.check_every == 0:
+            self._check(objective, value)
+        safety = Safety()
+        size = scheduled(self.step_size, self.num_steps)
+        if energy.is_deterministic and (size is None or size == 1.0):
+            new = sweep(objective, naturals, messages, size, safety, self._memory)
+        else:
+            rho = size if size is not None else decreasing(self.num_steps)
+            new = parallel(objective, naturals, messages, rho, safety)
+            new = self._local_optima(objective, naturals, messages, new)
+        self._step_parameters(energy.traced, value)
+        self.guide.write(new)
+        self.num_steps += 1
+        self.info = Info.of_step(objective, value, messages, new, safety)
+        return -value.elbo
+
+    def _local_optima(
+        self,
+        objective: EnergyObjective,
+        naturals: Mapping[Block, Natural],
+        messages: Mapping[Block, Natural],
+        new: dict[Block, Natural],
+    ) -> dict[Block, Natural]:
+        """Latents of a subsampled plate go to their own optimum (stochastic VI, arXiv 1206.7051)."""
+        for block in objective.blocks:
+            if objective.energy.rows(block) is not None and objective.is_conjugate_in(block):
+                new[block] = messages[block]
+        return new
+
+    def _step_parameters(self, traced: Traced, value: Value) -> None:
+        leaves = {n: t for n, t in traced.parameters.items() if t.requires_grad}
+        if not leaves:
+            return
+        if self.optim is None:
+            raise errors.ArgumentError(
+                f"the model has parameters {sorted(leaves)}, which have no natural coordinates. Mend: "
+                "give BLR a Pyro optimiser, BLR(model, guide, pyro.optim.Adam({'lr': 0.01})), or fix "
+                "them."
+            )
+        tensors = list(leaves.values())
+        loss = -value.expected_log_joint
+        gradient = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
+        for tensor, g in zip(tensors, gradient, strict=True):
+            tensor.grad = torch.zeros_like(tensor) if g is None else g.to(tensor.dtype)
+        self.optim(set(tensors))
+        for tensor in tensors:
+            tensor.grad = None
+
+    def _check(self, objective: EnergyObjective, value: Value) -> None:
+        """Compare with a trace that uses no cache.
+
+        :raises StaleDataError: if they differ by more than rounding.
+        """
+        fresh = EnergyBuilder(self.model, "ignore")
+        call = objective.call
+        traced = fresh.trace(*call, self.guide.latents)
+        energy = fresh.build(traced, self.guide.latents, self.guide.layout)
+        energy.calibrate(_detached(self.guide.naturals()))
+        other = EnergyObjective(energy, objective.draws, fresh.cache, call)
+        now = other.value(self.guide.naturals())
+        if abs(now.elbo - value.elbo) > 1e-9 * max(now.magnitude, value.magnitude):
+            raise errors.StaleDataError(
+                f"-ELBO is {-value.elbo:.6f} with what was computed from constants before, but "
+                f"{-now.elbo:.6f} in a fresh trace: data changed in memory that pyro_blr cannot watch "
+                "(a NumPy array, .data). Mend: call blr.invalidate() after changing data in place."
+            )
+
+
+def _detached(naturals: Mapping[Block, Natural]) -> dict[Block, Natural]:
+    return {b: tuple(t.detach().clone() for t in n) for b, n in naturals.items()}

@@ -1,0 +1,126 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""From a traced model to its factors: the tier of each is the best that its density allows."""
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..lifting import constants
+from ..lifting.expectation import Layout, Plan, compile_plan
+from ..lifting.polynomial import NotPolynomial, Polynomial, key_of, polynomial
+from ..lifting.predictor import find_predictor
+from ..lifting.tensor import LiftedTensor
+from ..lifting.variance import variance_plan
+from .factors import (
+    ConstantFactor,
+    ExactFactor,
+    Factor,
+    QuadratureFactor,
+    SampledFactor,
+    _Summed,
+)
+from .trace import TracedSite
+
+
+def build_factor(site: TracedSite, layout: Layout) -> Factor:
+    """The factor of a site on its best tier."""
+    if not isinstance(site.log_prob, LiftedTensor):
+        return _constant_factor(site)
+    node = site.log_prob
+    reason = node.reason
+    if node.poly is not None:
+        summed = _summed_polynomial(node.poly, site)
+        plan = _plan(summed, layout)
+        if isinstance(plan, Plan):
+            return ExactFactor(site.name, plan.blocks, "", plan, _free(summed))
+        reason = plan
+    blocks = frozenset(layout[s.name] for s in node.sites)
+    predictor = find_predictor(node)
+    summed_node = _Summed(node, site.mask, site.scale)
+    if isinstance(predictor, str):
+        # A density with a polynomial is off the exact tier for its moment; else for its operation.
+        why = reason if node.poly is not None else predictor or reason
+        return SampledFactor(site.name, blocks, why, summed_node)
+    assert predictor.value.poly is not None
+    mean, variance = _predictor_plans(predictor.value.poly, layout)
+    return QuadratureFactor(
+        site.name, blocks, reason, predictor, mean, variance, _free(predictor.value.poly), summed_node
+    )
+
+
+def resample(factor: QuadratureFactor) -> SampledFactor:
+    """The factor when no quadrature rule is good enough."""
+    reason = (
+        f"quadrature disagrees by {factor.error:.1e} nats at the finest rule; {factor.reason}"
+    )
+    return SampledFactor(factor.name, factor.blocks, reason, factor.summed)
+
+
+def _constant_factor(site: TracedSite) -> ConstantFactor:
+    log_prob = site.log_prob
+    value, _ = _Summed(log_prob, site.mask, site.scale)(log_prob)
+    return ConstantFactor(site.name, frozenset(), "", value)
+
+
+def _summed_polynomial(value: Polynomial, site: TracedSite) -> Polynomial:
+    """Mask, sum over the batch dims, scale."""
+    if site.mask is False:
+        return Polynomial((), ())
+    if isinstance(site.mask, Tensor):
+        shape = torch.broadcast_shapes(value.shape, site.mask.shape)
+        mask = constants.memo(_as_double, (site.mask,))
+        value = value.expand_to(shape) * polynomial(mask)
+    summed = value.sum_all()
+    scale = site.scale
+    if isinstance(scale, Tensor) or scale != 1:
+        summed = summed * (polynomial(scale) if isinstance(scale, Tensor) else float(scale))
+    return summed
+
+
+def _as_double(mask: Tensor) -> Tensor:
+    return mask.double()
+
+
+def _free(value: Polynomial) -> tuple[Tensor, ...]:
+    return key_of(value)[1]
+
+
+def _plan(value: Polynomial, layout: Layout) -> Plan | str:
+    """The compiled expectation, or why there is none; compiled once for the same constants."""
+    key = ("plan", key_of(value)[0], _layout_key(value, layout))
+    return _cached(key, lambda: _compiled(value, layout), _held(value))  # type: ignore[no-any-return]
+
+
+def _compiled(value: Polynomial, layout: Layout) -> Plan | str:
+    try:
+        return compile_plan(value, layout)
+    except NotPolynomial as error:
+        return str(error)
+
+
+def _layout_key(value: Polynomial, layout: Layout) -> Hashable:
+    return tuple((s.name, id(layout[s.name])) for s in value.sites)
+
+
+def _held(value: Polynomial) -> tuple[Any, ...]:
+    return tuple(c.tensor for t in value.terms for c in t.constants)
+
+
+def _cached(key: Hashable, compute: Any, held: tuple[Any, ...]) -> Any:
+    cache = constants.active()
+    return compute() if cache is None else cache.lookup(key, compute, held)
+
+
+def _predictor_plans(value: Polynomial, layout: Layout) -> tuple[Plan, Plan]:
+    """The plans of an affine expression's mean and variance."""
+    key = ("predictor", key_of(value)[0], _layout_key(value, layout))
+
+    def compute() -> tuple[Plan, Plan]:
+        mean = compile_plan(value, layout)
+        return mean, variance_plan(mean)
+
+    return _cached(key, compute, _held(value))  # type: ignore[no-any-return]

@@ -1,0 +1,231 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""L(mean_params) = E_q[log p(x, z)] of an ordinary Pyro model, and the ELBO."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import errors
+from ..families import Natural
+from ..lifting import constants, host, operations, quadrature
+from ..lifting.blocks import Block
+from ..lifting.expectation import Layout
+from ..lifting.moments import Moments, moments_of
+from .build import build_factor, resample
+from .draws import Draws
+from .factors import ConstantFactor, Factor, QuadratureFactor, SampledFactor
+from .latents import Latents
+from .trace import Traced, trace_model
+
+Naturals = Mapping[Block, Natural]
+
+assert operations  # importing it enters the torch operations into the table
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A value of the ELBO, or of the terms of it that touch a block.
+
+    :param elbo: differentiable in the moments' leaves through ``expected_log_joint`` alone.
+    :param magnitude: the sum of the absolute terms; ``64 eps`` times it bounds the rounding error.
+    """
+
+    expected_log_joint: Tensor
+    entropy: Tensor
+    magnitude: float
+    moments: Mapping[Block, Moments]
+
+    @property
+    def elbo(self) -> float:
+        """In nats, a float (this waits for the device)."""
+        return host.number((self.expected_log_joint + self.entropy).detach())
+
+
+class Energy:
+    """The expected log joint of one traced call of the model.
+
+    :param traced: the run of the model.
+    :param layout: the block of each site.
+    """
+
+    def __init__(self, traced: Traced, latents: Latents, layout: Layout) -> None:
+        self.traced = traced
+        self.latents = latents
+        self.layout = layout
+        self.blocks: tuple[Block, ...] = tuple(dict.fromkeys(layout.values()))
+        self.factors: list[Factor] = [build_factor(site, layout) for site in traced.sites]
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether no factor is sampled and no plate is subsampled."""
+        sampled = any(isinstance(f, SampledFactor) for f in self.factors)
+        return not sampled and not self.is_subsampled
+
+    @property
+    def is_subsampled(self) -> bool:
+        """Whether some factor is scaled up from a part of its plate."""
+        return any(isinstance(s.scale, Tensor) or s.scale != 1 for s in self.traced.sites)
+
+    def calibrate(self, naturals: Naturals, tolerance: float = quadrature.QUAD_TOL) -> None:
+        """Choose each quadrature factor's rule; those without a good one become sampled."""
+        chosen = [f for f in self.factors if isinstance(f, QuadratureFactor)]
+        if not chosen:
+            return
+        moments = self.moments(naturals)
+        for factor in chosen:
+            if not factor.calibrate(moments, tolerance):
+                self._refuse(factor, moments)
+
+    def _refuse(self, factor: QuadratureFactor, moments: Mapping[Block, Moments]) -> None:
+        if factor.error != factor.error or factor.error == float("inf"):
+            mean, variance = factor.marginal(moments)
+            if not bool(torch.isfinite(mean).all() & torch.isfinite(variance).all()):
+                raise non_finite(factor.name)
+        place = self.factors.index(factor)
+        self.factors[place] = resample(factor)
+
+    def moments(self, naturals: Naturals) -> dict[Block, Moments]:
+        """The moments of every block, to be differentiated in their leaves."""
+        return {block: moments_of(block, naturals[block]) for block in self.blocks}
+
+    def evaluate(
+        self,
+        moments: Mapping[Block, Moments],
+        draws: Draws | None = None,
+        touching: Block | None = None,
+    ) -> Value:
+        """The ELBO at given moments.
+
+        :param touching: leave out what does not depend on this block.
+        """
+        total = torch.zeros((), dtype=torch.float64)
+        magnitude = torch.zeros((), dtype=torch.float64)
+        for factor in self.factors:
+            if touching is not None and touching not in factor.blocks:
+                continue
+            value, size = factor.evaluate(moments, draws, touching)
+            total = total + value.double()
+            magnitude = magnitude + size
+        entropy = self.entropy(moments, touching)
+        magnitude = magnitude + entropy.detach().abs()
+        return Value(total, entropy, host.number(magnitude), moments)
+
+    def entropy(self, moments: Mapping[Block, Moments], touching: Block | None = None) -> Tensor:
+        """The entropy of q; of a latent in a subsampled plate, its rows scaled up."""
+        total = torch.zeros((), dtype=torch.float64)
+        for block in self.blocks if touching is None else (touching,):
+            own = moments[block]
+            rows = self.rows(block)
+            if rows is None:
+                total = total + own.entropy()
+            else:
+                each = block.family.entropy(own.natural)
+                total = total + (each * rows).sum() * self.local_scale(block)
+        return total
+
+    def rows(self, block: Block) -> Tensor | None:
+        """1 at the batch elements of a block that the subsample holds; None if it holds all."""
+        name = block.sites[0].name
+        chosen = self.traced.rows.get(name)
+        if chosen is None:
+            return None
+        mask = torch.ones(block.batch_shape, dtype=torch.float64, device=self.latents[name].device)
+        dims = block.placements[name].batch_dims
+        for dim, index in chosen.items():
+            own = torch.zeros(block.batch_shape[dims.index(dim)], dtype=torch.float64, device=mask.device)
+            own[index] = 1.0
+            behind = len(block.batch_shape) - 1 - dims.index(dim)
+            mask = mask * own.reshape(-1, *(1,) * behind)
+        return mask
+
+    def local_scale(self, block: Block) -> float:
+        """What the factors of a block in a subsampled plate are scaled by."""
+        return self.traced.local_scale.get(block.sites[0].name, 1.0)
+
+    def is_conjugate_in(self, block: Block) -> bool:
+        """Whether every factor is linear in a block's mean parameters, given the others."""
+        return all(f.is_linear_in(block) for f in self.factors if block in f.blocks)
+
+    def is_sampled_in(self, block: Block) -> bool:
+        """Whether a factor that touches the block is sampled."""
+        return any(isinstance(f, SampledFactor) for f in self.factors if block in f.blocks)
+
+    def check_finite(self, value: Value, draws: Draws | None) -> None:
+        """Raise if the ELBO is not finite, naming the factor that made it so.
+
+        :raises NonFiniteError: for data or constants that are NaN or infinite.
+        """
+        if value.elbo - value.elbo == 0:
+            return
+        for factor in self.factors:
+            number, _ = factor.evaluate(value.moments, draws, None)
+            if not bool(torch.isfinite(number)):
+                raise non_finite(factor.name)
+        raise non_finite(", ".join(b.name for b in self.blocks))
+
+
+def non_finite(site: str) -> errors.NonFiniteError:
+    """The error for a factor that is NaN or infinite."""
+    return errors.NonFiniteError(
+        f"the expected log density of site {site!r} is NaN or infinite. Mend: look for NaN or infinity "
+        "in its data or covariates and remove or mask these rows (poutine.mask); if the data are "
+        "finite, start from a narrower guide (init_scale) or rescale the covariates."
+    )
+
+
+class EnergyBuilder:
+    """Traces the model at every call and keeps what was computed from constants.
+
+    :param model: the user's model.
+    :param on_sampled: ``"warn"``, ``"error"`` or ``"ignore"`` for factors that need draws.
+    """
+
+    def __init__(self, model: Callable[..., Any], on_sampled: str = "warn") -> None:
+        self.model = model
+        self.on_sampled = on_sampled
+        self.cache = constants.ConstantCache()
+        self._warned: set[str] = set()
+
+    def invalidate(self) -> None:
+        """Forget everything that was computed from constants."""
+        self.cache.clear()
+
+    def trace(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], latents: Latents) -> Traced:
+        """Run the model once on lifted latents."""
+        self.cache.next_trace()
+        with constants.using(self.cache):
+            return trace_model(self.model, args, kwargs, latents)
+
+    def build(self, traced: Traced, latents: Latents, layout: Layout) -> Energy:
+        """The energy of a traced call under a layout of blocks."""
+        with constants.using(self.cache):
+            return Energy(traced, latents, layout)
+
+    def report_sampled(self, energy: Energy) -> None:
+        """Warn of (or refuse) sampled factors, once a site.
+
+        :raises SampledFactorError: under ``on_sampled="error"``.
+        """
+        for factor in energy.factors:
+            if not isinstance(factor, SampledFactor) or factor.name in self._warned:
+                continue
+            text = (
+                f"factor {factor.name!r} has no deterministic expectation and is sampled: "
+                f"{factor.reason}. Its part of the loss and of the messages is a Monte Carlo estimate."
+            )
+            if self.on_sampled == "error":
+                raise errors.SampledFactorError(
+                    text + ' Mend: rewrite the operation, or allow it by on_sampled="warn".'
+                )
+            self._warned.add(factor.name)
+            if self.on_sampled == "warn":
+                warnings.warn(text, errors.SampledFactorWarning, stacklevel=4)
+
+
+__all__ = ["ConstantFactor", "Energy", "EnergyBuilder", "Naturals", "Value"]

@@ -1,0 +1,93 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which factor is exact, by quadrature or sampled, and why."""
+
+from dataclasses import dataclass
+
+from .energy import Energy
+
+
+@dataclass(frozen=True)
+class FactorExplanation:
+    """One factor of the model.
+
+    :param str site: the Pyro site.
+    :param str tier: ``"exact"``, ``"quadrature"`` or ``"sampled"``.
+    :param bool conjugate: whether its expectation is linear in the mean parameters of each latent
+        that it touches, given the others, so that a step at rho = 1 is the exact coordinate update.
+    :param tuple latents: the latents that it depends on.
+    :param str reason: what keeps it from the exact tier, or from being conjugate; empty if nothing.
+    :param float error: the quadrature's error in nats an element, 0 on the other tiers.
+    """
+
+    site: str
+    tier: str
+    conjugate: bool
+    latents: tuple[str, ...]
+    reason: str
+    error: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How each factor is evaluated, and which sites share a block. Prints as a table."""
+
+    factors: tuple[FactorExplanation, ...]
+    blocks: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, site: str) -> FactorExplanation:
+        return next(f for f in self.factors if f.site == site)
+
+    def __str__(self) -> str:
+        head = ("site", "tier", "conjugate", "latents", "error", "reason")
+        rows = [
+            (
+                f.site,
+                f.tier,
+                "yes" if f.conjugate else "no",
+                ", ".join(f.latents) or "-",
+                f"{f.error:.0e}" if f.error else "0",
+                f.reason,
+            )
+            for f in self.factors
+        ]
+        widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
+        lines = [_line(head, widths), _line(tuple("-" * w for w in widths), widths)]
+        lines += [_line(row, widths) for row in rows]
+        lines.append("blocks of q: " + ", ".join("{" + ", ".join(b) + "}" for b in self.blocks))
+        return "\n".join((*lines, *self.notes))
+
+    __repr__ = __str__
+
+
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    return "  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip()
+
+
+def explain(energy: Energy, notes: tuple[str, ...] = ()) -> Explanation:
+    """The explanation of an energy whose quadrature rules were chosen."""
+    rows = []
+    for factor in energy.factors:
+        sites = tuple(
+            s.name for b in energy.blocks if b in factor.blocks for s in b.sites
+            if s.name in _touched(energy, factor.name)
+        )
+        conjugate = factor.tier == "exact" and all(factor.is_linear_in(b) for b in factor.blocks)
+        reason = factor.reason
+        if factor.tier == "exact" and not conjugate:
+            curved = [b.name for b in energy.blocks if b in factor.blocks and not factor.is_linear_in(b)]
+            reason = f"closed form, but not linear in the mean parameters of {', '.join(curved)}"
+        rows.append(
+            FactorExplanation(factor.name, factor.tier, conjugate, sites, reason, factor.error)
+        )
+    blocks = tuple(tuple(s.name for s in b.sites) for b in energy.blocks)
+    return Explanation(tuple(rows), blocks, notes)
+
+
+def _touched(energy: Energy, name: str) -> set[str]:
+    for site in energy.traced.sites:
+        if site.name == name:
+            return set(getattr(site.log_prob, "site_names", ()))
+    return set()

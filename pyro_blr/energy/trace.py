@@ -1,0 +1,282 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""One run of the user's model on lifted latents."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions.distribution import COERCIONS
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from .. import errors
+from ..lifting import constants
+from ..lifting.distribution import coerce, log_density
+from ..lifting.tensor import LiftedTensor
+from .latents import Latent, Latents
+
+
+@dataclass(frozen=True, eq=False)
+class TracedSite:
+    """A sample site of the model and its log density along its batch dims.
+
+    :param log_prob: lifted where anything in it is a latent, a plain tensor elsewhere.
+    :param scale: what it is multiplied by (subsampling, ``poutine.scale``).
+    :param mask: None, a bool, or a tensor that broadcasts over the batch dims.
+    """
+
+    name: str
+    log_prob: Any
+    scale: Any
+    mask: Any
+    is_observed: bool
+
+
+@dataclass(eq=False)
+class Traced:
+    """What one run of the model left behind.
+
+    :param rows: for each latent in a subsampled plate, the indices along its dims.
+    :param local_scale: the scale of those latents' plates.
+    :param parameters: the unconstrained ``pyro.param`` tensors that the model used.
+    """
+
+    sites: list[TracedSite] = field(default_factory=list)
+    rows: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    local_scale: dict[str, float] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+
+
+class LiftMessenger(Messenger):  # type: ignore[misc]
+    """Gives each latent its lifted value and records the log density of every site."""
+
+    def __init__(self, latents: Latents) -> None:
+        super().__init__()
+        self.latents = latents
+        self.traced = Traced()
+
+    def __enter__(self) -> Any:
+        self.traced = Traced()
+        COERCIONS.append(coerce)
+        return super().__enter__()
+
+    def __exit__(self, *exc: Any) -> Any:
+        # poutine.collapse pops the last hook when it ends; ours may be gone or not the last.
+        if coerce in COERCIONS:
+            COERCIONS.remove(coerce)
+        return super().__exit__(*exc)
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if coerce not in COERCIONS:
+            COERCIONS.append(coerce)
+        if site_is_subsample(msg) or msg["is_observed"] or msg["done"]:
+            return
+        latent = self.latents.get(msg["name"])
+        if latent is None:
+            raise missing_site(msg["name"], msg["fn"])
+        msg["value"] = self._value(latent, msg)
+        msg["done"] = True
+
+    def _value(self, latent: Latent, msg: dict[str, Any]) -> Tensor:
+        """The lifted value; under a subsampled plate, its rows of the stored latent."""
+        variable: Any = LiftedTensor.of_site(latent.site, latent.dtype, latent.device)
+        frames = {f.name: f for f in msg["cond_indep_stack"] if f.vectorized}
+        stored = {name for name, _ in latent.plates.values()}
+        for dim, (name, full) in latent.plates.items():
+            frame = frames.get(name)
+            if frame is None or frame.size == full:
+                continue
+            if (frame.full_size or frame.size) != full:
+                raise errors.PlateSizeError(
+                    f"plate {name!r} of latent {latent.name!r} has size {frame.full_size or frame.size}, "
+                    f"but the guide holds {full} elements of it. Mend: make a new guide for data of "
+                    "another size, or give the plate its full size and a subsample: "
+                    f"pyro.plate({name!r}, {full}, subsample=index)."
+                )
+            index = _subsample_index(name, msg, self)
+            self.traced.rows.setdefault(latent.name, {})[dim] = index
+            scale = self.traced.local_scale.get(latent.name, 1.0)
+            self.traced.local_scale[latent.name] = scale * full / frame.size
+            variable = variable.index_select(dim, index)
+        _check_plates(latent, msg, stored, frames)
+        self.traced.seen.add(latent.name)
+        if latent.transform is None:
+            return variable  # type: ignore[no-any-return]
+        value = latent.transform(variable)
+        msg["infer"] = {**msg["infer"], "_pyro_blr_variable": variable}
+        return value  # type: ignore[no-any-return]
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if site_is_subsample(msg):
+            self.subsamples[msg["name"]] = msg["value"]
+            return
+        if msg["infer"].get("_deterministic"):
+            return
+        fn, value, mask = msg["fn"], msg["value"], msg["mask"]
+        if msg["is_observed"] and not isinstance(value, LiftedTensor):
+            value = _checked_value(msg["name"], fn, value, mask)
+        log_prob = log_density(fn, value)
+        variable = msg["infer"].get("_pyro_blr_variable")
+        if variable is not None:
+            log_prob = log_prob + _log_jacobian(self.latents[msg["name"]], variable, msg["value"])
+        self.traced.sites.append(
+            TracedSite(msg["name"], log_prob, msg["scale"], mask, bool(msg["is_observed"]))
+        )
+
+    def _pyro_post_param(self, msg: dict[str, Any]) -> None:
+        value = msg["value"]
+        unconstrained = getattr(value, "unconstrained", None)
+        leaf = unconstrained() if callable(unconstrained) else value
+        self.traced.parameters[msg["name"]] = leaf
+
+    @property
+    def subsamples(self) -> dict[str, Tensor]:
+        """The index of each plate of this run, by the plate's name."""
+        return self.__dict__.setdefault("_subsamples", {})  # type: ignore[no-any-return]
+
+
+def _subsample_index(plate: str, msg: dict[str, Any], messenger: LiftMessenger) -> Tensor:
+    index = messenger.subsamples[plate]
+    return index if isinstance(index, Tensor) else torch.as_tensor(index)
+
+
+def _check_plates(
+    latent: Latent, msg: dict[str, Any], stored: set[str], frames: Mapping[str, Any]
+) -> None:
+    extra = sorted(set(frames) - stored)
+    missing = sorted(stored - set(frames))
+    if extra or missing:
+        raise errors.PlateSizeError(
+            f"latent {latent.name!r} was stored under the plates {sorted(stored)}, but the model now "
+            f"puts it under {sorted(frames)}. Mend: make a new guide for the changed model."
+        )
+
+
+def _log_jacobian(latent: Latent, variable: Any, value: Any) -> Any:
+    jacobian = latent.transform.log_abs_det_jacobian(variable, value)
+    extra = latent.site.event_dim - latent.transform.domain.event_dim
+    return jacobian.sum(tuple(range(-extra, 0))) if extra > 0 else jacobian
+
+
+def missing_site(name: str, fn: Any) -> errors.BLRError:
+    """The error for a latent of the model that the guide does not hold."""
+    support = getattr(fn, "support", None)
+    if getattr(fn, "has_enumerate_support", False) or getattr(support, "is_discrete", False):
+        return discrete_site(name)
+    return errors.GuideError(
+        f"the model has a latent {name!r} that the guide does not hold. Mend: make the guide from the "
+        f"same model, AutoNatural(model), or hide the site from both by poutine.block(model, "
+        f"hide=[{name!r}])."
+    )
+
+
+def discrete_site(name: str) -> errors.DiscreteLatentError:
+    """The error for a discrete latent."""
+    return errors.DiscreteLatentError(
+        f"latent {name!r} is discrete: it has no natural gradient in this guide. Mend: sum it out in "
+        "the model (dist.MixtureSameFamily, torch.logsumexp in pyro.factor), or observe it."
+    )
+
+
+def _checked_value(name: str, fn: Any, value: Any, mask: Any) -> Any:
+    """An observed value, checked against its support once; masked places may hold anything."""
+    if not isinstance(value, Tensor):
+        return value
+    support = _support(fn)
+    if support is None:
+        return value
+    if isinstance(mask, Tensor):
+        value = constants.memo(_filled, (value, mask), support, support.event_dim)
+    elif mask is False:
+        return constants.memo(_filled, (value, torch.zeros((), dtype=torch.bool)), support, support.event_dim)
+    if support is dist.constraints.real or support.event_dim and _is_real(support):
+        return value
+    inside = constants.memo(_inside, (value,), support)
+    if not inside:
+        raise _outside(name, fn, value)
+    return value
+
+
+def _outside(name: str, fn: Any, value: Tensor) -> errors.BLRError:
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        return errors.NonFiniteError(
+            f"the data of site {name!r} hold a NaN or an infinity. Mend: remove these rows, or mask "
+            "them: poutine.mask(mask=~torch.isnan(y))."
+        )
+    kind = getattr(fn, "distribution", type(fn)).__name__
+    return errors.SupportError(
+        f"an observed value of site {name!r} lies outside the support of {kind}, {_support(fn)}. "
+        "Mend: check the data and their encoding, mask the wrong ones by poutine.mask, or choose "
+        "another distribution."
+    )
+
+
+def _support(fn: Any) -> Any:
+    """The support where it can be named without values of latents."""
+    try:
+        support = fn.support
+    except (NotImplementedError, errors.ControlFlowError):
+        return None
+    if not hasattr(support, "check") or isinstance(support, property):
+        return None
+    return support
+
+
+def _is_real(support: Any) -> bool:
+    base = getattr(support, "base_constraint", support)
+    return base is dist.constraints.real
+
+
+def _inside(value: Tensor, support: Any) -> bool:
+    return bool(support.check(value).all())
+
+
+def _filled(value: Tensor, mask: Tensor, support: Any, event_dim: int) -> Tensor:
+    """The data with harmless values at masked places (NaN times 0 would be NaN)."""
+    shown = mask.reshape(mask.shape + (1,) * event_dim).to(value.device)
+    inside = support.check(value)
+    good = inside.reshape(inside.shape + (1,) * event_dim)
+    if bool(good.all()):
+        return value
+    filler = 1.0 if bool(support.check(torch.ones_like(value)).all()) else 0.0
+    return torch.where(shown | good, value, torch.full_like(value, filler))
+
+
+@contextmanager
+def _without_validation() -> Iterator[None]:
+    """Lifted values cannot be checked one by one; observed ones are, by :func:`_checked_value`."""
+    torch_checks = torch.distributions.Distribution._validate_args
+    try:
+        with pyro.validation_enabled(False):
+            yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(torch_checks)
+
+
+def trace_model(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], latents: Latents
+) -> Traced:
+    """Run the model once on lifted latents.
+
+    :raises GuideError: if the guide and the model do not hold the same latents.
+    """
+    messenger = LiftMessenger(latents)
+    with _without_validation(), messenger:
+        messenger.subsamples.clear()
+        model(*args, **kwargs)
+    unseen = sorted(set(latents) - messenger.traced.seen)
+    if unseen:
+        raise errors.GuideError(
+            f"the guide holds {unseen} which the model did not sample in this call. Mend: make the "
+            "guide from the same model and arguments; a latent behind a Python branch that is not "
+            "taken has no factor."
+        )
+    return messenger.traced

@@ -1,0 +1,60 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Typed errors and warnings: each names the site and prints the mend."""
+
+
+class BLRError(Exception):
+    """Base class of every error that pyro_blr raises on purpose."""
+
+
+class DomainError(BLRError, ValueError):
+    """Natural or mean parameters lie outside the domain of their family."""
+
+
+class ArgumentError(BLRError, ValueError):
+    """An argument of ``BLR``, of a guide or of a step cannot be used."""
+
+
+class GuideError(BLRError, ValueError):
+    """The guide and the model do not fit: a site without a guide, or a guide without a site."""
+
+
+class NoLatentError(GuideError):
+    """The model has no latent variable, so there is nothing to infer."""
+
+
+class DiscreteLatentError(GuideError):
+    """A latent is discrete: it has no natural gradient and must be summed out or observed."""
+
+
+class ControlFlowError(BLRError, TypeError):
+    """A latent's value was asked for where it has none: ``if``, ``float()``, NumPy, in place."""
+
+
+class NonFiniteError(BLRError, ValueError):
+    """A datum, a constant or a factor is NaN or infinite."""
+
+
+class SupportError(BLRError, ValueError):
+    """An observed value lies outside the support of its distribution."""
+
+
+class ImproperPosteriorError(BLRError, ValueError):
+    """The messages of the model do not sum to a proper distribution."""
+
+
+class PlateSizeError(BLRError, ValueError):
+    """A plate that holds a stored latent changed its size."""
+
+
+class StaleDataError(BLRError, RuntimeError):
+    """Data changed behind the cache: a fresh trace disagrees with the folded one."""
+
+
+class SampledFactorError(BLRError, RuntimeError):
+    """A factor needs draws of the guide, and ``on_sampled="error"`` forbids it."""
+
+
+class SampledFactorWarning(UserWarning):
+    """A factor has no deterministic expectation and is evaluated at draws of the guide."""

@@ -1,0 +1,138 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Stepping until converged, and saying why it stopped."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from .lifting import host
+from .objective import EnergyObjective
+from .steps.certificate import certify, newton_step
+from .steps.cone import squared_norm
+
+
+@dataclass(eq=False)
+class Fit:
+    """The result of :meth:`~pyro_blr.BLR.fit`.
+
+    :param int steps: the steps taken.
+    :param bool converged: whether the gap was certified to be at most the tolerance.
+    :param str reason: why it stopped.
+    :param list losses: -ELBO at the entry of each step, in nats.
+    :param float residual: half the squared length of the last full step, in nats.
+    :param float gap: the estimated distance to the local maximum of the ELBO, in nats; infinite where
+        it could not be certified.
+    """
+
+    steps: int = 0
+    converged: bool = False
+    reason: str = ""
+    losses: list[float] = field(default_factory=list)
+    residual: float = math.inf
+    gap: float = math.inf
+    blr: Any = None
+
+    def __repr__(self) -> str:
+        state = "converged" if self.converged else "not converged"
+        loss = f", loss {self.losses[-1]:.6f}" if self.losses else ""
+        return f"<fit: {state} after {self.steps} steps{loss}, gap {self.gap:.1e}: {self.reason}>"
+
+
+def run(
+    blr: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    max_steps: int,
+    tol: float,
+    progress: bool,
+) -> Fit:
+    """The loop of ``BLR.fit``."""
+    fit = Fit(blr=blr)
+    watch = _Watch(tol)
+    with tqdm(total=max_steps, disable=not progress, desc="BLR", leave=True) as bar:
+        while fit.steps < max_steps:
+            objective = blr._objective(args, kwargs)
+            fit.losses.append(blr.step_on(objective))
+            fit.steps += 1
+            bar.update()
+            bar.set_postfix_str(f"loss {fit.losses[-1]:.4f}", refresh=False)
+            if not objective.energy.is_deterministic:
+                watch.sampled(fit, blr, args, kwargs)
+            elif blr.info._messages:
+                watch.deterministic(fit, blr, objective)
+            if fit.converged:
+                break
+    if not fit.converged and not fit.reason:
+        fit.reason = f"max_steps={max_steps} reached"
+    return fit
+
+
+class _Watch:
+    """Decides when to pay for a certificate: once steps are small, and then ever more rarely."""
+
+    def __init__(self, tol: float) -> None:
+        self.tol = tol
+        self.next_check = 0
+
+    def deterministic(self, fit: Fit, blr: Any, objective: EnergyObjective) -> None:
+        """Certify the state that the last step reached."""
+        fit.residual = blr.info.residual
+        if fit.residual > max(self.tol, 1e-10) or fit.steps < self.next_check:
+            return
+        naturals = {b: tuple(t.detach() for t in n) for b, n in blr.guide.naturals().items()}
+        certificate = certify(objective, naturals, torch.Generator().manual_seed(fit.steps))
+        fit.gap = certificate.gap
+        if fit.gap <= self.tol:
+            fit.converged = True
+            fit.reason = f"gap {fit.gap:.1e} nats is at most tol={self.tol:g}"
+            return
+        moved = newton_step(objective, naturals, certificate)
+        if moved is not None:
+            blr.guide.write(moved)
+            fit.reason = ""
+        elif certificate.saddle:
+            fit.reason = "at a saddle of the ELBO that no step left"
+        self.next_check = fit.steps + 2
+
+    def sampled(self, fit: Fit, blr: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """The residual from two independent estimates, ``d1' F d2 / 2``, with its standard error."""
+        if fit.steps % 20:
+            return
+        naturals = {b: tuple(t.detach() for t in n) for b, n in blr.guide.naturals().items()}
+        products = []
+        for _ in range(PAIRS):
+            first, second = (
+                blr._objective(args, kwargs).messages(naturals) for _ in range(2)
+            )
+            products.append(_residual_product(naturals, first, second))
+        mean = sum(products) / PAIRS
+        spread = math.sqrt(sum((p - mean) ** 2 for p in products) / (PAIRS - 1) / PAIRS)
+        fit.residual = mean
+        if abs(mean) + 2 * spread <= self.tol:
+            fit.converged = True
+            fit.gap = abs(mean) + 2 * spread
+            fit.reason = f"sampled residual {mean:.1e} +- {spread:.1e} nats is at most tol={self.tol:g}"
+
+
+#: Independent pairs for the sampled residual: enough for a standard error.
+PAIRS = 4
+
+
+def _residual_product(naturals: Any, first: Any, second: Any) -> float:
+    """``d1' F d2 / 2`` by polarisation, summed over blocks."""
+    total = 0.0
+    for block, natural in naturals.items():
+        d1 = tuple(n - m for n, m in zip(natural, first[block], strict=True))
+        d2 = tuple(n - m for n, m in zip(natural, second[block], strict=True))
+        plus = tuple(a + b for a, b in zip(d1, d2, strict=True))
+        minus = tuple(a - b for a, b in zip(d1, d2, strict=True))
+        total += host.number(squared_norm(block.family, natural, plus)) / 8
+        total -= host.number(squared_norm(block.family, natural, minus)) / 8
+    return total

@@ -1,0 +1,180 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which family q has for each latent: the one that its own messages call for.
+
+A latent's candidate is the family on its support (Gamma for positive values, Beta for the unit
+interval, Dirichlet for the simplex, Normal for real ones). The candidate is kept if every factor that
+touches the latent is linear in the candidate's mean parameters, found by running the model once on
+lifted latents, without reading data; otherwise q is a Gaussian on the unconstrained space.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.distributions import biject_to
+
+from .. import errors
+from .._compat import periodic_repeat
+from ..energy.latents import Latent
+from ..energy.trace import Traced, discrete_site
+from ..families import (
+    Beta,
+    Dirichlet,
+    ExponentialFamily,
+    Gamma,
+    MultivariateNormal,
+    Normal,
+    get_family,
+)
+from ..lifting.expectation import is_linear
+from ..lifting.polynomial import LatentSite
+from ..lifting.tensor import LiftedTensor
+
+TraceLatents = Callable[[Mapping[str, Latent]], Traced]
+
+
+def choose_latents(
+    sites: Mapping[str, Any], families: Mapping[str, Any], trace: TraceLatents
+) -> dict[str, Latent]:
+    """The latents of a model, with their families.
+
+    :param sites: the latent sites of a prototype trace, by name.
+    :param families: the families that the user named.
+    :param trace: runs the model on given latents.
+    """
+    chosen = {name: _candidate(name, site, families.get(name)) for name, site in sites.items()}
+    open_names = {n for n, latent in chosen.items() if n not in families and not latent.site.gaussian}
+    while open_names:
+        refused = _not_conjugate(trace(chosen), chosen, open_names)
+        if not refused:
+            break
+        for name in refused:
+            chosen[name] = unconstrained(name, sites[name])
+        open_names -= refused
+    return chosen
+
+
+def _candidate(name: str, site: Any, named: Any) -> Latent:
+    support = site["fn"].support
+    if support.is_discrete:
+        raise discrete_site(name)
+    base = _base(support)
+    if named is not None:
+        return _named(name, site, get_family(named), base)
+    if base in (constraints.positive, constraints.nonnegative):
+        return _own(name, site, Gamma())
+    if base is constraints.unit_interval:
+        return _own(name, site, Beta())
+    if base is constraints.simplex:
+        return _own(name, site, Dirichlet())
+    return unconstrained(name, site)
+
+
+def _base(support: Any) -> Any:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
+
+
+def _named(name: str, site: Any, family: ExponentialFamily, base: Any) -> Latent:
+    """The family that the user asked for, if the site's support allows it."""
+    if isinstance(family, Normal | MultivariateNormal):
+        latent = unconstrained(name, site)
+        if isinstance(family, Normal):
+            return _scalar(latent)
+        if latent.site.event_dim == 0:
+            raise errors.ArgumentError(
+                f"families[{name!r}] is MultivariateNormal, but the site has no event dim. Mend: name "
+                "Normal, or declare the dims that belong together by .to_event(1)."
+            )
+        return latent
+    supports = {
+        "Gamma": (constraints.positive, constraints.nonnegative),
+        "Beta": (constraints.unit_interval,),
+        "Dirichlet": (constraints.simplex,),
+    }.get(family.name, ())
+    if base not in supports:
+        raise errors.ArgumentError(
+            f"families[{name!r}] is {family.name}, which does not fit the support of the site, "
+            f"{site['fn'].support}. Mend: leave it out, or name a family on that support."
+        )
+    return _own(name, site, family)
+
+
+def _scalar(latent: Latent) -> Latent:
+    site = LatentSite(latent.name, latent.site.shape, 0, True)
+    return Latent(
+        site, Normal(), latent.transform, latent.plates, latent.value_event_dim, latent.dtype, latent.device
+    )
+
+
+def _own(name: str, site: Any, family: ExponentialFamily) -> Latent:
+    """A latent whose variable is the site's value itself."""
+    value, plates = full_value(site)
+    variable = LatentSite(name, tuple(value.shape), family.event_dim, False)
+    return Latent(variable, family, None, plates, site["fn"].event_dim, value.dtype, value.device)
+
+
+def unconstrained(name: str, site: Any) -> Latent:
+    """A Gaussian latent on the unconstrained space; full covariance over the event dims."""
+    value, plates = full_value(site)
+    support = site["fn"].support
+    transform = None
+    event_dim = site["fn"].event_dim
+    shape = tuple(value.shape)
+    if _base(support) not in (constraints.real,) and support is not constraints.real_vector:
+        transform = biject_to(support)
+        shape = tuple(transform.inverse_shape(value.shape))
+        event_dim = transform.domain.event_dim
+    family = Normal() if event_dim == 0 else MultivariateNormal()
+    variable = LatentSite(name, shape, event_dim, True)
+    return Latent(
+        variable, family, transform, plates, site["fn"].event_dim, value.dtype, value.device
+    )
+
+
+def full_value(site: Any) -> tuple[Tensor, dict[int, tuple[str, int]]]:
+    """A site's value repeated to the full size of its plates, and the plates by dim."""
+    value = site["value"].detach()
+    if not value.dtype.is_floating_point:
+        raise discrete_site(site["name"])
+    event_dim = site["fn"].event_dim
+    plates: dict[int, tuple[str, int]] = {}
+    batch = value.dim() - event_dim
+    for frame in site["cond_indep_stack"]:
+        if not frame.vectorized:
+            continue
+        full = frame.full_size or frame.size
+        dim = batch + frame.dim
+        if dim < 0:
+            continue
+        if full != frame.size:
+            value = periodic_repeat(value, full, dim).contiguous()
+        plates[dim] = (frame.name, int(full))
+    return value, plates
+
+
+def _not_conjugate(
+    traced: Traced, latents: Mapping[str, Latent], names: set[str]
+) -> set[str]:
+    layout = {name: latent.block() for name, latent in latents.items()}
+    refused = set()
+    for site in traced.sites:
+        node = site.log_prob
+        if not isinstance(node, LiftedTensor):
+            continue
+        for name in names.intersection(node.site_names):
+            if node.poly is None or not is_linear(node.poly, layout, layout[name]):
+                refused.add(name)
+    return refused
+
+
+def event_of(distribution: Any, event_dim: int) -> Any:
+    """Declare the rightmost dims of a distribution as event dims, up to ``event_dim``."""
+    missing = event_dim - distribution.event_dim
+    return distribution.to_event(missing) if missing > 0 else distribution
+
+

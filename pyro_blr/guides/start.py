@@ -1,0 +1,146 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Where q starts, and how it moves between layouts of blocks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import errors
+from ..energy.latents import Latent, Latents
+from ..families import Natural, get_family
+from ..lifting.blocks import Block
+
+#: The shape parameter of a Gamma, Beta or Dirichlet that starts from a location alone, without a
+#: prior of its family: mean equal to the location, relative standard deviation 1 / sqrt(4) = 1/2.
+START_SHAPE = 4.0
+
+
+def initial_natural(latent: Latent, site: Any, value: Tensor, init_scale: float) -> Natural:
+    """Natural parameters of a latent's own block at the start, in float64.
+
+    Gaussians start at the initial location with a standard deviation of ``init_scale`` (not at a wide
+    prior, from which natural-gradient steps can diverge); other families start from their prior.
+
+    :param value: the initial value of the site, in full size.
+    """
+    if latent.site.gaussian:
+        variable = value if latent.transform is None else latent.transform.inv(value)
+        mean = variable.double().reshape(latent.site.shape)
+        return gaussian_natural(latent, mean, init_scale)
+    prior = site["fn"]
+    try:
+        natural = latent.family.natural_of(prior)
+        shape = latent.block().batch_shape
+        return tuple(
+            n.detach().double().expand(shape + n.shape[n.dim() - d :]).clone()
+            for n, d in zip(natural, latent.family.natural_event_dims, strict=True)
+        )
+    except (errors.ArgumentError, RuntimeError):
+        return _from_location(latent, value.double())
+
+
+def gaussian_natural(latent: Latent, mean: Tensor, scale: float) -> Natural:
+    """A Gaussian of one standard deviation in every direction."""
+    precision = torch.full_like(mean, scale**-2)
+    block = latent.block()
+    if block.event_size is None:
+        return precision * mean, -0.5 * precision
+    shape = (*block.batch_shape, block.event_size)
+    precision = precision.reshape(shape)
+    return precision * mean.reshape(shape), -0.5 * torch.diag_embed(precision)
+
+
+def _from_location(latent: Latent, value: Tensor) -> Natural:
+    shape = torch.full_like(value, START_SHAPE)
+    if latent.family.name == "Gamma":
+        return shape - 1, -shape / value
+    if latent.family.name == "Beta":
+        return shape * value - 1, shape * (1 - value) - 1
+    return (shape * value * value.shape[-1] - 1,)
+
+
+def given_natural(latent: Latent, given: Any) -> Natural:
+    """Natural parameters that the user gave, as tensors or as a distribution of the family.
+
+    :raises ArgumentError: if they do not fit the latent.
+    """
+    family = latent.family
+    if not isinstance(given, tuple | list):
+        given = get_family(family).natural_of(_inner(latent, given))
+    block = latent.block()
+    event = (block.event_size,) if block.event_size is not None else ()
+    result = []
+    for tensor, dims in zip(given, family.natural_event_dims, strict=True):
+        tensor = torch.as_tensor(tensor).detach().double()
+        tail = event * dims if latent.site.gaussian else tuple(tensor.shape[tensor.dim() - dims :])
+        shape = block.batch_shape + tail
+        try:
+            result.append(tensor.to(latent.device).expand(shape).clone())
+        except RuntimeError as error:
+            raise errors.ArgumentError(
+                f"natural parameters of shape {tuple(tensor.shape)} were given for site {latent.name!r}, "
+                f"whose {family.name} needs {tuple(shape)}. Mend: give one tensor for each of the "
+                "family's natural parameters, with the site's batch shape in front."
+            ) from error
+    natural = tuple(result)
+    if not bool(family.in_domain(natural).all()):
+        raise errors.ArgumentError(
+            f"the natural parameters given for site {latent.name!r} lie outside the domain of its "
+            f"{family.name}. Mend: for a Gaussian give (precision @ mean, -precision / 2) with a "
+            "positive definite precision; for a Gamma (shape - 1, -rate)."
+        )
+    return natural
+
+
+def _inner(latent: Latent, given: Any) -> Any:
+    """The distribution of the variable, from one of the site (a LogNormal's Normal)."""
+    if latent.transform is not None and hasattr(given, "base_dist") and hasattr(given, "transforms"):
+        return given.base_dist
+    return given
+
+
+def merged_natural(block: Block, own: Mapping[str, Natural], latents: Latents) -> Natural:
+    """Natural parameters of a merged Gaussian block from those of its sites: block diagonal.
+
+    :param own: the natural parameters of each site's own block.
+    """
+    assert block.event_size is not None
+    size = block.event_size
+    first = own[block.sites[0].name][0]
+    linear = torch.zeros(*block.batch_shape, size, dtype=torch.float64, device=first.device)
+    square = torch.zeros(*block.batch_shape, size, size, dtype=torch.float64, device=first.device)
+    for site in block.sites:
+        latent = latents[site.name]
+        place = block.event_slice(site)
+        vector, matrix = _dense(latent, own[site.name], block.placements[site.name].batch_dims)
+        linear[..., place] = vector
+        square[..., place, place] = matrix
+    return linear, square
+
+
+def _dense(latent: Latent, natural: Natural, kept: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """A site's own natural parameters with all dims but the kept ones joined to one event dim."""
+    block = latent.block()
+    batch = latent.batch_dims
+    joined = [d for d in batch if d not in kept]
+    order = [batch.index(d) for d in (*kept, *joined)]
+    linear, square = natural
+    if block.event_size is None:
+        linear, square = linear.unsqueeze(-1), square.unsqueeze(-1).unsqueeze(-1)
+    n = len(batch)
+    linear = linear.permute(*order, n)
+    square = square.permute(*order, n, n + 1)
+    outer = linear.shape[: len(kept)]
+    rows = 1
+    for d in joined:
+        rows *= latent.site.shape[d]
+    event = linear.shape[-1]
+    linear = linear.reshape(*outer, rows * event)
+    square = square.reshape(*outer, rows, event, event)
+    eye = torch.eye(rows, dtype=square.dtype, device=square.device)
+    full = torch.einsum("...ref,rs->...resf", square, eye)
+    return linear, full.reshape(*outer, rows * event, rows * event)

@@ -1,0 +1,62 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the last step did."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from .energy.energy import Value
+from .families import Natural
+from .lifting import host
+from .lifting.blocks import Block
+from .objective import EnergyObjective
+from .steps.cone import Safety, squared_norm
+
+
+@dataclass(eq=False)
+class Info:
+    """Diagnostics of one step; what is dear is computed when it is asked for.
+
+    :param float loss: -ELBO at the entry, in nats.
+    :param Safety safety: retractions, halved steps and refused steps, to stay inside the cone and to
+        keep the ELBO from falling.
+    """
+
+    loss: float = float("nan")
+    safety: Safety = field(default_factory=Safety)
+    _objective: Any = None
+    _before: Mapping[Block, Natural] = field(default_factory=dict)
+    _messages: Mapping[Block, Natural] = field(default_factory=dict)
+    _after: Mapping[Block, Natural] = field(default_factory=dict)
+
+    @classmethod
+    def of_step(
+        cls,
+        objective: EnergyObjective,
+        value: Value,
+        messages: Mapping[Block, Natural],
+        after: Mapping[Block, Natural],
+        safety: Safety,
+    ) -> "Info":
+        """The record of a step."""
+        before = {b: m.natural for b, m in value.moments.items()}
+        return cls(-value.elbo, safety, objective, before, messages, after)
+
+    @cached_property
+    def loss_after(self) -> float:
+        """-ELBO after the step, of the same traced call (and the same draws), in nats."""
+        if self._objective is None:
+            return float("nan")
+        return -float(self._objective.value(self._after).elbo)
+
+    @cached_property
+    def residual(self) -> float:
+        """``d'Fd/2`` in nats at the entry, d = natural - message: the length of a full step."""
+        total = 0.0
+        for block, natural in self._before.items():
+            step = tuple(n - m for n, m in zip(natural, self._messages[block], strict=True))
+            total += 0.5 * host.number(squared_norm(block.family, natural, step))
+        return total

@@ -1,0 +1,224 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Named axes and index maps: how a factor of a product addresses the dims of a tensor.
+
+A tensor dim is addressed by an :class:`Axis` (the dim runs along that axis) or by a
+:class:`Gather` (the dim is indexed by a table that itself runs along some axes, as in ``b[group]``).
+Two factors that share an axis run along it together; an axis of a product that is not among the
+dims of the expression is summed over. So ``sum`` is the removal of a dim, and costs nothing.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from . import constants
+
+
+class Axis:
+    """A named axis. Identity is the name: two axes of one size are still different axes.
+
+    :param int size: the number of elements along the axis, at least 2 (dims of size 1 have no axis).
+    """
+
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __repr__(self) -> str:
+        return f"Axis({self.size})"
+
+
+Index = int | range | Tensor
+
+
+class Gather:
+    """An index map: position ``index[axes]`` of the addressed dim.
+
+    :param index: an ``int`` (no axes), a ``range`` (one axis) or a long tensor with one dim an axis.
+    :param axes: the axes along which the index runs.
+    """
+
+    __slots__ = ("axes", "index")
+
+    def __init__(self, index: Index, axes: tuple[Axis, ...]) -> None:
+        self.index = index
+        self.axes = axes
+
+    def __repr__(self) -> str:
+        return f"Gather({self.index if not isinstance(self.index, Tensor) else '...'}, {self.axes})"
+
+
+Address = Axis | Gather
+Renaming = Mapping[Axis, Address]
+
+
+def axes_of(address: Address) -> tuple[Axis, ...]:
+    """The axes along which an address runs."""
+    return address.axes if isinstance(address, Gather) else (address,)
+
+
+def all_axes(where: Iterable[Address]) -> tuple[Axis, ...]:
+    """The axes of several addresses, each once, in order of appearance."""
+    return tuple(dict.fromkeys(axis for address in where for axis in axes_of(address)))
+
+
+def rename(address: Address, renaming: Renaming) -> Address:
+    """Replace the axes of an address; an axis replaced by a gather composes the two index maps."""
+    if isinstance(address, Axis):
+        return renaming.get(address, address)
+    if not any(axis in renaming for axis in address.axes):
+        return address
+    if all(isinstance(renaming.get(axis, axis), Axis) for axis in address.axes):
+        return Gather(address.index, tuple(renaming.get(a, a) for a in address.axes))  # type: ignore[misc]
+    return _compose(address, [renaming.get(axis, axis) for axis in address.axes])
+
+
+def _compose(outer: Gather, inner: list[Address]) -> Gather:
+    """``outer.index[inner]``: the index map that follows the inner maps first."""
+    if isinstance(outer.index, range):
+        (only,) = inner
+        assert isinstance(only, Gather)
+        if isinstance(only.index, Tensor):
+            start, step = outer.index.start, outer.index.step
+            return Gather(constants.memo(_affine, (only.index,), start, step), only.axes)
+        return Gather(outer.index[only.index], only.axes)
+    assert isinstance(outer.index, Tensor)
+    axes = all_axes(inner)
+    tables = tuple(
+        a.index for a in inner if isinstance(a, Gather) and isinstance(a.index, Tensor)
+    )
+    plan = tuple(_recipe(address, axes) for address in inner)
+    return Gather(constants.memo(_look_up, (outer.index, *tables), plan), axes)
+
+
+def _affine(index: Tensor, start: int, step: int) -> Tensor:
+    return index * step + start
+
+
+Recipe = tuple[int | range | None, tuple[int, ...], int]
+
+
+def _recipe(address: Address, axes: tuple[Axis, ...]) -> Recipe:
+    """A hashable description of one index: its rule (None: take the next table), its axes' places."""
+    places = tuple(axes.index(a) for a in axes_of(address))
+    if isinstance(address, Axis):
+        return range(address.size), places, len(axes)
+    return (None if isinstance(address.index, Tensor) else address.index), places, len(axes)
+
+
+def _look_up(table: Tensor, *indices_and_plan: object) -> Tensor:
+    *rest, plan = indices_and_plan
+    tables = iter(rest)
+    grids = []
+    for rule, places, count in plan:  # type: ignore[attr-defined]
+        index = next(tables) if rule is None else rule
+        grids.append(spread(index, places, count, table.device))  # type: ignore[arg-type]
+    return table[tuple(grids)]
+
+
+def spread(index: Index, places: tuple[int, ...], count: int, device: torch.device) -> Tensor:
+    """An index as a long tensor of ``count`` dims whose own dims stand at ``places``."""
+    if isinstance(index, range):
+        index = torch.arange(index.start, index.stop, index.step, device=device)
+    elif isinstance(index, int):
+        index = torch.tensor(index, device=device)
+    index = index.to(device)
+    order = sorted(range(len(places)), key=places.__getitem__)
+    index = index.permute(order)
+    shape = [1] * count
+    for position, size in zip(sorted(places), index.shape, strict=True):
+        shape[position] = size
+    return index.reshape(shape)
+
+
+def grid(address: Address, axes: tuple[Axis, ...], device: torch.device) -> Tensor:
+    """The positions that an address names, as a tensor that broadcasts over ``axes``."""
+    index: Index = range(address.size) if isinstance(address, Axis) else address.index
+    places = tuple(axes.index(a) for a in axes_of(address))
+    return spread(index, places, len(axes), device)
+
+
+def same_address(first: Address, second: Address) -> bool:
+    """Whether two addresses name the same position everywhere (decided without reading data)."""
+    if isinstance(first, Axis) or isinstance(second, Axis):
+        return first is second
+    if first.axes != second.axes:
+        return False
+    if isinstance(first.index, Tensor) and isinstance(second.index, Tensor):
+        return constants.same_tensor(first.index, second.index)
+    return type(first.index) is type(second.index) and first.index == second.index
+
+
+def take(
+    tensor: Tensor, where: tuple[Address, ...]
+) -> tuple[Tensor, tuple[Axis, ...]]:
+    """Resolve the index maps of a factor: the tensor along plain axes, and those axes.
+
+    Ranges and integers are views; only index tables copy.
+    """
+    if all(isinstance(address, Axis) for address in where):
+        return _diagonal(tensor, where)  # type: ignore[arg-type]
+    key: list[slice | int] = []
+    rest: list[Address] = []
+    for address in where:
+        index = address.index if isinstance(address, Gather) else None
+        if isinstance(index, int):
+            key.append(index)
+            continue
+        key.append(_slice(index) if isinstance(index, range) else slice(None))
+        rest.append(address.axes[0] if isinstance(index, range) else address)  # type: ignore[union-attr]
+    tensor = tensor[tuple(key)]
+    if all(isinstance(address, Axis) for address in rest):
+        return _diagonal(tensor, tuple(rest))  # type: ignore[arg-type]
+    return _take_tables(tensor, rest)
+
+
+def _slice(index: range) -> slice:
+    stop: int | None = index.stop if index.stop >= 0 else None
+    if index.step < 0:
+        raise ValueError("index ranges run forwards")
+    return slice(index.start, stop, index.step)
+
+
+def _take_tables(tensor: Tensor, where: list[Address]) -> tuple[Tensor, tuple[Axis, ...]]:
+    inner = tuple(dict.fromkeys(a for w in where if isinstance(w, Gather) for a in w.axes))
+    plain = [i for i, w in enumerate(where) if isinstance(w, Axis) and w not in inner]
+    indexed = [i for i in range(len(where)) if i not in plain]
+    tensor = tensor.permute(indexed + plain)
+    tables = tuple(grid(where[i], inner, tensor.device) for i in indexed)
+    result = tensor[tables] if len(tables) > 1 else _index_first(tensor, tables[0])
+    return _diagonal(result, inner + tuple(where[i] for i in plain))  # type: ignore[arg-type]
+
+
+def _index_first(tensor: Tensor, table: Tensor) -> Tensor:
+    flat = tensor.index_select(0, table.reshape(-1))
+    return flat.reshape(table.shape + tensor.shape[1:])
+
+
+def _diagonal(tensor: Tensor, where: tuple[Axis, ...]) -> tuple[Tensor, tuple[Axis, ...]]:
+    """An axis that addresses two dims runs along their diagonal."""
+    if len(set(where)) == len(where):
+        return tensor, where
+    axes = list(where)
+    for axis in dict.fromkeys(where):
+        while axes.count(axis) > 1:
+            i, j = [k for k, a in enumerate(axes) if a is axis][:2]
+            tensor = tensor.diagonal(dim1=i, dim2=j)
+            axes = [a for k, a in enumerate(axes) if k not in (i, j)] + [axis]
+    return tensor, tuple(axes)
+
+
+Numbering = Callable[[Axis], tuple[int, int]]
+
+
+def address_key(address: Address, number: Numbering) -> object:
+    """A hashable name of an address, given numbers for its axes."""
+    if isinstance(address, Axis):
+        return number(address)
+    index = address.index
+    named = constants.key_of(index) if isinstance(index, Tensor) else index
+    return (named, tuple(number(a) for a in address.axes))

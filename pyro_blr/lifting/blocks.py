@@ -1,0 +1,107 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Blocks of q: which independent unit of the guide holds which elements of which site.
+
+A block is one exponential-family variable, batched over the dims along which its elements are
+independent. A site is a slice of a block: some of its dims are batch dims of the block, the others
+are laid out, row-major from an offset, along the block's one event dim.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ..families import ExponentialFamily
+from .axes import Address, Gather, all_axes, grid
+from .polynomial import Atom, LatentSite
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a site lies in its block.
+
+    :param tuple batch_dims: the site's dims that are the block's batch dims, in the block's order.
+    :param int offset: the position of the site's first element along the block's event dim.
+    """
+
+    batch_dims: tuple[int, ...]
+    offset: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One independent unit of q.
+
+    :param str name: the site's name, or the names of the merged sites joined by ``+``.
+    :param family: its exponential family.
+    :param sites: the sites that it holds.
+    :param tuple batch_shape: the dims along which its elements are independent.
+    :param int event_size: the length of the event dim; ``None`` where the family has scalar events.
+    :param placements: where each site lies, by name.
+    """
+
+    name: str
+    family: ExponentialFamily
+    sites: tuple[LatentSite, ...]
+    batch_shape: tuple[int, ...]
+    event_size: int | None
+    placements: Mapping[str, Placement]
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether the block is Gaussian."""
+        return self.sites[0].gaussian
+
+    def event_dims(self, site: LatentSite) -> tuple[int, ...]:
+        """The dims of a site that lie along the block's event dim."""
+        batch = self.placements[site.name].batch_dims
+        return tuple(d for d in range(len(site.shape)) if d not in batch)
+
+    def event_slice(self, site: LatentSite) -> slice:
+        """The slice of the block's event dim that a site fills."""
+        start = self.placements[site.name].offset
+        size = 1
+        for d in self.event_dims(site):
+            size *= site.shape[d]
+        return slice(start, start + size)
+
+    def place(self, atom: Atom) -> tuple[tuple[Address, ...], Address | None]:
+        """The addresses of an atom along the block's batch dims and along its event dim."""
+        placement = self.placements[atom.site.name]
+        batch = tuple(atom.where[d] for d in placement.batch_dims)
+        if self.event_size is None:
+            return batch, None
+        dims = self.event_dims(atom.site)
+        where = [atom.where[d] for d in dims]
+        sizes = tuple(atom.site.shape[d] for d in dims)
+        whole = placement.offset == 0 and sizes == (self.event_size,)
+        return batch, where[0] if whole else _ravel(where, sizes, placement.offset)
+
+
+def _ravel(where: list[Address], sizes: tuple[int, ...], offset: int) -> Address:
+    """The row-major position of an element, as one address along the event dim."""
+    if all(isinstance(w, Gather) and isinstance(w.index, int) for w in where):
+        position = 0
+        for address, size in zip(where, sizes, strict=True):
+            position = position * size + address.index  # type: ignore[union-attr, operator]
+        return Gather(offset + position, ())
+    moving = [(w, s) for w, s in zip(where, sizes, strict=True) if s != 1]
+    if len(moving) == 1:
+        address = moving[0][0]
+        index = range(address.size) if not isinstance(address, Gather) else address.index
+        if isinstance(index, range):
+            axes = address.axes if isinstance(address, Gather) else (address,)
+            return Gather(range(index.start + offset, index.stop + offset, index.step), axes)
+    axes = all_axes(where)
+    device = next(
+        (w.index.device for w in where if isinstance(w, Gather) and isinstance(w.index, torch.Tensor)),
+        torch.device("cpu"),
+    )
+    position_table = torch.zeros((), dtype=torch.long, device=device)
+    for address, size in zip(where, sizes, strict=True):
+        position_table = position_table * size + grid(address, axes, device)
+    table = (position_table + offset).expand([a.size for a in axes])
+    return Gather(table, axes)
+

@@ -1,0 +1,184 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What happens when a torch function meets a lifted tensor: recorded, kept polynomial, or refused."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .polynomial import NotPolynomial, Polynomial
+from .tensor import Call, LiftedTensor, control_flow, lifted_in, polynomial_of
+
+Operation = Callable[..., Any]
+
+#: Operations that keep a polynomial, by the torch function's name; see ``operations``.
+OPERATIONS: dict[str, Operation] = {}
+
+_METADATA = frozenset(
+    "size dim ndimension numel nelement element_size is_floating_point is_complex is_contiguous stride "
+    "get_device is_signed is_tensor type_as_dtype requires_grad_ __hash__ storage_offset is_inference "
+    "is_same_size _is_view is_nonzero_shape has_names is_conj is_neg is_storage result_type "
+    "register_hook retain_grad __len__ __repr__".split()
+)
+_ATTRIBUTES = frozenset(
+    "shape ndim dtype device requires_grad is_leaf layout grad_fn grad is_cuda is_sparse is_meta names "
+    "is_quantized is_mkldnn is_cpu itemsize nbytes _version output_nr is_nested retains_grad".split()
+)
+_SHAPE_ATTRIBUTES = {"T": "t_all", "mT": "mT", "H": "t_all", "mH": "mT"}
+_IDENTITY_ATTRIBUTES = frozenset({"data", "real"})
+
+_REFUSED = {
+    "__bool__": ("`if`, `while`, `and` or `bool()`", "write the branch with torch.where"),
+    "is_nonzero": ("`is_nonzero`", "write the branch with torch.where"),
+    "__contains__": ("`in`", "compare with torch.eq"),
+    "equal": ("`torch.equal`", "compare with torch.eq"),
+    "allclose": ("`torch.allclose`", "compare with torch.isclose"),
+    "_is_all_true": ("a check of values", "leave the check out of the model"),
+    "_is_any_true": ("a check of values", "leave the check out of the model"),
+    "__float__": ("`float()` or `torch.tensor`", "keep it a tensor; join latents by torch.stack"),
+    "__int__": ("`int()`", "keep it a tensor"),
+    "__complex__": ("`complex()`", "keep it a tensor"),
+    "__index__": ("an index or `range()`", "index with torch.gather or sum over the cases"),
+    "item": ("`.item()`", "keep it a tensor"),
+    "tolist": ("`.tolist()`", "keep it a tensor; join latents by torch.stack"),
+    "numpy": ("`.numpy()`", "use the torch function of the same name"),
+    "__array__": ("NumPy", "use the torch function of the same name"),
+    "__dlpack__": ("DLPack", "use the torch function of the same name"),
+    "nonzero": ("`nonzero`", "use torch.where with three arguments"),
+    "unique": ("`unique`", "its result has no fixed shape; leave it out of the model"),
+    "masked_select": ("`masked_select`", "multiply by the mask instead"),
+    "data_ptr": ("its memory", "keep it a tensor"),
+    "untyped_storage": ("its memory", "keep it a tensor"),
+    "backward": ("`backward`", "leave differentiation to BLR"),
+}
+_SET_ITEM = ("an assignment into a tensor", "build the tensor with torch.stack, torch.cat or torch.where")
+_IN_PLACE = ("an in-place operation", "use the operation without the trailing underscore, as in `x = x + 1`")
+
+
+def dispatch(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Run a torch function on arguments with lifted tensors among them."""
+    name = getattr(func, "__name__", "")
+    if name in ("__get__", "__set__", "__delete__"):
+        return _attribute(func, name, args)
+    if name in _REFUSED:
+        raise control_flow(_REFUSED[name][0], args, _REFUSED[name][1])
+    if name in ("__setitem__", "index_put_", "copy_", "fill_", "masked_fill_", "scatter_"):
+        raise control_flow(_SET_ITEM[0], (args, kwargs), _SET_ITEM[1])
+    if name in _METADATA:
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **kwargs)
+    if _in_place(name) or kwargs.get("out") is not None:
+        raise control_flow(_IN_PLACE[0], (args, kwargs), _IN_PLACE[1])
+    return record(func, name, args, kwargs)
+
+
+def _in_place(name: str) -> bool:
+    dunder = name.startswith("__")
+    augmented = dunder and name.startswith("__i") and name not in ("__invert__", "__index__")
+    return augmented or (not dunder and name.endswith("_") and not name.startswith("_"))
+
+
+def _attribute(func: Callable[..., Any], name: str, args: tuple[Any, ...]) -> Any:
+    attribute = getattr(func.__self__, "__name__", "")  # type: ignore[attr-defined]
+    if name != "__get__":
+        raise control_flow(f"an assignment to `.{attribute}`", args, _IN_PLACE[1])
+    if attribute in _IDENTITY_ATTRIBUTES:
+        return args[0]
+    if attribute in _SHAPE_ATTRIBUTES:
+        return record(func, _SHAPE_ATTRIBUTES[attribute], args, {})
+    if attribute in _ATTRIBUTES:
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args)
+    raise control_flow(f"`.{attribute}`", args, "use a torch function instead")
+
+
+def record(
+    func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Record a call, and keep the polynomial if the operation allows it."""
+    call = Call(func, args, kwargs)
+    inputs = call.inputs
+    operation = OPERATIONS.get(name)
+    if operation is None:
+        reason = _first_reason(inputs) or f"`{name}` has no closed-form expectation"
+    else:
+        try:
+            result = operation(
+                *(polynomial_of(a) for a in args), **{k: polynomial_of(v) for k, v in kwargs.items()}
+            )
+            return _wrap_polynomials(call, result, _result_dtype(args, kwargs), inputs[0].device)
+        except NotPolynomial as error:
+            reason = str(error)
+    return _wrap_unknown(call, reason, inputs)
+
+
+def _first_reason(inputs: list[LiftedTensor]) -> str:
+    return next((t.reason for t in inputs if t.poly is None), "")
+
+
+def _wrap_polynomials(call: Call, result: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    if isinstance(result, Polynomial):
+        return LiftedTensor(result.shape, dtype, device, poly=result, call=call)
+    return tuple(
+        LiftedTensor(p.shape, dtype, device, poly=p, call=call, output=i)
+        for i, p in enumerate(result)
+    )
+
+
+def _wrap_unknown(call: Call, reason: str, inputs: list[LiftedTensor]) -> Any:
+    """Wrap the outputs of a call without a polynomial; their shapes come from the meta device."""
+    device = inputs[0].device
+
+    def to_meta(value: Any) -> Any:
+        if isinstance(value, LiftedTensor):
+            return torch.empty(value.shape, dtype=value.dtype, device="meta")
+        if isinstance(value, Tensor):
+            return value.detach().to("meta")
+        return value
+
+    try:
+        args, kwargs = pytree.tree_map(to_meta, (call.args, dict(call.kwargs)))
+        shapes = call.function(*args, **kwargs)
+    except (NotImplementedError, RuntimeError) as error:
+        name = getattr(call.function, "__name__", str(call.function))
+        mend = f"its result's shape must not depend on values, nor its call fail ({error})"
+        raise control_flow(f"`{name}`", inputs, mend) from error
+    leaves, spec = pytree.tree_flatten(shapes)
+    wrapped = [
+        LiftedTensor(t.shape, t.dtype, device, poly=None, call=call, output=i, reason=reason)
+        if isinstance(t, Tensor)
+        else t
+        for i, t in enumerate(leaves)
+    ]
+    return pytree.tree_unflatten(wrapped, spec)
+
+
+def _result_dtype(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.dtype:
+    """Torch's promotion among the floating arguments: tensors with dims before 0-d ones."""
+    named = kwargs.get("dtype")
+    if isinstance(named, torch.dtype) and named.is_floating_point:
+        return named
+    arrays: torch.dtype | None = None
+    scalars: torch.dtype | None = None
+    for tensor in _tensors((args, kwargs)):
+        if not tensor.dtype.is_floating_point:
+            continue
+        if tensor.dim():
+            arrays = tensor.dtype if arrays is None else torch.promote_types(arrays, tensor.dtype)
+        else:
+            scalars = tensor.dtype if scalars is None else torch.promote_types(scalars, tensor.dtype)
+    return arrays or scalars or lifted_in((args, kwargs))[0].dtype
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, Mapping):
+        tree = tree.values()
+    elif not isinstance(tree, list | tuple):
+        return []
+    return [t for item in tree for t in _tensors(item)]

@@ -1,0 +1,38 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The listed points at which the host waits for a device.
+
+Everything else in ``families``, ``lifting`` and ``steps`` is queued on the device without waiting.
+A test runs them on fake CUDA tensors, where any other read of a value raises. The points are:
+
+* :func:`content`: small constants of the model are read once a trace, to recognise them again;
+* :func:`checksum`: a sample of memory shared with NumPy (host memory, so no wait in practice);
+* :func:`number`: the loss, and the decisions of a step (accepted or not, inside the cone or not).
+"""
+
+from collections.abc import Hashable
+
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether a tensor has memory to be recognised by (a fake or a lifted tensor has none)."""
+    return not isinstance(tensor, FakeTensor) and tensor.device.type != "meta"
+
+
+def content(tensor: Tensor) -> Hashable:
+    """The values of a small constant, hashable; NaN is spelled so that it equals itself."""
+    values = tensor.detach().reshape(-1).tolist()
+    return tuple(v if v == v else "nan" for v in values)
+
+
+def checksum(flat: Tensor) -> Hashable:
+    """The bytes of a sample, hashed."""
+    return hash(flat.cpu().contiguous().numpy().tobytes())
+
+
+def number(tensor: Tensor) -> float:
+    """A scalar as a Python float."""
+    return float(tensor)

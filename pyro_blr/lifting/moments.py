@@ -1,0 +1,199 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The statistics of one block of q, and the gradient with respect to its mean parameters.
+
+L is differentiated in *leaves*: a Gaussian's mean and covariance, any other family's mean parameters.
+A Gaussian's leaves are central because its mean parameter ``E[zz']`` is ``Cov + mm'``, from which the
+covariance would have to be recovered by a cancelling difference. :meth:`Moments.message` turns the
+gradient in the leaves into dL/dmean_params by the chain rule
+
+    dL/dE[zz'] = dL/dCov,        dL/dE[z] = dL/dm - 2 dL/dCov m.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from ..families import Natural
+from .blocks import Block
+
+Statistic = tuple[str, float, int]
+
+#: Statistics that are mean parameters: L is linear in them where the factor is conjugate.
+MEAN: Statistic = ("power", 1, 0)
+SECOND: Statistic = ("power", 2, 0)
+LOG: Statistic = ("log", 1, 0)
+LOG1M: Statistic = ("log1m", 1, 0)
+#: The central second moment of a Gaussian, for predictors and coinciding plate elements.
+COV: Statistic = ("cov", 2, 0)
+
+
+class Moments(ABC):
+    """The statistics of a block at given natural parameters.
+
+    :param natural: the natural parameters. If they require a gradient, so do the statistics, through
+        them (for Hessian-vector products); otherwise the leaves do (for messages).
+    """
+
+    def __init__(self, block: Block, natural: Natural) -> None:
+        self.block = block
+        self.natural = natural
+        self._cache: dict[Statistic, Tensor] = {}
+        leaves = self._coordinates(natural)
+        if not any(n.requires_grad for n in natural):
+            leaves = tuple(t.detach().requires_grad_() for t in leaves)
+        self.leaves = leaves
+
+    def statistic(self, which: Statistic) -> Tensor:
+        """A statistic's expectation; its dims are the ones that its addresses name."""
+        value = self._cache.get(which)
+        if value is None:
+            value = self._cache[which] = self._statistic(which)
+        return value
+
+    def entropy(self) -> Tensor:
+        """The entropy of the whole block in nats, a scalar."""
+        return self.block.family.entropy(self.natural).sum()
+
+    @abstractmethod
+    def _coordinates(self, natural: Natural) -> tuple[Tensor, ...]: ...
+
+    @abstractmethod
+    def _statistic(self, which: Statistic) -> Tensor: ...
+
+    @abstractmethod
+    def message(self, gradient: tuple[Tensor, ...]) -> Natural:
+        """dL/dmean_params from the gradient in the leaves."""
+
+    @abstractmethod
+    def draw(self, noise: Tensor | None = None) -> Tensor:
+        """A draw of the block, differentiable in the leaves. # shape: (*batch, *event)
+
+        :param noise: standard normal noise of the draw's shape, for families that can use it.
+        """
+
+
+class GaussianMoments(Moments):
+    """Leaves: mean # shape: (*batch[, D]) and covariance # shape: (*batch[, D, D])."""
+
+    @property
+    def _scalar(self) -> bool:
+        return self.block.event_size is None
+
+    def _coordinates(self, natural: Natural) -> tuple[Tensor, ...]:
+        if self._scalar:
+            variance = -0.5 / natural[1]
+            return natural[0] * variance, variance
+        factor = torch.linalg.cholesky(-2 * natural[1])
+        covariance = torch.cholesky_inverse(factor)
+        mean = torch.cholesky_solve(natural[0].unsqueeze(-1), factor).squeeze(-1)
+        return mean, covariance
+
+    def _statistic(self, which: Statistic) -> Tensor:
+        mean, cov = self.leaves
+        kind, power, degree = which
+        if which == MEAN:
+            return mean
+        if which == COV:
+            return cov
+        if which == SECOND:
+            outer = mean * mean if self._scalar else mean.unsqueeze(-1) * mean.unsqueeze(-2)
+            return cov + outer
+        assert kind == "exp"
+        # E[z^k exp(p z)]: the density is tilted to mean m + p v, with total mass exp(pm + p^2 v/2).
+        variance = self.variance
+        mass = (power * mean + 0.5 * power**2 * variance).exp()
+        tilted = mean + power * variance
+        return mass * (1, tilted, tilted.square() + variance)[degree]
+
+    @property
+    def variance(self) -> Tensor:
+        """The marginal variances. # shape: that of the mean"""
+        cov = self.leaves[1]
+        return cov if self._scalar else cov.diagonal(dim1=-2, dim2=-1)
+
+    def message(self, gradient: tuple[Tensor, ...]) -> Natural:
+        dmean, dcov = gradient
+        mean = self.leaves[0].detach()
+        if self._scalar:
+            return dmean - 2 * dcov * mean, dcov
+        dcov = 0.5 * (dcov + dcov.mT)
+        return dmean - 2 * (dcov @ mean.unsqueeze(-1)).squeeze(-1), dcov
+
+    def draw(self, noise: Tensor | None = None) -> Tensor:
+        mean, cov = self.leaves
+        noise = torch.randn_like(mean) if noise is None else noise
+        if self._scalar:
+            return mean + cov.sqrt() * noise
+        factor = torch.linalg.cholesky(cov)
+        return mean + (factor @ noise.unsqueeze(-1)).squeeze(-1)
+
+
+class _NaturalOfMean(torch.autograd.Function):
+    """natural(mean_params), whose value is known; backward multiplies by the inverse Fisher matrix."""
+
+    @staticmethod
+    def forward(ctx, moments, *mean_params):  # type: ignore[no-untyped-def]
+        ctx.moments = moments
+        return tuple(n.clone() for n in moments.natural)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *covector):  # type: ignore[no-untyped-def]
+        moments = ctx.moments
+        filled = tuple(
+            torch.zeros_like(n) if g is None else g
+            for g, n in zip(covector, moments.natural, strict=True)
+        )
+        return (None, *moments.block.family.inverse_fisher(moments.natural, filled))
+
+
+class MeanParamsMoments(Moments):
+    """Leaves: the family's own mean parameters; their order is that of its statistics.
+
+    Other moments (``E[tau ** -0.5]``, draws) are functions of the natural parameters, which are
+    connected to the leaves by the inverse Fisher matrix.
+    """
+
+    def _coordinates(self, natural: Natural) -> tuple[Tensor, ...]:
+        return self.block.family.mean_params(natural)
+
+    @property
+    def _connected_natural(self) -> Natural:
+        if any(n.requires_grad for n in self.natural):
+            return self.natural
+        return tuple(_NaturalOfMean.apply(self, *self.leaves))  # type: ignore[no-untyped-call]
+
+    def _statistic(self, which: Statistic) -> Tensor:
+        sufficient = sufficient_statistics(self.block)
+        if which in sufficient:
+            return self.leaves[sufficient.index(which)]
+        kind, power, _ = which
+        assert kind == "power"
+        value = self.block.family.expected_power(self._connected_natural, power)
+        assert value is not None
+        return value
+
+    def message(self, gradient: tuple[Tensor, ...]) -> Natural:
+        return gradient
+
+    def draw(self, noise: Tensor | None = None) -> Tensor:
+        return self.block.family.rsample(self._connected_natural)
+
+
+def sufficient_statistics(block: Block) -> tuple[Statistic, ...]:
+    """The statistics that are a block's mean parameters, in their order."""
+    if block.gaussian:
+        return (MEAN, SECOND)
+    return {
+        "Gamma": (LOG, MEAN),
+        "Beta": (LOG, LOG1M),
+        "Dirichlet": (LOG,),
+    }.get(block.family.name, ())
+
+
+def moments_of(block: Block, natural: Natural) -> Moments:
+    """The statistics of a block at given natural parameters."""
+    return (GaussianMoments if block.gaussian else MeanParamsMoments)(block, natural)

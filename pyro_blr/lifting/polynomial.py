@@ -1,0 +1,430 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Polynomials in the statistics of latents, with named axes: the exact tier's algebra.
+
+A :class:`Polynomial` is a sum of products. Each product has a number, some constant tensors and some
+:class:`Atom` s (a power, an exponential or a logarithm of the elements of one latent), each addressed
+by named axes. Sums, products, contractions and indexing stay in this form by construction, without
+rewriting: it is canonical from the start (the form of Autoconj, Hoffman, Johnson & Tran 2018).
+Operations that leave it raise :class:`NotPolynomial`, which the caller turns into another tier.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Union
+
+import torch
+from torch import Tensor
+
+from . import constants, host
+from .axes import Address, Axis, Gather, Renaming, address_key, all_axes, rename, same_address
+
+Numeric = Union["Polynomial", Tensor, float, int]
+
+
+class NotPolynomial(Exception):
+    """An operation left the algebra; the message says which, for the explanation."""
+
+
+@dataclass(frozen=True, eq=False)
+class LatentSite:
+    """A latent of the model, as the algebra sees it.
+
+    :param str name: the Pyro site's name.
+    :param tuple shape: batch shape and event shape of the variable that q describes.
+    :param int event_dim: the number of its event dims.
+    :param bool gaussian: whether q is Gaussian in this variable (it may be the unconstrained one).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    event_dim: int
+    gaussian: bool
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Atom:
+    """One statistic of the elements of a latent: ``z ** power``, ``exp(power z)`` or ``log``.
+
+    :param kind: ``"power"``, ``"exp"`` (Gaussian latents only), ``"log"``, ``"log1m"`` (log(1 - z)).
+    :param where: the addresses of the latent's dims.
+    """
+
+    site: LatentSite
+    kind: str
+    power: float
+    where: tuple[Address, ...]
+
+    def renamed(self, renaming: Renaming) -> "Atom":
+        return Atom(self.site, self.kind, self.power, tuple(rename(w, renaming) for w in self.where))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Constant:
+    """A constant tensor and the addresses of its dims (dims of size 1 have none and are dropped)."""
+
+    tensor: Tensor
+    where: tuple[Address, ...]
+
+    def renamed(self, renaming: Renaming) -> "Constant":
+        return Constant(self.tensor, tuple(rename(w, renaming) for w in self.where))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Term:
+    """A product: number times constants times atoms. Axes outside the expression are summed."""
+
+    number: float
+    constants: tuple[Constant, ...]
+    atoms: tuple[Atom, ...]
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """Every axis of the product, each once."""
+        return all_axes(w for f in (*self.constants, *self.atoms) for w in f.where)
+
+    def renamed(self, renaming: Renaming) -> "Term":
+        return Term(
+            self.number,
+            tuple(c.renamed(renaming) for c in self.constants),
+            tuple(a.renamed(renaming) for a in self.atoms),
+        )
+
+    def times(self, other: "Term") -> "Term":
+        return Term(
+            self.number * other.number,
+            self.constants + other.constants,
+            self.atoms + other.atoms,
+        )
+
+
+Dims = tuple[Axis | None, ...]
+
+
+class Polynomial:
+    """A tensor of polynomials.
+
+    :param dims: an axis for each tensor dim, ``None`` for a dim of size 1.
+    :param terms: the products; none of them is the polynomial 0.
+    """
+
+    __slots__ = ("dims", "terms")
+
+    def __init__(self, dims: Iterable[Axis | None], terms: Iterable[Term]) -> None:
+        self.dims: Dims = tuple(dims)
+        self.terms = tuple(terms)
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the tensor that this stands for."""
+        return torch.Size([axis.size if axis else 1 for axis in self.dims])
+
+    @property
+    def ndim(self) -> int:
+        """The number of dims."""
+        return len(self.dims)
+
+    @property
+    def out(self) -> tuple[Axis, ...]:
+        """The axes that are not summed over."""
+        return tuple(axis for axis in self.dims if axis)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether no latent occurs."""
+        return not any(term.atoms for term in self.terms)
+
+    @property
+    def sites(self) -> tuple[LatentSite, ...]:
+        """The latents that occur, each once."""
+        return tuple(dict.fromkeys(a.site for term in self.terms for a in term.atoms))
+
+    def renamed(self, renaming: Renaming) -> "Polynomial":
+        """Rename axes; an axis among the dims may only become another axis."""
+        if not renaming:
+            return self
+        dims = [renaming.get(a, a) if a else None for a in self.dims]
+        return Polynomial(dims, (t.renamed(renaming) for t in self.terms))  # type: ignore[arg-type]
+
+    def fresh(self) -> "Polynomial":
+        """The same polynomial on new axes."""
+        axes = dict.fromkeys((*self.out, *(a for t in self.terms for a in t.axes)))
+        return self.renamed({axis: Axis(axis.size) for axis in axes})
+
+    def with_dims(self, dims: Iterable[Axis | None]) -> "Polynomial":
+        """The same terms seen along other dims."""
+        return Polynomial(dims, self.terms)
+
+    # Arithmetic. Operands broadcast from the right, as tensors do.
+
+    def __add__(self, other: Numeric) -> "Polynomial":
+        if isinstance(other, int | float) and other == 0:
+            return self
+        left, right, dims = align(self, polynomial(other))
+        return Polynomial(dims, left.terms + right.terms)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> "Polynomial":
+        return self * -1.0
+
+    def __sub__(self, other: Numeric) -> "Polynomial":
+        return self + (-other if isinstance(other, int | float) else -polynomial(other))
+
+    def __rsub__(self, other: Numeric) -> "Polynomial":
+        return -self + other
+
+    def __mul__(self, other: Numeric) -> "Polynomial":
+        if isinstance(other, int | float):
+            scaled = (Term(t.number * other, t.constants, t.atoms) for t in self.terms)
+            return Polynomial(self.dims, scaled if other != 0 else ())
+        left, right, dims = align(self, polynomial(other))
+        return Polynomial(dims, (s.times(t) for s in left.terms for t in right.terms))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Numeric) -> "Polynomial":
+        if isinstance(other, int | float):
+            return self * (1.0 / other)
+        return self * polynomial(other) ** -1.0
+
+    def __rtruediv__(self, other: Numeric) -> "Polynomial":
+        return self**-1.0 * other
+
+    def __pow__(self, power: float) -> "Polynomial":
+        if power == 1:
+            return self
+        if power == 0:
+            return Polynomial((None,) * self.ndim, (Term(1.0, (), ()),)).expanded(self.dims)
+        if power == 2 and not self._is_monomial:
+            return self * self
+        if power == 3 and not self._is_monomial:
+            return self * self * self
+        term = self._monomial(f"power {power:g} of a sum")
+        number = _real_power(term.number, power)
+        atoms = tuple(_atom_power(a, power) for a in term.atoms)
+        consts = tuple(
+            Constant(constants.memo(torch.pow, (c.tensor,), power), c.where) for c in term.constants
+        )
+        return Polynomial(self.dims, (Term(number, consts, atoms),))
+
+    def log(self) -> "Polynomial":
+        """The logarithm of a product is a sum; that of a sum is not in the algebra."""
+        complement = self._complement()
+        if complement is not None:
+            return Polynomial(self.dims, (Term(1.0, (), (complement,)),))
+        term = self._monomial("log of a sum")
+        total = polynomial(_log(term.number))
+        pieces = [
+            Term(1.0, (Constant(constants.memo(torch.log, (c.tensor,)), c.where),), ())
+            for c in term.constants
+        ] + [_atom_log(a) for a in term.atoms]
+        terms = (*total.terms, *pieces) if term.number != 1.0 else tuple(pieces)
+        return Polynomial(self.dims, terms)
+
+    def exp(self) -> "Polynomial":
+        """``exp(c z)`` of a Gaussian element is an atom; so are its products with constants."""
+        factors: list[Constant] = []
+        atoms: list[Atom] = []
+        number = 1.0
+        for term in self.terms:
+            if not set(term.axes) <= set(self.out):
+                raise NotPolynomial("exp of a contraction")
+            if not term.atoms:
+                scale = _exp_of_constant(term)
+                number *= scale.number
+                factors += scale.constants
+                continue
+            if len(term.atoms) > 1 or term.constants or not _is_linear(term.atoms[0]):
+                raise NotPolynomial("exp of an expression")
+            atoms.append(Atom(term.atoms[0].site, "exp", term.number, term.atoms[0].where))
+        return Polynomial(self.dims, (Term(number, tuple(factors), tuple(atoms)),))
+
+    def sum(self, dims: Sequence[int], keepdim: bool = False) -> "Polynomial":
+        """Sum over dims: drop their axes; an axis that a term lacks multiplies it by its size."""
+        gone = {d % self.ndim for d in dims}
+        summed = [self.dims[d] for d in gone if self.dims[d]]
+        terms = []
+        for term in self.terms:
+            present = set(term.axes)
+            times = prod(a.size for a in summed if a and a not in present)
+            terms.append(term if times == 1 else term.times(Term(float(times), (), ())))
+        left = [
+            None if i in gone else a for i, a in enumerate(self.dims) if keepdim or i not in gone
+        ]
+        return Polynomial(left, terms)
+
+    def sum_all(self) -> "Polynomial":
+        """The sum over every dim."""
+        return self.sum(range(self.ndim)) if self.ndim else self
+
+    def expanded(self, dims: Dims) -> "Polynomial":
+        """Broadcast to the axes of ``dims`` (dims of size 1 and missing dims take theirs)."""
+        own = (None,) * (len(dims) - self.ndim) + self.dims
+        return Polynomial((mine or theirs for mine, theirs in zip(own, dims, strict=True)), self.terms)
+
+    def expand_to(self, shape: Sequence[int]) -> "Polynomial":
+        """Broadcast to a shape."""
+        own = (None,) * (len(shape) - self.ndim) + self.dims
+        return Polynomial(
+            (a or (Axis(s) if s not in (1, -1) else None) for a, s in zip(own, shape, strict=True)),
+            self.terms,
+        )
+
+    @property
+    def _is_monomial(self) -> bool:
+        return len(self.terms) == 1 and set(self.terms[0].axes) <= set(self.out)
+
+    def _monomial(self, what: str) -> Term:
+        if not self._is_monomial:
+            raise NotPolynomial(what)
+        return self.terms[0]
+
+    def _complement(self) -> Atom | None:
+        """The atom ``log(1 - z)`` if this is ``1 - z`` with z in the unit interval."""
+        if len(self.terms) != 2:
+            return None
+        one, rest = sorted(self.terms, key=lambda t: len(t.atoms))
+        if one.atoms or one.constants or one.number != 1.0 or len(rest.atoms) != 1:
+            return None
+        (atom,) = rest.atoms
+        plain = rest.number == -1.0 and not rest.constants and set(rest.axes) <= set(self.out)
+        if plain and atom.kind == "power" and atom.power == 1 and not atom.site.gaussian:
+            return Atom(atom.site, "log1m", 1, atom.where)
+        return None
+
+
+def _is_linear(atom: Atom) -> bool:
+    return atom.kind == "power" and atom.power == 1 and atom.site.gaussian
+
+
+def _real_power(number: float, power: float) -> float:
+    result = number**power
+    if isinstance(result, complex):
+        raise NotPolynomial(f"power {power:g} of a negative number")
+    return float(result)
+
+
+def _log(number: float) -> float:
+    if number <= 0:
+        raise NotPolynomial("log of a number that is not positive")
+    return math.log(number)
+
+
+def _atom_power(atom: Atom, power: float) -> Atom:
+    if atom.kind not in ("power", "exp"):
+        raise NotPolynomial(f"power {power:g} of {atom.kind}")
+    if atom.site.gaussian and atom.kind == "power":
+        total = atom.power * power
+        if total < 0 or total != int(total):
+            raise NotPolynomial(f"power {power:g} of a variable with both signs")
+        if atom.power % 2 == 0 and power != int(power):  # sqrt(z ** 2) is |z|, not z
+            raise NotPolynomial(f"power {power:g} of an even power")
+    return Atom(atom.site, atom.kind, atom.power * power, atom.where)
+
+
+def _atom_log(atom: Atom) -> Term:
+    if atom.kind == "exp":
+        return Term(atom.power, (), (Atom(atom.site, "power", 1, atom.where),))
+    if atom.kind != "power" or atom.site.gaussian:
+        raise NotPolynomial(f"log of {'a Gaussian' if atom.site.gaussian else atom.kind}")
+    return Term(float(atom.power), (), (Atom(atom.site, "log", 1, atom.where),))
+
+
+def _exp_of_constant(term: Term) -> Term:
+    """``exp`` of a number or of one constant tensor."""
+    if not term.constants:
+        return Term(math.exp(term.number), (), ())
+    if len(term.constants) > 1 or term.number != 1.0:
+        raise NotPolynomial("exp of a product")
+    (constant,) = term.constants
+    value = constants.memo(torch.exp, (constant.tensor,))
+    return Term(1.0, (Constant(value, constant.where),), ())
+
+
+def leaf(site: LatentSite) -> Polynomial:
+    """The variable of a site itself."""
+    dims = [Axis(size) if size != 1 else None for size in site.shape]
+    where = tuple(axis or Gather(0, ()) for axis in dims)
+    return Polynomial(dims, (Term(1.0, (), (Atom(site, "power", 1, where),)),))
+
+
+def polynomial(value: Numeric) -> Polynomial:
+    """A number or a constant tensor as a polynomial; dims expanded with stride 0 cost nothing."""
+    if isinstance(value, Polynomial):
+        return value
+    if isinstance(value, int | float):
+        return Polynomial((), (Term(float(value), (), ()),) if value else ())
+    dims = [Axis(size) if size != 1 else None for size in value.shape]
+    kept = [i for i, a in enumerate(dims) if a and value.stride(i) != 0]
+    core = value[tuple(slice(None) if i in kept else 0 for i in range(value.dim()))]
+    if core.dim() == 0 and not core.requires_grad and _is_host_number(core):
+        return Polynomial(dims, (Term(host.number(core), (), ()),))
+    return Polynomial(dims, (Term(1.0, (Constant(core, tuple(dims[i] for i in kept)),), ()),))  # type: ignore[misc]
+
+
+def _is_host_number(core: Tensor) -> bool:
+    return core.device.type == "cpu" and host.readable(core)
+
+
+def align(left: Polynomial, right: Polynomial) -> tuple[Polynomial, Polynomial, Dims]:
+    """Broadcast two polynomials: unify their axes dim by dim from the right; rename clashes."""
+    taken = {*left.out, *(a for t in left.terms for a in t.axes)}
+    if any(a in taken for a in right.out) or any(a in taken for t in right.terms for a in t.axes):
+        right = right.fresh()
+    count = max(left.ndim, right.ndim)
+    a = (None,) * (count - left.ndim) + left.dims
+    b = (None,) * (count - right.ndim) + right.dims
+    renaming: dict[Axis, Address] = {}
+    for x, y in zip(a, b, strict=True):
+        if x and y:
+            if x.size != y.size:
+                raise ValueError(f"shapes {tuple(left.shape)} and {tuple(right.shape)} do not broadcast")
+            renaming[y] = x
+    right = right.renamed(renaming)
+    return left, right, tuple(x or y for x, y in zip(a, b, strict=True))
+
+
+def key_of(value: Polynomial) -> tuple[object, tuple[Tensor, ...]]:
+    """A hashable name of a polynomial up to the names of its axes, and its free constants.
+
+    Constants that require a gradient are named by their place only, and are returned: the same plan
+    serves whatever they are.
+    """
+    numbers: dict[Axis, int] = {}
+    free: list[Tensor] = []
+
+    def number(axis: Axis) -> tuple[int, int]:
+        return numbers.setdefault(axis, len(numbers)), axis.size
+
+    def tensor_key(tensor: Tensor) -> object:
+        if tensor.requires_grad:
+            if not any(t is tensor for t in free):
+                free.append(tensor)
+            slot = next(i for i, t in enumerate(free) if t is tensor)
+            return ("free", slot, tensor.shape, tensor.dtype, tensor.device)
+        return constants.key_of(tensor)
+
+    dims = tuple(number(a) if a else None for a in value.dims)
+    terms = tuple(
+        (
+            t.number,
+            tuple((tensor_key(c.tensor), *(address_key(w, number) for w in c.where)) for c in t.constants),
+            tuple(
+                (a.site.name, a.kind, a.power, *(address_key(w, number) for w in a.where))
+                for a in t.atoms
+            ),
+        )
+        for t in value.terms
+    )
+    return (dims, terms), tuple(free)
+
+
+def same_atoms(first: Atom, second: Atom) -> bool:
+    """Whether two atoms are of the same element of the same latent everywhere."""
+    return first.site is second.site and all(
+        same_address(v, w) for v, w in zip(first.where, second.where, strict=True)
+    )

@@ -1,0 +1,120 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The energy of one traced call as the objective of a step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .energy.draws import Draws
+from .energy.energy import Energy, Value
+from .energy.factors import ExactFactor
+from .families import Natural
+from .lifting import constants
+from .lifting.blocks import Block
+from .lifting.moments import Moments
+
+Naturals = Mapping[Block, Natural]
+Call = tuple[tuple[Any, ...], Mapping[str, Any]]
+
+
+class EnergyObjective:
+    """The ELBO of a traced call, its messages, and its second derivatives.
+
+    :param draws: the draws of sampled factors; the same at every evaluation.
+    :param cache: the cache of constants that evaluations may use.
+    :param call: the arguments and keywords that the model was called with.
+    """
+
+    def __init__(
+        self, energy: Energy, draws: Draws | None, cache: constants.ConstantCache, call: Call
+    ) -> None:
+        self.call = call
+        self.energy = energy
+        self.draws = draws
+        self.cache = cache
+        self._conjugate: dict[Block, bool] = {}
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks of q, in the order of a sweep."""
+        return self.energy.blocks
+
+    def evaluate(self, naturals: Naturals, touching: Block | None = None) -> Value:
+        """The ELBO with the graph that messages need."""
+        with constants.using(self.cache):
+            moments = self.energy.moments({b: _detached(n) for b, n in naturals.items()})
+            return self.energy.evaluate(moments, self.draws, touching)
+
+    def value(self, naturals: Naturals, touching: Block | None = None) -> Value:
+        """The ELBO without gradients."""
+        with torch.no_grad(), constants.using(self.cache):
+            moments = self.energy.moments({b: _detached(n) for b, n in naturals.items()})
+            return self.energy.evaluate(moments, self.draws, touching)
+
+    def messages(self, naturals: Naturals, only: Block | None = None) -> dict[Block, Natural]:
+        """dL/dmean_params of every block, or of one."""
+        value = self.evaluate(naturals, only)
+        return self.messages_of(value, self.blocks if only is None else (only,))
+
+    def messages_of(self, value: Value, blocks: tuple[Block, ...]) -> dict[Block, Natural]:
+        """The messages from an evaluation that still has its graph (it keeps it)."""
+        moments = [value.moments[b] for b in blocks]
+        leaves = [leaf for m in moments for leaf in m.leaves]
+        if value.expected_log_joint.requires_grad:
+            gradient = torch.autograd.grad(
+                value.expected_log_joint, leaves, retain_graph=True, allow_unused=True
+            )
+        else:
+            gradient = (None,) * len(leaves)
+        filled = iter(
+            torch.zeros_like(leaf) if g is None else g
+            for g, leaf in zip(gradient, leaves, strict=True)
+        )
+        return {
+            b: self._local(b, m, m.message(tuple(next(filled) for _ in m.leaves)))
+            for b, m in zip(blocks, moments, strict=True)
+        }
+
+    def _local(self, block: Block, moments: Moments, message: Natural) -> Natural:
+        """A latent in a subsampled plate: its own scale taken out, other rows left as they are."""
+        rows = self.energy.rows(block)
+        if rows is None:
+            return message
+        scale = self.energy.local_scale(block)
+        result = []
+        for new, old, dims in zip(
+            message, moments.natural, block.family.natural_event_dims, strict=True
+        ):
+            chosen = rows.reshape(*rows.shape, *(1,) * dims) > 0
+            result.append(torch.where(chosen, new / scale, old.detach()))
+        return tuple(result)
+
+    def is_conjugate_in(self, block: Block) -> bool:
+        """Whether L is linear in the block's mean parameters, given the others."""
+        if block not in self._conjugate:
+            self._conjugate[block] = self.energy.is_conjugate_in(block)
+        return self._conjugate[block]
+
+    def is_coupled_in(self, block: Block) -> bool:
+        """Whether an exact factor has a product of two elements of one block."""
+        for factor in self.energy.factors:
+            if isinstance(factor, ExactFactor) and block in factor.blocks:
+                for product in factor.plan.products:
+                    if sum(s.block is block for s in product.stats) > 1:
+                        return True
+        return False
+
+    def negative_elbo(self, naturals: Naturals) -> Tensor:
+        """-ELBO, twice differentiable in natural parameters that require a gradient."""
+        with constants.using(self.cache):
+            moments = self.energy.moments(naturals)
+            value = self.energy.evaluate(moments, self.draws)
+        return -(value.expected_log_joint + value.entropy)
+
+
+def _detached(natural: Natural) -> Natural:
+    return tuple(n.detach() for n in natural)

@@ -1,0 +1,54 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a step needs of an objective: the ELBO as a function of the blocks' natural parameters."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..families import ExponentialFamily, Natural
+
+
+class Unit(Protocol):
+    """An independent unit of q: a name for messages, and its exponential family."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def family(self) -> ExponentialFamily: ...
+
+
+Block = Any  # a Unit; Protocol members are not hashable for mypy's dict keys
+Naturals = Mapping[Block, Natural]
+
+
+class Evaluation(Protocol):
+    """The ELBO at one point: a number, and the bound on its rounding error."""
+
+    @property
+    def elbo(self) -> float: ...
+
+    @property
+    def magnitude(self) -> float: ...
+
+
+class Objective(Protocol):
+    """The ELBO (or the terms of it that touch one block) and its messages."""
+
+    @property
+    def blocks(self) -> tuple[Block, ...]: ...
+
+    def value(self, naturals: Naturals, touching: Block | None = None) -> Evaluation:
+        """The ELBO without gradients."""
+
+    def messages(self, naturals: Naturals, only: Block | None = None) -> dict[Block, Natural]:
+        """dL/dmean_params of every block, or of one."""
+
+    def is_conjugate_in(self, block: Block) -> bool:
+        """Whether L is linear in the block's mean parameters, given the others."""
+
+    def negative_elbo(self, naturals: Naturals) -> Tensor:
+        """-ELBO, twice differentiable in natural parameters that require a gradient."""

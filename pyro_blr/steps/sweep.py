@@ -1,0 +1,135 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""One step of the Bayesian Learning Rule on a deterministic ELBO, block by block."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .. import errors
+from ..families import Natural
+from .cone import MAX_HALVINGS, Safety, inside, plain, retract, has_retraction, safe_step
+from .objective import Block, Naturals, Objective
+
+#: An ELBO that falls by less than this times its magnitude has not fallen: each term carries a few
+#: rounding errors of 2.2e-16 relative, and about thirty operations lie between two terms.
+ROUNDING = 64 * 2.220446049250313e-16
+
+
+@dataclass
+class SweepMemory:
+    """The step sizes that were accepted last, by block name; a search starts from twice that."""
+
+    step_sizes: dict[str, float] = field(default_factory=dict)
+
+
+def sweep(
+    objective: Objective,
+    naturals: Naturals,
+    first: Mapping[Block, Natural],
+    step_size: float | None,
+    safety: Safety,
+    memory: SweepMemory,
+) -> dict[Block, Natural]:
+    """Update every block in turn, each from the others' newest values.
+
+    :param first: messages at the entry; the first block uses its own.
+    :param step_size: rho, or None for the largest one that does not let the ELBO fall.
+    :raises ImproperPosteriorError: if conjugate messages do not sum to a proper distribution.
+    """
+    current = dict(naturals)
+    for i, block in enumerate(objective.blocks):
+        message = first[block] if i == 0 else objective.messages(current, block)[block]
+        if objective.is_conjugate_in(block):
+            current[block] = _conjugate_step(block, current[block], message, step_size or 1.0, safety)
+        elif step_size is None or _needs_damping(objective, block):
+            start = min(1.0, 2 * memory.step_sizes.get(block.name, 1.0))
+            limit = start if step_size is None else min(start, step_size)
+            current[block] = _searched_step(objective, current, block, message, limit, safety, memory)
+        else:
+            proposal = safe_step(block.family, current[block], message, step_size, safety)
+            current[block] = current[block] if proposal is None else proposal
+    return current
+
+
+def _needs_damping(objective: Objective, block: Block) -> bool:
+    """Whether elements inside a block are coupled, so that a parallel rho = 1 over them diverges."""
+    coupled = getattr(objective, "is_coupled_in", None)
+    return bool(coupled and coupled(block))
+
+
+def _conjugate_step(
+    block: Block, natural: Natural, message: Natural, rho: float, safety: Safety
+) -> Natural:
+    """The exact coordinate update: no trust region is needed, from anywhere."""
+    proposal = plain(natural, message, rho)
+    if inside(block.family, proposal):
+        return proposal
+    raise improper(block)
+
+
+def improper(block: Block) -> errors.ImproperPosteriorError:
+    """The error for messages outside the cone."""
+    return errors.ImproperPosteriorError(
+        f"the messages to {block.name!r} do not sum to a proper {block.family.name}: the posterior of "
+        "this latent is improper given the others. Mend: give it a proper prior, or more data; check "
+        "the sign and the scale of every pyro.factor."
+    )
+
+
+def _searched_step(
+    objective: Objective,
+    current: dict[Block, Natural],
+    block: Block,
+    message: Natural,
+    rho: float,
+    safety: Safety,
+    memory: SweepMemory,
+) -> Natural:
+    """The largest halved step that stays inside the cone and does not let the ELBO fall."""
+    natural = current[block]
+    before = objective.value(current, block)
+    for _ in range(MAX_HALVINGS):
+        for proposal, retracted in _proposals(block, natural, message, rho):
+            after = objective.value({**current, block: proposal}, block)
+            slack = ROUNDING * max(before.magnitude, after.magnitude)
+            if after.elbo >= before.elbo - slack:
+                safety.retractions += retracted
+                memory.step_sizes[block.name] = rho
+                return proposal
+        rho *= 0.5
+        safety.halvings += 1
+    safety.refused += 1
+    memory.step_sizes[block.name] = 1.0
+    return natural
+
+
+def _proposals(
+    block: Block, natural: Natural, message: Natural, rho: float
+) -> list[tuple[Natural, int]]:
+    """The plain step if it is inside the cone, else the retraction if that is."""
+    proposal = plain(natural, message, rho)
+    if inside(block.family, proposal):
+        return [(proposal, 0)]
+    if has_retraction(block.family):
+        proposal = retract(block.family, natural, message, rho)
+        if inside(block.family, proposal):
+            return [(proposal, 1)]
+    return []
+
+
+def parallel(
+    objective: Objective,
+    naturals: Naturals,
+    messages: Mapping[Block, Natural],
+    step_size: float,
+    safety: Safety,
+) -> dict[Block, Natural]:
+    """Update every block at once from messages at the same point."""
+    result = {}
+    for block in objective.blocks:
+        proposal = safe_step(block.family, naturals[block], messages[block], step_size, safety)
+        if proposal is None and objective.is_conjugate_in(block):
+            raise improper(block)
+        result[block] = naturals[block] if proposal is None else proposal
+    return result
