@@ -237,10 +237,13 @@ class ExponentialFamily(ABC):
 
         :param natural: natural (or mean) parameters.
         """
-        shapes = (
+        shapes = [
             tensor.shape[: tensor.dim() - dims]
             for dims, tensor in zip(self.natural_event_dims, natural, strict=True)
-        )
+        ]
+        # torch.broadcast_shapes costs as much as ten operations on small tensors.
+        if all(shape == shapes[0] for shape in shapes):
+            return shapes[0]
         batch: torch.Size = torch.broadcast_shapes(*shapes)
         return batch
 

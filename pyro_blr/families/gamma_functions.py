@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 from torch.special import zeta
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
-
-EULER_GAMMA = 0.57721566490153286061
 
 # Bernoulli numbers B_2, B_4, ..., B_12.
 _BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730)
@@ -34,10 +33,10 @@ _TRIGAMMA_TERMS = _BERNOULLI
 _STIRLING_TERMS = tuple(b / (2 * k * (2 * k - 1)) for k, b in enumerate(_BERNOULLI, start=1))
 
 # Entropy: R(a) + (a - 1) (log a - psi(a)) = 1/2 + sum_k c_k a^-k, from the two series above.
-# The next coefficient is 3e-3, and 3e-3 / 64^8 = 1e-17; below 64 the direct sum has terms of at
+# The next coefficient is -1/210, and 64^-7 / 210 = 1e-15; below 64 the direct sum has terms of at
 # most 64 log(64) = 266, that is an absolute error of 6e-14 nats.
 _ENTROPY_FROM = 64.0
-_ENTROPY_TERMS = (-1 / 3, -1 / 12, -1 / 90, 1 / 120, 1 / 210, -1 / 252, -1 / 210)
+_ENTROPY_TERMS = (-1 / 3, -1 / 12, -1 / 90, 1 / 120, 1 / 210, -1 / 252)
 
 
 class _Digamma(torch.autograd.Function):
@@ -185,15 +184,16 @@ def power_correction(a: Tensor, power: float) -> Tensor:
     return (shifted - 0.5) * torch.log1p(power / a) - power + remainder
 
 
-def inverse_digamma(y: Tensor, iterations: int = 3) -> Tensor:
-    """Return a with psi(a) = y, by Newton's method from Minka's start.
+def inverse_digamma(y: Tensor, iterations: int = 4) -> Tensor:
+    """Return a with psi(a) = y, by Newton's method.
 
-    The start is within 1.5 % and the error is squared each time: three steps give full precision.
+    The start 1/log(1 + exp(-y)) has both limits, exp(y) + 1/2 and -1/y. It is within 6 %
+    everywhere; the steps leave 3e-3, 9e-6, 8e-11 and 1e-15 (relative, in the worst place).
 
     :param y: any real numbers.
     :param iterations: number of Newton steps.
     """
-    a = torch.where(y > -2.22, y.exp() + 0.5, -1.0 / (y + EULER_GAMMA))
+    a = -logsigmoid(y).reciprocal()
     for _ in range(iterations):
         a = a - (digamma(a) - y) / trigamma(a)
     return a

@@ -1,0 +1,170 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+"""What the contract suite needs to know of a family: a new family is one row here."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from pyro_blr import families as f
+from pyro_blr.families import ExponentialFamily, Natural
+from tests.families.poisson import Poisson
+
+Draw = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A family, random members of it, and points just outside its domain."""
+
+    family: ExponentialFamily
+    # natural(normal): from a function that gives standard normal numbers of (*batch, *shape).
+    natural: Callable[[Draw], Natural]
+    outside: tuple[Natural, ...]
+    # Powers for which E[z^power] has a closed form; (none: the family must answer None).
+    powers: tuple[float, ...] = ()
+    # The size of the numbers whose difference the mean parameters are, at natural parameters:
+    # eps times this is the error that they cannot avoid.
+    mean_scale: Callable[[Natural], tuple[Tensor, ...]] | None = None
+
+    def random(
+        self, batch: tuple[int, ...] = (), dtype: torch.dtype = torch.float64, seed: int = 0
+    ) -> Natural:
+        """Natural parameters of moderate size."""
+        generator = Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn((*batch, *shape), generator=generator, dtype=torch.float64)
+
+        return tuple(tensor.to(dtype) for tensor in self.natural(normal))
+
+    def scales(self, natural: Natural) -> tuple[Tensor, ...]:
+        """The size of the terms of which each mean parameter is the sum."""
+        mean = tuple(tensor.abs() for tensor in self.family.mean_params(natural))
+        if self.mean_scale is None:
+            return mean
+        return tuple(a + b for a, b in zip(mean, self.mean_scale(natural), strict=True))
+
+
+def t(*numbers: float) -> Tensor:
+    """A scalar from one number, a vector from more."""
+    values = torch.tensor(numbers, dtype=torch.float64)
+    return values[0] if len(numbers) == 1 else values
+
+
+def symmetric(family: ExponentialFamily, natural: Natural) -> Natural:
+    """Matrix blocks, symmetrised: a family is defined on symmetric ones only."""
+    return tuple(
+        (tensor + tensor.mT) / 2 if dims == 2 else tensor
+        for dims, tensor in zip(family.natural_event_dims, natural, strict=True)
+    )
+
+
+def unit_covectors(family: ExponentialFamily, natural: Natural) -> list[tuple[Tensor, ...]]:
+    """A basis of the covectors: a one in each event entry of each block, in every batch element."""
+    basis = []
+    for which, dims in enumerate(family.natural_event_dims):
+        shape = natural[which].shape[natural[which].dim() - dims :]
+        for k in range(math.prod(shape)):
+            covector = tuple(torch.zeros_like(tensor) for tensor in natural)
+            covector[which].view(*covector[which].shape[: covector[which].dim() - dims], -1)[
+                ..., k
+            ] = 1.0
+            basis.append(symmetric(family, covector))
+    return basis
+
+
+def round_trip_bound(row: Row, natural: Natural, factor: float = 16.0) -> tuple[Tensor, ...]:
+    """The error in natural parameters that rounding of the mean parameters alone causes.
+
+    To first order |F^-1| (factor eps scales), and the rounding of the result itself.
+    """
+    family = row.family
+    eps = torch.finfo(natural[0].dtype).eps
+    scales = row.scales(natural)
+    bound = tuple(factor * eps * (1.0 + tensor.abs()) for tensor in natural)
+    for unit in unit_covectors(family, natural):
+        size = family.inner(unit, scales)
+        change = family.inverse_fisher(natural, unit)
+        bound = tuple(
+            b + factor * eps * c.abs() * size.reshape((*size.shape, *[1] * dims))
+            for b, c, dims in zip(bound, change, family.natural_event_dims, strict=True)
+        )
+    return bound
+
+
+def _multivariate_normal(normal: Draw) -> Natural:
+    root = normal(3, 3)
+    precision = root @ root.mT + 0.5 * torch.eye(3)
+    return (precision @ normal(3).unsqueeze(-1)).squeeze(-1), -precision / 2
+
+
+def _digammas(natural: Natural) -> tuple[Tensor, ...]:
+    """For psi(a_i) - psi(sum a), blocks of a Beta (scalars) or of a Dirichlet (a vector)."""
+    a = torch.stack(natural, -1) + 1 if len(natural) > 1 else natural[0] + 1
+    size = a.digamma().abs() + a.sum(-1, keepdim=True).digamma().abs()
+    return size.unbind(-1) if len(natural) > 1 else (size,)
+
+
+def _gamma_scale(natural: Natural) -> tuple[Tensor, ...]:
+    shape, rate = natural[0] + 1, -natural[1]
+    return shape.digamma().abs() + 2 * rate.log().abs() + shape.log().abs(), shape / rate
+
+
+INDEFINITE = torch.tensor([[1.0, 2.0], [2.0, 4.0 - 1e-9]], dtype=torch.float64)
+
+ROWS = (
+    Row(
+        f.Normal(),
+        lambda normal: (2 * normal(), -normal().exp() / 2),
+        outside=((t(1.0), t(0.0)), (t(1.0), t(1e-300))),
+    ),
+    Row(
+        f.MultivariateNormal(),
+        _multivariate_normal,
+        outside=(
+            (t(1.0, 1.0), -INDEFINITE),
+            (t(1.0, 1.0), torch.zeros(2, 2, dtype=torch.float64)),
+            (t(1.0, 1.0), torch.eye(2, dtype=torch.float64)),
+        ),
+    ),
+    Row(
+        f.Gamma(),
+        lambda normal: (normal().exp() - 0.9, -normal().exp()),
+        outside=((t(-1.0), t(-1.0)), (t(-1.0 - 1e-15), t(-1.0)), (t(1.0), t(0.0))),
+        powers=(0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 3.7, -0.25, 6.0, -0.9),
+        mean_scale=_gamma_scale,
+    ),
+    Row(
+        f.Beta(),
+        lambda normal: (normal().exp() - 0.9, normal().exp() - 0.9),
+        outside=((t(-1.0), t(1.0)), (t(1.0), t(-1.0)), (t(-1.0 - 1e-15), t(1.0))),
+        powers=(0.0, 1.0, -1.0, 2.0, 0.5, -0.5, 3.7, -0.9),
+        mean_scale=_digammas,
+    ),
+    Row(
+        f.Dirichlet(),
+        lambda normal: (normal(4).exp() - 0.9,),
+        outside=((t(1.0, -1.0, 1.0),), (t(1.0, 1.0, -1.0 - 1e-15),)),
+        powers=(0.0, 1.0, -1.0, 2.0, 0.5, -0.5, 3.7, -0.9),
+        mean_scale=_digammas,
+    ),
+    Row(
+        f.Bernoulli(),
+        lambda normal: (3 * normal(),),
+        outside=((t(math.inf),), (t(-math.inf),)),
+    ),
+    Row(
+        f.Categorical(),
+        lambda normal: (2 * normal(3),),
+        outside=((t(0.0, math.inf),), (t(-math.inf, 0.0),)),
+    ),
+    Row(
+        Poisson(),
+        lambda normal: (normal(),),
+        outside=((t(math.inf),),),
+    ),
+)

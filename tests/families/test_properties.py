@@ -1,0 +1,119 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+"""Properties over the whole width of the domains, with hypothesis."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pyro_blr.families import Natural
+from tests.families.contract import ROWS, Row, round_trip_bound
+
+SHAPE = st.floats(-3, 8).map(lambda x: 10.0**x)
+RATE = st.floats(-8, 8).map(lambda x: 10.0**x)
+REAL = st.floats(-100, 100)
+
+
+def tensor(*numbers: float) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def normal(m: float, s: float) -> Natural:
+    return tensor(s * m), tensor(-s / 2)
+
+
+@st.composite
+def multivariate_normals(draw: st.DrawFn) -> Natural:
+    size = draw(st.integers(1, 4))
+    seed = draw(st.integers(0, 1000))
+    generator = torch.Generator().manual_seed(seed)
+    orthogonal = torch.linalg.qr(
+        torch.randn(size, size, generator=generator, dtype=torch.float64)
+    ).Q
+    scales = tensor(*(draw(st.floats(-2, 2).map(lambda x: 10.0**x)) for _ in range(size)))
+    precision = (orthogonal * scales) @ orthogonal.mT
+    precision = (precision + precision.mT) / 2
+    mean = torch.randn(size, generator=generator, dtype=torch.float64)
+    return precision @ mean, -precision / 2
+
+
+WIDE = {
+    "Normal": st.builds(normal, REAL, st.floats(-4, 4).map(lambda x: 10.0**x)),
+    "MultivariateNormal": multivariate_normals(),
+    "Gamma": st.builds(lambda a, b: (tensor(a - 1), tensor(-b)), SHAPE, RATE),
+    "Beta": st.builds(lambda a, b: (tensor(a - 1), tensor(b - 1)), SHAPE, SHAPE),
+    "Dirichlet": st.lists(SHAPE, min_size=2, max_size=6).map(lambda a: (tensor(*a) - 1,)),
+    "Bernoulli": st.floats(-30, 30).map(lambda x: (tensor(x),)),
+    "Categorical": st.lists(st.floats(-15, 15), min_size=1, max_size=6).map(
+        lambda x: (tensor(*x),)
+    ),
+    "Poisson": st.floats(-5, 3).map(lambda x: (tensor(x),)),
+}
+
+every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.family.name)
+
+
+def draw_like(data: st.DataObject, row: Row, natural: Natural) -> Natural:
+    """A second member, of the same size."""
+
+    def same(other: Natural) -> bool:
+        return all(a.shape == b.shape for a, b in zip(other, natural, strict=True))
+
+    return data.draw(WIDE[row.family.name].filter(same))
+
+
+@every_row
+@given(data=st.data())
+def test_round_trip(row, data):
+    natural = data.draw(WIDE[row.family.name])
+    assert bool(row.family.in_domain(natural).all())
+    back = row.family.natural(row.family.mean_params(natural))
+    for actual, expected, bound in zip(back, natural, round_trip_bound(row, natural), strict=True):
+        assert bool(((actual - expected).abs() <= bound).all()), (actual, expected, bound)
+
+
+@every_row
+@given(data=st.data())
+def test_kl_is_a_divergence(row, data):
+    family = row.family
+    q = data.draw(WIDE[family.name])
+    p = draw_like(data, row, q)
+    tiny = 1e-12 * (1 + sum(float(x.abs().max()) for x in family.mean_params(q)))
+    assert float(family.kl(q, p).min()) >= -tiny
+    assert float(family.kl(q, q).abs().max()) <= tiny
+
+
+@every_row
+@given(data=st.data())
+def test_everything_is_finite(row, data):
+    family = row.family
+    natural = data.draw(WIDE[family.name])
+    covector = tuple(torch.ones_like(x) for x in natural)
+    results = (
+        *family.mean_params(natural),
+        family.log_partition(natural),
+        family.entropy(natural),
+        *family.inverse_fisher(natural, covector),
+    )
+    assert all(bool(x.isfinite().all()) for x in results)
+
+
+UNIT_BASE = [row for row in ROWS if row.family.name != "Poisson"]
+
+
+@pytest.mark.parametrize("row", UNIT_BASE, ids=lambda row: row.family.name)
+@given(data=st.data())
+def test_entropy_is_concave_along_a_segment_of_means(row, data):
+    # A convex combination of mean parameters is the mean of a mixture, whose entropy is at least
+    # the average (h = 1): a property of H(mean), so of natural(mean) and entropy together.
+    family = row.family
+    q = data.draw(WIDE[family.name])
+    p = draw_like(data, row, q)
+    middle = tuple(
+        (a + b) / 2 for a, b in zip(family.mean_params(q), family.mean_params(p), strict=True)
+    )
+    average = (family.entropy(q) + family.entropy(p)) / 2
+    # dH = -<natural, dmean>: rounding a mean of size 20 with a natural parameter of 1e8 is 5e-7.
+    assert bool((family.entropy(family.natural(middle)) >= average - 1e-6).all())

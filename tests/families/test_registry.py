@@ -1,0 +1,148 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+"""Which distribution belongs to which family, and natural parameters through wrappers."""
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_blr import families as f
+from pyro_blr.errors import ArgumentError
+from pyro_blr.families import registry
+from tests.families.contract import ROWS
+from tests.families.poisson import Poisson
+
+BUILT_IN = [row for row in ROWS if row.family.name != "Poisson"]
+
+
+@pytest.fixture
+def own_registry(monkeypatch):
+    monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
+
+
+@pytest.mark.parametrize("row", BUILT_IN, ids=lambda row: row.family.name)
+def test_instance_class_and_distribution_give_the_family(row):
+    family = row.family
+    distribution = family.distribution(row.random((3,)))
+    assert f.get_family(family) is family
+    for key in (type(family), distribution, type(distribution), family.distribution_type):
+        assert f.get_family(key) == family
+    assert f.get_family(distribution.mask(False)) == family
+    assert f.get_family(dist.ExpandedDistribution(distribution, (2, 3))) == family
+    assert repr(family) == f"{family.name}()"
+    assert len({family, type(family)()}) == 1
+
+
+@pytest.mark.parametrize("row", BUILT_IN, ids=lambda row: row.family.name)
+def test_natural_of_through_wrappers(row):
+    family = row.family
+    natural = row.random((3,))
+    distribution = family.distribution(natural)
+    direct = family.natural_of(distribution)
+    for wrapped in (
+        distribution.mask(torch.tensor([True, False, True])),
+        distribution.to_event(0),
+    ):
+        for got, expected in zip(family.natural_of(wrapped), direct, strict=True):
+            assert torch.equal(got, expected)
+    for wide in (distribution.expand((2, 3)), dist.ExpandedDistribution(distribution, (2, 3))):
+        for got, expected in zip(
+            family.natural_of(wide), family.expand(direct, (2, 3)), strict=True
+        ):
+            torch.testing.assert_close(got, expected, rtol=1e-14, atol=0.0)
+    if family.name != "Normal":
+        for got, expected in zip(family.natural_of(distribution.to_event(1)), direct, strict=True):
+            assert torch.equal(got, expected)
+
+
+def test_normal_to_event_is_multivariate():
+    loc, scale = torch.randn(4, 3), torch.rand(4, 3) + 0.1
+    normal = dist.Normal(loc, scale).to_event(1)
+    family = f.get_family(normal)
+    assert family == f.MultivariateNormal()
+    back = family.distribution(family.natural_of(normal))
+    torch.testing.assert_close(back.loc, loc)
+    torch.testing.assert_close(back.covariance_matrix, torch.diag_embed(scale**2))
+    wide = dist.ExpandedDistribution(normal, (2, 4))
+    assert f.get_family(wide) == family
+    assert family.batch_shape(family.natural_of(wide)) == (2, 4)
+    # Elements of a matrix have no joint covariance in these families.
+    assert f.get_family(dist.Normal(loc, scale).to_event(2)) == f.Normal()
+
+
+def test_torch_distributions_and_subclasses():
+    assert f.get_family(torch.distributions.Gamma(1.0, 1.0)) == f.Gamma()
+    chi2 = dist.Chi2(torch.tensor(3.0))
+    assert f.get_family(chi2) == f.Gamma()
+    assert [n.item() for n in f.Gamma().natural_of(chi2)] == [0.5, -0.5]
+
+
+@pytest.mark.parametrize("given", ["probs", "logits"])
+def test_probabilities_near_one_keep_their_digits(given):
+    logits = torch.tensor([-60.0, -30.0, 0.5, 30.0])
+    keywords = {"logits": logits} if given == "logits" else {"probs": logits.sigmoid()}
+    (natural,) = f.Bernoulli().natural_of(dist.Bernoulli(**keywords))
+    # 1 - p has an absolute error of eps.
+    rtol = 1e-15 if given == "logits" else 1e-4
+    torch.testing.assert_close(natural, logits, rtol=rtol, atol=0.0)
+    other = {given: torch.stack([keywords[given], torch.zeros(4)], -1)}
+    if given == "probs":
+        other[given] = torch.stack([logits.sigmoid(), (-logits).sigmoid()], -1)
+    (natural,) = f.Categorical().natural_of(dist.Categorical(**other))
+    torch.testing.assert_close(natural.squeeze(-1), logits, rtol=1e-13, atol=0.0)
+
+
+def test_unknown_distribution_prints_the_mend():
+    assert f.find_family(dist.Laplace(0.0, 1.0)) is None
+    with pytest.raises(ArgumentError, match=r"Laplace; use one of .*Gamma.*register_family"):
+        f.get_family(dist.Laplace(0.0, 1.0))
+    with pytest.raises(ArgumentError, match="LogNormal"):
+        f.get_family(dist.LogNormal)
+
+
+@pytest.mark.parametrize("row", BUILT_IN, ids=lambda row: row.family.name)
+def test_distribution_of_another_family_prints_the_mend(row):
+    with pytest.raises(ArgumentError, match=f"Laplace is not in the family {row.family.name}"):
+        row.family.natural_of(dist.Laplace(0.0, 1.0))
+
+
+def test_the_most_specific_class_wins(own_registry):
+    class Special(dist.Gamma):
+        pass
+
+    class SpecialFamily(f.Gamma):
+        pass
+
+    special = Special(torch.tensor(1.0), torch.tensor(1.0))
+    assert f.get_family(special) == f.Gamma()
+    f.register_family(SpecialFamily, Special)
+    assert f.get_family(special) == SpecialFamily()
+    assert f.get_family(dist.Gamma(1.0, 1.0)) == f.Gamma()
+
+
+def test_register_a_family_as_class_or_instance(own_registry):
+    assert f.find_family(dist.Poisson(1.0)) is None
+    assert f.register_family(Poisson) is Poisson
+    assert f.get_family(dist.Poisson(1.0)) == Poisson()
+    assert Poisson() in f.registered_families()
+    f.register_family(Poisson(), dist.Binomial)
+    assert f.get_family(dist.Binomial) == Poisson()
+    with pytest.raises(ArgumentError, match="derive it from ExponentialFamily"):
+        f.register_family(dist.Gamma)
+
+
+def test_the_registration_of_a_test_does_not_stay():
+    assert f.find_family(dist.Poisson(1.0)) is None
+
+
+def test_a_forgotten_base_measure_raises():
+    class Forgetful(Poisson):
+        expected_log_base_measure = f.ExponentialFamily.expected_log_base_measure
+
+    with pytest.raises(NotImplementedError, match="override expected_log_base_measure too"):
+        Forgetful().entropy((torch.tensor(0.0),))
+
+
+def test_categorical_needs_the_number_of_classes():
+    with pytest.raises(ArgumentError, match="pass the natural parameters too"):
+        f.Categorical().sufficient_statistics(torch.tensor(1))
