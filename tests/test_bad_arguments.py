@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -128,8 +129,9 @@ def _marginal(site: str) -> Any:
 @pytest.mark.parametrize("case", WRONG_GUIDE)
 def test_wrong_argument_of_the_guide(case: str) -> None:
     make, words = WRONG_GUIDE[case]
-    with pytest.raises((ArgumentError, GuideError, DomainError), match=words):
+    with pytest.raises((ArgumentError, GuideError, DomainError), match=words) as caught:
         make()
+    assert "Mend:" in str(caught.value)
 
 
 def _with_tol(x: Tensor, y: Tensor, tol: float = 1.0) -> None:
@@ -151,7 +153,7 @@ def test_model_keyword_of_the_name_of_an_option_of_fit(name: str) -> None:
     blr, _ = engine(model)
     with pytest.raises(ArgumentError, match=name) as caught:
         blr.fit(X, Y, max_steps=3)
-    assert "partial" in str(caught.value) or "lambda" in str(caught.value)
+    assert "Mend:" in str(caught.value)
     blr, _ = engine(functools.partial(model, **{name: 2.0}))
     assert math.isfinite(blr.step(X, Y))
 
@@ -180,19 +182,37 @@ def test_sampled_factor_as_an_error() -> None:
     blr, _ = engine(by_draws, on_sampled="error")
     with pytest.raises(SampledFactorError, match="y_obs") as caught:
         blr.step(X, Y)
-    assert any(word in str(caught.value) for word in ("sin", "cosh"))
+    assert "Mend:" in str(caught.value)
     blr, _ = engine(exact, on_sampled="error")
     assert math.isfinite(blr.step(X, Y))
 
 
 @quiet
-def test_explanation_names_the_operation_that_made_it_sampled() -> None:
+@pytest.mark.parametrize("operation", ["logdet", "cummax", "atan2", "logsumexp"])
+def test_explanation_names_the_operation_that_made_it_sampled(operation: str) -> None:
+    def model() -> None:
+        w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        loc = {
+            "logdet": lambda: torch.logdet(torch.eye(2) + torch.outer(w, w)),
+            "cummax": lambda: w.cummax(0).values.sum(),
+            "atan2": lambda: torch.atan2(w[0], w[1]),
+            "logsumexp": lambda: torch.logsumexp(w, 0),
+        }[operation]()
+        pyro.sample("y_obs", dist.Normal(loc, 1.0), obs=torch.tensor(0.3))
+
+    (factor,) = [f for f in engine(model)[0].explain().factors if f.site == "y_obs"]
+    assert factor.tier == "sampled"
+    assert operation in factor.reason
+
+
+@quiet
+def test_explanation_of_a_sampled_factor() -> None:
     blr, _ = engine(by_draws)
     report = blr.explain(X, Y)
     (factor,) = [f for f in report.factors if f.site == "y_obs"]
     assert factor.tier == "sampled"
     assert not factor.conjugate
     assert set(factor.latents) == {"w", "tau"}
-    assert any(word in factor.reason for word in ("sin", "cosh"))
+    assert factor.reason
     assert "y_obs" in str(report)
     assert "sampled" in str(report)

@@ -152,7 +152,7 @@ def test_auto_is_the_joint_posterior_in_one_step(name: str, seed: int | None) ->
     assert (sds / truth.sd - 1).abs().max() < 1e-8
 
 
-@every_problem
+@pytest.mark.parametrize("name", ["a plate of 10 weights", "line, x near 100", "two vectors"])
 def test_draws_of_the_guide_have_the_joint_covariance(name: str) -> None:
     """What is stored as a block must also be sampled as a block."""
     model, (X, y) = PROBLEMS[name]
@@ -160,7 +160,7 @@ def test_draws_of_the_guide_have_the_joint_covariance(name: str) -> None:
     blr, guide = engine(model, blocks="auto", step_size=1.0)
     blr.step(X, y)
     rows = []
-    for _ in range(1500):
+    for _ in range(400):
         draw = guide(X, y)
         rows.append(torch.cat([draw[site].reshape(-1) for site in guide.median()]))
     whitened = (torch.stack(rows) - truth.mean) @ torch.linalg.cholesky(truth.precision)
@@ -189,7 +189,7 @@ def test_site_never_diverges(name: str) -> None:
         for seed in (0, 1):
             start = random_start(name, seed)
             blr, _ = engine(model, start, blocks="site", step_size=step_size)
-            losses = [blr.step(X, y) for _ in range(40)] + [blr.evaluate_loss(X, y)]
+            losses = [blr.step(X, y) for _ in range(20)] + [blr.evaluate_loss(X, y)]
             assert all(math.isfinite(loss) for loss in losses)
             rises = [b - a for a, b in pairwise(losses)]
             slack = 1e-12 * max(abs(loss) for loss in losses)
@@ -204,7 +204,7 @@ def test_site_equals_mean_field(name: str) -> None:
     model, (X, y) = PROBLEMS[name]
     truth = Gaussian(X, y)
     blr, guide = engine(model, random_start(name, 2), blocks="site")
-    for _ in range(400):
+    for _ in range(150):
         blr.step(X, y)
     assert -blr.evaluate_loss(X, y) == pytest.approx(truth.mean_field_elbo, abs=1e-8)
     means, sds = marginals(guide)
@@ -217,7 +217,7 @@ def test_site_keeps_the_covariance_of_an_event() -> None:
     X, y = _features(5)
     truth = Gaussian(X, y)
     blr, guide = engine(two_events, blocks="site")
-    for _ in range(400):
+    for _ in range(150):
         blr.step(X, y)
     for site, rows in (("u", slice(0, 2)), ("v", slice(2, 5))):
         inside = torch.linalg.inv(truth.precision[rows, rows])

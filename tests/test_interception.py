@@ -18,8 +18,10 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
+from pyro_blr import families
 from pyro_blr.errors import BLRError, ControlFlowError
-from tests.checks import engine, total_entropy
+from tests.checks import engine, tiers, total_entropy
+from tests.oracles.log_joint import log_joints
 from tests.routes import ROUTES, Q, Y, control_flow, model_of
 
 pytestmark = [
@@ -29,86 +31,108 @@ pytestmark = [
 ]
 
 
+# Named, because the default family depends on what the route makes of t.
+FAMILIES = {"t": families.Gamma}
+
+
 def engine_value_and_slope(
-    model: Callable[[], None], q: dict[str, Any]
+    model: Callable[[], None], q: dict[str, Any], noisy: bool
 ) -> list[tuple[float, float]]:
     """ELBO and its derivative in the mean of z: estimate and standard error of each."""
-    blr, _ = engine(model, q, blocks="site", loss=Trace_ELBO(num_particles=30))
-    values = torch.tensor([-blr.evaluate_loss() for _ in range(20)])
+    blr, _ = engine(
+        model,
+        q,
+        families=FAMILIES if "t" in q else None,
+        blocks="site",
+        loss=Trace_ELBO(num_particles=4),
+    )
+    repeats = REPEATS if "sampled" in tiers(blr).values() or noisy else 2
+    values = torch.tensor([-blr.evaluate_loss() for _ in range(repeats)])
     slopes = []
-    for _ in range(20):
+    for _ in range(repeats):
         first, second = blr.messages()["z"]
         # dL/dm = message_1 + 2 m message_2 for T = (z, z^2); the entropy does not depend on m.
         slopes.append(float(first + 2 * Q["z"].loc * second))
-    slope = torch.tensor(slopes)
-    return [(float(v.mean()), float(v.std() / 20**0.5)) for v in (values, slope)]
+    return [
+        (float(v.mean()), float(v.std() / repeats**0.5)) for v in (values, torch.tensor(slopes))
+    ]
 
 
-def true_value_and_slope(
-    model: Callable[[], None], q: dict[str, Any], draws: int = 800
-) -> list[tuple[float, float]]:
+def true_value_and_slope(model: Callable[[], None], q: dict[str, Any]) -> list[tuple[float, float]]:
     """The same of the real model, the slope by differences of common random numbers."""
-    torch.manual_seed(7)
     step = 1e-3
-    values, slopes = [], []
-    for _ in range(draws):
-        z = {name: d.sample() for name, d in q.items()}
-        state = torch.get_rng_state()
-        moved = []
-        for shift in (0.0, step, -step):
-            torch.set_rng_state(state)
-            at = {**z, "z": z["z"] + shift}
-            trace = poutine.trace(poutine.condition(model, data=at)).get_trace()
-            moved.append(float(trace.log_prob_sum()))
-        values.append(moved[0])
-        slopes.append((moved[1] - moved[2]) / (2 * step))
-    entropy = float(total_entropy(q))
-    value, slope = torch.tensor(values) + entropy, torch.tensor(slopes)
-    return [(float(v.mean()), float(v.std() / draws**0.5)) for v in (value, slope)]
+    values = []
+    for shift in (0.0, step, -step):
+        try:
+            values.append(_log_joints(model, q, shift, draws=4000, vectorise=True))
+        except (RuntimeError, TypeError, NotImplementedError):  # not a model for vmap
+            values.append(_log_joints(model, q, shift, draws=200, vectorise=False))
+    value, slope = values[0] + total_entropy(q), (values[1] - values[2]) / (2 * step)
+    return [(float(v.mean()), float(v.std() / len(v) ** 0.5)) for v in (value, slope)]
 
 
-def assert_agrees(model: Callable[[], None], q: dict[str, Any], jumps: bool) -> None:
-    ours = engine_value_and_slope(model, q)
+def _log_joints(
+    model: Callable[[], None], q: dict[str, Any], shift: float, draws: int, vectorise: bool
+) -> Tensor:
+    torch.manual_seed(7)  # the same draws at each shift, also those that the model takes itself
+    z = {name: d.sample((draws,)) for name, d in q.items()}
+    z["z"] = z["z"] + shift
+    return log_joints(model, (), z, vectorise=vectorise)
+
+
+def assert_agrees(
+    model: Callable[[], None], q: dict[str, Any], no_slope: bool = False, noisy: bool = False
+) -> None:
+    ours = engine_value_and_slope(model, q, noisy)
     truth = true_value_and_slope(model, q)
     for label, (a, da), (b, db) in zip(("ELBO", "slope"), ours, truth, strict=True):
-        if label == "slope" and jumps:
-            continue  # differences over 1e-3 see no jump, and no reparametrised gradient does
-        assert abs(a - b) < 5 * math.hypot(da, db) + 1e-6 * max(1, abs(b)), (label, ours, truth)
+        if label == "slope" and no_slope:
+            continue
+        # Student t with 19 degrees of freedom is beyond 6.5 once in 3e5 times.
+        assert abs(a - b) < 6.5 * math.hypot(da, db) + 1e-6 * max(1, abs(b)), (label, ours, truth)
 
 
-# Models with a jump in z: their value has a slope that no derivative of the integrand shows.
+REPEATS = 20
+
+# Models with a jump in z: their value has a slope that no derivative of the integrand shows, nor
+# differences over 1e-3.
 JUMPS = {"where_on_a_latent", "index_by_a_latent"}
-MENDS = ("use ", "instead", "replace", "write", "torch.", "pyro.", "call ")
+# Models that ask for a gradient to stop: their value is compared, their slope is their own wish.
+STOPPED = {"dot_detach", "dot_data"}
+
+
+# Models that draw random numbers themselves: noisy on every tier.
+NOISY = {"draw_of_a_lifted_distribution"}
 
 
 @pytest.mark.parametrize("name", ROUTES)
 def test_route(name: str) -> None:
     model, outcome = model_of(ROUTES[name].body), ROUTES[name].outcome
     try:
-        engine(model, Q, blocks="site")[0].evaluate_loss()
+        engine(model, Q, families=FAMILIES, blocks="site")[0].evaluate_loss()
     except BLRError as error:
         assert outcome != "value", f"this route must work: {error}"
         message = str(error)
-        assert any(mend in message.lower() for mend in MENDS), f"no mend in: {message}"
+        assert "Mend:" in message
         if outcome == "error":
             assert isinstance(error, ControlFlowError)
     else:
         assert outcome != "error", "a random variable was read as a number, and nothing was said"
-        assert_agrees(model, Q, jumps=name in JUMPS)
+        assert_agrees(model, Q, name in JUMPS | STOPPED, name in NOISY)
 
 
 @pytest.mark.parametrize("name", ROUTES)
 def test_route_through_the_step(name: str) -> None:
     """The same through `step`: a typed error or a finite loss, and the guide stays proper."""
-    blr, guide = engine(model_of(ROUTES[name].body), Q, blocks="site")
+    blr, guide = engine(model_of(ROUTES[name].body), Q, families=FAMILIES, blocks="site")
     try:
         loss = blr.step()
     except BLRError:
         assert ROUTES[name].outcome != "value"
     else:
         assert math.isfinite(loss)
-    assert torch.isfinite(guide.marginal("z").mean)
-    assert guide.marginal("z").variance > 0
+        assert torch.isfinite(guide.marginal("z").mean)
+        assert guide.marginal("z").variance > 0
 
 
 def test_collapsed_model() -> None:
@@ -124,11 +148,11 @@ def test_collapsed_model() -> None:
         blr, _ = engine(collapsed, {"z": Q["z"]})
         blr.evaluate_loss()
     except BLRError as error:
-        assert any(mend in str(error).lower() for mend in MENDS)
+        assert "Mend:" in str(error)
     except ImportError:
         pytest.skip("funsor is not installed: there is no poutine.collapse here")
     else:
-        assert_agrees(collapsed, {"z": Q["z"]}, jumps=False)
+        assert_agrees(collapsed, {"z": Q["z"]})
 
 
 def test_no_hook_is_left_behind_by_an_error() -> None:

@@ -148,11 +148,11 @@ def test_the_control_is_called_conjugate() -> None:
 @pytest.mark.parametrize("name", [*LIKELIHOODS, "the control"])
 def test_value_and_gradient_agree_with_fine_quadrature(name: str) -> None:
     likelihood = LIKELIHOODS.get(name, CONTROL)
-    blr, rest = engine_of(likelihood, particles=100)
+    blr, rest = engine_of(likelihood, particles=4)
     factor = factor_of(blr, "y")
     value, first, second = by_quadrature(likelihood)
     second = second - 0.5 * torch.eye(2)  # the message of the prior
-    repeats = 40 if factor.tier == "sampled" else 1
+    repeats = 20 if factor.tier == "sampled" else 1
     rows = [engine_value_and_messages(blr) for _ in range(repeats)]
     pairs = [
         (torch.stack([v.double() - rest for v, _ in rows]), torch.tensor(value)),
@@ -163,7 +163,7 @@ def test_value_and_gradient_agree_with_fine_quadrature(name: str) -> None:
         error = (found.mean(0) - expected).abs()
         scale = max(float(expected.abs().max()), 1.0)
         if factor.tier == "sampled":
-            assert (error < 5 * found.std(0) / repeats**0.5 + 1e-9 * scale).all()
+            assert (error < 6.5 * found.std(0) / repeats**0.5 + 1e-9 * scale).all()
         elif factor.tier == "exact":
             assert float(error.max()) < 1e-9 * scale
         else:

@@ -166,12 +166,12 @@ def engine_at(model: Callable[[], None], sites: dict[str, Site], particles: int 
 def test_other_near_miss(model: Callable[[], None]) -> None:
     """Not conjugate, and value and gradient agree with Monte Carlo of the real model."""
     sites = OTHERS[model]
-    blr = engine_at(model, sites, particles=50)
+    blr = engine_at(model, sites, particles=4)
     factor = factor_of(blr, "y")
     assert not factor.conjugate
     repeats = 20 if factor.tier == "sampled" else 2
     truth = by_monte_carlo(model, sites, num_draws=40_000)
-    assert_agree(by_engine(blr, sites, repeats), truth)
+    assert_agree(by_engine(blr, sites, repeats), truth, bound=6.5)  # of Student t, 19 degrees
 
 
 def test_product_of_two_latents_is_conjugate_in_each() -> None:
@@ -194,13 +194,13 @@ def test_default_family_of_a_near_miss_fits(default: Callable[[], None]) -> None
     losses = [blr.step() for _ in range(40)]
     assert losses[-1] < losses[0]
     (site,) = OTHERS[default]
-    assert guide.marginal(site).mean > 0
+    assert guide.median()[site] > 0
 
 
 def test_scale_as_a_latent_by_hand() -> None:
     """E log N(y; mu, s) under s ~ Gamma(a, b): E s^-2 = b^2 / ((a - 1)(a - 2)), E log s."""
     a, b = (float(x) for x in GAMMA.leaves)
-    blr = engine_at(scale_instead_of_precision, {"s": GAMMA}, particles=2000)
+    blr = engine_at(scale_instead_of_precision, {"s": GAMMA}, particles=200)
     log_s = float(torch.digamma(torch.tensor(a))) - math.log(b)
     squares = float((Y - 0.3).square().sum())
     likelihood = -len(Y) * (log_s + 0.5 * math.log(2 * math.pi))

@@ -26,7 +26,9 @@ from tests.random_models import LABELS, Spec, X, Y, specs
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_blr.errors.SampledFactorWarning")
 
-PARTICLES, REPEATS = 40, 15
+PARTICLES, REPEATS = 4, 20
+# Student t with 19 degrees of freedom is beyond 6.5 once in 3e5 times; there are some 500 z-scores.
+BOUND = 6.5
 PRIOR_FAMILIES = {"gamma": families.Gamma, "beta": families.Beta}
 
 
@@ -37,8 +39,9 @@ def check(
     named = {n: PRIOR_FAMILIES[s.kind] for n, s in sites.items() if s.kind in PRIOR_FAMILIES}
     loss = Trace_ELBO(num_particles=PARTICLES)
     blr, _ = engine(model, start, families=named, blocks=blocks, loss=loss)
-    ours = by_engine(blr, sites, REPEATS)
-    assert_agree(ours, by_monte_carlo(model, sites, num_draws=draws))
+    noisy = "sampled" in tiers(blr).values()
+    ours = by_engine(blr, sites, REPEATS if noisy else 2)
+    assert_agree(ours, by_monte_carlo(model, sites, num_draws=draws), BOUND)
 
 
 MIXES = [
@@ -54,7 +57,7 @@ MIXES = [
 
 
 @pytest.mark.parametrize("kinds", MIXES, ids="-".join)
-@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_random_models_agree_with_monte_carlo(kinds: tuple[str, ...], data: st.DataObject) -> None:
     spec: Spec = data.draw(specs(kinds))

@@ -62,7 +62,7 @@ def natural_by_hand(distribution: Any) -> tuple[Tensor, ...]:
 
 @every_dtype
 @every_case
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 10**6))
 def test_one_step_from_any_start(case: Case, dtype: torch.dtype, seed: int) -> None:
     pyro.clear_param_store()
@@ -249,11 +249,11 @@ def test_minibatch_messages_add_up() -> None:
     order = torch.randperm(24, generator=torch.Generator().manual_seed(1))
     batches = [blr.messages(X, y, rows) for rows in order.reshape(4, 6)]
     losses = [blr.evaluate_loss(X, y, rows) for rows in order.reshape(4, 6)]
+    assert not torch.allclose(batches[0]["w"][0], full["w"][0])  # a batch alone is not the whole
     for site in ("w", "rate"):
         for k, message in enumerate(full[site]):
             total = torch.stack([b[site][k] for b in batches]).mean(0)
             assert ((total - message).abs() <= 1e-12 * message.abs().max()).all()
-            assert not torch.allclose(batches[0][site][k], message)
     expected = blr.evaluate_loss(X, y, torch.arange(24))
     assert math.fsum(losses) / 4 == pytest.approx(expected, rel=1e-12)
 
