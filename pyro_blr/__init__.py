@@ -5,6 +5,7 @@
 
 from pyro_blr import errors, families, guides
 from pyro_blr._version import __version__
+from pyro_blr.arviz import to_arviz
 from pyro_blr.blr import BLR
 
-__all__ = ["BLR", "__version__", "errors", "families", "guides"]
+__all__ = ["BLR", "__version__", "errors", "families", "guides", "to_arviz"]

@@ -93,3 +93,14 @@ def reject_reserved(model: Callable[..., Any]) -> None:
                 f"the model has an argument {name!r}, which BLR.fit takes for itself. Mend: rename it, "
                 "or loop over blr.step."
             )
+
+
+def check_limits(max_steps: Any, tol: Any) -> None:
+    """Refuse limits that no fit can meet.
+
+    :raises ArgumentError: naming the limit.
+    """
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
+        raise errors.ArgumentError(f"max_steps must be a positive integer, not {max_steps!r}.")
+    if isinstance(tol, bool) or not isinstance(tol, int | float) or not tol > 0:
+        raise errors.ArgumentError(f"tol must be a positive number of nats, not {tol!r}.")

@@ -11,7 +11,7 @@ from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 
 from . import errors
-from .arguments import check_arguments, draws_of, reject_reserved
+from .arguments import check_arguments, check_limits, draws_of, reject_reserved
 from .energy.draws import Draws
 from .energy.energy import EnergyBuilder, Value
 from .energy.explanation import Explanation, explain
@@ -121,6 +121,7 @@ class BLR:
         :raises ArgumentError: if the model has an argument of one of these names.
         """
         reject_reserved(self.model)
+        check_limits(max_steps, tol)
         return run(self, args, kwargs, max_steps=max_steps, tol=tol, progress=progress)
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:

@@ -43,7 +43,8 @@ def build_factor(site: TracedSite, layout: Layout) -> Factor:
     summed_node = _Summed(node, site.mask, site.scale)
     if isinstance(predictor, str):
         # A density with a polynomial is off the exact tier for its moment; else for its operation.
-        why = reason if node.poly is not None else predictor or reason
+        why = f"{node.reason}; {predictor}" if node.reason not in ("", predictor) else predictor
+        why = reason if node.poly is not None else why
         return SampledFactor(site.name, blocks, why, summed_node)
     assert predictor.value.poly is not None
     mean, variance = _predictor_plans(predictor.value.poly, layout)

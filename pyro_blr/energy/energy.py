@@ -70,7 +70,7 @@ class Energy:
     @property
     def is_subsampled(self) -> bool:
         """Whether some factor is scaled up from a part of its plate."""
-        return any(isinstance(s.scale, Tensor) or s.scale != 1 for s in self.traced.sites)
+        return self.traced.is_subsampled
 
     def calibrate(self, naturals: Naturals, tolerance: float = quadrature.QUAD_TOL) -> None:
         """Choose each quadrature factor's rule; those without a good one become sampled."""
@@ -174,8 +174,8 @@ def non_finite(site: str) -> errors.NonFiniteError:
     """The error for a factor that is NaN or infinite."""
     return errors.NonFiniteError(
         f"the expected log density of site {site!r} is NaN or infinite. Mend: look for NaN or infinity "
-        "in its data or covariates and remove or mask these rows (poutine.mask); if the data are "
-        "finite, start from a narrower guide (init_scale) or rescale the covariates."
+        "in its data, its covariates or its distribution's arguments and remove or mask these rows "
+        "(poutine.mask); if they are finite, start from a narrower guide (init_scale) or rescale the covariates."
     )
 
 

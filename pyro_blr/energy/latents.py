@@ -86,7 +86,7 @@ def cut(block: Block, site: LatentSite, value: Tensor, batch_ndim: int) -> Tenso
     batch_dims = block.placements[site.name].batch_dims
     event_dims = block.event_dims(site)
     sample = value.dim() - 1 - batch_ndim
-    part = part.reshape(*part.shape[:-1], *(site.shape[d] for d in event_dims))
+    part = part.reshape([*part.shape[:-1], *(site.shape[d] for d in event_dims)])
     order = (*batch_dims, *event_dims)
     places = [sample + order.index(d) for d in range(len(site.shape))]
-    return part.permute(*range(sample), *places)
+    return part.permute([*range(sample), *places])

@@ -53,6 +53,7 @@ class Traced:
     local_scale: dict[str, float] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
     parameters: dict[str, Tensor] = field(default_factory=dict)
+    is_subsampled: bool = False
 
 
 class LiftMessenger(Messenger):  # type: ignore[misc]
@@ -121,6 +122,9 @@ class LiftMessenger(Messenger):  # type: ignore[misc]
         if msg["infer"].get("_deterministic"):
             return
         fn, value, mask = msg["fn"], msg["value"], msg["mask"]
+        self.traced.is_subsampled |= any(
+            f.full_size not in (None, f.size) for f in msg["cond_indep_stack"]
+        )
         if msg["is_observed"] and not isinstance(value, LiftedTensor):
             value = _checked_value(msg["name"], fn, value, mask)
         log_prob = log_density(fn, value)
@@ -194,13 +198,12 @@ def _checked_value(name: str, fn: Any, value: Any, mask: Any) -> Any:
     if support is None:
         return value
     if isinstance(mask, Tensor):
-        value = constants.memo(_filled, (value, mask), support, support.event_dim)
+        value = constants.memo(_filled, (value, mask), _Same(support))
     elif mask is False:
-        return constants.memo(_filled, (value, torch.zeros((), dtype=torch.bool)), support, support.event_dim)
-    if support is dist.constraints.real or support.event_dim and _is_real(support):
+        return constants.memo(_filled, (value, torch.zeros((), dtype=torch.bool)), _Same(support))
+    if _is_real(support):
         return value
-    inside = constants.memo(_inside, (value,), support)
-    if not inside:
+    if not constants.memo(_inside, (value,), _Same(support)):
         raise _outside(name, fn, value)
     return value
 
@@ -235,12 +238,27 @@ def _is_real(support: Any) -> bool:
     return base is dist.constraints.real
 
 
-def _inside(value: Tensor, support: Any) -> bool:
-    return bool(support.check(value).all())
+class _Same:
+    """A support as part of a key: supports with bounds are new objects at each trace."""
+
+    def __init__(self, support: Any) -> None:
+        self.support = support
+        self.key = (type(support), str(support), support.event_dim)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
 
-def _filled(value: Tensor, mask: Tensor, support: Any, event_dim: int) -> Tensor:
+def _inside(value: Tensor, same: _Same) -> bool:
+    return bool(same.support.check(value).all())
+
+
+def _filled(value: Tensor, mask: Tensor, same: _Same) -> Tensor:
     """The data with harmless values at masked places (NaN times 0 would be NaN)."""
+    support, event_dim = same.support, same.support.event_dim
     shown = mask.reshape(mask.shape + (1,) * event_dim).to(value.device)
     inside = support.check(value)
     good = inside.reshape(inside.shape + (1,) * event_dim)
@@ -251,7 +269,7 @@ def _filled(value: Tensor, mask: Tensor, support: Any, event_dim: int) -> Tensor
 
 
 @contextmanager
-def _without_validation() -> Iterator[None]:
+def without_validation() -> Iterator[None]:
     """Lifted values cannot be checked one by one; observed ones are, by :func:`_checked_value`."""
     torch_checks = torch.distributions.Distribution._validate_args
     try:
@@ -269,7 +287,7 @@ def trace_model(
     :raises GuideError: if the guide and the model do not hold the same latents.
     """
     messenger = LiftMessenger(latents)
-    with _without_validation(), messenger:
+    with without_validation(), messenger:
         messenger.subsamples.clear()
         model(*args, **kwargs)
     unseen = sorted(set(latents) - messenger.traced.seen)

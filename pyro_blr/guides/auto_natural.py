@@ -20,6 +20,7 @@ from .. import errors
 from .._compat import InitMessenger, init_to_median, prototype_hide_fn
 from ..energy.energy import EnergyBuilder, Naturals
 from ..energy.latents import Latent, block_values
+from ..energy.trace import without_validation
 from ..families import Natural
 from ..lifting.blocks import Block
 from .choice import choose_latents, full_value
@@ -85,7 +86,7 @@ class AutoNatural(AutoGuide):  # type: ignore[misc]
         """
         if self.is_set_up:
             return
-        with torch.no_grad():
+        with torch.no_grad(), without_validation():
             sites = self._prototype(args, kwargs)
         builder = builder or EnergyBuilder(self.model, on_sampled="ignore")
         chosen = choose_latents(sites, self.families, lambda ls: builder.trace(args, kwargs, ls))

@@ -63,7 +63,7 @@ def _candidate(name: str, site: Any, named: Any) -> Latent:
         raise discrete_site(name)
     base = _base(support)
     if named is not None:
-        return _named(name, site, get_family(named), base)
+        return _named(name, site, _family(name, named), base)
     if base in (constraints.positive, constraints.nonnegative):
         return _own(name, site, Gamma())
     if base is constraints.unit_interval:
@@ -71,6 +71,15 @@ def _candidate(name: str, site: Any, named: Any) -> Latent:
     if base is constraints.simplex:
         return _own(name, site, Dirichlet())
     return unconstrained(name, site)
+
+
+def _family(name: str, named: Any) -> ExponentialFamily:
+    if isinstance(named, ExponentialFamily) or isinstance(named, type):
+        return get_family(named)
+    raise errors.ArgumentError(
+        f"families[{name!r}] is {named!r}, which is no family. Mend: name one of pyro_blr.families, "
+        "such as pyro_blr.families.Gamma."
+    )
 
 
 def _base(support: Any) -> Any:

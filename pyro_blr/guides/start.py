@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import errors
 from ..energy.latents import Latent, Latents
-from ..families import Natural, get_family
+from ..families import Natural
 from ..lifting.blocks import Block
 
 #: The shape parameter of a Gamma, Beta or Dirichlet that starts from a location alone, without a
@@ -70,7 +70,18 @@ def given_natural(latent: Latent, given: Any) -> Natural:
     """
     family = latent.family
     if not isinstance(given, tuple | list):
-        given = get_family(family).natural_of(_inner(latent, given))
+        try:
+            given = family.natural_of(_inner(latent, given))
+        except errors.ArgumentError as error:
+            raise errors.ArgumentError(
+                f"the start given for site {latent.name!r} does not fit: {error} Mend: give a "
+                f"{family.name} or a tuple of its natural parameters."
+            ) from error
+    if len(given) != len(family.natural_event_dims):
+        raise errors.ArgumentError(
+            f"{len(given)} natural parameters were given for site {latent.name!r}, whose {family.name} "
+            f"has {len(family.natural_event_dims)}. Mend: give a tuple of that many tensors."
+        )
     block = latent.block()
     event = (block.event_size,) if block.event_size is not None else ()
     result = []

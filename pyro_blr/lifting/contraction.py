@@ -112,17 +112,41 @@ def _fold_einsum(*tensors_and_equation: object) -> Tensor:
     if rows is None:
         return _einsum([t.double() for t in tensors], equation)
     size = next(t.shape[s.index(rows)] for t, s in zip(tensors, terms, strict=True) if rows in s)
+    buffers = _Buffers()
     total: Tensor | None = None
     for start in range(0, size, ROWS):
         count = min(ROWS, size - start)
         pieces = [
-            (t.narrow(s.index(rows), start, count) if rows in s else t).double()
+            buffers.double(t, s.index(rows), start, count) if rows in s else t.double()
             for t, s in zip(tensors, terms, strict=True)
         ]
         piece = _einsum(pieces, equation)
         total = piece if total is None else total.add_(piece)
     assert total is not None
     return total
+
+
+class _Buffers:
+    """Slices in float64, in memory that is used again: a fresh page costs more than its conversion.
+
+    A tensor that stands twice in a product (both X of ``X'X``) is converted once a slice.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, int], tuple[int, Tensor, Tensor]] = {}
+
+    def double(self, tensor: Tensor, dim: int, start: int, count: int) -> Tensor:
+        """``tensor.narrow(dim, start, count)`` in float64."""
+        piece = tensor.narrow(dim, start, count)
+        known = self._kept.get((id(tensor), dim))
+        if known is None:
+            self._kept[id(tensor), dim] = known = (start, piece.double(), piece)
+            return known[1]
+        buffer = known[1].narrow(dim, 0, count)
+        if known[0] != start:
+            buffer.copy_(piece)
+            self._kept[id(tensor), dim] = (start, known[1], piece)
+        return buffer
 
 
 def _long_axis(tensors: list[Tensor], terms: list[str], out: str) -> str | None:

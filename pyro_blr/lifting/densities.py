@@ -243,8 +243,45 @@ def categorical(
 ) -> Polynomial:
     if isinstance(value, Polynomial):
         raise NotPolynomial("a discrete value that depends on a latent")
-    log_probs = _normalised_log_probs(probs, logits)
-    return pick_last(log_probs, torch.as_tensor(value))
+    index = torch.as_tensor(value)
+    if probs is not None:
+        classes = _classes(polynomial(probs))
+        if classes is not None:
+            return _pick_class(classes, index)
+    return pick_last(_normalised_log_probs(probs, logits), index)
+
+
+#: Class probabilities that are written one by one (``stack([1 - p, p])``) are taken apart up to this
+#: many classes; each class costs a pass over the observed values.
+MAX_CLASSES = 16
+
+
+def _classes(probs: Polynomial) -> list[Polynomial] | None:
+    """The probability of each class, if they sum to 1 whatever the latents are; else None."""
+    last = probs.dims[-1]
+    if last is None or last.size > MAX_CLASSES or probs.is_constant:
+        return None
+    classes = []
+    for k in range(last.size):
+        picked = Polynomial((), probs.terms).renamed({last: Gather(k, ())})
+        classes.append(picked.with_dims(probs.dims[:-1]).simplified())
+    total = classes[0]
+    for one in classes[1:]:
+        total = total.with_dims(total.dims) + one
+    terms = total.simplified().terms
+    is_one = len(terms) == 1 and not terms[0].atoms and not terms[0].constants
+    return classes if is_one and terms[0].number == 1.0 else None
+
+
+def _pick_class(classes: list[Polynomial], index: Tensor) -> Polynomial:
+    total = classes[0].log() * polynomial(constants.memo(_is_class, (index,), 0))
+    for k, one in enumerate(classes[1:], start=1):
+        total = total + one.log() * polynomial(constants.memo(_is_class, (index,), k))
+    return total
+
+
+def _is_class(index: Tensor, k: int) -> Tensor:
+    return (index == k).double()
 
 
 def _normalised_log_probs(probs: Numeric | None, logits: Numeric | None) -> Polynomial:

@@ -157,10 +157,21 @@ class LiftedDistribution(TorchDistribution):
     @property
     def support(self) -> Any:
         """The class's support; where it depends on the arguments, the class says so."""
-        support = self.distribution.support  # type: ignore[attr-defined]
+        support = self._own_support
         if self.reinterpreted:
             return dist.constraints.independent(support, self.reinterpreted)
         return support
+
+    @property
+    def _own_support(self) -> Any:
+        """Counts and classes bound their values without the value of a latent."""
+        count = self.arguments.get("total_count")
+        if issubclass(self.distribution, dist.Categorical):
+            given = self.arguments.get("probs", self.arguments.get("logits"))
+            return dist.constraints.integer_interval(0, given.shape[-1] - 1)
+        if issubclass(self.distribution, dist.Binomial) and not isinstance(count, LiftedTensor):
+            return dist.constraints.integer_interval(0, 1 if count is None else count)
+        return self.distribution.support  # type: ignore[attr-defined]
 
     def _with(self, **changes: Any) -> "LiftedDistribution":
         given = {
@@ -232,6 +243,10 @@ class LiftedDistribution(TorchDistribution):
 def _shapes(distribution: type, arguments: Mapping[str, Any]) -> tuple[torch.Size, torch.Size]:
     if issubclass(distribution, dist.Unit):
         return torch.Size(arguments["log_factor"].shape), torch.Size((0,))
+    if issubclass(distribution, dist.Delta):
+        shape = torch.Size(arguments["v"].shape)
+        cut = len(shape) - int(arguments.get("event_dim", 0))
+        return shape[:cut], shape[cut:]
     shapes = {
         k: tuple(v.shape) if isinstance(v, Tensor) else ()
         for k, v in arguments.items()

@@ -310,6 +310,16 @@ def _compile(term: _Expanded, out: tuple[Axis, ...], free: tuple[Tensor, ...]) -
     return Product(folded, tuple(slots), tuple(stats))
 
 
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """A dim of a statistic that is addressed by an index map."""
+
+    stat: int
+    dim: int
+    gather: Gather
+    size: int
+
+
 def _push_gathers(
     consts: tuple[Operand, ...], stats: list[Stat], outside: set[Axis]
 ) -> tuple[tuple[Operand, ...], list[Stat]]:
@@ -318,56 +328,75 @@ def _push_gathers(
     All index maps that share an axis are pushed together; a set of maps that also reaches an axis
     of the result, a free constant or a plainly addressed statistic is left alone.
     """
-    gathers = [w for s in stats for w in s.where if isinstance(w, Gather)]
-    for group in _connected(gathers):
-        axes = all_axes(group)
-        plain = {w for s in stats for w in s.where if isinstance(w, Axis)}
-        if outside & set(axes) or plain & set(axes):
+    places = [
+        _Place(i, dim, address, _stat_shape(stat)[dim])
+        for i, stat in enumerate(stats)
+        for dim, address in enumerate(stat.where)
+        if isinstance(address, Gather)
+    ]
+    plain = {w for s in stats for w in s.where if isinstance(w, Axis)}
+    for group in _connected(places):
+        axes = all_axes(p.gather for p in group)
+        if (outside | plain) & set(axes):
             continue
-        distinct: list[Gather] = []
-        for g in group:
-            if not any(same_address(g, d) for d in distinct):
-                distinct.append(g)
-        sizes = [_dim_size(stats, g) for g in distinct]
-        pushed = scatter(consts, distinct, sizes, axes, _default_device(consts, stats))
+        distinct, slots = _distinct(group)
+        pushed = scatter(
+            consts,
+            [p.gather for p in distinct],
+            [p.size for p in distinct],
+            axes,
+            _default_device(consts, stats),
+        )
         if pushed is None:
             continue
         consts, new_axes = pushed
-        stats = [_readdress(s, distinct, new_axes) for s in stats]
+        for place, slot in zip(group, slots, strict=True):
+            stats[place.stat] = _readdress(stats[place.stat], place.dim, new_axes[slot])
     return consts, stats
 
 
-def _connected(gathers: list[Gather]) -> list[list[Gather]]:
-    """Index maps grouped by shared axes; maps without axes (fixed positions) each alone."""
-    groups: list[list[Gather]] = []
-    for gather in gathers:
-        touching = [g for g in groups if set(all_axes(g)) & set(gather.axes)]
+def _distinct(group: list[_Place]) -> tuple[list[_Place], list[int]]:
+    """The different index maps of a group, and which of them each place has.
+
+    Fixed positions are kept apart: ``M[0, 0]`` becomes a cell of a matrix, like its neighbours.
+    """
+    distinct: list[_Place] = []
+    slots = []
+    for place in group:
+        for i, other in enumerate(distinct):
+            known = place.gather.axes and place.size == other.size
+            if known and same_address(place.gather, other.gather):
+                slots.append(i)
+                break
+        else:
+            slots.append(len(distinct))
+            distinct.append(place)
+    return distinct, slots
+
+
+def _connected(places: list[_Place]) -> list[list[_Place]]:
+    """Places grouped by the axes that their index maps share; fixed positions each alone."""
+    groups: list[list[_Place]] = []
+    for place in places:
+        mine = set(place.gather.axes)
+        touching = [g for g in groups if any(mine & set(p.gather.axes) for p in g)]
         groups = [g for g in groups if g not in touching]
-        groups.append([gather, *(w for g in touching for w in g)])
+        groups.append([*(p for g in touching for p in g), place])
     return groups
 
 
-def _dim_size(stats: list[Stat], gather: Gather) -> int:
-    for stat in stats:
-        for dim, address in enumerate(stat.where):
-            if address is gather:
-                batch = stat.block.batch_shape
-                shape = (*batch, *(stat.block.event_size,) * 2)
-                if not stat.block.gaussian:
-                    shape = stat.block.sites[0].shape
-                return int(shape[dim])  # type: ignore[arg-type]
-    raise AssertionError("an address of no statistic")
+def _stat_shape(stat: Stat) -> tuple[int, ...]:
+    block = stat.block
+    if not block.gaussian:
+        return block.sites[0].shape
+    event = () if block.event_size is None else (block.event_size, block.event_size)
+    return (*block.batch_shape, *event)
 
 
-def _readdress(stat: Stat, old: list[Gather], new: list[Axis | None]) -> Stat:
-    def one(address: Address) -> Address:
-        if isinstance(address, Gather):
-            for gather, axis in zip(old, new, strict=True):
-                if same_address(address, gather):
-                    return axis if axis is not None else Gather(0, ())
-        return address
-
-    return Stat(stat.block, stat.which, tuple(one(w) for w in stat.where))
+def _readdress(stat: Stat, dim: int, axis: Axis | None) -> Stat:
+    where = list(stat.where)
+    where[dim] = axis if axis is not None else Gather(0, ())
+    return Stat(stat.block, stat.which, tuple(where))
 
 
 def _default_device(consts: tuple[Operand, ...], stats: list[Stat]) -> torch.device:
@@ -413,7 +442,7 @@ def scatter(
     summed = segment_sum(values, index, cells)
     kept = [Axis(size) if size != 1 else None for size in sizes]
     summed = summed.reshape([*(a.size for a in kept if a), *behind])
-    others = tuple(c for c in consts if c not in mine)
+    others = tuple(c for c in consts if not any(c is m for m in mine))
     return (*others, (summed, (*(a for a in kept if a), *rest))), kept
 
 

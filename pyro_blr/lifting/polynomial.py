@@ -164,7 +164,7 @@ class Polynomial:
         if isinstance(other, int | float) and other == 0:
             return self
         left, right, dims = align(self, polynomial(other))
-        return Polynomial(dims, left.terms + right.terms)
+        return Polynomial(dims, _with_one_number(left.terms + right.terms))
 
     __radd__ = __add__
 
@@ -257,6 +257,18 @@ class Polynomial:
         ]
         return Polynomial(left, terms)
 
+    def simplified(self) -> "Polynomial":
+        """Small constants at fixed positions become numbers, like terms join, zeros go."""
+        merged: list[Term] = []
+        for term in map(_numbered, self.terms):
+            for i, other in enumerate(merged):
+                if _alike(term, other):
+                    merged[i] = Term(other.number + term.number, other.constants, other.atoms)
+                    break
+            else:
+                merged.append(term)
+        return Polynomial(self.dims, (t for t in merged if t.number))
+
     def sum_all(self) -> "Polynomial":
         """The sum over every dim."""
         return self.sum(range(self.ndim)) if self.ndim else self
@@ -297,8 +309,39 @@ class Polynomial:
         return None
 
 
+def _with_one_number(terms: tuple[Term, ...]) -> tuple[Term, ...]:
+    """Join the terms that are plain numbers, so that ``1 - (1 - p)`` is ``p`` again."""
+    plain = [t for t in terms if not t.constants and not t.atoms]
+    if len(plain) < 2:
+        return terms
+    number = sum(t.number for t in plain)
+    rest = tuple(t for t in terms if t.constants or t.atoms)
+    return (Term(number, (), ()), *rest) if number else rest
+
+
 def _is_linear(atom: Atom) -> bool:
     return atom.kind == "power" and atom.power == 1 and atom.site.gaussian
+
+
+def _numbered(term: Term) -> Term:
+    number, left = term.number, []
+    for constant in term.constants:
+        fixed = all(isinstance(w, Gather) and isinstance(w.index, int) for w in constant.where)
+        tensor = constant.tensor
+        if fixed and not tensor.requires_grad and _is_host_number(tensor):
+            number *= host.number(tensor[tuple(w.index for w in constant.where)])  # type: ignore[union-attr]
+        else:
+            left.append(constant)
+    return Term(number, tuple(left), term.atoms)
+
+
+def _alike(first: Term, second: Term) -> bool:
+    if first.constants or second.constants or len(first.atoms) != len(second.atoms):
+        return False
+    return all(
+        a.kind == b.kind and a.power == b.power and same_atoms(a, b)
+        for a, b in zip(first.atoms, second.atoms, strict=True)
+    )
 
 
 def _real_power(number: float, power: float) -> float:

@@ -62,10 +62,11 @@ def einsum(equation: str, *operands: Any) -> Polynomial:
     if len(operands) == 1 and isinstance(operands[0], list | tuple):
         operands = tuple(operands[0])
     equation = equation.replace(" ", "")
-    if "..." in equation:
-        raise NotPolynomial("einsum with an ellipsis")
     inputs, arrow, out = equation.partition("->")
     terms = inputs.split(",")
+    if "..." in equation:
+        terms, out = _spelled_out(terms, out, [polynomial(o).ndim for o in operands], bool(arrow))
+        arrow = "->"
     if not arrow:
         every = "".join(terms)
         out = "".join(sorted(c for c in set(every) if every.count(c) == 1))
@@ -81,6 +82,25 @@ def einsum(equation: str, *operands: Any) -> Polynomial:
     return result.sum(tuple(summed)) if len(letters) > len(out) else result
 
 
+def _spelled_out(
+    terms: list[str], out: str, ndims: list[int], arrow: bool
+) -> tuple[list[str], str]:
+    """Give the dims of an ellipsis letters of their own, aligned from the right."""
+    used = set("".join(terms) + out)
+    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in used]
+    longest = max(n - len(t.replace("...", "")) for t, n in zip(terms, ndims, strict=True) if "..." in t)
+    letters = "".join(spare[:longest])
+    spelled = []
+    for term, ndim in zip(terms, ndims, strict=True):
+        count = ndim - len(term.replace("...", ""))
+        spelled.append(term.replace("...", letters[longest - count :] if count else ""))
+    if not arrow:
+        every = "".join(spelled)
+        single = sorted(c for c in set(every) if every.count(c) == 1 and c not in letters)
+        return spelled, letters + "".join(single)
+    return spelled, out.replace("...", letters)
+
+
 def _along(value: Polynomial, term: str, letters: list[str]) -> Polynomial:
     order = sorted(range(len(term)), key=lambda i: letters.index(term[i]))
     value = permute(value, *order) if order else value
@@ -91,7 +111,7 @@ def _along(value: Polynomial, term: str, letters: list[str]) -> Polynomial:
 
 
 @operation("tensordot")
-def tensordot(left: Numeric, right: Numeric, dims: Any = 2) -> Polynomial:
+def tensordot(left: Numeric, right: Numeric, dims: Any = 2, **_: Any) -> Polynomial:
     a, b = polynomial(left), polynomial(right)
     if isinstance(dims, int):
         dims = (list(range(a.ndim - dims, a.ndim)), list(range(dims)))

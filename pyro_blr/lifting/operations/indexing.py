@@ -14,6 +14,7 @@ from .. import constants
 from ..axes import Address, Axis, Gather
 from ..polynomial import NotPolynomial, Polynomial
 from .register import operation
+from .shape import flatten
 
 Key = None | int | slice | EllipsisType | Tensor
 
@@ -46,8 +47,12 @@ def getitem(value: Polynomial, key: Any) -> Polynomial:
                 else:
                     dims.extend(shared)
             _table(axis, k, shared, renaming)
-    terms = Polynomial((), value.terms).renamed(renaming).terms
-    return Polynomial(dims, terms)
+    picked = Polynomial((), value.terms).renamed(renaming).with_dims(dims)
+    return picked.simplified() if any(_is_fixed(w) for w in renaming.values()) else picked
+
+
+def _is_fixed(address: Address) -> bool:
+    return isinstance(address, Gather) and not address.axes
 
 
 def _normalised(ndim: int, key: Any) -> list[Key]:
@@ -157,9 +162,31 @@ def narrow(value: Polynomial, dim: int, start: int, length: int) -> Polynomial:
     return getitem(value, (slice(None),) * (dim % value.ndim) + (slice(start, start + length),))
 
 
-@operation("take_along_dim", "gather")
-def gather(value: Polynomial, *args: Any, **kwargs: Any) -> Polynomial:
-    raise NotPolynomial("`gather`")
+@operation("gather")
+def gather(value: Polynomial, dim: int, index: Any, **_: Any) -> Polynomial:
+    if not isinstance(index, Tensor):
+        raise NotPolynomial("`gather` by a latent")
+    return getitem(value, constants.memo(_gather_key, (index,), dim % value.ndim))
+
+
+def _gather_key(index: Tensor, dim: int) -> tuple[Tensor, ...]:
+    grids = torch.meshgrid(*(torch.arange(n) for n in index.shape), indexing="ij")
+    return tuple(index if d == dim else g.to(index.device) for d, g in enumerate(grids))
+
+
+@operation("take")
+def take(value: Polynomial, index: Any) -> Polynomial:
+    if not isinstance(index, Tensor):
+        raise NotPolynomial("`take` by a latent")
+    return getitem(flatten(value), index)
+
+
+@operation("embedding")
+def embedding(index: Any, weight: Polynomial, *args: Any, **options: Any) -> Polynomial:
+    # padding_idx, scale_grad_by_freq and sparse change gradients only; max_norm changes the weight.
+    if not isinstance(index, Tensor) or options.get("max_norm") is not None:
+        raise NotPolynomial("`embedding` with max_norm")
+    return getitem(weight, index)
 
 
 @operation("flip")
