@@ -14,8 +14,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro import poutine
+from pyro.distributions.distribution import COERCIONS
 from pyro.infer import Trace_ELBO
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_blr import families
@@ -135,24 +136,52 @@ def test_route_through_the_step(name: str) -> None:
         assert guide.marginal("z").variance > 0
 
 
-def test_collapsed_model() -> None:
-    """`poutine.collapse` takes the hook that intercepts distributions for itself."""
+class OwnHook(Messenger):
+    """What `poutine.collapse` does to the hooks of Pyro: adds its own, and pops the last again."""
 
-    def model() -> None:
+    def hook(self, cls: type, args: Any, kwargs: Any) -> None:
+        return None
+
+    def __enter__(self) -> Any:
+        COERCIONS.append(self.hook)
+        return super().__enter__()
+
+    def __exit__(self, *exc: Any) -> Any:
+        popped = COERCIONS.pop()
+        assert popped == self.hook, "a hook of another was popped"
+        return super().__exit__(*exc)
+
+
+def _likelihood(z: Tensor) -> None:
+    with pyro.plate("data", 3):
+        pyro.sample("y", dist.Normal(z, 0.7), obs=Y)
+
+
+def _hook_around_the_likelihood() -> None:
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    with OwnHook():
+        _likelihood(z)
+
+
+def _hook_around_the_latent() -> None:
+    with OwnHook():
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        with pyro.plate("data", 3):
-            pyro.sample("y", dist.Normal(z, 0.7), obs=Y)
+    _likelihood(z)
 
-    try:
-        collapsed = poutine.collapse(model)
-        blr, _ = engine(collapsed, {"z": Q["z"]})
-        blr.evaluate_loss()
-    except BLRError as error:
-        assert "Mend:" in str(error)
-    except ImportError:
-        pytest.skip("funsor is not installed: there is no poutine.collapse here")
-    else:
-        assert_agrees(collapsed, {"z": Q["z"]})
+
+def _hook_around_everything() -> None:
+    with OwnHook():
+        _likelihood(pyro.sample("z", dist.Normal(0.0, 1.0)))
+
+
+@pytest.mark.parametrize(
+    "model", [_hook_around_the_likelihood, _hook_around_the_latent, _hook_around_everything]
+)
+def test_another_hook_comes_and_goes(model: Callable[[], None]) -> None:
+    """The handlers of Pyro that intercept distributions too leave ours in place."""
+    blr, _ = engine(model, {"z": Q["z"]})
+    assert set(tiers(blr).values()) == {"exact"}
+    assert_agrees(model, {"z": Q["z"]})
 
 
 def test_no_hook_is_left_behind_by_an_error() -> None:
