@@ -67,8 +67,8 @@ def _check_loss(loss: Any) -> None:
     if refused or not isinstance(loss, ELBO):
         name = type(loss).__name__
         raise errors.ArgumentError(
-            f"the loss {name} is not an ELBO whose natural gradient is the sum of messages. Mend: leave "
-            "it out, or give pyro.infer.Trace_ELBO(num_particles=...)."
+            f"the loss {name} is not an ELBO whose natural gradient is the sum of messages. Mend: "
+            "leave it out, or give pyro.infer.Trace_ELBO(num_particles=...)."
         )
 
 
@@ -90,8 +90,8 @@ def reject_reserved(model: Callable[..., Any]) -> None:
     for name in RESERVED:
         if name in names:
             raise errors.ArgumentError(
-                f"the model has an argument {name!r}, which BLR.fit takes for itself. Mend: rename it, "
-                "or loop over blr.step."
+                f"the model has an argument {name!r}, which BLR.fit takes for itself. Mend: rename "
+                "it, or loop over blr.step."
             )
 
 

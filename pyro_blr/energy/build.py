@@ -49,15 +49,20 @@ def build_factor(site: TracedSite, layout: Layout) -> Factor:
     assert predictor.value.poly is not None
     mean, variance = _predictor_plans(predictor.value.poly, layout)
     return QuadratureFactor(
-        site.name, blocks, reason, predictor, mean, variance, _free(predictor.value.poly), summed_node
+        site.name,
+        blocks,
+        reason,
+        predictor,
+        mean,
+        variance,
+        _free(predictor.value.poly),
+        summed_node,
     )
 
 
 def resample(factor: QuadratureFactor) -> SampledFactor:
     """The factor when no quadrature rule is good enough."""
-    reason = (
-        f"quadrature disagrees by {factor.error:.1e} nats at the finest rule; {factor.reason}"
-    )
+    reason = f"quadrature disagrees by {factor.error:.1e} nats at the finest rule; {factor.reason}"
     return SampledFactor(factor.name, factor.blocks, reason, factor.summed)
 
 

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Draws of q for sampled factors: one draw of each block, shared by every factor of an evaluation."""
+"""Draws of q for sampled factors: one draw of each block serves every factor of an evaluation."""
 
 from collections.abc import Mapping
 
@@ -17,8 +17,8 @@ from .latents import Latents, block_values
 class Draws:
     """Draws whose noise is fixed: evaluated at other moments they are common random numbers.
 
-    Gaussian noise comes in antithetic pairs: the odd part of the integrand, which carries most of the
-    variance of the message in z, cancels. Other families fix their random state instead.
+    Gaussian noise comes in antithetic pairs: the odd part of the integrand, which carries most of
+    the variance of the message in z, cancels. Other families fix their random state instead.
 
     :param int count: the number of draws; pairs are formed while there are two left.
     """

@@ -138,7 +138,9 @@ class Energy:
         mask = torch.ones(block.batch_shape, dtype=torch.float64, device=self.latents[name].device)
         dims = block.placements[name].batch_dims
         for dim, index in chosen.items():
-            own = torch.zeros(block.batch_shape[dims.index(dim)], dtype=torch.float64, device=mask.device)
+            own = torch.zeros(
+                block.batch_shape[dims.index(dim)], dtype=torch.float64, device=mask.device
+            )
             own[index] = 1.0
             behind = len(block.batch_shape) - 1 - dims.index(dim)
             mask = mask * own.reshape(-1, *(1,) * behind)
@@ -173,9 +175,10 @@ class Energy:
 def non_finite(site: str) -> errors.NonFiniteError:
     """The error for a factor that is NaN or infinite."""
     return errors.NonFiniteError(
-        f"the expected log density of site {site!r} is NaN or infinite. Mend: look for NaN or infinity "
-        "in its data, its covariates or its distribution's arguments and remove or mask these rows "
-        "(poutine.mask); if they are finite, start from a narrower guide (init_scale) or rescale the covariates."
+        f"the expected log density of site {site!r} is NaN or infinite. Mend: look for NaN or "
+        "infinity in its data, its covariates or its distribution's arguments and remove or mask "
+        "these rows (poutine.mask); if they are finite, start from a narrower guide (init_scale) or "
+        "rescale the covariates."
     )
 
 
@@ -217,7 +220,8 @@ class EnergyBuilder:
                 continue
             text = (
                 f"factor {factor.name!r} has no deterministic expectation and is sampled: "
-                f"{factor.reason}. Its part of the loss and of the messages is a Monte Carlo estimate."
+                f"{factor.reason}. Its part of the loss and of the messages is a Monte Carlo "
+                "estimate."
             )
             if self.on_sampled == "error":
                 raise errors.SampledFactorError(

@@ -71,13 +71,18 @@ def explain(energy: Energy, notes: tuple[str, ...] = ()) -> Explanation:
     rows = []
     for factor in energy.factors:
         sites = tuple(
-            s.name for b in energy.blocks if b in factor.blocks for s in b.sites
+            s.name
+            for b in energy.blocks
+            if b in factor.blocks
+            for s in b.sites
             if s.name in _touched(energy, factor.name)
         )
         conjugate = factor.tier == "exact" and all(factor.is_linear_in(b) for b in factor.blocks)
         reason = factor.reason
         if factor.tier == "exact" and not conjugate:
-            curved = [b.name for b in energy.blocks if b in factor.blocks and not factor.is_linear_in(b)]
+            curved = [
+                b.name for b in energy.blocks if b in factor.blocks and not factor.is_linear_in(b)
+            ]
             reason = f"closed form, but not linear in the mean parameters of {', '.join(curved)}"
         rows.append(
             FactorExplanation(factor.name, factor.tier, conjugate, sites, reason, factor.error)

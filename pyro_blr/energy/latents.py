@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the energy must know of a latent: the variable that q describes, and how the site follows."""
+"""What the energy must know of a latent: the variable that q describes, and the site's value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

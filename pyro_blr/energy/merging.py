@@ -5,8 +5,9 @@
 
 Two elements are coupled if some factor has a term with the product of both (given the other blocks,
 random precisions among them), or a predictor with the sum of both. A merge must leave every exact
-term at most quadratic in the merged block: ``y ~ Normal(a * b, 1)`` has the term ``a^2 b^2``, so a and
-b stay apart. Plates along which only equal elements are coupled (``a[g] + b[g] * x``) stay batch dims.
+term at most quadratic in the merged block: ``y ~ Normal(a * b, 1)`` has the term ``a^2 b^2``, so a
+and b stay apart. Plates along which only equal elements are coupled (``a[g] + b[g] * x``) stay
+batch dims.
 """
 
 from collections.abc import Iterator
@@ -22,14 +23,14 @@ from ..lifting.tensor import LiftedTensor
 from .latents import Latent, Latents
 from .trace import Traced
 
-#: The largest merged block. A dense precision and its Cholesky factor, covariance and gradients take
-#: about five matrices: 1024 elements need 5 * 8 MB and 0.05 s a factorisation on one core.
+#: The largest merged block. A dense precision and its Cholesky factor, covariance and gradients
+#: take about five matrices: 1024 elements need 5 * 8 MB and 0.05 s a factorisation on one core.
 MAX_BLOCK_SIZE = 1024
 
 
 @dataclass(eq=False)
 class _Group:
-    """Sites that are to share a block, and the plates along which different elements are coupled."""
+    """Sites that are to share a block; the plates along which different elements are coupled."""
 
     names: list[str]
     broken: set[str] = field(default_factory=set)
@@ -118,7 +119,8 @@ def _elements(term: Term, latents: Latents) -> list[Atom]:
 def _term_couplings(term: Term, latents: Latents) -> Iterator[Coupling]:
     elements = _elements(term, latents)
     if len(elements) == 2:
-        yield from _coupling(*elements, latents)
+        first, second = elements
+        yield from _coupling(first, second, latents)
 
 
 def _predictor_couplings(predictor: Polynomial, latents: Latents) -> Iterator[Coupling]:
@@ -129,9 +131,7 @@ def _predictor_couplings(predictor: Polynomial, latents: Latents) -> Iterator[Co
     for i, first in enumerate(predictor_atoms):
         for j, second in enumerate(predictor_atoms[i:], start=i):
             # A contracted axis is summed twice in the square: the second sum runs on its own.
-            contracted = any(
-                a not in out for w in second.where for a in getattr(w, "axes", (w,))
-            )
+            contracted = any(a not in out for w in second.where for a in getattr(w, "axes", (w,)))
             yield from _coupling(first, twins[j] if contracted else second, latents)
 
 
@@ -170,8 +170,8 @@ def _join(
     size = _event_size(joined, latents)
     if size > MAX_BLOCK_SIZE:
         note = (
-            f"{' and '.join(dict.fromkeys((coupling.first, coupling.second)))} are coupled, but their "
-            f"joint block would have {size} elements ({size * size * 8 / 1e6:.0f} MB a matrix; the "
+            f"{' and '.join(dict.fromkeys((coupling.first, coupling.second)))} are coupled, but "
+            f"their joint block would have {size} elements ({size * size * 8 / 1e6:.0f} MB a matrix; the "
             f"limit is {MAX_BLOCK_SIZE} elements), so they stay apart"
         )
         notes.append(note)

@@ -56,7 +56,7 @@ class Traced:
     is_subsampled: bool = False
 
 
-class LiftMessenger(Messenger):  # type: ignore[misc]
+class LiftMessenger(Messenger):
     """Gives each latent its lifted value and records the log density of every site."""
 
     def __init__(self, latents: Latents) -> None:
@@ -95,11 +95,10 @@ class LiftMessenger(Messenger):  # type: ignore[misc]
             frame = frames.get(name)
             if frame is None or frame.size == full:
                 continue
-            if (frame.full_size or frame.size) != full:
+            if (size := frame.full_size or frame.size) != full:
                 raise errors.PlateSizeError(
-                    f"plate {name!r} of latent {latent.name!r} has size {frame.full_size or frame.size}, "
-                    f"but the guide holds {full} elements of it. Mend: make a new guide for data of "
-                    "another size, or give the plate its full size and a subsample: "
+                    f"plate {name!r} of latent {latent.name!r} has size {size}, but the guide "
+                    f"holds {full} elements of it. Mend: make a new guide for data of another size, or  give the plate its full size and a subsample: "
                     f"pyro.plate({name!r}, {full}, subsample=index)."
                 )
             index = _subsample_index(name, msg, self)
@@ -159,8 +158,8 @@ def _check_plates(
     missing = sorted(stored - set(frames))
     if extra or missing:
         raise errors.PlateSizeError(
-            f"latent {latent.name!r} was stored under the plates {sorted(stored)}, but the model now "
-            f"puts it under {sorted(frames)}. Mend: make a new guide for the changed model."
+            f"latent {latent.name!r} was stored under the plates {sorted(stored)}, but the model "
+            f"now puts it under {sorted(frames)}. Mend: make a new guide for the changed model."
         )
 
 
@@ -176,8 +175,8 @@ def missing_site(name: str, fn: Any) -> errors.BLRError:
     if getattr(fn, "has_enumerate_support", False) or getattr(support, "is_discrete", False):
         return discrete_site(name)
     return errors.GuideError(
-        f"the model has a latent {name!r} that the guide does not hold. Mend: make the guide from the "
-        f"same model, AutoNatural(model), or hide the site from both by poutine.block(model, "
+        f"the model has a latent {name!r} that the guide does not hold. Mend: make the guide from "
+        f"the same model, AutoNatural(model), or hide the site from both by poutine.block(model, "
         f"hide=[{name!r}])."
     )
 
@@ -185,8 +184,8 @@ def missing_site(name: str, fn: Any) -> errors.BLRError:
 def discrete_site(name: str) -> errors.DiscreteLatentError:
     """The error for a discrete latent."""
     return errors.DiscreteLatentError(
-        f"latent {name!r} is discrete: it has no natural gradient in this guide. Mend: sum it out in "
-        "the model (dist.MixtureSameFamily, torch.logsumexp in pyro.factor), or observe it."
+        f"latent {name!r} is discrete: it has no natural gradient in this guide. Mend: sum it out "
+        "in the model (dist.MixtureSameFamily, torch.logsumexp in pyro.factor), or observe it."
     )
 
 
@@ -211,8 +210,8 @@ def _checked_value(name: str, fn: Any, value: Any, mask: Any) -> Any:
 def _outside(name: str, fn: Any, value: Tensor) -> errors.BLRError:
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         return errors.NonFiniteError(
-            f"the data of site {name!r} hold a NaN or an infinity. Mend: remove these rows, or mask "
-            "them: poutine.mask(mask=~torch.isnan(y))."
+            f"the data of site {name!r} hold a NaN or an infinity. Mend: remove these rows, or "
+            "mask them: poutine.mask(mask=~torch.isnan(y))."
         )
     kind = getattr(fn, "distribution", type(fn)).__name__
     return errors.SupportError(

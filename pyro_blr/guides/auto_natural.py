@@ -28,7 +28,7 @@ from .marginals import marginal, quantile
 from .start import given_natural, initial_natural, merged_natural
 
 
-class AutoNatural(AutoGuide):  # type: ignore[misc]
+class AutoNatural(AutoGuide):
     """One exponential family for each latent, chosen from the model, held in natural coordinates.
 
     A latent gets the family that its own messages call for (Gamma for a precision, Beta, Dirichlet,
@@ -153,8 +153,8 @@ class AutoNatural(AutoGuide):  # type: ignore[misc]
         for block, natural in naturals.items():
             if not bool(block.family.in_domain(natural).all()):
                 raise errors.DomainError(
-                    f"natural parameters outside the domain of {block.family.name} were refused for "
-                    f"{block.name!r}; the guide keeps its last good state."
+                    f"natural parameters outside the domain of {block.family.name} were refused "
+                    f"for {block.name!r}; the guide keeps its last good state."
                 )
         held = self.naturals()
         with torch.no_grad():
@@ -181,8 +181,8 @@ class AutoNatural(AutoGuide):  # type: ignore[misc]
             block = self.layout[name]
             if len(block.sites) > 1 and not all(s.name in start for s in block.sites):
                 raise errors.ArgumentError(
-                    f"site {name!r} shares a block with {[s.name for s in block.sites]}. Mend: set the "
-                    "start of all of them together."
+                    f"site {name!r} shares a block with {[s.name for s in block.sites]}. Mend: set "
+                    "the start of all of them together."
                 )
             current[name] = given_natural(self.latents[name], given)
         changed = {b for n, b in self.layout.items() if n in start}
@@ -235,8 +235,8 @@ class AutoNatural(AutoGuide):  # type: ignore[misc]
     def _latent(self, site: str) -> Latent:
         if not self.is_set_up:
             raise errors.GuideError(
-                f"the guide has not seen the model yet, so site {site!r} has no posterior. Mend: take a "
-                "step, or call guide(*args) once."
+                f"the guide has not seen the model yet, so site {site!r} has no posterior. Mend: take "
+                "a step, or call guide(*args) once."
             )
         if site not in self.latents:
             raise errors.GuideError(
@@ -258,7 +258,10 @@ class AutoNatural(AutoGuide):  # type: ignore[misc]
         naturals = {b: _detached(n) for b, n in self.naturals().items()}
         return {
             name: torch.stack(
-                [quantile(self.layout[name], naturals[self.layout[name]], latent, q) for q in levels]
+                [
+                    quantile(self.layout[name], naturals[self.layout[name]], latent, q)
+                    for q in levels
+                ]
             )
             for name, latent in self.latents.items()
         }
@@ -301,9 +304,7 @@ class AutoNatural(AutoGuide):  # type: ignore[misc]
             values[site.name] = self._sample_site(latent, variable, plates)
         return values
 
-    def _sample_site(
-        self, latent: Latent, variable: Tensor, plates: Mapping[str, Any]
-    ) -> Tensor:
+    def _sample_site(self, latent: Latent, variable: Tensor, plates: Mapping[str, Any]) -> Tensor:
         with ExitStack() as stack:
             for dim, (name, full) in latent.plates.items():
                 plate = plates[name]
@@ -311,7 +312,7 @@ class AutoNatural(AutoGuide):  # type: ignore[misc]
                 if plate.subsample_size != full:
                     variable = variable.index_select(dim, plate._indices)
             value = latent.value_of(variable)
-            density: Tensor | float = 0.0
+            density: Any = 0.0
             if latent.transform is not None and poutine.get_mask() is not False:
                 density = -latent.transform.log_abs_det_jacobian(variable, value)
                 extra = density.dim() - (value.dim() - latent.value_event_dim)

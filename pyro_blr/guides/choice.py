@@ -4,9 +4,9 @@
 """Which family q has for each latent: the one that its own messages call for.
 
 A latent's candidate is the family on its support (Gamma for positive values, Beta for the unit
-interval, Dirichlet for the simplex, Normal for real ones). The candidate is kept if every factor that
-touches the latent is linear in the candidate's mean parameters, found by running the model once on
-lifted latents, without reading data; otherwise q is a Gaussian on the unconstrained space.
+interval, Dirichlet for the simplex, Normal for real ones). The candidate is kept if every factor
+that touches the latent is linear in the candidate's mean parameters, found by running the model
+once on lifted latents, without reading data; otherwise q is a Gaussian on the unconstrained space.
 """
 
 from collections.abc import Callable, Mapping
@@ -46,7 +46,9 @@ def choose_latents(
     :param trace: runs the model on given latents.
     """
     chosen = {name: _candidate(name, site, families.get(name)) for name, site in sites.items()}
-    open_names = {n for n, latent in chosen.items() if n not in families and not latent.site.gaussian}
+    open_names = {
+        n for n, latent in chosen.items() if n not in families and not latent.site.gaussian
+    }
     while open_names:
         refused = _not_conjugate(trace(chosen), chosen, open_names)
         if not refused:
@@ -74,11 +76,11 @@ def _candidate(name: str, site: Any, named: Any) -> Latent:
 
 
 def _family(name: str, named: Any) -> ExponentialFamily:
-    if isinstance(named, ExponentialFamily) or isinstance(named, type):
+    if isinstance(named, ExponentialFamily | type):
         return get_family(named)
     raise errors.ArgumentError(
-        f"families[{name!r}] is {named!r}, which is no family. Mend: name one of pyro_blr.families, "
-        "such as pyro_blr.families.Gamma."
+        f"families[{name!r}] is {named!r}, which is no family. Mend: name one of "
+        "pyro_blr.families, such as pyro_blr.families.Gamma."
     )
 
 
@@ -96,8 +98,8 @@ def _named(name: str, site: Any, family: ExponentialFamily, base: Any) -> Latent
             return _scalar(latent)
         if latent.site.event_dim == 0:
             raise errors.ArgumentError(
-                f"families[{name!r}] is MultivariateNormal, but the site has no event dim. Mend: name "
-                "Normal, or declare the dims that belong together by .to_event(1)."
+                f"families[{name!r}] is MultivariateNormal, but the site has no event dim. Mend: "
+                "name Normal, or declare the dims that belong together by .to_event(1)."
             )
         return latent
     supports = {
@@ -116,7 +118,13 @@ def _named(name: str, site: Any, family: ExponentialFamily, base: Any) -> Latent
 def _scalar(latent: Latent) -> Latent:
     site = LatentSite(latent.name, latent.site.shape, 0, True)
     return Latent(
-        site, Normal(), latent.transform, latent.plates, latent.value_event_dim, latent.dtype, latent.device
+        site,
+        Normal(),
+        latent.transform,
+        latent.plates,
+        latent.value_event_dim,
+        latent.dtype,
+        latent.device,
     )
 
 
@@ -166,9 +174,7 @@ def full_value(site: Any) -> tuple[Tensor, dict[int, tuple[str, int]]]:
     return value, plates
 
 
-def _not_conjugate(
-    traced: Traced, latents: Mapping[str, Latent], names: set[str]
-) -> set[str]:
+def _not_conjugate(traced: Traced, latents: Mapping[str, Latent], names: set[str]) -> set[str]:
     layout = {name: latent.block() for name, latent in latents.items()}
     refused = set()
     for site in traced.sites:
@@ -185,5 +191,3 @@ def event_of(distribution: Any, event_dim: int) -> Any:
     """Declare the rightmost dims of a distribution as event dims, up to ``event_dim``."""
     missing = event_dim - distribution.event_dim
     return distribution.to_event(missing) if missing > 0 else distribution
-
-

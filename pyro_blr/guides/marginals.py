@@ -31,7 +31,10 @@ def marginal(block: Block, natural: Natural, latent: Latent) -> Any:
         base = _gaussian(block, natural, latent)
     if latent.transform is None:
         return _with_event_dim(base, latent.value_event_dim)
-    if isinstance(latent.transform, torch.distributions.transforms.ExpTransform) and not base.event_dim:
+    if (
+        isinstance(latent.transform, torch.distributions.transforms.ExpTransform)
+        and not base.event_dim
+    ):
         return _with_event_dim(dist.LogNormal(base.loc, base.scale), latent.value_event_dim)
     return _with_event_dim(
         dist.TransformedDistribution(base, [latent.transform]), latent.value_event_dim

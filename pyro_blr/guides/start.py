@@ -22,8 +22,9 @@ START_SHAPE = 4.0
 def initial_natural(latent: Latent, site: Any, value: Tensor, init_scale: float) -> Natural:
     """Natural parameters of a latent's own block at the start, in float64.
 
-    Gaussians start at the initial location with a standard deviation of ``init_scale`` (not at a wide
-    prior, from which natural-gradient steps can diverge); other families start from their prior.
+    Gaussians start at the initial location with a standard deviation of ``init_scale`` (not at a
+    wide prior, from which natural-gradient steps can diverge); other families start from their
+    prior.
 
     :param value: the initial value of the site, in full size.
     """
@@ -79,8 +80,8 @@ def given_natural(latent: Latent, given: Any) -> Natural:
             ) from error
     if len(given) != len(family.natural_event_dims):
         raise errors.ArgumentError(
-            f"{len(given)} natural parameters were given for site {latent.name!r}, whose {family.name} "
-            f"has {len(family.natural_event_dims)}. Mend: give a tuple of that many tensors."
+            f"{len(given)} natural parameters were given for site {latent.name!r}, whose "
+            f"{family.name} has {len(family.natural_event_dims)}. Mend: give a tuple of that many tensors."
         )
     block = latent.block()
     event = (block.event_size,) if block.event_size is not None else ()
@@ -93,8 +94,8 @@ def given_natural(latent: Latent, given: Any) -> Natural:
             result.append(tensor.to(latent.device).expand(shape).clone())
         except RuntimeError as error:
             raise errors.ArgumentError(
-                f"natural parameters of shape {tuple(tensor.shape)} were given for site {latent.name!r}, "
-                f"whose {family.name} needs {tuple(shape)}. Mend: give one tensor for each of the "
+                f"natural parameters of shape {tuple(tensor.shape)} were given for site "
+                f"{latent.name!r}, whose {family.name} needs {tuple(shape)}. Mend: give one tensor for each of the "
                 "family's natural parameters, with the site's batch shape in front."
             ) from error
     natural = tuple(result)
@@ -109,7 +110,11 @@ def given_natural(latent: Latent, given: Any) -> Natural:
 
 def _inner(latent: Latent, given: Any) -> Any:
     """The distribution of the variable, from one of the site (a LogNormal's Normal)."""
-    if latent.transform is not None and hasattr(given, "base_dist") and hasattr(given, "transforms"):
+    if (
+        latent.transform is not None
+        and hasattr(given, "base_dist")
+        and hasattr(given, "transforms")
+    ):
         return given.base_dist
     return given
 

@@ -4,9 +4,10 @@
 """Named axes and index maps: how a factor of a product addresses the dims of a tensor.
 
 A tensor dim is addressed by an :class:`Axis` (the dim runs along that axis) or by a
-:class:`Gather` (the dim is indexed by a table that itself runs along some axes, as in ``b[group]``).
-Two factors that share an axis run along it together; an axis of a product that is not among the
-dims of the expression is summed over. So ``sum`` is the removal of a dim, and costs nothing.
+:class:`Gather` (the dim is indexed by a table that itself runs along some axes, as in
+``b[group]``). Two factors that share an axis run along it together; an axis of a product that is
+not among the dims of the expression is summed over. So ``sum`` is the removal of a dim, and costs
+nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +21,8 @@ from . import constants
 class Axis:
     """A named axis. Identity is the name: two axes of one size are still different axes.
 
-    :param int size: the number of elements along the axis, at least 2 (dims of size 1 have no axis).
+    :param int size: the number of elements along the axis, at least 2 (dims of size 1 have no
+        axis).
     """
 
     __slots__ = ("size",)
@@ -38,7 +40,8 @@ Index = int | range | Tensor
 class Gather:
     """An index map: position ``index[axes]`` of the addressed dim.
 
-    :param index: an ``int`` (no axes), a ``range`` (one axis) or a long tensor with one dim an axis.
+    :param index: an ``int`` (no axes), a ``range`` (one axis) or a long tensor with one dim an
+        axis.
     :param axes: the axes along which the index runs.
     """
 
@@ -88,9 +91,7 @@ def _compose(outer: Gather, inner: list[Address]) -> Gather:
         return Gather(outer.index[only.index], only.axes)
     assert isinstance(outer.index, Tensor)
     axes = all_axes(inner)
-    tables = tuple(
-        a.index for a in inner if isinstance(a, Gather) and isinstance(a.index, Tensor)
-    )
+    tables = tuple(a.index for a in inner if isinstance(a, Gather) and isinstance(a.index, Tensor))
     plan = tuple(_recipe(address, axes) for address in inner)
     return Gather(constants.memo(_look_up, (outer.index, *tables), plan), axes)
 
@@ -103,7 +104,7 @@ Recipe = tuple[int | range | None, tuple[int, ...], int]
 
 
 def _recipe(address: Address, axes: tuple[Axis, ...]) -> Recipe:
-    """A hashable description of one index: its rule (None: take the next table), its axes' places."""
+    """A hashable description of one index: its rule (None: the next table), its axes' places."""
     places = tuple(axes.index(a) for a in axes_of(address))
     if isinstance(address, Axis):
         return range(address.size), places, len(axes)
@@ -153,9 +154,7 @@ def same_address(first: Address, second: Address) -> bool:
     return type(first.index) is type(second.index) and first.index == second.index
 
 
-def take(
-    tensor: Tensor, where: tuple[Address, ...]
-) -> tuple[Tensor, tuple[Axis, ...]]:
+def take(tensor: Tensor, where: tuple[Address, ...]) -> tuple[Tensor, tuple[Axis, ...]]:
     """Resolve the index maps of a factor: the tensor along plain axes, and those axes.
 
     Ranges and integers are views; only index tables copy.

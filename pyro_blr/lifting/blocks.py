@@ -82,10 +82,11 @@ class Block:
 
 def _ravel(where: list[Address], sizes: tuple[int, ...], offset: int) -> Address:
     """The row-major position of an element, as one address along the event dim."""
-    if all(isinstance(w, Gather) and isinstance(w.index, int) for w in where):
+    fixed = [w.index for w in where if isinstance(w, Gather) and isinstance(w.index, int)]
+    if len(fixed) == len(where):
         position = 0
-        for address, size in zip(where, sizes, strict=True):
-            position = position * size + address.index  # type: ignore[union-attr, operator]
+        for index, size in zip(fixed, sizes, strict=True):
+            position = position * size + index
         return Gather(offset + position, ())
     moving = [(w, s) for w, s in zip(where, sizes, strict=True) if s != 1]
     if len(moving) == 1:
@@ -96,7 +97,11 @@ def _ravel(where: list[Address], sizes: tuple[int, ...], offset: int) -> Address
             return Gather(range(index.start + offset, index.stop + offset, index.step), axes)
     axes = all_axes(where)
     device = next(
-        (w.index.device for w in where if isinstance(w, Gather) and isinstance(w.index, torch.Tensor)),
+        (
+            w.index.device
+            for w in where
+            if isinstance(w, Gather) and isinstance(w.index, torch.Tensor)
+        ),
         torch.device("cpu"),
     )
     position_table = torch.zeros((), dtype=torch.long, device=device)
@@ -104,4 +109,3 @@ def _ravel(where: list[Address], sizes: tuple[int, ...], offset: int) -> Address
         position_table = position_table * size + grid(address, axes, device)
     table = (position_table + offset).expand([a.size for a in axes])
     return Gather(table, axes)
-

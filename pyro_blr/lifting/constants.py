@@ -5,12 +5,13 @@
 
 The model is run anew at every step, so closures, branches, ``self.training`` and random numbers are
 always what they are now. What is *not* done anew is arithmetic on data: a constant is recognised by
-its memory, version, shape, dtype and device (small ones by their content), and whatever was computed
-from recognised constants, ``X.T @ X`` among it, is taken from a :class:`ConstantCache`.
+its memory, version, shape, dtype and device (small ones by their content), and whatever was
+computed from recognised constants, ``X.T @ X`` among it, is taken from a :class:`ConstantCache`.
 
-A tensor that requires a gradient (a ``pyro.param``, anything computed from one) is never recognised.
-Entries hold their tensors by reference, so that no address can be given to other data while an entry
-lives; an entry that was not used for :data:`GENERATIONS` traces is dropped, which bounds the cache.
+A tensor that requires a gradient (a ``pyro.param``, anything computed from one) is never
+recognised. Entries hold their tensors by reference, so that no address can be given to other data
+while an entry lives; an entry that was not used for :data:`GENERATIONS` traces is dropped, which
+bounds the cache.
 """
 
 from collections.abc import Callable, Hashable, Iterator
@@ -18,7 +19,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from . import host
@@ -134,9 +134,9 @@ def _name(tensor: Tensor) -> Hashable:
 def _probe(tensor: Tensor) -> Hashable:
     """A checksum for memory lent by or to NumPy, whose changes bump no version counter.
 
-    Up to :data:`PROBE` elements it is complete; beyond, it reads an evenly spread sample, which sees
-    any change of the whole array but can miss one of a few elements: that is what ``check_every``
-    and ``invalidate`` are for.
+    Up to :data:`PROBE` elements it is complete; beyond, it reads an evenly spread sample, which
+    sees any change of the whole array but can miss one of a few elements: that is what
+    ``check_every`` and ``invalidate`` are for.
     """
     sample = tensor.detach()
     if sample.numel() > PROBE and sample.is_contiguous():

@@ -54,12 +54,13 @@ def _einsum(tensors: list[Tensor], equation: str) -> Tensor:
     if len(tensors) <= 2:
         return torch.einsum(equation, *tensors)
     expression = _expression(equation, *(tuple(t.shape) for t in tensors))
-    return expression(*tensors, backend="torch")  # type: ignore[no-any-return]
+    return expression(*tensors, backend="torch")
 
 
 @lru_cache(maxsize=512)
 def _expression(equation: str, *shapes: tuple[int, ...]) -> Callable[..., Tensor]:
-    return opt_einsum.contract_expression(equation, *shapes)
+    expression: Callable[..., Tensor] = opt_einsum.contract_expression(equation, *shapes)
+    return expression
 
 
 def fold(
@@ -95,7 +96,9 @@ def _resolved(tensor: Tensor, where: tuple[Address, ...]) -> Operand:
 def _fold_one(operands: list[Operand], out: tuple[Axis, ...]) -> Tensor:
     if len(operands) == 1 and operands[0][1] == out:
         return operands[0][0].double()
-    operands = sorted(operands, key=lambda o: (o[0].dim(), o[0].data_ptr() if o[0].device.type != "meta" else 0))
+    operands = sorted(
+        operands, key=lambda o: (o[0].dim(), o[0].data_ptr() if o[0].device.type != "meta" else 0)
+    )
     tensors = tuple(t for t, _ in operands)
     return constants.memo(_fold_einsum, tensors, _equation([a for _, a in operands], out))  # type: ignore[no-any-return]
 
@@ -151,6 +154,8 @@ class _Buffers:
 
 def _long_axis(tensors: list[Tensor], terms: list[str], out: str) -> str | None:
     """A contracted axis worth slicing, or None."""
-    sizes = {c: n for t, s in zip(tensors, terms, strict=True) for c, n in zip(s, t.shape, strict=True)}
+    sizes = {
+        c: n for t, s in zip(tensors, terms, strict=True) for c, n in zip(s, t.shape, strict=True)
+    }
     long = [c for c, n in sizes.items() if c not in out and n > ROWS]
     return max(long, key=sizes.__getitem__) if long else None

@@ -5,8 +5,8 @@
 
 A formula takes the value and the distribution's arguments, each a polynomial, a tensor or a number,
 and returns the log density along the batch dims; it raises ``NotPolynomial`` where the form that it
-is given has none. Tests compare every formula with the distribution's own ``log_prob``.
-Functions of constants go through :func:`of_constant`, so that data is read once, not at every trace.
+is given has none. Tests compare every formula with the distribution's own ``log_prob``. Functions
+of constants go through :func:`of_constant`, so that data is read once, not at every trace.
 """
 
 import math
@@ -251,8 +251,8 @@ def categorical(
     return pick_last(_normalised_log_probs(probs, logits), index)
 
 
-#: Class probabilities that are written one by one (``stack([1 - p, p])``) are taken apart up to this
-#: many classes; each class costs a pass over the observed values.
+#: Class probabilities that are written one by one (``stack([1 - p, p])``) are taken apart up to
+#: this many classes; each class costs a pass over the observed values.
 MAX_CLASSES = 16
 
 

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What happens when a torch function meets a lifted tensor: recorded, kept polynomial, or refused."""
+"""What happens when a torch function meets a lifted tensor: it is recorded, or refused."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,14 +19,18 @@ Operation = Callable[..., Any]
 OPERATIONS: dict[str, Operation] = {}
 
 _METADATA = frozenset(
-    "size dim ndimension numel nelement element_size is_floating_point is_complex is_contiguous stride "
-    "get_device is_signed is_tensor type_as_dtype requires_grad_ __hash__ storage_offset is_inference "
-    "is_same_size _is_view is_nonzero_shape has_names is_conj is_neg is_storage result_type "
-    "register_hook retain_grad __len__ __repr__".split()
+    """
+    size dim ndimension numel nelement element_size is_floating_point is_complex is_contiguous
+    stride get_device is_signed is_tensor type_as_dtype requires_grad_ __hash__ storage_offset is_inference
+    is_same_size _is_view is_nonzero_shape has_names is_conj is_neg is_storage result_type
+    register_hook retain_grad __len__ __repr__
+    """.split()  # noqa: SIM905 - a table of words reads better than one word a line
 )
 _ATTRIBUTES = frozenset(
-    "shape ndim dtype device requires_grad is_leaf layout grad_fn grad is_cuda is_sparse is_meta names "
-    "is_quantized is_mkldnn is_cpu itemsize nbytes _version output_nr is_nested retains_grad".split()
+    """
+    shape ndim dtype device requires_grad is_leaf layout grad_fn grad is_cuda is_sparse is_meta
+    names is_quantized is_mkldnn is_cpu itemsize nbytes _version output_nr is_nested retains_grad
+    """.split()  # noqa: SIM905
 )
 _SHAPE_ATTRIBUTES = {"T": "t_all", "mT": "mT", "H": "t_all", "mH": "mT"}
 _IDENTITY_ATTRIBUTES = frozenset({"data", "real"})
@@ -55,8 +59,14 @@ _REFUSED = {
     "untyped_storage": ("its memory", "keep it a tensor"),
     "backward": ("`backward`", "leave differentiation to BLR"),
 }
-_SET_ITEM = ("an assignment into a tensor", "build the tensor with torch.stack, torch.cat or torch.where")
-_IN_PLACE = ("an in-place operation", "use the operation without the trailing underscore, as in `x = x + 1`")
+_SET_ITEM = (
+    "an assignment into a tensor",
+    "build the tensor with torch.stack, torch.cat or torch.where",
+)
+_IN_PLACE = (
+    "an in-place operation",
+    "use the operation without the trailing underscore, as in `x = x + 1`",
+)
 
 
 def dispatch(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -108,7 +118,8 @@ def record(
     else:
         try:
             result = operation(
-                *(polynomial_of(a) for a in args), **{k: polynomial_of(v) for k, v in kwargs.items()}
+                *(polynomial_of(a) for a in args),
+                **{k: polynomial_of(v) for k, v in kwargs.items()},
             )
             return _wrap_polynomials(call, result, _result_dtype(args, kwargs), inputs[0].device)
         except NotPolynomial as error:
@@ -168,9 +179,11 @@ def _result_dtype(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.dty
         if not tensor.dtype.is_floating_point:
             continue
         if tensor.dim():
-            arrays = tensor.dtype if arrays is None else torch.promote_types(arrays, tensor.dtype)
+            arrays = torch.promote_types(arrays or tensor.dtype, tensor.dtype)
         else:
-            scalars = tensor.dtype if scalars is None else torch.promote_types(scalars, tensor.dtype)
+            scalars = (
+                tensor.dtype if scalars is None else torch.promote_types(scalars, tensor.dtype)
+            )
     return arrays or scalars or lifted_in((args, kwargs))[0].dtype
 
 

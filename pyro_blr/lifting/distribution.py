@@ -4,9 +4,9 @@
 """Distributions with lifted arguments, and log densities of any distribution at lifted values.
 
 Pyro calls the hooks in ``COERCIONS`` before a distribution's constructor runs (``poutine.collapse``
-uses them too), so ``dist.Normal(X @ w, tau ** -0.5)`` becomes a :class:`LiftedDistribution` and never
-reaches torch's constructor. Its log density is one recorded call that replays the real distribution,
-with the polynomial of its formula where there is one.
+uses them too), so ``dist.Normal(X @ w, tau ** -0.5)`` becomes a :class:`LiftedDistribution` and
+never reaches torch's constructor. Its log density is one recorded call that replays the real
+distribution, with the polynomial of its formula where there is one.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +27,9 @@ class LogDensity:
 
     __name__ = "log_prob"
 
-    def __init__(self, distribution: type, names: tuple[str, ...], fixed: Mapping[str, Any]) -> None:
+    def __init__(
+        self, distribution: type, names: tuple[str, ...], fixed: Mapping[str, Any]
+    ) -> None:
         self.distribution = distribution
         self.names = names
         self.fixed = fixed
@@ -82,7 +84,7 @@ def log_density(fn: Any, value: Any) -> Any:
         elif not isinstance(base, dist.torch_distribution.ExpandedDistribution):
             break
         base = base.base_dist
-    shape = tuple(fn.batch_shape) + tuple(fn.event_shape)[: summed]
+    shape = tuple(fn.batch_shape) + tuple(fn.event_shape)[:summed]
     result = _of_plain(base, value)
     if tuple(result.shape) != shape:
         result = result.expand(torch.broadcast_shapes(result.shape, shape))
@@ -109,7 +111,9 @@ def _arguments(fn: Any, formula: Callable[..., Polynomial]) -> dict[str, Any]:
     """A plain distribution's own arguments, as its formula names them."""
     given = {name: fn.__dict__[name] for name in type(fn).arg_constraints if name in fn.__dict__}
     if isinstance(fn, dist.MultivariateNormal) and not given.keys() & {
-        "covariance_matrix", "precision_matrix", "scale_tril",
+        "covariance_matrix",
+        "precision_matrix",
+        "scale_tril",
     }:
         given["scale_tril"] = fn._unbroadcasted_scale_tril
     if isinstance(fn, dist.LogNormal | dist.HalfNormal):
@@ -187,12 +191,14 @@ class LiftedDistribution(TorchDistribution):
 
     def to_event(self, reinterpreted_batch_ndims: int | None = None) -> "LiftedDistribution":
         more = reinterpreted_batch_ndims
-        return self._with(reinterpreted=self.reinterpreted + (len(self.batch_shape) if more is None else more))
+        return self._with(
+            reinterpreted=self.reinterpreted + (len(self.batch_shape) if more is None else more)
+        )
 
     def mask(self, mask: Any) -> "LiftedDistribution":
         return self._with(mask=mask if self.own_mask is None else mask & self.own_mask)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         """``pyro.factor`` asks for the empty value of its ``Unit``; no other value is drawn."""
         if issubclass(self.distribution, dist.Unit):
             return torch.empty((*sample_shape, *self.batch_shape, 0))
@@ -236,8 +242,12 @@ class LiftedDistribution(TorchDistribution):
     def _polynomial(self, value: Any) -> Polynomial:
         formula = density_of(self.distribution)
         if formula is None:
-            raise NotPolynomial(f"{self.distribution.__name__} has no formula in the statistics of q")
-        return formula(polynomial_of(value), **{k: polynomial_of(v) for k, v in self.arguments.items()})
+            raise NotPolynomial(
+                f"{self.distribution.__name__} has no formula in the statistics of q"
+            )
+        return formula(
+            polynomial_of(value), **{k: polynomial_of(v) for k, v in self.arguments.items()}
+        )
 
 
 def _shapes(distribution: type, arguments: Mapping[str, Any]) -> tuple[torch.Size, torch.Size]:
@@ -260,9 +270,9 @@ def coerce(distribution: type, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     """Pyro's hook: a lifted distribution where an argument is lifted, None elsewhere."""
     if issubclass(distribution, LiftedDistribution):
         return None
-    if not lifted_in(args) and not lifted_in(kwargs):
-        if not any(isinstance(a, LiftedDistribution) for a in (*args, *kwargs.values())):
-            return None
+    given = (*args, *kwargs.values())
+    if not lifted_in(given) and not any(isinstance(a, LiftedDistribution) for a in given):
+        return None
     names = [n for n in distribution.__signature__.parameters]  # type: ignore[attr-defined]
     arguments = dict(zip(names, args, strict=False)) | dict(kwargs)
     arguments = {k: v for k, v in arguments.items() if v is not None and k != "validate_args"}
@@ -277,9 +287,12 @@ def coerce(distribution: type, args: tuple[Any, ...], kwargs: Mapping[str, Any])
 
 
 def _can_be_lifted(distribution: type) -> bool:
-    return not issubclass(
-        distribution, dist.TransformedDistribution | dist.Independent | dist.MaskedDistribution
-    ) or density_of(distribution) is not None
+    return (
+        not issubclass(
+            distribution, dist.TransformedDistribution | dist.Independent | dist.MaskedDistribution
+        )
+        or density_of(distribution) is not None
+    )
 
 
 def _wrapper(distribution: type, arguments: Mapping[str, Any]) -> Any:

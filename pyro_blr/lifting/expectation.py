@@ -5,13 +5,14 @@
 
 Blocks are independent under q, so the expectation of a product is the product of the blocks'
 moments; a block's own moment is looked up by :func:`_block_moment`. :func:`compile_plan` then does
-once what depends on constants alone: it folds them, pushes index maps of statistics into them (a sum
-over rows becomes a sum over groups) and merges like products. What is left to do at each step costs
-what the latents cost, whatever the number of rows.
+once what depends on constants alone: it folds them, pushes index maps of statistics into them (a
+sum over rows becomes a sum over groups) and merges like products. What is left to do at each step
+costs what the latents cost, whatever the number of rows.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ class Stat:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """A product of constants and expected statistics; axes that are not among the plan's are summed.
+    """A product of constants and expected statistics; axes that are not among the plan's are
+    summed.
 
     :param constants: folded constants along plain axes.
     :param free: constants that require a gradient: the place among the free ones, their addresses.
@@ -175,9 +177,7 @@ def _expectation(term: Term, layout: Layout, out: tuple[Axis, ...]) -> list[_Exp
     for block, atoms in groups.items():
         moment = _block_moment(block, atoms, out)
         products = [
-            _renamed(
-                _Expanded(p.number * number, p.constants + consts, p.stats + stats), renaming
-            )
+            _renamed(_Expanded(p.number * number, p.constants + consts, p.stats + stats), renaming)
             for p in products
             for number, consts, stats, renaming in moment
         ]
@@ -223,6 +223,8 @@ def _elementwise_moment(block: Block, atoms: list[Atom]) -> Moment:
     if len(atoms) > 1:
         raise NotPolynomial(f"a product of {' and '.join(sorted(kinds))} of {name}")
     which = LOG if atoms[0].kind == "log" else LOG1M
+    if which not in sufficient_statistics(block):
+        raise NotPolynomial(f"log(1 - {name}) under a {block.family.name}")
     return 1.0, (), (Stat(block, which, atoms[0].where),), {}
 
 
@@ -307,7 +309,20 @@ def _compile(term: _Expanded, out: tuple[Axis, ...], free: tuple[Tensor, ...]) -
     used = {*outside, *all_axes(w for s in term.stats for w in s.where)}
     folded = fold([(c.tensor, c.where) for c in fixed], used, term.number)
     folded, stats = _push_gathers(folded, list(term.stats), outside)
+    folded = _joined(folded, stats)
     return Product(folded, tuple(slots), tuple(stats))
+
+
+def _joined(consts: tuple[Operand, ...], stats: list[Stat]) -> tuple[Operand, ...]:
+    """Multiply constants out where the result is no larger than what it meets anyway."""
+    if len(consts) < 2:
+        return consts
+    axes = tuple(dict.fromkeys(a for _, own in consts for a in own))
+    size = prod(a.size for a in axes)
+    largest = max((prod(_stat_shape(s)) for s in stats), default=1)
+    if size > max(largest, max(t.numel() for t, _ in consts)):
+        return consts
+    return ((contract(list(consts), axes), axes),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -415,7 +430,7 @@ def scatter(
     axes: tuple[Axis, ...],
     device: torch.device,
 ) -> tuple[tuple[Operand, ...], list[Axis | None]] | None:
-    """Sum constants over index maps: from ``axes`` to one new axis for each map (None if size 1)."""
+    """Sum constants over index maps: from ``axes`` to a new axis for each map (None if size 1)."""
     mine = [c for c in consts if set(c[1]) & set(axes)]
     if len(mine) > 1:
         return None
@@ -463,13 +478,15 @@ def segment_sum(values: Tensor, index: Tensor, count: int) -> Tensor:
 def _merge(
     merged: dict[object, tuple[Product, Tensor | None]], product: Product, out: tuple[Axis, ...]
 ) -> None:
-    """Add a product to the like one, if there is one: same statistics, constants along same axes."""
+    """Add a product to the like one, if any: same statistics, constants along the same axes."""
     if len(product.constants) > 1:
         merged[object()] = (product, None)
         return
     names = {a: -1 - i for i, a in enumerate(out)}
     stats = sorted(product.stats, key=lambda s: (s.block.name, s.which))
-    signature: list[object] = [tuple((slot, _address_names(where, names)) for slot, where in product.free)]
+    signature: list[object] = [
+        tuple((slot, _address_names(where, names)) for slot, where in product.free)
+    ]
     for s in stats:
         signature.append((s.block.name, s.which, _address_names(s.where, names)))
     tensor, axes = product.constants[0]

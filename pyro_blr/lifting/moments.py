@@ -3,10 +3,10 @@
 
 """The statistics of one block of q, and the gradient with respect to its mean parameters.
 
-L is differentiated in *leaves*: a Gaussian's mean and covariance, any other family's mean parameters.
-A Gaussian's leaves are central because its mean parameter ``E[zz']`` is ``Cov + mm'``, from which the
-covariance would have to be recovered by a cancelling difference. :meth:`Moments.message` turns the
-gradient in the leaves into dL/dmean_params by the chain rule
+L is differentiated in *leaves*: a Gaussian's mean and covariance, any other family's mean
+parameters. A Gaussian's leaves are central because its mean parameter ``E[zz']`` is ``Cov + mm'``,
+from which the covariance would have to be recovered by a cancelling difference.
+:meth:`Moments.message` turns the gradient in the leaves into dL/dmean_params by the chain rule
 
     dL/dE[zz'] = dL/dCov,        dL/dE[z] = dL/dm - 2 dL/dCov m.
 """
@@ -33,8 +33,8 @@ COV: Statistic = ("cov", 2, 0)
 class Moments(ABC):
     """The statistics of a block at given natural parameters.
 
-    :param natural: the natural parameters. If they require a gradient, so do the statistics, through
-        them (for Hessian-vector products); otherwise the leaves do (for messages).
+    :param natural: the natural parameters. If they require a gradient, so do the statistics,
+        through them (for Hessian-vector products); otherwise the leaves do (for messages).
     """
 
     def __init__(self, block: Block, natural: Natural) -> None:
@@ -132,7 +132,7 @@ class GaussianMoments(Moments):
 
 
 class _NaturalOfMean(torch.autograd.Function):
-    """natural(mean_params), whose value is known; backward multiplies by the inverse Fisher matrix."""
+    """natural(mean_params), whose value is known; backward applies the inverse Fisher matrix."""
 
     @staticmethod
     def forward(ctx, moments, *mean_params):  # type: ignore[no-untyped-def]

@@ -3,11 +3,12 @@
 
 """Polynomials in the statistics of latents, with named axes: the exact tier's algebra.
 
-A :class:`Polynomial` is a sum of products. Each product has a number, some constant tensors and some
-:class:`Atom` s (a power, an exponential or a logarithm of the elements of one latent), each addressed
-by named axes. Sums, products, contractions and indexing stay in this form by construction, without
-rewriting: it is canonical from the start (the form of Autoconj, Hoffman, Johnson & Tran 2018).
-Operations that leave it raise :class:`NotPolynomial`, which the caller turns into another tier.
+A :class:`Polynomial` is a sum of products. Each product has a number, some constant tensors and
+some atoms (:class:`Atom`: a power, an exponential or a logarithm of the elements of one latent),
+each addressed by named axes. Sums, products, contractions and indexing stay in this form by
+construction, without rewriting: it is canonical from the start (the form of Autoconj, Hoffman,
+Johnson & Tran 2018). Operations that leave it raise :class:`NotPolynomial`, which the caller turns
+into another tier.
 """
 
 import math
@@ -49,7 +50,8 @@ class LatentSite:
 class Atom:
     """One statistic of the elements of a latent: ``z ** power``, ``exp(power z)`` or ``log``.
 
-    :param kind: ``"power"``, ``"exp"`` (Gaussian latents only), ``"log"``, ``"log1m"`` (log(1 - z)).
+    :param kind: ``"power"``, ``"exp"`` (Gaussian latents only), ``"log"``, or ``"log1m"``, which
+        is log(1 - z).
     :param where: the addresses of the latent's dims.
     """
 
@@ -59,12 +61,14 @@ class Atom:
     where: tuple[Address, ...]
 
     def renamed(self, renaming: Renaming) -> "Atom":
-        return Atom(self.site, self.kind, self.power, tuple(rename(w, renaming) for w in self.where))
+        return Atom(
+            self.site, self.kind, self.power, tuple(rename(w, renaming) for w in self.where)
+        )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Constant:
-    """A constant tensor and the addresses of its dims (dims of size 1 have none and are dropped)."""
+    """A constant tensor and the addresses of its dims; dims of size 1 have none and are dropped."""
 
     tensor: Tensor
     where: tuple[Address, ...]
@@ -276,7 +280,9 @@ class Polynomial:
     def expanded(self, dims: Dims) -> "Polynomial":
         """Broadcast to the axes of ``dims`` (dims of size 1 and missing dims take theirs)."""
         own = (None,) * (len(dims) - self.ndim) + self.dims
-        return Polynomial((mine or theirs for mine, theirs in zip(own, dims, strict=True)), self.terms)
+        return Polynomial(
+            (mine or theirs for mine, theirs in zip(own, dims, strict=True)), self.terms
+        )
 
     def expand_to(self, shape: Sequence[int]) -> "Polynomial":
         """Broadcast to a shape."""
@@ -425,7 +431,9 @@ def align(left: Polynomial, right: Polynomial) -> tuple[Polynomial, Polynomial, 
     for x, y in zip(a, b, strict=True):
         if x and y:
             if x.size != y.size:
-                raise ValueError(f"shapes {tuple(left.shape)} and {tuple(right.shape)} do not broadcast")
+                raise ValueError(
+                    f"shapes {tuple(left.shape)} and {tuple(right.shape)} do not broadcast"
+                )
             renaming[y] = x
     right = right.renamed(renaming)
     return left, right, tuple(x or y for x, y in zip(a, b, strict=True))
@@ -455,7 +463,10 @@ def key_of(value: Polynomial) -> tuple[object, tuple[Tensor, ...]]:
     terms = tuple(
         (
             t.number,
-            tuple((tensor_key(c.tensor), *(address_key(w, number) for w in c.where)) for c in t.constants),
+            tuple(
+                (tensor_key(c.tensor), *(address_key(w, number) for w in c.where))
+                for c in t.constants
+            ),
             tuple(
                 (a.site.name, a.kind, a.power, *(address_key(w, number) for w in a.where))
                 for a in t.atoms

@@ -4,9 +4,9 @@
 """Finding the one Gaussian scalar per element that a log density depends on.
 
 The recorded program of a log density is walked from its result towards the latents, through
-elementwise operations only, until the values are affine in Gaussian latents. If all these values are
-one and the same affine expression f, the density is elementwise a function of the Gaussian scalar f,
-and quadrature on the marginal mean and variance of f is its expectation.
+elementwise operations only, until the values are affine in Gaussian latents. If all these values
+are one and the same affine expression f, the density is elementwise a function of the Gaussian
+scalar f, and quadrature on the marginal mean and variance of f is its expectation.
 """
 
 from dataclasses import dataclass
@@ -21,24 +21,25 @@ ELEMENTWISE = frozenset(
     abs absolute acos arccos acosh add addcdiv addcmul angle asin asinh atan atan2 ceil celu clamp
     clamp_max clamp_min clip cos cosh deg2rad digamma div divide elu erf erfc erfinv exp exp2 expit
     expm1 float_power floor fmod frac gelu hardsigmoid hardtanh hypot i0 leaky_relu lerp lgamma log
-    log10 log1p log2 log_ndtr logaddexp logaddexp2 logit log_sigmoid logsigmoid max maximum min minimum
-    mish mul multiply mvlgamma ndtr neg negative polygamma positive pow rad2deg reciprocal relu relu6
-    round rsqrt rsub selu sgn sigmoid sign silu sin sinc sinh softplus softsign sqrt square sub subtract
-    tan tanh tanhshrink true_divide trunc where xlog1py xlogy zeta
-    eq ne lt le gt ge less greater less_equal greater_equal isfinite isnan logical_and logical_or
-    logical_not masked_fill nan_to_num clone contiguous double float to type type_as full_like
-    zeros_like ones_like hardshrink softshrink threshold
-    special_expit special_logit special_ndtr special_log_ndtr special_erf special_erfc special_erfcx
-    special_xlogy special_xlog1py special_exp2 special_expm1 special_log1p special_gammaln
-    __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __div__ __rdiv__
-    __pow__ __rpow__ __neg__ __pos__ __abs__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __and__ __or__
-    __invert__
-    """.split()
+    log10 log1p log2 log_ndtr logaddexp logaddexp2 logit log_sigmoid logsigmoid max maximum min
+    minimum mish mul multiply mvlgamma ndtr neg negative polygamma positive pow rad2deg reciprocal
+    relu relu6 round rsqrt rsub selu sgn sigmoid sign silu sin sinc sinh softplus softsign sqrt
+    square sub subtract tan tanh tanhshrink true_divide trunc where xlog1py xlogy zeta eq ne lt le
+    gt ge less greater less_equal greater_equal isfinite isnan logical_and logical_or logical_not
+    masked_fill nan_to_num clone contiguous double float to type type_as full_like zeros_like
+    ones_like hardshrink softshrink threshold special_expit special_logit special_ndtr
+    special_log_ndtr special_erf special_erfc special_erfcx special_xlogy special_xlog1py
+    special_exp2 special_expm1 special_log1p special_gammaln __add__ __radd__ __sub__ __rsub__
+    __mul__ __rmul__ __truediv__ __rtruediv__ __div__ __rdiv__ __pow__ __rpow__ __neg__ __pos__
+    __abs__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __and__ __or__ __invert__
+    """.split()  # noqa: SIM905 - a table of words reads better than a list of a hundred lines
 )
 
 #: Operations that are linear in their first argument and may stand between the elementwise log
 #: density and the factor: its elements' expectations are passed through them.
-LINEAR_TAIL = frozenset("sum mean neg __neg__ reshape view squeeze unsqueeze expand broadcast_to".split())
+LINEAR_TAIL = frozenset(
+    "sum mean neg __neg__ reshape view squeeze unsqueeze expand broadcast_to".split()  # noqa: SIM905
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,11 @@ def is_elementwise(node: LiftedTensor) -> bool:
         return bool(declared)
     name = getattr(node.call.function, "__name__", "")
     if name in ("max", "min", "sum", "mean"):  # elementwise only in their two-tensor form
-        return name in ("max", "min") and len(node.call.args) == 2 and hasattr(node.call.args[1], "dim")
+        return (
+            name in ("max", "min")
+            and len(node.call.args) == 2
+            and hasattr(node.call.args[1], "dim")
+        )
     return name in ELEMENTWISE
 
 

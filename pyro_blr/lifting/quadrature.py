@@ -3,18 +3,18 @@
 
 """Deterministic expectations of functions of one Gaussian scalar, with their error.
 
-The rule is the trapezoidal rule in the standardised variable t, f = m + s t, weighted by the standard
-normal density and normalised:
+The rule is the trapezoidal rule in the standardised variable t, f = m + s t, weighted by the
+standard normal density and normalised:
 
     E[g(f)] ~ sum_k w_k g(m + s t_k),      t_k = k h, |t_k| <= R,      w_k ~ exp(-t_k^2 / 2).
 
 For g analytic in a strip of half-width d around the real axis its error is of order
-``exp(-2 pi d / (s h))`` (Trefethen & Weideman 2014, Theorem 5.1; plus ``exp(-2 pi^2 / h^2)`` from the
-weight), so halving h squares the error. Hence the difference of the rules with h and h/2 is the error
-of the coarse one, and the square of it bounds the fine one, which is the one that is used: a
-difference below 1e-8 nats means agreement to rounding. Gauss-Hermite rules, whose error for a
-log-sigmoid decays only like ``exp(-c sqrt(n))``, need their nodes anew for each n and allow no such
-statement. A narrow likelihood needs a small h: the rule is refined at the likelihood's own scale.
+``exp(-2 pi d / (s h))`` (Trefethen & Weideman 2014, Theorem 5.1; plus ``exp(-2 pi^2 / h^2)`` from
+the weight), so halving h squares the error. Hence the difference of the rules with h and h/2 is the
+error of the coarse one, and the square of it bounds the fine one, which is the one that is used: a
+difference below 1e-8 nats means agreement to rounding. Gauss-Hermite rules, whose error for a log-sigmoid
+decays only like ``exp(-c sqrt(n))``, need their nodes anew for each n and allow no such statement.
+A narrow likelihood needs a small h: the rule is refined at the likelihood's own scale.
 """
 
 import math

@@ -4,12 +4,13 @@
 """Lifted tensors: what a latent's value is while the model runs.
 
 A :class:`LiftedTensor` is a ``torch.Tensor`` without storage. Ordinary torch operations on it are
-recorded through ``__torch_function__``: the call itself (so that the very program of the user can be
-replayed on draws or at quadrature nodes) and, as long as the operations allow, the polynomial that
-the value is (so that expectations can be exact). A value without a polynomial keeps the reason.
+recorded through ``__torch_function__``: the call itself (so that the very program of the user can
+be replayed on draws or at quadrature nodes) and, as long as the operations allow, the polynomial
+that the value is (so that expectations can be exact). A value without a polynomial keeps the
+reason.
 
-Since a draw is the replay of recorded calls on one draw of each latent, every occurrence of a latent
-in a factor sees the same draw: provenance needs no bookkeeping.
+Since a draw is the replay of recorded calls on one draw of each latent, every occurrence of a
+latent in a factor sees the same draw: provenance needs no bookkeeping.
 """
 
 import itertools
@@ -61,7 +62,6 @@ class LiftedTensor(torch.Tensor):
     poly: Polynomial | None
     reason: str
 
-    @staticmethod
     def __new__(
         cls,
         shape: Iterable[int],
@@ -74,21 +74,19 @@ class LiftedTensor(torch.Tensor):
         output: int = 0,
         reason: str = "",
     ) -> "LiftedTensor":
-        self = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        self: LiftedTensor = torch.Tensor._make_wrapper_subclass(
             cls, torch.Size(shape), dtype=dtype, device=device
         )
         self.site, self.call, self.output = site, call, output
         self.poly, self.reason = poly, reason
-        return self  # type: ignore[no-any-return]
+        return self
 
     @classmethod
-    def of_site(
-        cls, site: LatentSite, dtype: torch.dtype, device: torch.device
-    ) -> "LiftedTensor":
+    def of_site(cls, site: LatentSite, dtype: torch.dtype, device: torch.device) -> "LiftedTensor":
         """The variable of a latent."""
         return cls(site.shape, dtype, device, poly=leaf(site), site=site)
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         what = f"latent {self.site.name!r}" if self.site else f"from {', '.join(self.site_names)}"
         return f"<lifted {what}, shape {tuple(self.shape)}>"
 
@@ -115,7 +113,7 @@ class LiftedTensor(torch.Tensor):
         return dispatch(func, args, kwargs or {})
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls,
         func: Callable[..., Any],
         types: Iterable[type],
@@ -158,8 +156,8 @@ def control_flow(what: str, inputs: Any, mend: str) -> ControlFlowError:
     names = sorted({n for t in lifted_in(inputs) for n in t.site_names})
     sites = ", ".join(repr(n) for n in names) or "of the model"
     return ControlFlowError(
-        f"latent {sites} is used by {what}, which needs its value; while BLR runs the model a latent "
-        f"stands for its whole distribution and has no value. Mend: {mend}."
+        f"latent {sites} is used by {what}, which needs its value; while BLR runs the model a "
+        f"latent stands for its whole distribution and has no value. Mend: {mend}."
     )
 
 
@@ -192,8 +190,8 @@ def replay(outputs: list[Any], values: Mapping[Any, Tensor]) -> list[Any]:
     """Run the recorded program on values of its leaves.
 
     :param outputs: lifted tensors, or anything else, which is passed through.
-    :param values: a tensor for each leaf, by its :class:`LatentSite`; a value given by ``id`` of any
-        other node replaces it (quadrature puts nodes in the place of a predictor).
+    :param values: a tensor for each leaf, by its :class:`LatentSite`; a value given by ``id`` of
+        any other node replaces it (quadrature puts nodes in the place of a predictor).
     :returns: the values of the outputs.
     """
     done: dict[int, Any] = {}

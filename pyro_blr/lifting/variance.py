@@ -32,10 +32,12 @@ def _covariance(left: Product, right: Product, out: tuple[Axis, ...], times: flo
     (a,), (b,) = left.stats, right.stats
     batch = len(a.block.batch_shape)
     deltas, renaming = coincidence(a.where[:batch], b.where[:batch], out)
-    if left.free or right.free:
-        if renaming or deltas:
-            raise NotPolynomial("a parameter times independent elements of a plate")
-    consts = [take(t, tuple(rename(x, renaming) for x in axes)) for t, axes in (*left.constants, *right.constants)]
+    if (left.free or right.free) and (renaming or deltas):
+        raise NotPolynomial("a parameter times independent elements of a plate")
+    consts = [
+        take(t, tuple(rename(x, renaming) for x in axes))
+        for t, axes in (*left.constants, *right.constants)
+    ]
     consts += [(d.tensor, d.where) for d in deltas]  # type: ignore[misc]
     first, axes = consts[0]
     scaled: tuple[Operand, ...] = ((first * times, axes), *consts[1:])
@@ -52,5 +54,7 @@ def _fresh(product: Product, out: tuple[Axis, ...]) -> Product:
     return Product(
         tuple((t, tuple(new.get(a, a) for a in own)) for t, own in product.constants),
         tuple((slot, tuple(rename(w, new) for w in where)) for slot, where in product.free),
-        tuple(Stat(s.block, s.which, tuple(rename(w, new) for w in s.where)) for s in product.stats),
+        tuple(
+            Stat(s.block, s.which, tuple(rename(w, new) for w in s.where)) for s in product.stats
+        ),
     )

@@ -61,19 +61,20 @@ class Curvature:
 
     def __init__(self, objective: Objective, naturals: Naturals) -> None:
         self.blocks = list(naturals)
+        self.is_conjugate = all(objective.is_conjugate_in(b) for b in self.blocks)
         self.naturals = {b: tuple(t.detach() for t in n) for b, n in naturals.items()}
         leaves = {b: tuple(t.clone().requires_grad_() for t in n) for b, n in self.naturals.items()}
         self.leaves = [t for b in self.blocks for t in leaves[b]]
         loss = objective.negative_elbo(leaves)
         self.graph = list(torch.autograd.grad(loss, self.leaves, create_graph=True))
-        self.gradient = self._symmetric([g.detach() for g in self.graph])
+        self.gradient = self.symmetric([g.detach() for g in self.graph])
 
     def times(self, vector: Vector) -> Vector:
         """H vector."""
         product = torch.autograd.grad(
             self.graph, self.leaves, vector, retain_graph=True, allow_unused=True
         )
-        return self._symmetric(
+        return self.symmetric(
             [torch.zeros_like(v) if p is None else p for p, v in zip(product, vector, strict=True)]
         )
 
@@ -88,7 +89,7 @@ class Curvature:
         parts = iter(vector)
         return {b: tuple(next(parts) for _ in self.naturals[b]) for b in self.blocks}
 
-    def _symmetric(self, vector: Vector) -> Vector:
+    def symmetric(self, vector: Vector) -> Vector:
         """Only the symmetric part of a matrix parameter's derivative acts on symmetric steps."""
         by_block = self.split(vector)
         result = []
@@ -101,25 +102,35 @@ class Curvature:
 
 
 def certify(
-    objective: Objective, naturals: Naturals, generator: torch.Generator | None = None
+    objective: Objective, naturals: Naturals, tol: float, generator: torch.Generator | None = None
 ) -> Certificate:
-    """The Newton decrement at a point, and whether it is a saddle."""
+    """The Newton decrement at a point, and whether it is a saddle.
+
+    :param tol: the gap in nats up to which the random search for negative curvature is worth its cost.
+    """
     curvature = Curvature(objective, naturals)
     step, negative = _conjugate_gradients(curvature, curvature.gradient, MAX_ITERATIONS)
-    if negative is None:
-        noise = [
-            torch.randn(g.shape, dtype=g.dtype, generator=generator).to(g.device)
-            for g in curvature.gradient
-        ]
-        noise = curvature._symmetric(noise)
-        probe = _fisher_scaled(curvature, noise)
-        _, negative = _conjugate_gradients(curvature, probe, PROBES, probing=True)
+    gap = math.inf if step is None else 0.5 * host.number(_dot(curvature.gradient, step))
+    if negative is None and gap <= tol:
+        negative = _search_negative_curvature(curvature, generator)
     if negative is not None:
         return Certificate(math.inf, curvature.split(negative), True)
-    if step is None:
-        return Certificate(math.inf, curvature.split([-g for g in curvature.gradient]), False)
-    gap = 0.5 * host.number(_dot(curvature.gradient, step))
-    return Certificate(max(gap, 0.0), curvature.split([-s for s in step]), False)
+    direction = curvature.precondition(curvature.gradient) if step is None else step
+    return Certificate(max(gap, 0.0), curvature.split([-s for s in direction]), False)
+
+
+def _search_negative_curvature(
+    curvature: Curvature, generator: torch.Generator | None
+) -> Vector | None:
+    """A direction of negative curvature found from a random start (a saddle's gradient is 0)."""
+    if len(curvature.blocks) == 1 and curvature.is_conjugate:
+        return None  # L is linear in the mean parameters, so that H = F at the optimum
+    noise = [
+        torch.randn(g.shape, dtype=g.dtype, generator=generator).to(g.device)
+        for g in curvature.gradient
+    ]
+    probe = _fisher_scaled(curvature, curvature.symmetric(noise))
+    return _conjugate_gradients(curvature, probe, PROBES, probing=True)[1]
 
 
 def _fisher_scaled(curvature: Curvature, noise: Vector) -> Vector:

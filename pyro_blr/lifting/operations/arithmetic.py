@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import constants
-from ..polynomial import Numeric, NotPolynomial, Polynomial, polynomial
+from ..polynomial import NotPolynomial, Numeric, Polynomial, polynomial
 from .register import operation
 
 

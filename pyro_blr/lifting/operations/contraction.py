@@ -88,7 +88,9 @@ def _spelled_out(
     """Give the dims of an ellipsis letters of their own, aligned from the right."""
     used = set("".join(terms) + out)
     spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in used]
-    longest = max(n - len(t.replace("...", "")) for t, n in zip(terms, ndims, strict=True) if "..." in t)
+    longest = max(
+        n - len(t.replace("...", "")) for t, n in zip(terms, ndims, strict=True) if "..." in t
+    )
     letters = "".join(spare[:longest])
     spelled = []
     for term, ndim in zip(terms, ndims, strict=True):

@@ -128,15 +128,15 @@ def _table(
         return
     placed: list[Axis | None] = [None] * (len(shared) - key.dim())
     live = [
-        (a, j)
-        for j, a in enumerate(shared[len(placed) :])
-        if a is not None and key.shape[j] != 1
+        (a, j) for j, a in enumerate(shared[len(placed) :]) if a is not None and key.shape[j] != 1
     ]
     if not live:
         renaming[axis] = Gather(constants.memo(_wrapped, (key.reshape(()),), axis.size), ())
         return
     table = key.reshape([a.size for a, _ in live])
-    renaming[axis] = Gather(constants.memo(_wrapped, (table,), axis.size), tuple(a for a, _ in live))
+    renaming[axis] = Gather(
+        constants.memo(_wrapped, (table,), axis.size), tuple(a for a, _ in live)
+    )
 
 
 def _wrapped(index: Tensor, size: int) -> Tensor:
