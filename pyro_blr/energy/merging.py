@@ -171,8 +171,8 @@ def _join(
     if size > MAX_BLOCK_SIZE:
         note = (
             f"{' and '.join(dict.fromkeys((coupling.first, coupling.second)))} are coupled, but "
-            f"their joint block would have {size} elements ({size * size * 8 / 1e6:.0f} MB a matrix; the "
-            f"limit is {MAX_BLOCK_SIZE} elements), so they stay apart"
+            f"their joint block would have {size} elements ({size * size * 8 / 1e6:.0f} MB a "
+            f"matrix; the limit is {MAX_BLOCK_SIZE} elements), so they stay apart"
         )
         notes.append(note)
         return

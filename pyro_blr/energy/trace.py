@@ -98,7 +98,8 @@ class LiftMessenger(Messenger):
             if (size := frame.full_size or frame.size) != full:
                 raise errors.PlateSizeError(
                     f"plate {name!r} of latent {latent.name!r} has size {size}, but the guide "
-                    f"holds {full} elements of it. Mend: make a new guide for data of another size, or  give the plate its full size and a subsample: "
+                    f"holds {full} elements of it. Mend: make a new guide for data of another "
+                    "size, or give the plate its full size and a subsample: "
                     f"pyro.plate({name!r}, {full}, subsample=index)."
                 )
             index = _subsample_index(name, msg, self)

@@ -235,8 +235,8 @@ class AutoNatural(AutoGuide):
     def _latent(self, site: str) -> Latent:
         if not self.is_set_up:
             raise errors.GuideError(
-                f"the guide has not seen the model yet, so site {site!r} has no posterior. Mend: take "
-                "a step, or call guide(*args) once."
+                f"the guide has not seen the model yet, so site {site!r} has no posterior. Mend: "
+                "take a step, or call guide(*args) once."
             )
         if site not in self.latents:
             raise errors.GuideError(

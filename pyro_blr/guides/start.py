@@ -81,7 +81,8 @@ def given_natural(latent: Latent, given: Any) -> Natural:
     if len(given) != len(family.natural_event_dims):
         raise errors.ArgumentError(
             f"{len(given)} natural parameters were given for site {latent.name!r}, whose "
-            f"{family.name} has {len(family.natural_event_dims)}. Mend: give a tuple of that many tensors."
+            f"{family.name} has {len(family.natural_event_dims)}. Mend: give a tuple of that "
+            "many tensors."
         )
     block = latent.block()
     event = (block.event_size,) if block.event_size is not None else ()
@@ -95,8 +96,8 @@ def given_natural(latent: Latent, given: Any) -> Natural:
         except RuntimeError as error:
             raise errors.ArgumentError(
                 f"natural parameters of shape {tuple(tensor.shape)} were given for site "
-                f"{latent.name!r}, whose {family.name} needs {tuple(shape)}. Mend: give one tensor for each of the "
-                "family's natural parameters, with the site's batch shape in front."
+                f"{latent.name!r}, whose {family.name} needs {tuple(shape)}. Mend: give one tensor "
+                "for each of the family's natural parameters, with the site's batch shape in front."
             ) from error
     natural = tuple(result)
     if not bool(family.in_domain(natural).all()):

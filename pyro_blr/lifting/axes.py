@@ -11,6 +11,7 @@ nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,9 +76,19 @@ def rename(address: Address, renaming: Renaming) -> Address:
         return renaming.get(address, address)
     if not any(axis in renaming for axis in address.axes):
         return address
-    if all(isinstance(renaming.get(axis, axis), Axis) for axis in address.axes):
-        return Gather(address.index, tuple(renaming.get(a, a) for a in address.axes))  # type: ignore[misc]
-    return _compose(address, [renaming.get(axis, axis) for axis in address.axes])
+    new = [renaming.get(axis, axis) for axis in address.axes]
+    plain = _plain(new)
+    return _compose(address, new) if plain is None else Gather(address.index, plain)
+
+
+def _plain(where: Iterable[Address]) -> tuple[Axis, ...] | None:
+    """The addresses as axes, if no index map is among them."""
+    axes = []
+    for address in where:
+        if isinstance(address, Gather):
+            return None
+        axes.append(address)
+    return tuple(axes)
 
 
 def _compose(outer: Gather, inner: list[Address]) -> Gather:
@@ -88,7 +99,10 @@ def _compose(outer: Gather, inner: list[Address]) -> Gather:
         if isinstance(only.index, Tensor):
             start, step = outer.index.start, outer.index.step
             return Gather(constants.memo(_affine, (only.index,), start, step), only.axes)
-        return Gather(outer.index[only.index], only.axes)
+        if isinstance(only.index, int):
+            return Gather(outer.index[only.index], only.axes)
+        inside = slice(only.index.start, only.index.stop, only.index.step)
+        return Gather(outer.index[inside], only.axes)
     assert isinstance(outer.index, Tensor)
     axes = all_axes(inner)
     tables = tuple(a.index for a in inner if isinstance(a, Gather) and isinstance(a.index, Tensor))
@@ -100,25 +114,28 @@ def _affine(index: Tensor, start: int, step: int) -> Tensor:
     return index * step + start
 
 
+#: The rule of an index (None: the next table), the places of its axes, the number of axes.
 Recipe = tuple[int | range | None, tuple[int, ...], int]
 
 
 def _recipe(address: Address, axes: tuple[Axis, ...]) -> Recipe:
-    """A hashable description of one index: its rule (None: the next table), its axes' places."""
+    """A hashable description of one index."""
     places = tuple(axes.index(a) for a in axes_of(address))
     if isinstance(address, Axis):
         return range(address.size), places, len(axes)
     return (None if isinstance(address.index, Tensor) else address.index), places, len(axes)
 
 
-def _look_up(table: Tensor, *indices_and_plan: object) -> Tensor:
-    *rest, plan = indices_and_plan
-    tables = iter(rest)
-    grids = []
-    for rule, places, count in plan:  # type: ignore[attr-defined]
-        index = next(tables) if rule is None else rule
-        grids.append(spread(index, places, count, table.device))  # type: ignore[arg-type]
-    return table[tuple(grids)]
+def _look_up(table: Tensor, *indices_and_plan: Any) -> Tensor:
+    """``table[indices]``, the tables among the indices coming first and the plan last."""
+    *tables, plan = indices_and_plan
+    left = iter(tables)
+    recipes: tuple[Recipe, ...] = plan
+    grids = [
+        spread(next(left) if rule is None else rule, places, count, table.device)
+        for rule, places, count in recipes
+    ]
+    return _index_first(table, grids)
 
 
 def spread(index: Index, places: tuple[int, ...], count: int, device: torch.device) -> Tensor:
@@ -159,43 +176,46 @@ def take(tensor: Tensor, where: tuple[Address, ...]) -> tuple[Tensor, tuple[Axis
 
     Ranges and integers are views; only index tables copy.
     """
-    if all(isinstance(address, Axis) for address in where):
-        return _diagonal(tensor, where)  # type: ignore[arg-type]
-    key: list[slice | int] = []
     rest: list[Address] = []
     for address in where:
-        index = address.index if isinstance(address, Gather) else None
-        if isinstance(index, int):
-            key.append(index)
-            continue
-        key.append(_slice(index) if isinstance(index, range) else slice(None))
-        rest.append(address.axes[0] if isinstance(index, range) else address)  # type: ignore[union-attr]
-    tensor = tensor[tuple(key)]
-    if all(isinstance(address, Axis) for address in rest):
-        return _diagonal(tensor, tuple(rest))  # type: ignore[arg-type]
-    return _take_tables(tensor, rest)
+        if isinstance(address, Axis) or isinstance(address.index, Tensor):
+            rest.append(address)
+        elif isinstance(address.index, int):
+            tensor = tensor.select(len(rest), address.index)
+        else:
+            tensor = _every(tensor, len(rest), address.index)
+            rest.append(address.axes[0])
+    plain = _plain(rest)
+    return _take_tables(tensor, rest) if plain is None else _diagonal(tensor, plain)
 
 
-def _slice(index: range) -> slice:
-    stop: int | None = index.stop if index.stop >= 0 else None
-    if index.step < 0:
+def _every(tensor: Tensor, dim: int, index: range) -> Tensor:
+    """The positions of a range along a dim, as a view."""
+    if index.step < 1:
         raise ValueError("index ranges run forwards")
-    return slice(index.start, stop, index.step)
+    view = tensor.narrow(dim, index.start, index[-1] - index.start + 1)
+    return view if index.step == 1 else view.unfold(dim, 1, index.step).squeeze(-1)
 
 
 def _take_tables(tensor: Tensor, where: list[Address]) -> tuple[Tensor, tuple[Axis, ...]]:
-    inner = tuple(dict.fromkeys(a for w in where if isinstance(w, Gather) for a in w.axes))
-    plain = [i for i, w in enumerate(where) if isinstance(w, Axis) and w not in inner]
-    indexed = [i for i in range(len(where)) if i not in plain]
-    tensor = tensor.permute(indexed + plain)
-    tables = tuple(grid(where[i], inner, tensor.device) for i in indexed)
-    result = tensor[tables] if len(tables) > 1 else _index_first(tensor, tables[0])
-    return _diagonal(result, inner + tuple(where[i] for i in plain))  # type: ignore[arg-type]
+    inner = all_axes(w for w in where if isinstance(w, Gather))
+    plain = [(i, w) for i, w in enumerate(where) if isinstance(w, Axis) and w not in inner]
+    left = [i for i, _ in plain]
+    indexed = [i for i in range(len(where)) if i not in left]
+    tables = [grid(where[i], inner, tensor.device) for i in indexed]
+    result = _index_first(tensor.permute(indexed + left), tables)
+    return _diagonal(result, inner + tuple(w for _, w in plain))
 
 
-def _index_first(tensor: Tensor, table: Tensor) -> Tensor:
-    flat = tensor.index_select(0, table.reshape(-1))
-    return flat.reshape(table.shape + tensor.shape[1:])
+def _index_first(tensor: Tensor, tables: list[Tensor]) -> Tensor:
+    """``tensor[tables]``, by row-major positions in the joined first dims."""
+    count = len(tables)
+    shape = tensor.shape
+    position = tables[0]
+    for table, size in zip(tables[1:], shape[1:count], strict=True):
+        position = position * size + table
+    flat = tensor.reshape(-1, *shape[count:]).index_select(0, position.reshape(-1))
+    return flat.reshape(position.shape + shape[count:])
 
 
 def _diagonal(tensor: Tensor, where: tuple[Axis, ...]) -> tuple[Tensor, tuple[Axis, ...]]:

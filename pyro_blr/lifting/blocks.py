@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from ..families import ExponentialFamily
-from .axes import Address, Gather, all_axes, grid
+from .axes import Address, Gather, all_axes, axes_of, grid
 from .polynomial import Atom, LatentSite
 
 
@@ -88,13 +88,13 @@ def _ravel(where: list[Address], sizes: tuple[int, ...], offset: int) -> Address
         for index, size in zip(fixed, sizes, strict=True):
             position = position * size + index
         return Gather(offset + position, ())
-    moving = [(w, s) for w, s in zip(where, sizes, strict=True) if s != 1]
+    moving = [w for w, s in zip(where, sizes, strict=True) if s != 1]
     if len(moving) == 1:
-        address = moving[0][0]
-        index = range(address.size) if not isinstance(address, Gather) else address.index
-        if isinstance(index, range):
-            axes = address.axes if isinstance(address, Gather) else (address,)
-            return Gather(range(index.start + offset, index.stop + offset, index.step), axes)
+        (only,) = moving
+        moved = only.index if isinstance(only, Gather) else range(only.size)
+        if isinstance(moved, range):
+            shifted = range(moved.start + offset, moved.stop + offset, moved.step)
+            return Gather(shifted, axes_of(only))
     axes = all_axes(where)
     device = next(
         (

@@ -21,10 +21,10 @@ OPERATIONS: dict[str, Operation] = {}
 _METADATA = frozenset(
     """
     size dim ndimension numel nelement element_size is_floating_point is_complex is_contiguous
-    stride get_device is_signed is_tensor type_as_dtype requires_grad_ __hash__ storage_offset is_inference
-    is_same_size _is_view is_nonzero_shape has_names is_conj is_neg is_storage result_type
-    register_hook retain_grad __len__ __repr__
-    """.split()  # noqa: SIM905 - a table of words reads better than one word a line
+    stride get_device is_signed is_tensor type_as_dtype requires_grad_ __hash__ storage_offset
+    is_inference is_same_size _is_view is_nonzero_shape has_names is_conj is_neg is_storage
+    result_type register_hook retain_grad __len__ __repr__
+    """.split()  # noqa: SIM905 - a table reads better than one word a line
 )
 _ATTRIBUTES = frozenset(
     """

@@ -91,7 +91,7 @@ def log_density(fn: Any, value: Any) -> Any:
     return result.sum(tuple(range(-summed, 0))) if summed else result
 
 
-def _of_plain(fn: Any, value: LiftedTensor) -> LiftedTensor:
+def _of_plain(fn: Any, value: LiftedTensor) -> Tensor:
     formula = density_of(type(fn))
     call = Call(BoundLogDensity(fn), (value,), {})
     try:
@@ -171,7 +171,7 @@ class LiftedDistribution(TorchDistribution):
         """Counts and classes bound their values without the value of a latent."""
         count = self.arguments.get("total_count")
         if issubclass(self.distribution, dist.Categorical):
-            given = self.arguments.get("probs", self.arguments.get("logits"))
+            given: Any = self.arguments.get("probs", self.arguments.get("logits"))
             return dist.constraints.integer_interval(0, given.shape[-1] - 1)
         if issubclass(self.distribution, dist.Binomial) and not isinstance(count, LiftedTensor):
             return dist.constraints.integer_interval(0, 1 if count is None else count)
@@ -218,7 +218,7 @@ class LiftedDistribution(TorchDistribution):
             result = result * torch.as_tensor(self.own_mask)
         return result
 
-    def _own_log_prob(self, value: Any) -> LiftedTensor:
+    def _own_log_prob(self, value: Any) -> Tensor:
         if issubclass(self.distribution, dist.Unit):
             return self.arguments["log_factor"]  # type: ignore[no-any-return]
         names = tuple(k for k, v in self.arguments.items() if isinstance(v, Tensor))

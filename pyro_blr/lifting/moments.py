@@ -12,6 +12,7 @@ from which the covariance would have to be recovered by a cancelling difference.
 """
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -127,7 +128,7 @@ class GaussianMoments(Moments):
         noise = torch.randn_like(mean) if noise is None else noise
         if self._scalar:
             return mean + cov.sqrt() * noise
-        factor = torch.linalg.cholesky(cov)
+        factor: Tensor = torch.linalg.cholesky(cov)
         return mean + (factor @ noise.unsqueeze(-1)).squeeze(-1)
 
 
@@ -135,13 +136,13 @@ class _NaturalOfMean(torch.autograd.Function):
     """natural(mean_params), whose value is known; backward applies the inverse Fisher matrix."""
 
     @staticmethod
-    def forward(ctx, moments, *mean_params):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, moments: "Moments", *mean_params: Tensor) -> Natural:
         ctx.moments = moments
         return tuple(n.clone() for n in moments.natural)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *covector):  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, *covector: Tensor | None) -> tuple[Tensor | None, ...]:
         moments = ctx.moments
         filled = tuple(
             torch.zeros_like(n) if g is None else g

@@ -88,7 +88,8 @@ class Term:
     @property
     def axes(self) -> tuple[Axis, ...]:
         """Every axis of the product, each once."""
-        return all_axes(w for f in (*self.constants, *self.atoms) for w in f.where)
+        factors: tuple[Constant | Atom, ...] = (*self.constants, *self.atoms)
+        return all_axes(w for f in factors for w in f.where)
 
     def renamed(self, renaming: Renaming) -> "Term":
         return Term(

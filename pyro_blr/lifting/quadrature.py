@@ -12,9 +12,9 @@ For g analytic in a strip of half-width d around the real axis its error is of o
 ``exp(-2 pi d / (s h))`` (Trefethen & Weideman 2014, Theorem 5.1; plus ``exp(-2 pi^2 / h^2)`` from
 the weight), so halving h squares the error. Hence the difference of the rules with h and h/2 is the
 error of the coarse one, and the square of it bounds the fine one, which is the one that is used: a
-difference below 1e-8 nats means agreement to rounding. Gauss-Hermite rules, whose error for a log-sigmoid
-decays only like ``exp(-c sqrt(n))``, need their nodes anew for each n and allow no such statement.
-A narrow likelihood needs a small h: the rule is refined at the likelihood's own scale.
+difference below 1e-8 nats means agreement to rounding. Gauss-Hermite rules, whose error for a
+log-sigmoid decays only like ``exp(-c sqrt(n))``, need their nodes anew for each n and allow no such
+statement. A narrow likelihood needs a small h: the rule is refined at the likelihood's own scale.
 """
 
 import math
@@ -162,5 +162,5 @@ def _tail(function: Function, mean: Tensor, variance: Tensor, rule: Rule) -> flo
     ends = torch.tensor([-rule.half_width, rule.half_width], dtype=mean.dtype, device=mean.device)
     column = ends.reshape(-1, *(1,) * mean.dim())
     values = function(mean + standard_deviation(variance) * column)
-    weight = math.exp(-0.5 * rule.half_width**2) * 2 ** (-rule.level)
+    weight = math.exp(-0.5 * rule.half_width**2) * 2.0 ** (-rule.level)
     return host.number(values.abs().max()) * weight

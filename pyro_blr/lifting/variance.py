@@ -38,7 +38,7 @@ def _covariance(left: Product, right: Product, out: tuple[Axis, ...], times: flo
         take(t, tuple(rename(x, renaming) for x in axes))
         for t, axes in (*left.constants, *right.constants)
     ]
-    consts += [(d.tensor, d.where) for d in deltas]  # type: ignore[misc]
+    consts += [take(d.tensor, d.where) for d in deltas]
     first, axes = consts[0]
     scaled: tuple[Operand, ...] = ((first * times, axes), *consts[1:])
     where = tuple(rename(w, renaming) for w in (*a.where, *b.where[batch:]))
