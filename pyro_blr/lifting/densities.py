@@ -68,6 +68,7 @@ def _lgamma(value: Tensor) -> Tensor:
 
 @register_density(dist.Normal)
 def normal(value: Numeric, loc: Numeric, scale: Numeric) -> Polynomial:
+    """``-(value - loc)^2 / (2 scale^2) - log(scale) - log(2 pi) / 2``."""
     scale = polynomial(scale)
     residual = polynomial(value) - loc
     return residual**2 * scale**-2.0 * -0.5 - scale.log() - 0.5 * _LOG_2PI
@@ -75,11 +76,13 @@ def normal(value: Numeric, loc: Numeric, scale: Numeric) -> Polynomial:
 
 @register_density(dist.HalfNormal)
 def half_normal(value: Numeric, scale: Numeric) -> Polynomial:
+    """Twice the normal density around 0; the support is checked elsewhere."""
     return normal(value, 0.0, scale) + math.log(2)
 
 
 @register_density(dist.LogNormal)
 def log_normal(value: Numeric, loc: Numeric, scale: Numeric) -> Polynomial:
+    """The normal density of ``log(value)``, less ``log(value)``."""
     log_value = polynomial(value).log()
     return normal(log_value, loc, scale) - log_value
 
@@ -92,6 +95,7 @@ def multivariate_normal(
     precision_matrix: Numeric | None = None,
     scale_tril: Numeric | None = None,
 ) -> Polynomial:
+    """The normal density of a vector, its covariance (in any of three forms) a constant."""
     precision, half_log_det = _precision(covariance_matrix, precision_matrix, scale_tril)
     residual = polynomial(value) - loc
     rows = residual.with_dims((*residual.dims, None))
@@ -136,6 +140,7 @@ def _from_precision(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 @register_density(dist.Gamma)
 def gamma(value: Numeric, concentration: Numeric, rate: Numeric) -> Polynomial:
+    """``(a - 1) log(value) - b value + a log(b) - log Gamma(a)``, the shape a a constant."""
     shape = polynomial(concentration)
     log_normalizer = polynomial(rate).log() * shape - of_constant(_lgamma, concentration)
     return polynomial(value).log() * (shape - 1) - polynomial(value) * rate + log_normalizer
@@ -143,11 +148,13 @@ def gamma(value: Numeric, concentration: Numeric, rate: Numeric) -> Polynomial:
 
 @register_density(dist.Exponential)
 def exponential(value: Numeric, rate: Numeric) -> Polynomial:
+    """``log(rate) - rate value``."""
     return polynomial(rate).log() - polynomial(value) * rate
 
 
 @register_density(dist.Beta)
 def beta(value: Numeric, concentration1: Numeric, concentration0: Numeric) -> Polynomial:
+    """``(a - 1) log(value) + (b - 1) log(1 - value) - log B(a, b)``, a and b constants."""
     a, b = polynomial(concentration1), polynomial(concentration0)
     if not a.is_constant or not b.is_constant:
         raise NotPolynomial("`lgamma` of a latent")
@@ -171,6 +178,7 @@ def _lgamma_sum(first: Tensor, second: Tensor) -> Tensor:
 
 @register_density(dist.Dirichlet)
 def dirichlet(value: Numeric, concentration: Numeric) -> Polynomial:
+    """``sum_k (a_k - 1) log(value_k) - log B(a)``, a a constant."""
     powers = (polynomial(value).log() * (polynomial(concentration) - 1)).sum((-1,))
     return powers + of_constant(_log_dirichlet_normalizer, concentration)
 
@@ -182,6 +190,7 @@ def _log_dirichlet_normalizer(concentration: Tensor) -> Tensor:
 
 @register_density(dist.Uniform)
 def uniform(value: Numeric, low: Numeric, high: Numeric) -> Polynomial:
+    """``-log(high - low)``, the bounds constants; the support is checked elsewhere."""
     width = polynomial(high) - low
     if not width.is_constant:
         raise NotPolynomial("a bound that depends on a latent")
@@ -203,6 +212,7 @@ def _broadcast_dims(*values: Polynomial) -> tuple[Axis | None, ...]:
 def bernoulli(
     value: Numeric, probs: Numeric | None = None, logits: Numeric | None = None
 ) -> Polynomial:
+    """``value log(p) + (1 - value) log(1 - p)``, by probabilities."""
     if probs is None:
         raise NotPolynomial("a Bernoulli's logits")
     probs, value = polynomial(probs), polynomial(value)
@@ -216,6 +226,7 @@ def binomial(
     probs: Numeric | None = None,
     logits: Numeric | None = None,
 ) -> Polynomial:
+    """``k log(p) + (n - k) log(1 - p) + log C(n, k)``, by probabilities."""
     if probs is None:
         raise NotPolynomial("a Binomial's logits")
     if isinstance(total_count, Polynomial) or isinstance(value, Polynomial):
@@ -233,6 +244,7 @@ def _log_choose(total: Tensor, chosen: Tensor) -> Tensor:
 
 @register_density(dist.Poisson)
 def poisson(value: Numeric, rate: Numeric, **_: Any) -> Polynomial:
+    """``value log(rate) - rate - log(value!)``, the value a constant."""
     rate = polynomial(rate)
     return rate.log() * value - rate - of_constant(_log_factorial, value)
 
@@ -241,6 +253,7 @@ def poisson(value: Numeric, rate: Numeric, **_: Any) -> Polynomial:
 def categorical(
     value: Numeric, probs: Numeric | None = None, logits: Numeric | None = None
 ) -> Polynomial:
+    """The logarithm of the chosen class's probability."""
     if isinstance(value, Polynomial):
         raise NotPolynomial("a discrete value that depends on a latent")
     index = torch.as_tensor(value)

@@ -15,26 +15,31 @@ from .register import operation
 
 @operation("add", "__add__", "__radd__")
 def add(left: Numeric, right: Numeric, *, alpha: float = 1) -> Polynomial:
+    """The sum, ``left + alpha right``."""
     return polynomial(left) + polynomial(right) * alpha
 
 
 @operation("sub", "subtract", "__sub__")
 def sub(left: Numeric, right: Numeric, *, alpha: float = 1) -> Polynomial:
+    """The difference, ``left - alpha right``."""
     return polynomial(left) - polynomial(right) * alpha
 
 
 @operation("rsub", "__rsub__")
 def rsub(left: Numeric, right: Numeric, *, alpha: float = 1) -> Polynomial:
+    """The difference the other way round, ``right - alpha left``."""
     return polynomial(right) - polynomial(left) * alpha
 
 
 @operation("mul", "multiply", "__mul__", "__rmul__")
 def mul(left: Numeric, right: Numeric) -> Polynomial:
+    """The product, element by element."""
     return polynomial(left) * right
 
 
 @operation("div", "true_divide", "divide", "__truediv__", "__div__")
 def div(left: Numeric, right: Numeric, *, rounding_mode: str | None = None) -> Polynomial:
+    """The quotient; the divisor must have a reciprocal (:func:`reciprocal`)."""
     if rounding_mode is not None:
         raise NotPolynomial(f"division rounded by {rounding_mode}")
     return polynomial(left) / right
@@ -42,41 +47,49 @@ def div(left: Numeric, right: Numeric, *, rounding_mode: str | None = None) -> P
 
 @operation("__rtruediv__", "__rdiv__")
 def rdiv(right: Numeric, left: Numeric) -> Polynomial:
+    """The quotient of a plain left operand and a lifted right one."""
     return polynomial(left) / right
 
 
 @operation("reciprocal")
 def reciprocal(value: Polynomial) -> Polynomial:
+    """``1 / value``, of a constant or of a single product of powers."""
     return value**-1.0
 
 
 @operation("neg", "negative", "__neg__")
 def neg(value: Polynomial) -> Polynomial:
+    """The negative."""
     return -value
 
 
 @operation("positive", "__pos__")
 def positive(value: Polynomial) -> Polynomial:
+    """The value itself."""
     return value
 
 
 @operation("square")
 def square(value: Polynomial) -> Polynomial:
+    """The square: a sum of products for a sum."""
     return value**2
 
 
 @operation("sqrt")
 def sqrt(value: Polynomial) -> Polynomial:
+    """The square root, of a constant or of a single product of powers."""
     return value**0.5
 
 
 @operation("rsqrt")
 def rsqrt(value: Polynomial) -> Polynomial:
+    """The reciprocal square root, as :func:`sqrt`."""
     return value**-0.5
 
 
 @operation("pow", "float_power", "__pow__")
 def power(base: Numeric, exponent: Numeric) -> Polynomial:
+    """A power whose exponent is a number: a repeated product, or the power of each factor."""
     number = _number(exponent)
     if number is None:
         raise NotPolynomial("a power that is not a number")
@@ -97,36 +110,43 @@ def _number(value: Numeric) -> float | None:
 
 @operation("log")
 def log(value: Polynomial) -> Polynomial:
+    """The logarithm of a single product: the sum of its factors' logarithms."""
     return value.log()
 
 
 @operation("log1p")
 def log1p(value: Polynomial) -> Polynomial:
+    """``log(1 + value)``, where ``1 + value`` has a logarithm."""
     return (1.0 + value).log()
 
 
 @operation("exp")
 def exp(value: Polynomial) -> Polynomial:
+    """The exponential of a sum: the product of its terms' exponentials."""
     return value.exp()
 
 
 @operation("lerp")
 def lerp(start: Numeric, end: Numeric, weight: Numeric) -> Polynomial:
+    """``start (1 - weight) + end weight``."""
     return polynomial(start) * (1 - polynomial(weight)) + polynomial(end) * weight
 
 
 @operation("addcmul")
 def addcmul(value: Numeric, left: Numeric, right: Numeric, *, alpha: float = 1) -> Polynomial:
+    """``value + alpha left right``."""
     return polynomial(value) + polynomial(left) * right * alpha
 
 
 @operation("xlogy")
 def xlogy(left: Numeric, right: Numeric) -> Polynomial:
+    """``left log(right)``."""
     return polynomial(left) * polynomial(right).log()
 
 
 @operation("where")
 def where(condition: Any, left: Numeric, right: Numeric) -> Polynomial:
+    """A choice by a constant condition: each side times its 0-1 table."""
     if not isinstance(condition, Tensor):
         raise NotPolynomial("torch.where on a condition that depends on a latent")
     chosen = polynomial(constants.memo(_as_float, (condition,)))
@@ -135,6 +155,7 @@ def where(condition: Any, left: Numeric, right: Numeric) -> Polynomial:
 
 @operation("masked_fill")
 def masked_fill(value: Polynomial, mask: Any, fill: Numeric) -> Polynomial:
+    """A choice by a constant mask, as :func:`where`."""
     if not isinstance(mask, Tensor):
         raise NotPolynomial("masked_fill on a mask that depends on a latent")
     return where(mask, fill, value)
@@ -147,32 +168,38 @@ def _as_float(condition: Tensor) -> Tensor:
 @operation("clone", "contiguous", "double", "float", "half", "bfloat16", "to", "type", "type_as")
 @operation("cpu", "cuda", "alias", "requires_grad_", "as_tensor", "nan_to_num_", "expand_copy")
 def identity(value: Polynomial, *_: Any, **__: Any) -> Polynomial:
+    """Changes of dtype, device or memory layout: the algebra knows none of them."""
     return value
 
 
 @operation("zeros_like", "new_zeros")
 def zeros_like(value: Polynomial, *_: Any, **__: Any) -> Polynomial:
+    """Zeros of the value's shape."""
     return value * 0.0
 
 
 @operation("ones_like")
 def ones_like(value: Polynomial, *_: Any, **__: Any) -> Polynomial:
+    """Ones of the value's shape."""
     return value * 0.0 + 1.0
 
 
 @operation("full_like")
 def full_like(value: Polynomial, fill_value: float, *_: Any, **__: Any) -> Polynomial:
+    """One number in the value's shape."""
     return value * 0.0 + fill_value
 
 
 @operation("detach")
 def detach(value: Polynomial) -> Polynomial:
+    """Refused: the gradient of a latent's value is q's, and would be lost."""
     # A latent's value carries no gradient of its own: q is differentiated, not the draw.
     raise NotPolynomial("`detach` of a latent")
 
 
 @operation("broadcast_tensors")
 def broadcast_tensors(*values: Any) -> tuple[Polynomial, ...]:
+    """The values, broadcast against each other."""
     if len(values) == 1 and isinstance(values[0], list | tuple):
         values = tuple(values[0])
     shape = torch.broadcast_shapes(*(v.shape for v in values))

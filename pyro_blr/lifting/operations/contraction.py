@@ -17,6 +17,7 @@ from .shape import permute, transpose, unsqueeze
 
 @operation("matmul", "mm", "bmm", "mv", "dot", "vdot", "__matmul__")
 def matmul(left: Numeric, right: Numeric) -> Polynomial:
+    """The matrix product: a product, summed over the shared dim."""
     a, b = polynomial(left), polynomial(right)
     if b.ndim == 1:
         return (a * b).sum((-1,))
@@ -27,11 +28,13 @@ def matmul(left: Numeric, right: Numeric) -> Polynomial:
 
 @operation("__rmatmul__")
 def rmatmul(right: Numeric, left: Numeric) -> Polynomial:
+    """The matrix product of a plain left operand and a lifted right one."""
     return matmul(left, right)
 
 
 @operation("linear")
 def linear(value: Numeric, weight: Numeric, bias: Numeric | None = None) -> Polynomial:
+    """``value @ weight.T + bias``."""
     weight = polynomial(weight)
     product = matmul(value, transpose(weight, -1, -2) if weight.ndim > 1 else weight)
     return product if bias is None else product + bias
@@ -41,16 +44,19 @@ def linear(value: Numeric, weight: Numeric, bias: Numeric | None = None) -> Poly
 def addmm(
     value: Numeric, left: Numeric, right: Numeric, *, beta: float = 1, alpha: float = 1
 ) -> Polynomial:
+    """``beta value + alpha left @ right``."""
     return polynomial(value) * beta + matmul(left, right) * alpha
 
 
 @operation("outer", "ger")
 def outer(left: Numeric, right: Numeric) -> Polynomial:
+    """The outer product of two vectors."""
     return unsqueeze(polynomial(left), -1) * polynomial(right)
 
 
 @operation("inner")
 def inner(left: Numeric, right: Numeric) -> Polynomial:
+    """The sum of products along the last dims of both."""
     a, b = polynomial(left), polynomial(right)
     if a.ndim == 0 or b.ndim == 0:
         return a * b
@@ -59,6 +65,7 @@ def inner(left: Numeric, right: Numeric) -> Polynomial:
 
 @operation("einsum")
 def einsum(equation: str, *operands: Any) -> Polynomial:
+    """A product of operands along named dims, summed over those that are not in the result."""
     if len(operands) == 1 and isinstance(operands[0], list | tuple):
         operands = tuple(operands[0])
     equation = equation.replace(" ", "")
@@ -114,6 +121,7 @@ def _along(value: Polynomial, term: str, letters: list[str]) -> Polynomial:
 
 @operation("tensordot")
 def tensordot(left: Numeric, right: Numeric, dims: Any = 2, **_: Any) -> Polynomial:
+    """The sum of products over pairs of dims."""
     a, b = polynomial(left), polynomial(right)
     if isinstance(dims, int):
         dims = (list(range(a.ndim - dims, a.ndim)), list(range(dims)))
@@ -145,11 +153,13 @@ def _matrix(function: Callable[..., Tensor], size: int, *args: Any) -> Tensor:
 
 @operation("cumsum")
 def cumsum(value: Polynomial, dim: int, **_: Any) -> Polynomial:
+    """The cumulative sum: a triangular matrix along the dim."""
     return _linear_along(_matrix(torch.cumsum, value.shape[dim]), value, dim)
 
 
 @operation("diff")
 def diff(value: Polynomial, n: int = 1, dim: int = -1, **_: Any) -> Polynomial:
+    """The n-th difference along a dim: a banded matrix along it."""
     return _linear_along(_matrix(_diff, value.shape[dim], n), value, dim)
 
 
@@ -159,6 +169,7 @@ def _diff(value: Tensor, n: int, dim: int) -> Tensor:
 
 @operation("roll")
 def roll(value: Polynomial, shifts: int, dims: int | None = None) -> Polynomial:
+    """A rotation along one dim: a permutation matrix along it."""
     if dims is None or not isinstance(shifts, int) or not isinstance(dims, int):
         raise NotPolynomial("`roll` along several dims")
     return _linear_along(_matrix(_roll, value.shape[dims], shifts), value, dims)

@@ -21,6 +21,7 @@ Key = None | int | slice | EllipsisType | Tensor
 
 @operation("__getitem__")
 def getitem(value: Polynomial, key: Any) -> Polynomial:
+    """Indexing by numbers, slices, ``None``, ellipses, constant tables and constant masks."""
     keys = _normalised(value.ndim, key)
     dims: list[Axis | None] = []
     renaming: dict[Axis, Address] = {}
@@ -149,21 +150,25 @@ def _wrapped(index: Tensor, size: int) -> Tensor:
 
 @operation("index_select")
 def index_select(value: Polynomial, dim: int, index: Tensor) -> Polynomial:
+    """The positions of a constant table along a dim."""
     return getitem(value, (slice(None),) * (dim % value.ndim) + (index,))
 
 
 @operation("select")
 def select(value: Polynomial, dim: int, index: int) -> Polynomial:
+    """One position along a dim, which is dropped."""
     return getitem(value, (slice(None),) * (dim % value.ndim) + (index,))
 
 
 @operation("narrow")
 def narrow(value: Polynomial, dim: int, start: int, length: int) -> Polynomial:
+    """A run of positions along a dim."""
     return getitem(value, (slice(None),) * (dim % value.ndim) + (slice(start, start + length),))
 
 
 @operation("gather")
 def gather(value: Polynomial, dim: int, index: Any, **_: Any) -> Polynomial:
+    """``value[index]`` along a dim, the other dims kept in step."""
     if not isinstance(index, Tensor):
         raise NotPolynomial("`gather` by a latent")
     return getitem(value, constants.memo(_gather_key, (index,), dim % value.ndim))
@@ -176,6 +181,7 @@ def _gather_key(index: Tensor, dim: int) -> tuple[Tensor, ...]:
 
 @operation("take")
 def take(value: Polynomial, index: Any) -> Polynomial:
+    """Positions in the flattened value."""
     if not isinstance(index, Tensor):
         raise NotPolynomial("`take` by a latent")
     return getitem(flatten(value), index)
@@ -183,6 +189,7 @@ def take(value: Polynomial, index: Any) -> Polynomial:
 
 @operation("embedding")
 def embedding(index: Any, weight: Polynomial, *args: Any, **options: Any) -> Polynomial:
+    """Rows of a lifted table, by a constant index."""
     # padding_idx, scale_grad_by_freq and sparse change gradients only; max_norm changes the weight.
     if not isinstance(index, Tensor) or options.get("max_norm") is not None:
         raise NotPolynomial("`embedding` with max_norm")
@@ -191,6 +198,7 @@ def embedding(index: Any, weight: Polynomial, *args: Any, **options: Any) -> Pol
 
 @operation("flip")
 def flip(value: Polynomial, *dims: Any) -> Polynomial:
+    """The dims in reversed order."""
     chosen = dims[0] if len(dims) == 1 and isinstance(dims[0], Sequence) else dims
     for dim in chosen:
         index = torch.arange(value.shape[dim] - 1, -1, -1)
@@ -200,11 +208,13 @@ def flip(value: Polynomial, *dims: Any) -> Polynomial:
 
 @operation("unbind")
 def unbind(value: Polynomial, dim: int = 0) -> tuple[Polynomial, ...]:
+    """The slices along a dim, one by one."""
     return tuple(select(value, dim, i) for i in range(value.shape[dim]))
 
 
 @operation("split", "split_with_sizes")
 def split(value: Polynomial, sizes: Any, dim: int = 0) -> tuple[Polynomial, ...]:
+    """Pieces along a dim, of one size or of given sizes."""
     total = value.shape[dim]
     if isinstance(sizes, int):
         sizes = [min(sizes, total - start) for start in range(0, total, sizes)]
@@ -214,11 +224,13 @@ def split(value: Polynomial, sizes: Any, dim: int = 0) -> tuple[Polynomial, ...]
 
 @operation("chunk")
 def chunk(value: Polynomial, chunks: int, dim: int = 0) -> tuple[Polynomial, ...]:
+    """At most so many pieces of equal size along a dim (the last may be smaller)."""
     return split(value, -(-value.shape[dim] // chunks), dim)
 
 
 @operation("diagonal", "diag")
 def diagonal(value: Polynomial, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Polynomial:
+    """The elements whose positions along two dims differ by ``offset``."""
     if offset or value.ndim < 2:
         raise NotPolynomial("an off-diagonal")
     rows, columns = value.dims[dim1], value.dims[dim2]

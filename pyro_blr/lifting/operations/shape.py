@@ -25,6 +25,7 @@ def ints(args: tuple[Any, ...]) -> tuple[int, ...]:
 
 @operation("sum")
 def sum_(value: Polynomial, dim: Any = None, keepdim: bool = False, **_: Any) -> Polynomial:
+    """The sum over some dims, or over all: their axes are dropped from the result."""
     if dim is None or dim == ():
         return value.sum_all()
     return value.sum((dim,) if isinstance(dim, int) else tuple(dim), keepdim)
@@ -32,12 +33,14 @@ def sum_(value: Polynomial, dim: Any = None, keepdim: bool = False, **_: Any) ->
 
 @operation("mean")
 def mean(value: Polynomial, dim: Any = None, keepdim: bool = False, **_: Any) -> Polynomial:
+    """The sum over some dims, or over all, divided by the number of elements summed."""
     total = sum_(value, dim, keepdim)
     return total * (prod(total.shape) / prod(value.shape))
 
 
 @operation("unsqueeze")
 def unsqueeze(value: Polynomial, dim: int) -> Polynomial:
+    """A new dim of size 1."""
     dims = list(value.dims)
     dims.insert(dim % (value.ndim + 1), None)
     return value.with_dims(dims)
@@ -45,6 +48,7 @@ def unsqueeze(value: Polynomial, dim: int) -> Polynomial:
 
 @operation("squeeze")
 def squeeze(value: Polynomial, dim: Any = None) -> Polynomial:
+    """Without the dims of size 1, or without those named."""
     chosen = range(value.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
     gone = {d % value.ndim for d in chosen} if value.ndim else set()
     return value.with_dims(a for i, a in enumerate(value.dims) if a or i not in gone)
@@ -52,6 +56,7 @@ def squeeze(value: Polynomial, dim: Any = None) -> Polynomial:
 
 @operation("transpose", "swapaxes", "swapdims")
 def transpose(value: Polynomial, dim0: int, dim1: int) -> Polynomial:
+    """Two dims exchanged."""
     dims = list(value.dims)
     dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
     return value.with_dims(dims)
@@ -59,21 +64,25 @@ def transpose(value: Polynomial, dim0: int, dim1: int) -> Polynomial:
 
 @operation("t", "t_all", "adjoint")
 def reverse_dims(value: Polynomial) -> Polynomial:
+    """The dims in reversed order."""
     return value.with_dims(reversed(value.dims))
 
 
 @operation("mT")
 def matrix_transpose(value: Polynomial) -> Polynomial:
+    """The last two dims exchanged."""
     return transpose(value, -1, -2)
 
 
 @operation("permute")
 def permute(value: Polynomial, *order: Any) -> Polynomial:
+    """The dims in a given order."""
     return value.with_dims(value.dims[d] for d in ints(order))
 
 
 @operation("movedim", "moveaxis")
 def movedim(value: Polynomial, source: Any, destination: Any) -> Polynomial:
+    """Some dims moved to other places, the rest in their order."""
     sources = (source,) if isinstance(source, int) else tuple(source)
     places = (destination,) if isinstance(destination, int) else tuple(destination)
     order = _moved(value.ndim, sources, places)
@@ -89,6 +98,7 @@ def _moved(ndim: int, sources: Sequence[int], places: Sequence[int]) -> list[int
 
 @operation("expand", "broadcast_to")
 def expand(value: Polynomial, *shape: Any) -> Polynomial:
+    """Broadcast to a shape; -1 keeps a dim's size."""
     sizes = ints(shape)
     own = (1,) * (len(sizes) - value.ndim) + tuple(value.shape)
     if any(s not in (1, -1) and o not in (1, s) for s, o in zip(sizes, own, strict=True)):
@@ -98,11 +108,13 @@ def expand(value: Polynomial, *shape: Any) -> Polynomial:
 
 @operation("expand_as")
 def expand_as(value: Polynomial, other: Any) -> Polynomial:
+    """Broadcast to another tensor's shape."""
     return value.expand_to(tuple(other.shape))
 
 
 @operation("reshape", "view", "_unsafe_view")
 def reshape(value: Polynomial, *shape: Any) -> Polynomial:
+    """The same elements, row-major, in another shape."""
     if len(shape) == 1 and isinstance(shape[0], torch.dtype):
         raise NotPolynomial("a view as another dtype")
     sizes = list(ints(shape))
@@ -114,11 +126,13 @@ def reshape(value: Polynomial, *shape: Any) -> Polynomial:
 
 @operation("view_as", "reshape_as")
 def view_as(value: Polynomial, other: Any) -> Polynomial:
+    """The same elements, row-major, in another tensor's shape."""
     return _regroup(value, list(other.shape))
 
 
 @operation("flatten", "ravel")
 def flatten(value: Polynomial, start_dim: int = 0, end_dim: int = -1) -> Polynomial:
+    """A run of dims joined into one."""
     if value.ndim == 0:
         return unsqueeze(value, 0)
     start, end = start_dim % value.ndim, end_dim % value.ndim
@@ -128,6 +142,7 @@ def flatten(value: Polynomial, start_dim: int = 0, end_dim: int = -1) -> Polynom
 
 @operation("unflatten")
 def unflatten(value: Polynomial, dim: int, sizes: Sequence[int]) -> Polynomial:
+    """One dim split into several."""
     dim %= value.ndim
     shape = list(value.shape)
     new = list(sizes)
@@ -179,6 +194,7 @@ def _unravel(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 @operation("stack")
 def stack(values: Sequence[Numeric], dim: int = 0) -> Polynomial:
+    """Values along a new dim."""
     pieces = [polynomial(v) for v in values]
     dim %= pieces[0].ndim + 1
     return _place([unsqueeze(p, dim) for p in pieces], dim)
@@ -186,12 +202,14 @@ def stack(values: Sequence[Numeric], dim: int = 0) -> Polynomial:
 
 @operation("cat", "concat", "concatenate")
 def cat(values: Sequence[Numeric], dim: int = 0) -> Polynomial:
+    """Values one after another along a dim."""
     pieces = [polynomial(v) for v in values]
     return _place(pieces, dim % pieces[0].ndim)
 
 
 @operation("hstack")
 def hstack(values: Sequence[Numeric]) -> Polynomial:
+    """Values side by side: along the second dim, or the only one."""
     pieces = [unsqueeze(p, 0) if p.ndim == 0 else p for p in map(polynomial, values)]
     return _place(pieces, 0 if pieces[0].ndim == 1 else 1)
 
