@@ -26,8 +26,8 @@ class Fit:
     :param str reason: why it stopped.
     :param list losses: -ELBO at the entry of each step, in nats.
     :param float residual: half the squared length of the last full step, in nats.
-    :param float gap: the estimated distance to the local maximum of the ELBO, in nats; infinite where
-        it could not be certified.
+    :param float gap: the estimated distance to the local maximum of the ELBO, in nats; infinite
+        where it could not be certified.
     """
 
     steps: int = 0
@@ -120,9 +120,7 @@ class _Watch:
         naturals = {b: tuple(t.detach() for t in n) for b, n in blr.guide.naturals().items()}
         products = []
         for _ in range(PAIRS):
-            first, second = (
-                blr._objective(args, kwargs).messages(naturals) for _ in range(2)
-            )
+            first, second = (blr._objective(args, kwargs).messages(naturals) for _ in range(2))
             products.append(_residual_product(naturals, first, second))
         mean = sum(products) / PAIRS
         spread = math.sqrt(sum((p - mean) ** 2 for p in products) / (PAIRS - 1) / PAIRS)
@@ -130,7 +128,9 @@ class _Watch:
         if abs(mean) + 2 * spread <= self.tol:
             fit.converged = True
             fit.gap = abs(mean) + 2 * spread
-            fit.reason = f"sampled residual {mean:.1e} +- {spread:.1e} nats is at most tol={self.tol:g}"
+            fit.reason = (
+                f"sampled residual {mean:.1e} +- {spread:.1e} nats is at most tol={self.tol:g}"
+            )
 
 
 #: Independent pairs for the sampled residual: enough for a standard error.

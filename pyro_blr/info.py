@@ -21,8 +21,8 @@ class Info:
     """Diagnostics of one step; what is dear is computed when it is asked for.
 
     :param float loss: -ELBO at the entry, in nats.
-    :param Safety safety: retractions, halved steps and refused steps, to stay inside the cone and to
-        keep the ELBO from falling.
+    :param Safety safety: retractions, halved steps and refused steps, to stay inside the cone and
+        to keep the ELBO from falling.
     """
 
     loss: float = float("nan")

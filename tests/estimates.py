@@ -129,7 +129,7 @@ def by_monte_carlo(
     leaves = [leaf for site in sites.values() for leaf in site.leaves]
     q = {name: site.distribution for name, site in sites.items()}
     found = monte_carlo.expected_log_joint(
-        model, args, q, num_draws, seed, leaves=leaves, vectorise=vectorise
+        model, args, q, num_draws, seed, leaves=leaves, num_batches=50, vectorise=vectorise
     )
     entropy = torch.stack([d.entropy().sum() for d in q.values()]).sum()
     slopes = torch.autograd.grad(entropy, leaves, allow_unused=True, materialize_grads=True)

@@ -186,10 +186,10 @@ def test_site_never_diverges(name: str) -> None:
     """The loss never rises, from any start, at the automatic step and at step size 1."""
     model, (X, y) = PROBLEMS[name]
     for step_size in ("auto", 1.0):
-        for seed in (0, 1):
+        for seed in (0,):
             start = random_start(name, seed)
             blr, _ = engine(model, start, blocks="site", step_size=step_size)
-            losses = [blr.step(X, y) for _ in range(20)] + [blr.evaluate_loss(X, y)]
+            losses = [blr.step(X, y) for _ in range(15)] + [blr.evaluate_loss(X, y)]
             assert all(math.isfinite(loss) for loss in losses)
             rises = [b - a for a, b in pairwise(losses)]
             slack = 1e-12 * max(abs(loss) for loss in losses)
@@ -204,7 +204,7 @@ def test_site_equals_mean_field(name: str) -> None:
     model, (X, y) = PROBLEMS[name]
     truth = Gaussian(X, y)
     blr, guide = engine(model, random_start(name, 2), blocks="site")
-    for _ in range(150):
+    for _ in range(100):
         blr.step(X, y)
     assert -blr.evaluate_loss(X, y) == pytest.approx(truth.mean_field_elbo, abs=1e-8)
     means, sds = marginals(guide)
@@ -217,7 +217,7 @@ def test_site_keeps_the_covariance_of_an_event() -> None:
     X, y = _features(5)
     truth = Gaussian(X, y)
     blr, guide = engine(two_events, blocks="site")
-    for _ in range(150):
+    for _ in range(100):
         blr.step(X, y)
     for site, rows in (("u", slice(0, 2)), ("v", slice(2, 5))):
         inside = torch.linalg.inv(truth.precision[rows, rows])

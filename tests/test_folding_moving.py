@@ -96,12 +96,12 @@ def test_randomness_in_the_model() -> None:
 
     x, y = randn(0, 20), randn(1, 20)
     blr, _ = engine(model, START, blocks="site")
-    draws = torch.tensor([blr.evaluate_loss(x, y) for _ in range(400)])
-    assert len(draws.unique()) > 390
+    draws = torch.tensor([blr.evaluate_loss(x, y) for _ in range(150)])
+    assert len(draws.unique()) > 140
     # The loss is quadratic in the offset, E offset = 0 and E offset^2 = 0.25: the average over
     # noise is that of the points +-0.5.
     expected = 0.5 * (fresh(normal, x, y, offset=0.5) + fresh(normal, x, y, offset=-0.5))
-    assert abs(draws.mean() - expected) < 5 * draws.std() / 20
+    assert abs(draws.mean() - expected) < 5 * draws.std() / 150**0.5
 
 
 def test_numpy_randomness_in_the_model() -> None:
@@ -129,9 +129,9 @@ def test_subsample_that_the_plate_draws() -> None:
             pyro.sample("y", dist.Normal(w * x[index], tau.rsqrt()), obs=y[index])
 
     blr, _ = engine(model, START, blocks="site")
-    draws = torch.tensor([blr.evaluate_loss() for _ in range(300)])
-    assert len(draws.unique()) > 200
-    assert abs(draws.mean() - fresh(normal, x, y)) < 5 * draws.std() / 300**0.5
+    draws = torch.tensor([blr.evaluate_loss() for _ in range(150)])
+    assert len(draws.unique()) > 100
+    assert abs(draws.mean() - fresh(normal, x, y)) < 5 * draws.std() / 150**0.5
 
 
 def test_subsample_that_the_user_gives() -> None:

@@ -34,9 +34,9 @@ def build_factor(site: TracedSite, layout: Layout) -> Factor:
     reason = node.reason
     if node.poly is not None:
         summed = _summed_polynomial(node.poly, site)
-        plan = _plan(summed, layout)
+        plan, free = _plan(summed, layout)
         if isinstance(plan, Plan):
-            return ExactFactor(site.name, plan.blocks, "", plan, _free(summed))
+            return ExactFactor(site.name, plan.blocks, "", plan, free)
         reason = plan
     blocks = frozenset(layout[s.name] for s in node.sites)
     predictor = find_predictor(node)
@@ -47,7 +47,7 @@ def build_factor(site: TracedSite, layout: Layout) -> Factor:
         why = reason if node.poly is not None else why
         return SampledFactor(site.name, blocks, why, summed_node)
     assert predictor.value.poly is not None
-    mean, variance = _predictor_plans(predictor.value.poly, layout)
+    (mean, variance), free = _predictor_plans(predictor.value.poly, layout)
     return QuadratureFactor(
         site.name,
         blocks,
@@ -55,7 +55,7 @@ def build_factor(site: TracedSite, layout: Layout) -> Factor:
         predictor,
         mean,
         variance,
-        _free(predictor.value.poly),
+        free,
         summed_node,
     )
 
@@ -91,14 +91,14 @@ def _as_double(mask: Tensor) -> Tensor:
     return mask.double()
 
 
-def _free(value: Polynomial) -> tuple[Tensor, ...]:
-    return key_of(value)[1]
+def _plan(value: Polynomial, layout: Layout) -> tuple[Plan | str, tuple[Tensor, ...]]:
+    """The compiled expectation, or why there is none, and the free constants of this call.
 
-
-def _plan(value: Polynomial, layout: Layout) -> Plan | str:
-    """The compiled expectation, or why there is none; compiled once for the same constants."""
-    key = ("plan", key_of(value)[0], _layout_key(value, layout))
-    return _cached(key, lambda: _compiled(value, layout), _held(value))  # type: ignore[no-any-return]
+    It is compiled once for the same constants.
+    """
+    structure, free = key_of(value)
+    key = ("plan", structure, _layout_key(value, layout))
+    return _cached(key, lambda: _compiled(value, layout), _held(value)), free
 
 
 def _compiled(value: Polynomial, layout: Layout) -> Plan | str:
@@ -109,7 +109,7 @@ def _compiled(value: Polynomial, layout: Layout) -> Plan | str:
 
 
 def _layout_key(value: Polynomial, layout: Layout) -> Hashable:
-    return tuple((s.name, id(layout[s.name])) for s in value.sites)
+    return tuple((s.name, layout[s.name]) for s in value.sites)
 
 
 def _held(value: Polynomial) -> tuple[Any, ...]:
@@ -121,12 +121,15 @@ def _cached(key: Hashable, compute: Any, held: tuple[Any, ...]) -> Any:
     return compute() if cache is None else cache.lookup(key, compute, held)
 
 
-def _predictor_plans(value: Polynomial, layout: Layout) -> tuple[Plan, Plan]:
-    """The plans of an affine expression's mean and variance."""
-    key = ("predictor", key_of(value)[0], _layout_key(value, layout))
+def _predictor_plans(
+    value: Polynomial, layout: Layout
+) -> tuple[tuple[Plan, Plan], tuple[Tensor, ...]]:
+    """The plans of an affine expression's mean and variance, and its free constants."""
+    structure, free = key_of(value)
+    key = ("predictor", structure, _layout_key(value, layout))
 
     def compute() -> tuple[Plan, Plan]:
         mean = compile_plan(value, layout)
         return mean, variance_plan(mean)
 
-    return _cached(key, compute, _held(value))  # type: ignore[no-any-return]
+    return _cached(key, compute, _held(value)), free

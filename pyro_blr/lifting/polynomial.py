@@ -61,6 +61,8 @@ class Atom:
     where: tuple[Address, ...]
 
     def renamed(self, renaming: Renaming) -> "Atom":
+        if not self.where:
+            return self
         return Atom(
             self.site, self.kind, self.power, tuple(rename(w, renaming) for w in self.where)
         )
@@ -74,6 +76,8 @@ class Constant:
     where: tuple[Address, ...]
 
     def renamed(self, renaming: Renaming) -> "Constant":
+        if not self.where:
+            return self
         return Constant(self.tensor, tuple(rename(w, renaming) for w in self.where))
 
 
@@ -116,11 +120,12 @@ class Polynomial:
     :param terms: the products; none of them is the polynomial 0.
     """
 
-    __slots__ = ("dims", "terms")
+    __slots__ = ("_axes", "dims", "terms")
 
     def __init__(self, dims: Iterable[Axis | None], terms: Iterable[Term]) -> None:
         self.dims: Dims = tuple(dims)
         self.terms = tuple(terms)
+        self._axes: frozenset[Axis] | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -136,6 +141,18 @@ class Polynomial:
     def out(self) -> tuple[Axis, ...]:
         """The axes that are not summed over."""
         return tuple(axis for axis in self.dims if axis)
+
+    @property
+    def axes(self) -> frozenset[Axis]:
+        """Every axis, of the result or summed over."""
+        if self._axes is None:
+            own = [a for a in self.dims if a]
+            for term in self.terms:
+                for factor in (*term.constants, *term.atoms):
+                    for address in factor.where:
+                        own.extend(address.axes if isinstance(address, Gather) else (address,))
+            self._axes = frozenset(own)
+        return self._axes
 
     @property
     def is_constant(self) -> bool:
@@ -156,8 +173,7 @@ class Polynomial:
 
     def fresh(self) -> "Polynomial":
         """The same polynomial on new axes."""
-        axes = dict.fromkeys((*self.out, *(a for t in self.terms for a in t.axes)))
-        return self.renamed({axis: Axis(axis.size) for axis in axes})
+        return self.renamed({axis: Axis(axis.size) for axis in self.axes})
 
     def with_dims(self, dims: Iterable[Axis | None]) -> "Polynomial":
         """The same terms seen along other dims."""
@@ -166,8 +182,12 @@ class Polynomial:
     # Arithmetic. Operands broadcast from the right, as tensors do.
 
     def __add__(self, other: Numeric) -> "Polynomial":
-        if isinstance(other, int | float) and other == 0:
-            return self
+        if isinstance(other, int | float):
+            if other == 0:
+                return self
+            return Polynomial(
+                self.dims, _with_one_number((*self.terms, Term(float(other), (), ())))
+            )
         left, right, dims = align(self, polynomial(other))
         return Polynomial(dims, _with_one_number(left.terms + right.terms))
 
@@ -411,8 +431,11 @@ def polynomial(value: Numeric) -> Polynomial:
     dims = [Axis(size) if size != 1 else None for size in value.shape]
     kept = [i for i, a in enumerate(dims) if a and value.stride(i) != 0]
     core = value[tuple(slice(None) if i in kept else 0 for i in range(value.dim()))]
-    if core.dim() == 0 and not core.requires_grad and _is_host_number(core):
-        return Polynomial(dims, (Term(host.number(core), (), ()),))
+    if core.numel() <= constants.SMALL and not core.requires_grad and _is_host_number(core):
+        if not core.any():  # a prior's zero mean is no term
+            return Polynomial(dims, ())
+        if core.dim() == 0:
+            return Polynomial(dims, (Term(host.number(core), (), ()),))
     return Polynomial(dims, (Term(1.0, (Constant(core, tuple(dims[i] for i in kept)),), ()),))  # type: ignore[misc]
 
 
@@ -422,8 +445,7 @@ def _is_host_number(core: Tensor) -> bool:
 
 def align(left: Polynomial, right: Polynomial) -> tuple[Polynomial, Polynomial, Dims]:
     """Broadcast two polynomials: unify their axes dim by dim from the right; rename clashes."""
-    taken = {*left.out, *(a for t in left.terms for a in t.axes)}
-    if any(a in taken for a in right.out) or any(a in taken for t in right.terms for a in t.axes):
+    if not left.axes.isdisjoint(right.axes):
         right = right.fresh()
     count = max(left.ndim, right.ndim)
     a = (None,) * (count - left.ndim) + left.dims

@@ -3,9 +3,9 @@
 
 """How far the ELBO is from its local maximum: the Newton decrement, and a test for saddles.
 
-The residual ``d'Fd/2``, d = natural - message, measures the step, not the distance: with two strongly
-coupled blocks it can be 5e-3 nats with the ELBO 27 nats short, and at a symmetric saddle it is 0. So
-the gap is taken from the Hessian H of -ELBO in natural parameters,
+The residual ``d'Fd/2``, d = natural - message, measures the step, not the distance: with two
+strongly coupled blocks it can be 5e-3 nats with the ELBO 27 nats short, and at a symmetric saddle
+it is 0. So the gap is taken from the Hessian H of -ELBO in natural parameters,
 
     gap = g' H^-1 g / 2,      g = F d,
 
@@ -96,7 +96,8 @@ class Curvature:
         for block in self.blocks:
             dims = block.family.natural_event_dims
             result += [
-                0.5 * (t + t.mT) if d == 2 else t for t, d in zip(by_block[block], dims, strict=True)
+                0.5 * (t + t.mT) if d == 2 else t
+                for t, d in zip(by_block[block], dims, strict=True)
             ]
         return result
 
@@ -106,7 +107,8 @@ def certify(
 ) -> Certificate:
     """The Newton decrement at a point, and whether it is a saddle.
 
-    :param tol: the gap in nats up to which the random search for negative curvature is worth its cost.
+    :param tol: the gap in nats up to which the random search for negative curvature is worth its
+        cost.
     """
     curvature = Curvature(objective, naturals)
     step, negative = _conjugate_gradients(curvature, curvature.gradient, MAX_ITERATIONS)
@@ -145,7 +147,9 @@ def _fisher_scaled(curvature: Curvature, noise: Vector) -> Vector:
 
 
 def _dot(left: Vector, right: Vector) -> Tensor:
-    return torch.stack([(a * b).sum().double().cpu() for a, b in zip(left, right, strict=True)]).sum()
+    return torch.stack(
+        [(a * b).sum().double().cpu() for a, b in zip(left, right, strict=True)]
+    ).sum()
 
 
 def _conjugate_gradients(
@@ -196,8 +200,8 @@ def newton_step(
 ) -> dict[Block, Natural] | None:
     """A step along the certificate's direction that raises the ELBO, or None.
 
-    It ends the slow tail of alternating updates of strongly coupled blocks, and leaves saddles; along
-    negative curvature both signs and larger steps are tried.
+    It ends the slow tail of alternating updates of strongly coupled blocks, and leaves saddles;
+    along negative curvature both signs and larger steps are tried.
     """
     before = objective.value(naturals)
     scale = 1.0

@@ -36,7 +36,8 @@ def inside(family: ExponentialFamily, natural: Natural) -> bool:
 
 
 def retract(family: ExponentialFamily, natural: Natural, message: Natural, rho: float) -> Natural:
-    """The improved-BLR step of a Gaussian, which is inside the cone for every rho (arXiv 2002.10060).
+    """The improved-BLR step of a Gaussian, which is inside the cone for every rho (arXiv
+    2002.10060).
 
     With S the precision, G = S - E[hess l] and the natural gradient of the mean taken in the new S:
 

@@ -28,7 +28,11 @@ def check_step_size(step_size: object) -> None:
     """
     if callable(step_size) or step_size == "auto":
         return
-    if isinstance(step_size, bool) or not isinstance(step_size, int | float) or not 0 < step_size <= 1:
+    if (
+        isinstance(step_size, bool)
+        or not isinstance(step_size, int | float)
+        or not 0 < step_size <= 1
+    ):
         raise errors.ArgumentError(
             f'step_size must be "auto", a number in (0, 1] or a function of the step, not {step_size!r}. '
             "Mend: leave it out; no learning rate has to be tuned."

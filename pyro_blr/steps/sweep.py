@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from .. import errors
 from ..families import Natural
-from .cone import MAX_HALVINGS, Safety, inside, plain, retract, has_retraction, safe_step
+from .cone import MAX_HALVINGS, Safety, has_retraction, inside, plain, retract, safe_step
 from .objective import Block, Naturals, Objective
 
 #: An ELBO that falls by less than this times its magnitude has not fallen: each term carries a few
@@ -41,11 +41,15 @@ def sweep(
     for i, block in enumerate(objective.blocks):
         message = first[block] if i == 0 else objective.messages(current, block)[block]
         if objective.is_conjugate_in(block):
-            current[block] = _conjugate_step(block, current[block], message, step_size or 1.0, safety)
+            current[block] = _conjugate_step(
+                block, current[block], message, step_size or 1.0, safety
+            )
         elif step_size is None or _needs_damping(objective, block):
             start = min(1.0, 2 * memory.step_sizes.get(block.name, 1.0))
             limit = start if step_size is None else min(start, step_size)
-            current[block] = _searched_step(objective, current, block, message, limit, safety, memory)
+            current[block] = _searched_step(
+                objective, current, block, message, limit, safety, memory
+            )
         else:
             proposal = safe_step(block.family, current[block], message, step_size, safety)
             current[block] = current[block] if proposal is None else proposal
