@@ -201,7 +201,7 @@ class BLR:
         messages: Mapping[Block, Natural],
         new: dict[Block, Natural],
     ) -> dict[Block, Natural]:
-        """Latents of a subsampled plate go to their own optimum (stochastic VI, arXiv 1206.7051)."""
+        """Send latents of a subsampled plate to their own optimum (arXiv 1206.7051)."""
         for block in objective.blocks:
             if objective.energy.rows(block) is not None and objective.is_conjugate_in(block):
                 new[block] = messages[block]
@@ -213,9 +213,9 @@ class BLR:
             return
         if self.optim is None:
             raise errors.ArgumentError(
-                f"the model has parameters {sorted(leaves)}, which have no natural coordinates. Mend: "
-                "give BLR a Pyro optimiser, BLR(model, guide, pyro.optim.Adam({'lr': 0.01})), or fix "
-                "them."
+                f"the model has parameters {sorted(leaves)}, which have no natural coordinates. "
+                "Mend: give BLR a Pyro optimiser, BLR(model, guide, pyro.optim.Adam({'lr': 0.01})),"
+                " or fix them."
             )
         tensors = list(leaves.values())
         loss = -value.expected_log_joint
@@ -241,8 +241,9 @@ class BLR:
         if abs(now.elbo - value.elbo) > 1e-9 * max(now.magnitude, value.magnitude):
             raise errors.StaleDataError(
                 f"-ELBO is {-value.elbo:.6f} with what was computed from constants before, but "
-                f"{-now.elbo:.6f} in a fresh trace: data changed in memory that pyro_blr cannot watch "
-                "(a NumPy array, .data). Mend: call blr.invalidate() after changing data in place."
+                f"{-now.elbo:.6f} in a fresh trace: data changed in memory that pyro_blr cannot "
+                "watch (a NumPy array, .data). Mend: call blr.invalidate() after changing data in "
+                "place."
             )
 
 

@@ -92,7 +92,7 @@ class _Watch:
         self.slow = False
 
     def deterministic(self, fit: Fit, blr: Any, objective: EnergyObjective) -> None:
-        """Certify the state that the last step reached; take the certificate's Newton step if not."""
+        """Certify the state that the last step reached, or take the certificate's Newton step."""
         fit.residual = blr.info.residual
         self.slow |= SLOW * self.previous < fit.residual
         self.previous = fit.residual
@@ -114,7 +114,7 @@ class _Watch:
             self.next_check = fit.steps + 5
 
     def sampled(self, fit: Fit, blr: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """The residual from two independent estimates, ``d1' F d2 / 2``, with its standard error."""
+        """The residual from two independent estimates, ``d1' F d2 / 2``, and its standard error."""
         if fit.steps % 20:
             return
         naturals = {b: tuple(t.detach() for t in n) for b, n in blr.guide.naturals().items()}

@@ -15,7 +15,7 @@ from .energy.factors import ExactFactor
 from .families import Natural
 from .lifting import constants
 from .lifting.blocks import Block
-from .lifting.moments import Moments
+from .lifting.moments import Moments, moments_of
 
 Naturals = Mapping[Block, Natural]
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -37,6 +37,7 @@ class EnergyObjective:
         self.draws = draws
         self.cache = cache
         self._conjugate: dict[Block, bool] = {}
+        self._known: dict[bool, dict[Block, tuple[Natural, Moments]]] = {True: {}, False: {}}
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -46,14 +47,24 @@ class EnergyObjective:
     def evaluate(self, naturals: Naturals, touching: Block | None = None) -> Value:
         """The ELBO with the graph that messages need."""
         with constants.using(self.cache):
-            moments = self.energy.moments({b: _detached(n) for b, n in naturals.items()})
-            return self.energy.evaluate(moments, self.draws, touching)
+            return self.energy.evaluate(self._moments(naturals), self.draws, touching)
 
     def value(self, naturals: Naturals, touching: Block | None = None) -> Value:
         """The ELBO without gradients."""
         with torch.no_grad(), constants.using(self.cache):
-            moments = self.energy.moments({b: _detached(n) for b, n in naturals.items()})
-            return self.energy.evaluate(moments, self.draws, touching)
+            return self.energy.evaluate(self._moments(naturals), self.draws, touching)
+
+    def _moments(self, naturals: Naturals) -> dict[Block, Moments]:
+        """The moments of every block; those of a block that has not moved are taken again.
+
+        Statistics made without a graph must not serve an evaluation with one, nor the other way.
+        """
+        known = self._known[torch.is_grad_enabled()]
+        for block in self.blocks:
+            natural = naturals[block]
+            if block not in known or known[block][0] is not natural:
+                known[block] = (natural, moments_of(block, _detached(natural)))
+        return {block: known[block][1] for block in self.blocks}
 
     def messages(self, naturals: Naturals, only: Block | None = None) -> dict[Block, Natural]:
         """dL/dmean_params of every block, or of one."""
@@ -65,7 +76,7 @@ class EnergyObjective:
         moments = [value.moments[b] for b in blocks]
         leaves = [leaf for m in moments for leaf in m.leaves]
         if value.expected_log_joint.requires_grad:
-            gradient = torch.autograd.grad(
+            gradient: tuple[Tensor | None, ...] = torch.autograd.grad(
                 value.expected_log_joint, leaves, retain_graph=True, allow_unused=True
             )
         else:

@@ -8,7 +8,8 @@ A test runs them on fake CUDA tensors, where any other read of a value raises. T
 
 * :func:`content`: small constants of the model are read once a trace, to recognise them again;
 * :func:`checksum`: a sample of memory shared with NumPy (host memory, so no wait in practice);
-* :func:`number`: the loss, and the decisions of a step (accepted or not, inside the cone or not).
+* :func:`number`: the loss, and the sizes by which a step is judged;
+* :func:`truth`: the checks of data and of starts, once; whether a step is inside the cone.
 """
 
 from collections.abc import Hashable
@@ -36,3 +37,8 @@ def checksum(flat: Tensor) -> Hashable:
 def number(tensor: Tensor) -> float:
     """A scalar as a Python float."""
     return float(tensor)
+
+
+def truth(tensor: Tensor) -> bool:
+    """A scalar as a Python bool."""
+    return bool(tensor)

@@ -148,9 +148,7 @@ class Polynomial:
         if self._axes is None:
             own = [a for a in self.dims if a]
             for term in self.terms:
-                for factor in (*term.constants, *term.atoms):
-                    for address in factor.where:
-                        own.extend(address.axes if isinstance(address, Gather) else (address,))
+                own.extend(term.axes)
             self._axes = frozenset(own)
         return self._axes
 

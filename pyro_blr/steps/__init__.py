@@ -1,4 +1,4 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Step sizes, cone safety, line search and the certificate of convergence. Nothing here knows Pyro."""
+"""Step sizes, cone safety, line search, the certificate of convergence; nothing knows Pyro."""

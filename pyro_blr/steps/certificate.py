@@ -9,9 +9,9 @@ it is 0. So the gap is taken from the Hessian H of -ELBO in natural parameters,
 
     gap = g' H^-1 g / 2,      g = F d,
 
-by conjugate gradients on Hessian-vector products, preconditioned by the inverse Fisher matrix (H = F
-where blocks are not coupled, so few iterations suffice). A direction of negative curvature, also
-looked for from a random start, means a saddle: a small perturbation along it would not return.
+by conjugate gradients on Hessian-vector products, preconditioned by the inverse Fisher matrix
+(H = F where blocks are not coupled, so few iterations suffice). A direction of negative curvature,
+also looked for from a random start, means a saddle: a small perturbation along it would not return.
 """
 
 import math
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..families import Natural
 from ..lifting import host
+from .cone import inside, squared_norm
 from .objective import Block, Naturals, Objective
 
 #: Conjugate-gradient iterations; a certificate that needs more is not given.
@@ -223,8 +224,6 @@ def newton_step(
 
 
 def _metric_norm(naturals: Naturals, direction: dict[Block, Natural]) -> float:
-    from .cone import squared_norm
-
     total = sum(host.number(squared_norm(b.family, n, direction[b])) for b, n in naturals.items())
     return math.sqrt(max(total, 0.0))
 
@@ -235,7 +234,7 @@ def _moved(
     result = {}
     for block, natural in naturals.items():
         moved = tuple(n + rate * d for n, d in zip(natural, direction[block], strict=True))
-        if not bool(block.family.in_domain(moved).all()):
+        if not inside(block.family, moved):
             return None
         result[block] = moved
     return result

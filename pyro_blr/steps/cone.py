@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Steps that stay inside the cone of natural parameters. Every departure from the plain step counts."""
+"""Steps that stay inside the cone of natural parameters; departures from the plain one count."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..families import ExponentialFamily, MultivariateNormal, Natural, Normal
+from ..lifting import host
 
 #: Halvings of a step before it is given up: 2 ** -40 of a step moves nothing in float64.
 MAX_HALVINGS = 40
@@ -32,12 +33,11 @@ def plain(natural: Natural, message: Natural, rho: float) -> Natural:
 
 def inside(family: ExponentialFamily, natural: Natural) -> bool:
     """Whether every batch element is a proper distribution (this waits for the device)."""
-    return bool(family.in_domain(natural).all())
+    return host.truth(family.in_domain(natural).all())
 
 
 def retract(family: ExponentialFamily, natural: Natural, message: Natural, rho: float) -> Natural:
-    """The improved-BLR step of a Gaussian, which is inside the cone for every rho (arXiv
-    2002.10060).
+    """The improved-BLR step of a Gaussian: inside the cone for every rho (arXiv 2002.10060).
 
     With S the precision, G = S - E[hess l] and the natural gradient of the mean taken in the new S:
 

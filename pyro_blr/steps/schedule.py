@@ -18,7 +18,8 @@ def decreasing(step: int) -> float:
     """Constant, then ``CONSTANT_SIZE * (step / CONSTANT_STEPS) ** -EXPONENT``."""
     if step < CONSTANT_STEPS:
         return CONSTANT_SIZE
-    return CONSTANT_SIZE * ((step + 1) / CONSTANT_STEPS) ** -EXPONENT
+    decrease: float = ((step + 1) / CONSTANT_STEPS) ** -EXPONENT
+    return CONSTANT_SIZE * decrease
 
 
 def check_step_size(step_size: object) -> None:
@@ -34,8 +35,8 @@ def check_step_size(step_size: object) -> None:
         or not 0 < step_size <= 1
     ):
         raise errors.ArgumentError(
-            f'step_size must be "auto", a number in (0, 1] or a function of the step, not {step_size!r}. '
-            "Mend: leave it out; no learning rate has to be tuned."
+            f'step_size must be "auto", a number in (0, 1] or a function of the step, not '
+            f"{step_size!r}. Mend: leave it out; no learning rate has to be tuned."
         )
 
 

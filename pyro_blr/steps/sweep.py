@@ -57,7 +57,7 @@ def sweep(
 
 
 def _needs_damping(objective: Objective, block: Block) -> bool:
-    """Whether elements inside a block are coupled, so that a parallel rho = 1 over them diverges."""
+    """Whether elements inside a block are coupled, so that rho = 1 for all at once diverges."""
     coupled = getattr(objective, "is_coupled_in", None)
     return bool(coupled and coupled(block))
 
@@ -75,9 +75,9 @@ def _conjugate_step(
 def improper(block: Block) -> errors.ImproperPosteriorError:
     """The error for messages outside the cone."""
     return errors.ImproperPosteriorError(
-        f"the messages to {block.name!r} do not sum to a proper {block.family.name}: the posterior of "
-        "this latent is improper given the others. Mend: give it a proper prior, or more data; check "
-        "the sign and the scale of every pyro.factor."
+        f"the messages to {block.name!r} do not sum to a proper {block.family.name}: the "
+        "posterior of this latent is improper given the others. Mend: give it a proper prior, or "
+        "more data; check the sign and the scale of every pyro.factor."
     )
 
 
