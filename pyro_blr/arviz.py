@@ -120,7 +120,9 @@ def _engine(fit: Any) -> BLR:
 def _from_dict() -> Any:
     try:
         from arviz_base import from_dict
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "arviz_base":  # ArviZ is there, but broken: its own error says how
+            raise
         raise errors.ArgumentError(
             "to_arviz needs ArviZ, which is not installed. Mend: pip install pyro-blr[arviz]"
         ) from error
