@@ -243,7 +243,9 @@ def test_tighter_tolerances_take_more_steps_and_get_nearer() -> None:
         steps.append(fit.steps)
         losses.append(blr.evaluate_loss(*args))
         best = min(best, losses[-1])
-    assert steps[0] < steps[1] < steps[2]
+    # The certificate may be looked at in intervals: the first two may stop at one of them.
+    assert steps[0] <= steps[1] <= steps[2]
+    assert steps[0] < steps[2]
     assert losses[0] - best < 2e-1
     assert losses[1] - best < 2e-4
 
