@@ -1,0 +1,16 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Benchmarks: each row has a time and a quality, and says whether it keeps its limit.
+
+::
+
+    python -m benchmarks                          # all of them, about ten minutes
+    python -m benchmarks regression_large svi     # some of them
+    PYRO_BLR_DATA=folder python -m benchmarks     # with the data sets that are not packaged
+
+Two sides of a ratio are timed in the same run, in turn, on the same number of threads. One thread
+is the default: the operations of a step are small, a second thread slows them whenever another
+process has the core, and the ratio would then measure the neighbours. ``--threads 2`` compares
+on two; either way the number is printed and written.
+"""

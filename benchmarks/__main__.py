@@ -1,0 +1,77 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The one runner: ``python -m benchmarks [name ...]``."""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from pathlib import Path
+
+import pyro
+import torch
+
+from . import machine, report
+from .rows import Row, Settings, Skipped
+
+OUTPUT = Path("benchmarks/output")
+#: Each is a module of this package with ``run(settings) -> Iterator[Row]``.
+NAMES = ("regression_large", "regression_bayespy", "logistic", "a1a", "svi")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    names = f"of {', '.join(NAMES)}; all if none is given"
+    parser.add_argument("names", nargs="*", metavar="name", help=names)
+    parser.add_argument("--out", type=Path, default=OUTPUT, help="folder of the JSON")
+    parser.add_argument("--threads", type=int, default=1, help="of torch and BLAS, on both sides")
+    parser.add_argument("--tiny", action="store_true", help="test the code; figures mean nothing")
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.names) - set(NAMES))
+    if unknown:
+        parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run, print the table, write the JSON; the exit status is 1 where a limit was missed."""
+    options = parse(arguments)
+    folder = os.environ.get("PYRO_BLR_DATA")
+    settings = Settings(options.threads, Path(folder) if folder else None, options.tiny)
+    logging.basicConfig(level=logging.INFO, format="  %(message)s")
+    torch.set_default_dtype(torch.float64)
+    # The checks that Pyro's users switch off when they measure; off on both sides.
+    pyro.enable_validation(False)
+    verdicts: list[str] = []
+    with machine.limit_threads(settings.threads):
+        described = machine.describe()
+        print(", ".join(f"{k} {v}" for k, v in described.items()), report.header(), sep="\n")
+        for name in options.names or NAMES:
+            rows = run(name, settings)
+            verdicts += [row.verdict for row in rows]
+            described["load_average_after"] = machine.load_average()
+            if rows:
+                report.write(options.out, name, described, rows)
+    passed, missed = verdicts.count("pass"), verdicts.count("MISS")
+    print(f"{passed} passed, {missed} missed; JSON in {options.out}")
+    return int("MISS" in verdicts)
+
+
+def run(name: str, settings: Settings) -> list[Row]:
+    """The rows of one benchmark, printed as they come."""
+    rows = []
+    module = importlib.import_module(f"{__package__}.{name}")
+    try:
+        for row in module.run(settings):
+            print(report.show(row), flush=True)
+            rows.append(row)
+    except Skipped as reason:
+        print(f"{name}: skipped: {reason}", flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

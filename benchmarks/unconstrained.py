@@ -1,0 +1,56 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A Pyro model as a function: the log joint density of many points of the unconstrained space."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import biject_to
+
+
+class LogJoint:
+    """log p(x, z(u)) + log |dz/du|, for a batch of u.
+
+    The latents lie in u in the order of the model, each flat, as Pyro's AutoContinuous guides
+    pack them.
+
+    :param callable model: the model; it must give every site an independent draw of its own.
+    :param tuple args: what it is called with.
+    """
+
+    def __init__(self, model: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.model, self.args = model, args
+        self.slices: dict[str, slice] = {}
+        self._sites: dict[str, tuple[torch.Size, Any]] = {}
+        self.dim = 0
+        prototype = poutine.util.prune_subsample_sites(poutine.trace(model).get_trace(*args))
+        for name, site in prototype.nodes.items():
+            if site["type"] != "sample" or site["is_observed"]:
+                continue
+            transform = biject_to(site["fn"].support)
+            shape = transform.inv(site["value"]).shape
+            self.slices[name] = slice(self.dim, self.dim + shape.numel())
+            self._sites[name] = (shape, transform)
+            self.dim += shape.numel()
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """In nats. # shape: (draws, dim) -> (draws,)"""
+        # Validation looks at values, which vmap does not have.
+        with pyro.validation_enabled(False):
+            result: Tensor = torch.func.vmap(self._one)(u)
+        return result
+
+    def _one(self, u: Tensor) -> Tensor:
+        values, jacobian = {}, u.new_zeros(())
+        for name, (shape, transform) in self._sites.items():
+            part = u[self.slices[name]].reshape(shape)
+            values[name] = transform(part)
+            jacobian = jacobian + transform.log_abs_det_jacobian(part, values[name]).sum()
+        trace = poutine.trace(poutine.condition(self.model, values)).get_trace(*self.args)
+        result: Tensor = trace.log_prob_sum() + jacobian
+        return result

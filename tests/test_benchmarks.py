@@ -1,0 +1,138 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+"""The runner of the benchmarks runs, and what the benchmarks measure by is right."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from benchmarks.a1a import largest_fall, load
+from benchmarks.classification import Bound
+from benchmarks.family import Family, State
+from benchmarks.optimum import optimum
+from benchmarks.regression import Statistics, data
+from benchmarks.rows import Check, Row, Settings, Skipped
+from benchmarks.unconstrained import LogJoint
+from tests.oracles.coordinate_ascent import regression
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_runner_prints_a_table_and_writes_json(tmp_path: Path) -> None:
+    names = ["logistic", "regression_bayespy", "a1a"]
+    command = [sys.executable, "-m", "benchmarks", *names, "--tiny", "--out", str(tmp_path)]
+    environment = {k: v for k, v in os.environ.items() if k != "PYRO_BLR_DATA"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert "steps to gap 1e-08" in result.stdout, result.stderr
+    assert "a1a: skipped: needs a1a.npz; set PYRO_BLR_DATA" in result.stdout
+    content = json.loads((tmp_path / "logistic.json").read_text())
+    assert content["machine"]["threads"]["torch"] == 1
+    assert content["rows"][0]["verdict"] == "pass"
+    content = json.loads((tmp_path / "regression_bayespy.json").read_text())
+    quality = {check["name"]: check for check in content["rows"][0]["quality"]}
+    assert quality["relative"]["holds"]
+    assert not (tmp_path / "a1a.json").exists()
+
+
+def test_a_name_that_does_not_exist_is_refused() -> None:
+    command = [sys.executable, "-m", "benchmarks", "no_such"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "no benchmark is called no_such; there are regression_large" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("headline", "quality", "verdict"),
+    [
+        (Check("x", 2.0, 3.0), [], "pass"),
+        (Check("x", 4.0, 3.0), [], "MISS"),
+        (Check("x", 4.0, 3.0, "at least"), [], "pass"),
+        (Check("x", math.nan, 3.0), [], "MISS"),
+        (Check("x", math.nan, 3.0, "at least"), [], "MISS"),
+        (Check("x", 2.0, 3.0), [Check("error", 1.0, 0.1)], "MISS"),
+        (Check("x", 2.0), [Check("error", 1.0)], "-"),
+    ],
+)
+def test_a_fast_wrong_answer_is_a_miss(headline: Check, quality: list[Check], verdict: str) -> None:
+    assert Row("b", "n", headline, quality).verdict == verdict
+
+
+def test_falls_are_measured_in_roundings() -> None:
+    assert largest_fall([3.0, 2.0, 1.0]) == 0
+    assert largest_fall([1.0, 1.0 + 128 * torch.finfo(torch.float64).eps]) == pytest.approx(2)
+
+
+def test_without_the_data_a1a_says_what_it_needs() -> None:
+    with pytest.raises(Skipped, match="PYRO_BLR_DATA"):
+        load(Settings())
+
+
+def test_the_regression_by_hand_is_the_oracles() -> None:
+    X, y = data(50, 3)
+    by_hand = Statistics(X, y)
+    q = by_hand.solve()
+    expected = regression(X.numpy(), y.numpy())
+    assert by_hand.elbo(q) == pytest.approx(expected.lower_bound, rel=1e-12)
+    assert q.mean.numpy() == pytest.approx(expected.posterior["w"]["mean"], rel=1e-10)
+
+
+def test_the_classification_bound_is_highest_at_its_maximum() -> None:
+    X, y = data(40, 2)
+    bound = Bound(X.numpy(), (y > 0).double().numpy(), torch.ones(2).numpy())
+    mean, precision = torch.zeros(2).numpy(), torch.eye(2).numpy()
+    for _ in range(50):
+        mean, precision = bound.step(mean, precision)
+    best = bound.elbo(mean, precision)
+    assert best == pytest.approx(bound.maximum(), abs=1e-12)
+    for shift in (0.1, -0.1):
+        assert bound.elbo(mean + shift, precision) < best
+        assert bound.elbo(mean, precision * (1 + shift)) < best
+
+
+def gaussian_model(x: torch.Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def gamma_model(x: torch.Tensor) -> None:
+    rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
+    pyro.sample("x", dist.Poisson(rate), obs=x)
+
+
+def test_the_optimum_on_fixed_draws_is_the_evidence_of_a_gaussian() -> None:
+    x = torch.tensor(1.7)
+    best = optimum(Family(LogJoint(gaussian_model, (x,)), [["z"]]), 1e-6)
+    evidence = dist.Normal(0.0, math.sqrt(2)).log_prob(x)
+    assert best.elbo == pytest.approx(float(evidence), abs=1e-9)
+    assert best.error < 1e-9
+    # z | x ~ N(x / 2, 1 / 2): a mean that is 0.3 off costs KL = 0.3^2.
+    off = State(x[None] / 2 + 0.3, torch.full((1, 1), math.sqrt(0.5)), torch.zeros(0, 2))
+    assert best.gap(off) == pytest.approx(0.09, abs=1e-9)
+    assert best.is_within(0.091, off)
+    assert not best.is_within(0.089, off)
+
+
+def test_the_optimum_on_fixed_draws_is_the_evidence_of_a_gamma() -> None:
+    x = torch.tensor(4.0)
+    best = optimum(Family(LogJoint(gamma_model, (x,)), [], ["rate"]), 1e-6)
+    evidence = dist.GammaPoisson(2.0, 1.0).log_prob(x)
+    # log p - log q is the same at every draw where q is the posterior: no error of first order.
+    assert best.elbo == pytest.approx(float(evidence), abs=1e-5)
+    assert best.error < 1e-5
+    assert best.q.gammas.exp().flatten().tolist() == pytest.approx([6.0, 2.0], rel=1e-2)
+
+
+def test_the_log_joint_is_that_of_the_unconstrained_space() -> None:
+    x = torch.tensor(4.0)
+    u = torch.tensor([[0.3], [-1.0]])
+    rate = u[:, 0].exp()
+    expected = dist.Gamma(2.0, 1.0).log_prob(rate) + dist.Poisson(rate).log_prob(x) + u[:, 0]
+    assert LogJoint(gamma_model, (x,))(u) == pytest.approx(expected, abs=1e-12)
