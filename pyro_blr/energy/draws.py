@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..lifting import host
 from ..lifting.blocks import Block
 from ..lifting.moments import GaussianMoments, Moments
 from ..lifting.polynomial import LatentSite
@@ -27,7 +28,7 @@ class Draws:
         self.latents = latents
         self.count = count
         self._noise: dict[tuple[Block, int], Tensor] = {}
-        self._seed = int(torch.randint(2**62, ()))
+        self._seed = host.seed()
         self._values: tuple[Mapping[Block, Moments], list[dict[LatentSite, Tensor]]] | None = None
 
     def particles(self, moments: Mapping[Block, Moments]) -> list[dict[LatentSite, Tensor]]:

@@ -85,7 +85,7 @@ class Energy:
     def _refuse(self, factor: QuadratureFactor, moments: Mapping[Block, Moments]) -> None:
         if factor.error != factor.error or factor.error == float("inf"):
             mean, variance = factor.marginal(moments)
-            if not bool(torch.isfinite(mean).all() & torch.isfinite(variance).all()):
+            if not host.truth(torch.isfinite(mean).all() & torch.isfinite(variance).all()):
                 raise non_finite(factor.name)
         place = self.factors.index(factor)
         self.factors[place] = resample(factor)
@@ -104,8 +104,7 @@ class Energy:
 
         :param touching: leave out what does not depend on this block.
         """
-        total = torch.zeros((), dtype=torch.float64)
-        magnitude = torch.zeros((), dtype=torch.float64)
+        total = magnitude = _zero(moments)
         for factor in self.factors:
             if touching is not None and touching not in factor.blocks:
                 continue
@@ -118,7 +117,7 @@ class Energy:
 
     def entropy(self, moments: Mapping[Block, Moments], touching: Block | None = None) -> Tensor:
         """The entropy of q; of a latent in a subsampled plate, its rows scaled up."""
-        total = torch.zeros((), dtype=torch.float64)
+        total = _zero(moments)
         for block in self.blocks if touching is None else (touching,):
             own = moments[block]
             rows = self.rows(block)
@@ -138,10 +137,9 @@ class Energy:
         mask = torch.ones(block.batch_shape, dtype=torch.float64, device=self.latents[name].device)
         dims = block.placements[name].batch_dims
         for dim, index in chosen.items():
-            own = torch.zeros(
-                block.batch_shape[dims.index(dim)], dtype=torch.float64, device=mask.device
-            )
-            own[index] = 1.0
+            size = block.batch_shape[dims.index(dim)]
+            own = torch.zeros(size, dtype=mask.dtype, device=mask.device)
+            own = own.index_fill(0, index.to(mask.device), 1.0)
             behind = len(block.batch_shape) - 1 - dims.index(dim)
             mask = mask * own.reshape(-1, *(1,) * behind)
         return mask
@@ -167,9 +165,15 @@ class Energy:
             return
         for factor in self.factors:
             number, _ = factor.evaluate(value.moments, draws, None)
-            if not bool(torch.isfinite(number)):
+            if not host.truth(torch.isfinite(number)):
                 raise non_finite(factor.name)
         raise non_finite(", ".join(b.name for b in self.blocks))
+
+
+def _zero(moments: Mapping[Block, Moments]) -> Tensor:
+    """Where a sum begins: on the device of the first block."""
+    first = next(iter(moments.values())).leaves[0]
+    return torch.zeros((), dtype=torch.float64, device=first.device)
 
 
 def non_finite(site: str) -> errors.NonFiniteError:

@@ -116,11 +116,19 @@ class QuadratureFactor(Factor):
     def _function(self, nodes: Tensor) -> Tensor:
         """The elementwise log density at predictors with a dim of nodes in front."""
         density = self.predictor.density
+        if self.predictor.rearranges:
+            return torch.vmap(self._at)(nodes)
         own = nodes.dim() - 1
         padded = nodes.reshape(nodes.shape[0], *(1,) * (density.dim() - own), *nodes.shape[1:])
         values = {id(n): padded for n in self.predictor.nodes}
         (result,) = replay([density], values)
         return result.expand(nodes.shape[0], *density.shape)  # type: ignore[no-any-return]
+
+    def _at(self, value: Tensor) -> Tensor:
+        """The elementwise log density at one value of the predictor."""
+        values = {id(n): value for n in self.predictor.nodes}
+        (result,) = replay([self.predictor.density], values)
+        return result.expand(self.predictor.density.shape)  # type: ignore[no-any-return]
 
     def marginal(self, moments: MomentsMap) -> tuple[Tensor, Tensor]:
         """The predictor's mean and variance."""

@@ -82,7 +82,8 @@ def cut(block: Block, site: LatentSite, value: Tensor, batch_ndim: int) -> Tenso
     """A site's part of a tensor with the block's batch dims and, perhaps, its event dim."""
     if block.event_size is None:
         return value
-    part = value[..., block.event_slice(site)]
+    place = block.event_slice(site)
+    part = value.narrow(-1, place.start, place.stop - place.start)
     batch_dims = block.placements[site.name].batch_dims
     event_dims = block.event_dims(site)
     sample = value.dim() - 1 - batch_ndim

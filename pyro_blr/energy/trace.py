@@ -11,13 +11,14 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.distributions.distribution import COERCIONS
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from .. import errors
-from ..lifting import constants
+from ..lifting import constants, host
 from ..lifting.distribution import coerce, log_density
 from ..lifting.tensor import LiftedTensor
 from .latents import Latent, Latents
@@ -209,7 +210,7 @@ def _checked_value(name: str, fn: Any, value: Any, mask: Any) -> Any:
 
 
 def _outside(name: str, fn: Any, value: Tensor) -> errors.BLRError:
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    if value.is_floating_point() and not host.truth(torch.isfinite(value).all()):
         return errors.NonFiniteError(
             f"the data of site {name!r} hold a NaN or an infinity. Mend: remove these rows, or "
             "mask them: poutine.mask(mask=~torch.isnan(y))."
@@ -253,7 +254,7 @@ class _Same:
 
 
 def _inside(value: Tensor, same: _Same) -> bool:
-    return bool(same.support.check(value).all())
+    return host.truth(same.support.check(value).all())
 
 
 def _filled(value: Tensor, mask: Tensor, same: _Same) -> Tensor:
@@ -262,9 +263,9 @@ def _filled(value: Tensor, mask: Tensor, same: _Same) -> Tensor:
     shown = mask.reshape(mask.shape + (1,) * event_dim).to(value.device)
     inside = support.check(value)
     good = inside.reshape(inside.shape + (1,) * event_dim)
-    if bool(good.all()):
+    if host.truth(good.all()):
         return value
-    filler = 1.0 if bool(support.check(torch.ones_like(value)).all()) else 0.0
+    filler = 1.0 if host.truth(support.check(torch.ones_like(value)).all()) else 0.0
     return torch.where(shown | good, value, torch.full_like(value, filler))
 
 
@@ -287,7 +288,7 @@ def trace_model(
     :raises GuideError: if the guide and the model do not hold the same latents.
     """
     messenger = LiftMessenger(latents)
-    with without_validation(), messenger:
+    with poutine.block(), without_validation(), messenger:
         messenger.subsamples.clear()
         model(*args, **kwargs)
     unseen = sorted(set(latents) - messenger.traced.seen)

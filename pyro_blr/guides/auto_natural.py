@@ -12,9 +12,7 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
-from pyro.nn.module import PyroModule, PyroParam
 from torch import Tensor
-from torch.distributions import constraints
 
 from .. import errors
 from .._compat import InitMessenger, init_to_median, prototype_hide_fn
@@ -22,9 +20,11 @@ from ..energy.energy import EnergyBuilder, Naturals
 from ..energy.latents import Latent, block_values
 from ..energy.trace import without_validation
 from ..families import Natural
+from ..lifting import host
 from ..lifting.blocks import Block
 from .choice import choose_latents, full_value
 from .marginals import marginal, quantile
+from .store import NaturalStore
 from .start import given_natural, initial_natural, merged_natural
 
 
@@ -137,13 +137,8 @@ class AutoNatural(AutoGuide):
 
     def naturals(self) -> dict[Block, Natural]:
         """The natural parameters of every block, as they are in the param store."""
-        return {
-            block: tuple(
-                getattr(getattr(self, _holder(i)), f"natural_{k}")
-                for k in range(len(block.family.natural_event_dims))
-            )
-            for i, block in enumerate(self._blocks)
-        }
+        with self._pyro_context:
+            return self.natural.values(self._blocks)
 
     def write(self, naturals: Naturals) -> None:
         """Set natural parameters in place.
@@ -151,7 +146,7 @@ class AutoNatural(AutoGuide):
         :raises DomainError: if they are not inside their domain; nothing is written then.
         """
         for block, natural in naturals.items():
-            if not bool(block.family.in_domain(natural).all()):
+            if not host.truth(block.family.in_domain(natural).all()):
                 raise errors.DomainError(
                     f"natural parameters outside the domain of {block.family.name} were refused "
                     f"for {block.name!r}; the guide keeps its last good state."
@@ -208,18 +203,11 @@ class AutoNatural(AutoGuide):
         self._store({block: self._block_natural(block, own) for block in blocks})
 
     def _store(self, naturals: Mapping[Block, Natural]) -> None:
-        for i in range(len(self._blocks)):
-            for k in range(len(self._blocks[i].family.natural_event_dims)):
-                delattr(getattr(self, _holder(i)), f"natural_{k}")
-            delattr(self, _holder(i))
         self._blocks = tuple(naturals)
         self.layout = {s.name: block for block in naturals for s in block.sites}
-        for i, natural in enumerate(naturals.values()):
-            holder = PyroModule()
-            setattr(self, _holder(i), holder)
-            for k, tensor in enumerate(natural):
-                value = tensor.detach().clone().contiguous()
-                setattr(holder, f"natural_{k}", PyroParam(value, constraints.real))
+        self.natural = NaturalStore()
+        with self._pyro_context:
+            self.natural.fill(self._pyro_get_fullname("natural"), naturals)
 
     # The posterior
 
@@ -328,10 +316,6 @@ class AutoNatural(AutoGuide):
         state["master"] = None
         state["prototype_trace"] = None
         return state
-
-
-def _holder(i: int) -> str:
-    return f"block_{i}"
 
 
 def _detached(natural: Natural) -> Natural:

@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import errors
 from ..energy.latents import Latent, Latents
 from ..families import Natural
+from ..lifting import host
 from ..lifting.blocks import Block
 
 #: The shape parameter of a Gamma, Beta or Dirichlet that starts from a location alone, without a
@@ -100,7 +101,7 @@ def given_natural(latent: Latent, given: Any) -> Natural:
                 "for each of the family's natural parameters, with the site's batch shape in front."
             ) from error
     natural = tuple(result)
-    if not bool(family.in_domain(natural).all()):
+    if not host.truth(family.in_domain(natural).all()):
         raise errors.ArgumentError(
             f"the natural parameters given for site {latent.name!r} lie outside the domain of its "
             f"{family.name}. Mend: for a Gaussian give (precision @ mean, -precision / 2) with a "

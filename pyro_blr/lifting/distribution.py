@@ -46,9 +46,20 @@ class LogDensity:
         return not any(dims) and isinstance(own, int) and own == 0 and bool(constraints)
 
     def __call__(self, value: Any, *arguments: Any) -> Tensor:
+        value, *arguments = promoted((value, *arguments))
         given = dict(zip(self.names, arguments, strict=True))
         fn = self.distribution(**given, **self.fixed, validate_args=False)
         return fn.log_prob(value)  # type: ignore[no-any-return]
+
+
+def promoted(values: tuple[Any, ...]) -> list[Any]:
+    """Floating tensors in their widest dtype; some of torch's densities return the narrowest."""
+    dtypes = [v.dtype for v in values if isinstance(v, Tensor) and v.dtype.is_floating_point]
+    if torch.float64 not in dtypes or len(set(dtypes)) == 1:
+        return list(values)
+    return [
+        v.double() if isinstance(v, Tensor) and v.dtype.is_floating_point else v for v in values
+    ]
 
 
 class BoundLogDensity:

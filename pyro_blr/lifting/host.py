@@ -9,11 +9,14 @@ A test runs them on fake CUDA tensors, where any other read of a value raises. T
 * :func:`content`: small constants of the model are read once a trace, to recognise them again;
 * :func:`checksum`: a sample of memory shared with NumPy (host memory, so no wait in practice);
 * :func:`number`: the loss, and the sizes by which a step is judged;
-* :func:`truth`: the checks of data and of starts, once; whether a step is inside the cone.
+* :func:`truth`: the checks of data and of starts, once; whether a step is inside the cone;
+* :func:`positions`: a boolean mask as an index, whose length is a value, once for a mask;
+* :func:`seed`: from torch's generator on the CPU (host memory, so no wait).
 """
 
 from collections.abc import Hashable
 
+import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -42,3 +45,13 @@ def number(tensor: Tensor) -> float:
 def truth(tensor: Tensor) -> bool:
     """A scalar as a Python bool."""
     return bool(tensor)
+
+
+def positions(mask: Tensor) -> tuple[Tensor, ...]:
+    """The indices of a mask's true elements, one long tensor a dim."""
+    return mask.nonzero(as_tuple=True)
+
+
+def seed() -> int:
+    """A fresh seed, which ``pyro.set_rng_seed`` makes repeatable."""
+    return int(torch.randint(2**62, (), device="cpu"))

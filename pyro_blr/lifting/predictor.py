@@ -42,21 +42,48 @@ LINEAR_TAIL = frozenset(
 )
 
 
+#: Operations that move or repeat elements without mixing them. They name shapes, so that the program
+#: has to be mapped over the nodes instead of broadcast.
+REARRANGING = frozenset(
+    """
+    expand expand_as broadcast_to broadcast_tensors reshape view view_as unsqueeze squeeze transpose
+    swapaxes permute movedim flatten unflatten t t_all mT __getitem__ index_select select narrow flip
+    repeat tile roll unbind split chunk stack cat
+    """.split()
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Predictor:
     """The Gaussian scalar of an elementwise log density.
 
     :param density: the node of the elementwise log density.
     :param nodes: the nodes that are the predictor (equal as polynomials).
+    :param rearranges: whether the program from the predictor to the density moves elements.
     """
 
     density: LiftedTensor
     nodes: tuple[LiftedTensor, ...]
+    rearranges: bool
 
     @property
     def value(self) -> LiftedTensor:
         """The predictor itself."""
         return self.nodes[0]
+
+
+def _rearranges(density: LiftedTensor, frontier: list[LiftedTensor]) -> bool:
+    stop = {id(n) for n in frontier}
+    stack, seen = [density], set(stop)
+    while stack:
+        node = stack.pop()
+        if id(node) in seen or node.call is None:
+            continue
+        seen.add(id(node))
+        if getattr(node.call.function, "__name__", "") in REARRANGING:
+            return True
+        stack.extend(node.call.inputs)
+    return False
 
 
 def is_elementwise(node: LiftedTensor) -> bool:
@@ -72,7 +99,7 @@ def is_elementwise(node: LiftedTensor) -> bool:
             and len(node.call.args) == 2
             and hasattr(node.call.args[1], "dim")
         )
-    return name in ELEMENTWISE
+    return name in ELEMENTWISE or name in REARRANGING
 
 
 def is_affine(node: LiftedTensor) -> bool:
@@ -100,7 +127,7 @@ def find_predictor(density: LiftedTensor) -> Predictor | str:
     while True:
         keys = {id(n): _key(n) for n in frontier}
         if len(set(keys.values())) == 1:
-            return Predictor(density, tuple(frontier))
+            return Predictor(density, tuple(frontier), _rearranges(density, frontier))
         expanded = _expand_last(frontier)
         if expanded is None:
             return "it depends on several Gaussian scalars per element"

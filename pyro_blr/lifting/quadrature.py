@@ -69,7 +69,7 @@ def _nodes(
     level: int, half_width: float, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     count = int(half_width * 2**level)
-    nodes = torch.arange(-count, count + 1, dtype=torch.float64) / 2**level
+    nodes = torch.arange(-count, count + 1, dtype=torch.float64, device="cpu") / 2**level
     weights = (-0.5 * nodes.square()).exp()
     weights = weights / weights.sum()
     return nodes.to(device, dtype), weights.to(device, dtype)

@@ -129,7 +129,7 @@ def _search_negative_curvature(
     if len(curvature.blocks) == 1 and curvature.is_conjugate:
         return None  # L is linear in the mean parameters, so that H = F at the optimum
     noise = [
-        torch.randn(g.shape, dtype=g.dtype, generator=generator).to(g.device)
+        torch.randn(g.shape, dtype=g.dtype, generator=generator, device="cpu").to(g.device)
         for g in curvature.gradient
     ]
     probe = _fisher_scaled(curvature, curvature.symmetric(noise))
@@ -148,9 +148,9 @@ def _fisher_scaled(curvature: Curvature, noise: Vector) -> Vector:
 
 
 def _dot(left: Vector, right: Vector) -> Tensor:
-    return torch.stack(
-        [(a * b).sum().double().cpu() for a, b in zip(left, right, strict=True)]
-    ).sum()
+    """The inner product; blocks on the CPU may stand beside blocks on one device."""
+    first, *rest = ((a * b).sum().double() for a, b in zip(left, right, strict=True))
+    return sum(rest, start=first)
 
 
 def _conjugate_gradients(

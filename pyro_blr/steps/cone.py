@@ -96,4 +96,5 @@ def squared_norm(family: ExponentialFamily, natural: Natural, direction: Natural
     leaf = tuple(n.detach().requires_grad_() for n in natural)
     mean_params = family.mean_params(leaf)
     product = torch.autograd.grad(mean_params, leaf, tuple(d.detach() for d in direction))
-    return sum(((p * d).sum() for p, d in zip(product, direction, strict=True)), torch.zeros(()))
+    first, *rest = ((p * d).sum() for p, d in zip(product, direction, strict=True))
+    return sum(rest, start=first)

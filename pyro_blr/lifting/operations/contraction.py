@@ -148,7 +148,8 @@ def _linear_along(matrix: Tensor, value: Polynomial, dim: int) -> Polynomial:
 @lru_cache(maxsize=64)
 def _matrix(function: Callable[..., Tensor], size: int, *args: Any) -> Tensor:
     """The matrix of a linear map along a dim: the map applied to the identity."""
-    return function(torch.eye(size, dtype=torch.float64), *args, dim=0).contiguous()
+    identity = torch.eye(size, dtype=torch.float64, device="cpu")
+    return function(identity, *args, dim=0).contiguous()
 
 
 @operation("cumsum")

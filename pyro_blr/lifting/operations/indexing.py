@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import constants
+from .. import constants, host
 from ..axes import Address, Axis, Gather
 from ..polynomial import NotPolynomial, Polynomial
 from .register import operation
@@ -66,9 +66,9 @@ def _normalised(ndim: int, key: Any) -> list[Key]:
         if isinstance(k, bool):
             raise NotPolynomial("indexing by a bool")
         if isinstance(k, list | range):
-            k = torch.as_tensor(list(k))
+            k = torch.as_tensor(list(k), device="cpu")
         if isinstance(k, Tensor) and k.dtype in (torch.bool, torch.uint8):
-            keys.extend(constants.memo(_positions, (k,)))
+            keys.extend(constants.memo(host.positions, (k,)))
         elif isinstance(k, Tensor) and k.dim() == 0 and k.device.type == "cpu":
             keys.append(int(k))
         elif isinstance(k, Tensor):
@@ -83,10 +83,6 @@ def _normalised(ndim: int, key: Any) -> list[Key]:
     place = places[0] if places else len(keys)
     keys[place : place + 1] = missing
     return keys
-
-
-def _positions(mask: Tensor) -> tuple[Tensor, ...]:
-    return mask.nonzero(as_tuple=True)
 
 
 def _tables_apart(keys: list[Key]) -> bool:
@@ -143,7 +139,8 @@ def _table(
 def _wrapped(index: Tensor, size: int) -> Tensor:
     """Negative positions count from the end, checked once for a constant index."""
     wrapped = torch.where(index < 0, index + size, index)
-    if index.device.type == "cpu" and bool(((wrapped < 0) | (wrapped >= size)).any()):
+    on_host = index.device.type == "cpu" and host.readable(index)
+    if on_host and bool(((wrapped < 0) | (wrapped >= size)).any()):
         raise IndexError(f"an index is out of bounds for a dim of size {size}")
     return wrapped
 
@@ -201,7 +198,7 @@ def flip(value: Polynomial, *dims: Any) -> Polynomial:
     """The dims in reversed order."""
     chosen = dims[0] if len(dims) == 1 and isinstance(dims[0], Sequence) else dims
     for dim in chosen:
-        index = torch.arange(value.shape[dim] - 1, -1, -1)
+        index = torch.arange(value.shape[dim] - 1, -1, -1, device="cpu")
         value = index_select(value, dim, index)
     return value
 

@@ -184,7 +184,7 @@ def _group(old: list[Axis], new: list[Axis]) -> dict[Axis, Address]:
 @lru_cache(maxsize=256)
 def _unravel(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[Tensor, ...]:
     """For each old dim, its index at every position of the new dims. # shape: new"""
-    position = torch.arange(prod(new)).reshape(new)
+    position = torch.arange(prod(new), device="cpu").reshape(new)
     tables = []
     for size in reversed(old):
         tables.append((position % size).contiguous())
@@ -226,7 +226,7 @@ def _place(pieces: list[Polynomial], dim: int) -> Polynomial:
             continue
         table = _placing(total, start, size).reshape(total, size, *(1,) * behind)
         if size == 1:
-            placed = piece * table[:, 0]
+            placed = piece * table.select(1, 0)
         else:
             placed = (unsqueeze(piece, dim) * table).sum((dim + 1,))
         result = placed if result is None else result + placed
@@ -237,4 +237,5 @@ def _place(pieces: list[Polynomial], dim: int) -> Polynomial:
 
 @lru_cache(maxsize=256)
 def _placing(total: int, start: int, size: int) -> Tensor:
-    return torch.eye(total, dtype=torch.float64)[:, start : start + size].contiguous()
+    table = torch.eye(total, dtype=torch.float64, device="cpu")
+    return table.narrow(1, start, size).contiguous()
