@@ -100,6 +100,11 @@ def _masked_distribution() -> None:
         pyro.sample("y", dist.Normal(X @ w, tau.rsqrt()).mask(KEEP), obs=Y)
 
 
+def _mask_below_an_event() -> None:
+    w, tau = declare_vector(), pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    pyro.sample("y", dist.Normal(X @ w, tau.rsqrt()).mask(KEEP).to_event(1), obs=Y)
+
+
 def _kept_rows() -> None:
     w, tau = declare_vector(), pyro.sample("tau", dist.Gamma(2.0, 1.0))
     with pyro.plate("data", int(KEEP.sum())):
@@ -109,6 +114,15 @@ def _kept_rows() -> None:
 def _scaled() -> None:
     w, tau = declare_vector(), pyro.sample("tau", dist.Gamma(2.0, 1.0))
     with pyro.plate("data", N), poutine.scale(scale=2.5):
+        pyro.sample("y", dist.Normal(X @ w, tau.rsqrt()), obs=Y)
+
+
+ROW_SCALES = torch.linspace(0.1, 3.0, N, dtype=torch.float64)
+
+
+def _scaled_row_by_row() -> None:
+    w, tau = declare_vector(), pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    with pyro.plate("data", N), poutine.scale(scale=ROW_SCALES):
         pyro.sample("y", dist.Normal(X @ w, tau.rsqrt()), obs=Y)
 
 
@@ -145,8 +159,10 @@ def _factor() -> None:
 WRAPPERS: dict[str, tuple[Callable[[], None], Tensor]] = {
     "poutine.mask": (_masked_by_a_handler, KEEP.double()),
     "Distribution.mask": (_masked_distribution, KEEP.double()),
+    "mask below an event": (_mask_below_an_event, KEEP.double()),
     "rows left out": (_kept_rows, KEEP.double()),
     "poutine.scale": (_scaled, torch.full((N,), 2.5, dtype=torch.float64)),
+    "poutine.scale of rows": (_scaled_row_by_row, ROW_SCALES),
     "subsampled plate": (_every_row_twice_and_a_half, torch.full((N,), 2.5, dtype=torch.float64)),
     "nested plates": (_nested_plates, torch.ones(N, dtype=torch.float64)),
     "to_event": (_event_of_rows, torch.ones(N, dtype=torch.float64)),

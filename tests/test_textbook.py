@@ -277,6 +277,27 @@ def test_a_datum_can_be_taken_out_again() -> None:
         assert not torch.allclose(a, r)
 
 
+def test_local_latents_of_a_subsampled_plate() -> None:
+    """The rows of the batch go to their optimum, whatever the global step; the others stay."""
+
+    def model(y: Tensor, rows: Tensor) -> None:
+        with pyro.plate("data", len(y), subsample=rows) as index:
+            u = pyro.sample("u", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(u, 0.5), obs=y[index])
+
+    _, y = _regression_data(8)
+    start = dist.Normal(torch.linspace(-1.0, 1.0, 8), torch.full((8,), 0.3))
+    for step_size in (1.0, 0.2, "auto"):
+        blr, guide = engine(model, {"u": start}, step_size=step_size)
+        rows = torch.tensor([6, 1, 3])
+        blr.step(y, rows)
+        found = guide.marginal("u")
+        others = torch.tensor([0, 2, 4, 5, 7])
+        assert torch.allclose(found.mean[rows], y[rows] * 4 / 5, rtol=1e-10)
+        assert torch.allclose(found.variance[rows], torch.tensor(1 / 5), rtol=1e-10)
+        assert torch.allclose(found.mean[others], start.mean[others], rtol=1e-13)
+
+
 def test_fit_of_a_conjugate_model_is_one_sweep() -> None:
     problem = TEXTBOOK[0].make()
     blr, _ = engine(problem.model, random_start(problem, 8))

@@ -81,3 +81,8 @@ def comprehension_over_a_vector(z: Tensor, w: Tensor, t: Tensor) -> None:
 @route("either")
 def index_by_a_latent(z: Tensor, w: Tensor, t: Tensor) -> None:
     observe(X[(z > 0).long()])
+
+
+@route("either")
+def index_by_the_largest(z: Tensor, w: Tensor, t: Tensor) -> None:
+    observe(w[w.argmax()] * X)

@@ -78,3 +78,11 @@ def distribution_without_a_rule(z: Tensor, w: Tensor, t: Tensor) -> None:
 def wrappers_of_a_distribution(z: Tensor, w: Tensor, t: Tensor) -> None:
     fn = dist.Normal(z, t.rsqrt()).expand([3]).mask(Y > -0.5).to_event(1)
     pyro.sample("y", fn, obs=Y)
+
+
+@route("value")
+def mask_below_an_event(z: Tensor, w: Tensor, t: Tensor) -> None:
+    kept = torch.tensor([[True, False, True], [True, True, True]])
+    with pyro.plate("rows", 2):
+        fn = dist.Normal(z * X, t.rsqrt()).expand([2, 3]).mask(kept).to_event(1)
+        pyro.sample("y", fn, obs=torch.stack([Y, 2 * Y]))

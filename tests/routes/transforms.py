@@ -26,6 +26,35 @@ def gradient_in_data(z: Tensor, w: Tensor, t: Tensor) -> None:
 
 
 @route("either")
+def forward_derivative_in_data(z: Tensor, w: Tensor, t: Tensor) -> None:
+    observe(torch.func.jvp(lambda x: x * z, (X,), (X,))[1])
+
+
+@route("either")
+def backward_derivative_in_data(z: Tensor, w: Tensor, t: Tensor) -> None:
+    _, pull_back = torch.func.vjp(lambda x: (x * z).sum(), X)
+    observe(pull_back(torch.ones(()))[0])
+
+
+@route("either")
+def jacobian_in_data(z: Tensor, w: Tensor, t: Tensor) -> None:
+    observe(torch.func.jacrev(lambda x: (x * z).sum())(X))
+
+
+@route("either")
+def hessian_in_data(z: Tensor, w: Tensor, t: Tensor) -> None:
+    observe(torch.func.hessian(lambda x: (x**3 * z).sum())(X).sum(0))
+
+
+@route("either")
+def autograd_in_data(z: Tensor, w: Tensor, t: Tensor) -> None:
+    with torch.enable_grad():
+        x = X.clone().requires_grad_()
+        (slope,) = torch.autograd.grad((x**2 * z).sum(), x)
+    observe(slope)
+
+
+@route("either")
 def gradient_in_a_latent(z: Tensor, w: Tensor, t: Tensor) -> None:
     observe(torch.func.grad(lambda v: v**2 + v)(z) * X)
 
