@@ -60,6 +60,28 @@ Address = Axis | Gather
 Renaming = Mapping[Axis, Address]
 
 
+def common_device(tensors: Iterable[Tensor]) -> torch.device:
+    """Where tensors meet: tables made from shapes alone start on the CPU and follow the data."""
+    devices = (t.device for t in tensors)
+    return next((d for d in devices if d.type != "cpu"), torch.device("cpu"))
+
+
+def device_of(where: Iterable[Address]) -> torch.device:
+    """Where the index tables of addresses meet."""
+    return common_device(
+        w.index for w in where if isinstance(w, Gather) and isinstance(w.index, Tensor)
+    )
+
+
+def on_device(address: Address, device: torch.device) -> Address:
+    """The address with its index table on a device."""
+    if isinstance(address, Axis) or not isinstance(address.index, Tensor):
+        return address
+    if address.index.device == device:
+        return address
+    return Gather(address.index.to(device), address.axes)
+
+
 def axes_of(address: Address) -> tuple[Axis, ...]:
     """The axes along which an address runs."""
     return address.axes if isinstance(address, Gather) else (address,)
@@ -129,13 +151,14 @@ def _recipe(address: Address, axes: tuple[Axis, ...]) -> Recipe:
 def _look_up(table: Tensor, *indices_and_plan: Any) -> Tensor:
     """``table[indices]``, the tables among the indices coming first and the plan last."""
     *tables, plan = indices_and_plan
+    device = common_device((table, *tables))
     left = iter(tables)
     recipes: tuple[Recipe, ...] = plan
     grids = [
-        spread(next(left) if rule is None else rule, places, count, table.device)
+        spread(next(left) if rule is None else rule, places, count, device)
         for rule, places, count in recipes
     ]
-    return _index_first(table, grids)
+    return _index_first(table.to(device), grids)
 
 
 def spread(index: Index, places: tuple[int, ...], count: int, device: torch.device) -> Tensor:
@@ -202,7 +225,9 @@ def _take_tables(tensor: Tensor, where: list[Address]) -> tuple[Tensor, tuple[Ax
     plain = [(i, w) for i, w in enumerate(where) if isinstance(w, Axis) and w not in inner]
     left = [i for i, _ in plain]
     indexed = [i for i in range(len(where)) if i not in left]
-    tables = [grid(where[i], inner, tensor.device) for i in indexed]
+    device = tensor.device if tensor.device.type != "cpu" else device_of(where)
+    tensor = tensor.to(device)
+    tables = [grid(where[i], inner, device) for i in indexed]
     result = _index_first(tensor.permute(indexed + left), tables)
     return _diagonal(result, inner + tuple(w for _, w in plain))
 

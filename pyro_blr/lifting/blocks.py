@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from ..families import ExponentialFamily
-from .axes import Address, Gather, all_axes, axes_of, grid
+from .axes import Address, Gather, all_axes, axes_of, device_of, grid
 from .polynomial import Atom, LatentSite
 
 
@@ -96,14 +96,7 @@ def _ravel(where: list[Address], sizes: tuple[int, ...], offset: int) -> Address
             shifted = range(moved.start + offset, moved.stop + offset, moved.step)
             return Gather(shifted, axes_of(only))
     axes = all_axes(where)
-    device = next(
-        (
-            w.index.device
-            for w in where
-            if isinstance(w, Gather) and isinstance(w.index, torch.Tensor)
-        ),
-        torch.device("cpu"),
-    )
+    device = device_of(where)
     position_table = torch.zeros((), dtype=torch.long, device=device)
     for address, size in zip(where, sizes, strict=True):
         position_table = position_table * size + grid(address, axes, device)

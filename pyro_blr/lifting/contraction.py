@@ -8,7 +8,7 @@ Constants are folded in float64 whatever the model's dtype, in slices of rows: t
 nothing of it. The folded constants are small, so float64 costs one pass over the data and no more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from math import prod
 
@@ -16,8 +16,8 @@ import opt_einsum
 import torch
 from torch import Tensor
 
-from . import constants
-from .axes import Address, Axis, take
+from . import constants, host
+from .axes import Address, Axis, common_device, take
 
 Operand = tuple[Tensor, tuple[Axis, ...]]
 
@@ -71,9 +71,9 @@ def fold(
     Constants that share a kept axis but each have axes of their own (the two X of a predictor's
     variance) are not multiplied out: the result would be larger than both. They come back apart.
     """
-    operands = [_resolved(tensor, where) for tensor, where in factors]
+    operands = together([_resolved(tensor, where) for tensor, where in factors])
     if not operands:
-        return ((torch.tensor(number, dtype=torch.float64), ()),)
+        return ((torch.tensor(number, dtype=torch.float64, device="cpu"), ()),)
     out = tuple(dict.fromkeys(a for _, axes in operands for a in axes if a in kept))
     if prod(a.size for a in out) > 4 * max(t.numel() for t, _ in operands):
         first, *rest = (_fold_one([o], tuple(a for a in o[1] if a in kept)) for o in operands)
@@ -81,6 +81,13 @@ def fold(
             (r, _kept(o, kept)) for r, o in zip(rest, operands[1:], strict=True)
         )
     return ((_fold_one(operands, out) * number, out),)
+
+
+def together(operands: Iterable[Operand]) -> list[Operand]:
+    """The operands on the device where they meet."""
+    operands = list(operands)
+    device = common_device(t for t, _ in operands)
+    return [(t.to(device), axes) for t, axes in operands]
 
 
 def _kept(operand: Operand, kept: set[Axis]) -> tuple[Axis, ...]:
@@ -96,11 +103,13 @@ def _resolved(tensor: Tensor, where: tuple[Address, ...]) -> Operand:
 def _fold_one(operands: list[Operand], out: tuple[Axis, ...]) -> Tensor:
     if len(operands) == 1 and operands[0][1] == out:
         return operands[0][0].double()
-    operands = sorted(
-        operands, key=lambda o: (o[0].dim(), o[0].data_ptr() if o[0].device.type != "meta" else 0)
-    )
+    operands = sorted(operands, key=lambda o: (o[0].dim(), _place_in_memory(o[0])))
     tensors = tuple(t for t, _ in operands)
     return constants.memo(_fold_einsum, tensors, _equation([a for _, a in operands], out))  # type: ignore[no-any-return]
+
+
+def _place_in_memory(tensor: Tensor) -> int:
+    return tensor.data_ptr() if host.readable(tensor) else 0
 
 
 def _fold_einsum(*tensors_and_equation: object) -> Tensor:

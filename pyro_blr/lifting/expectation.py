@@ -11,16 +11,28 @@ costs what the latents cost, whatever the number of rows.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
 from torch import Tensor
 
 from . import constants
-from .axes import Address, Axis, Gather, all_axes, grid, rename, same_address, take
+from .axes import (
+    Address,
+    Axis,
+    Gather,
+    all_axes,
+    common_device,
+    device_of,
+    grid,
+    on_device,
+    rename,
+    same_address,
+    take,
+)
 from .blocks import Block
-from .contraction import Operand, contract, fold
+from .contraction import Operand, contract, fold, together
 from .moments import COV, LOG, LOG1M, MEAN, SECOND, Moments, Statistic, sufficient_statistics
 from .polynomial import Atom, Constant, NotPolynomial, Polynomial, Term, key_of, same_atoms
 
@@ -38,8 +50,7 @@ class Stat:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """A product of constants and expected statistics; axes that are not among the plan's are
-    summed.
+    """A product of constants and expected statistics, summed over axes outside the plan's.
 
     :param constants: folded constants along plain axes.
     :param free: constants that require a gradient: the place among the free ones, their addresses.
@@ -48,10 +59,27 @@ class Product:
     constants: tuple[Operand, ...]
     free: tuple[tuple[int, tuple[Address, ...]], ...]
     stats: tuple[Stat, ...]
+    _placed: dict[torch.device, "Product"] = field(default_factory=dict, repr=False)
 
     @property
     def blocks(self) -> frozenset[Block]:
+        """The blocks that occur."""
         return frozenset(s.block for s in self.stats)
+
+    def on(self, device: torch.device) -> "Product":
+        """The product with what was made from shapes alone on the statistics' device, once."""
+        if device.type == "cpu":
+            return self
+        if device not in self._placed:
+            consts = tuple((t.to(device), axes) for t, axes in self.constants)
+            free = tuple((slot, _on_device(where, device)) for slot, where in self.free)
+            stats = tuple(Stat(s.block, s.which, _on_device(s.where, device)) for s in self.stats)
+            self._placed[device] = Product(consts, free, stats)
+        return self._placed[device]
+
+
+def _on_device(where: tuple[Address, ...], device: torch.device) -> tuple[Address, ...]:
+    return tuple(on_device(w, device) for w in where)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +145,7 @@ def _evaluate(
     free: tuple[Tensor, ...],
     out: tuple[Axis, ...],
 ) -> Tensor:
+    product = product.on(common_device(moments[s.block].leaves[0] for s in product.stats))
     operands = list(product.constants)
     for slot, where in product.free:
         tensor, axes = take(free[slot], where)
@@ -284,17 +313,10 @@ def coincidence(
             renaming[x] = y
         else:
             axes = all_axes((x, y))
-            device = _device_of(x, y)
+            device = device_of((x, y))
             table = grid(x, axes, device) == grid(y, axes, device)
             deltas.append(Constant(table.expand([a.size for a in axes]).double(), axes))
     return tuple(deltas), renaming
-
-
-def _device_of(*addresses: Address) -> torch.device:
-    for address in addresses:
-        if isinstance(address, Gather) and isinstance(address.index, Tensor):
-            return address.index.device
-    return torch.device("cpu")
 
 
 def _compile(term: _Expanded, out: tuple[Axis, ...], free: tuple[Tensor, ...]) -> Product:
@@ -322,7 +344,7 @@ def _joined(consts: tuple[Operand, ...], stats: list[Stat]) -> tuple[Operand, ..
     largest = max((prod(_stat_shape(s)) for s in stats), default=1)
     if size > max(largest, max(t.numel() for t, _ in consts)):
         return consts
-    return ((contract(list(consts), axes), axes),)
+    return ((contract(together(consts), axes), axes),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,13 +377,7 @@ def _push_gathers(
         if (outside | plain) & set(axes):
             continue
         distinct, slots = _distinct(group)
-        pushed = scatter(
-            consts,
-            [p.gather for p in distinct],
-            [p.size for p in distinct],
-            axes,
-            _default_device(consts, stats),
-        )
+        pushed = scatter(consts, [p.gather for p in distinct], [p.size for p in distinct], axes)
         if pushed is None:
             continue
         consts, new_axes = pushed
@@ -414,10 +430,6 @@ def _readdress(stat: Stat, dim: int, axis: Axis | None) -> Stat:
     return Stat(stat.block, stat.which, tuple(where))
 
 
-def _default_device(consts: tuple[Operand, ...], stats: list[Stat]) -> torch.device:
-    return consts[0][0].device if consts else torch.device("cpu")
-
-
 #: A pushed index map may make a constant this much larger than what it replaces, never more:
 #: a pair of maps (user, item) would otherwise become a dense table of users times items.
 GROWTH = 4
@@ -428,13 +440,15 @@ def scatter(
     gathers: list[Gather],
     sizes: list[int],
     axes: tuple[Axis, ...],
-    device: torch.device,
 ) -> tuple[tuple[Operand, ...], list[Axis | None]] | None:
     """Sum constants over index maps: from ``axes`` to a new axis for each map (None if size 1)."""
     mine = [c for c in consts if set(c[1]) & set(axes)]
     if len(mine) > 1:
         return None
-    tensor, own = mine[0] if mine else (torch.ones((), dtype=torch.float64, device=device), ())
+    one = torch.ones((), dtype=torch.float64, device="cpu")
+    tensor, own = mine[0] if mine else (one, ())
+    if tensor.device.type == "cpu":
+        tensor = tensor.to(device_of(gathers))
     rest = tuple(a for a in own if a not in axes)
     rows = 1
     for a in axes:
@@ -464,15 +478,17 @@ def scatter(
 def segment_sum(values: Tensor, index: Tensor, count: int) -> Tensor:
     """``out[p] = sum of values[n] with index[n] = p``, in one order on every device.
 
-    On CUDA the rows are sorted by segment first and differences of sorted offsets give each sum's
-    rows, since ``index_add`` adds in an order that changes from run to run.
+    On CUDA the rows are sorted by segment first, and each sum's rows found by bisection (counting
+    them would wait for the device), since ``index_add`` adds in an order that changes from run to
+    run.
     """
-    out = torch.zeros(count, *values.shape[1:], dtype=values.dtype, device=values.device)
     if values.device.type == "cpu":
+        out = torch.zeros(count, *values.shape[1:], dtype=values.dtype, device="cpu")
         return out.index_add(0, index, values)
     order = torch.argsort(index, stable=True)
-    lengths = torch.bincount(index, minlength=count)
-    return torch.segment_reduce(values[order].contiguous(), "sum", lengths=lengths, axis=0)
+    ends = torch.arange(count + 1, device=index.device)
+    offsets = torch.searchsorted(index.index_select(0, order), ends)
+    return torch.segment_reduce(values.index_select(0, order), "sum", offsets=offsets, axis=0)
 
 
 def _merge(
@@ -496,7 +512,7 @@ def _merge(
     axes = tuple(axes[i] for i in order)
     if key in merged:
         known, total = merged[key]
-        merged[key] = (known, tensor if total is None else total + tensor)
+        merged[key] = (known, tensor if total is None else _sum(total, tensor))
     else:
         merged[key] = (Product(((tensor, axes),), product.free, tuple(stats)), tensor)
 
@@ -515,6 +531,11 @@ def _address_names(where: tuple[Address, ...], names: dict[Axis, int]) -> object
     return tuple(result)
 
 
+def _sum(left: Tensor, right: Tensor) -> Tensor:
+    device = common_device((left, right))
+    return left.to(device) + right.to(device)
+
+
 def _with_constant(product: Product, constant: Tensor | None) -> Product:
     if constant is None:
         return product
@@ -531,7 +552,7 @@ def contract_constants(value: Polynomial) -> Tensor:
         present = {a for _, axes in folded for a in axes}
         piece = contract(list(folded), tuple(a for a in out if a in present))
         piece = piece.reshape([a.size if a in present else 1 for a in out])
-        total = piece if total is None else total + piece
+        total = piece if total is None else _sum(total, piece)
     if total is None:
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device="cpu")
     return total.expand([a.size for a in out]).reshape(value.shape)

@@ -10,6 +10,11 @@ scalar f, and quadrature on the marginal mean and variance of f is its expectati
 """
 
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from .polynomial import key_of
 from .tensor import LiftedTensor, program
@@ -72,18 +77,73 @@ class Predictor:
         return self.nodes[0]
 
 
-def _rearranges(density: LiftedTensor, frontier: list[LiftedTensor]) -> bool:
+def _found(density: LiftedTensor, frontier: list[LiftedTensor]) -> Predictor | str:
+    """The predictor, if every element of the density depends on one element of it only."""
+    between = _between(density, frontier)
+    rearranges = any(_name(n) in REARRANGING for n in between)
+    if rearranges and not _follows_one_element(density, frontier, between):
+        return "it depends on several elements of one Gaussian expression"
+    return Predictor(density, tuple(frontier), rearranges)
+
+
+def _name(node: LiftedTensor) -> str:
+    return "" if node.call is None else getattr(node.call.function, "__name__", "")
+
+
+def _between(density: LiftedTensor, frontier: list[LiftedTensor]) -> list[LiftedTensor]:
+    """The nodes from the frontier (left out) to the density, inputs first."""
+    found: dict[int, LiftedTensor] = {}
     stop = {id(n) for n in frontier}
-    stack, seen = [density], set(stop)
+    stack = [density]
     while stack:
         node = stack.pop()
-        if id(node) in seen or node.call is None:
+        if id(node) in stop or id(node) in found or node.call is None:
             continue
-        seen.add(id(node))
-        if getattr(node.call.function, "__name__", "") in REARRANGING:
-            return True
+        found[id(node)] = node
         stack.extend(node.call.inputs)
-    return False
+    return [n for n in program([density]) if id(n) in found]
+
+
+def _follows_one_element(
+    density: LiftedTensor, frontier: list[LiftedTensor], between: list[LiftedTensor]
+) -> bool:
+    """Run the program on element numbers: ``p[0] * p[1]`` meets two, ``p[group]`` one.
+
+    -1 numbers what depends on no element of the predictor.
+    """
+    numbers = {id(n): torch.arange(n.numel(), device=n.device).reshape(n.shape) for n in frontier}
+    for node in between:
+        assert node.call is not None
+        if _name(node) in REARRANGING:
+            numbers[id(node)] = _rearranged(node, numbers)
+            continue
+        merged = torch.full((), -1, device=density.device)
+        for own in (numbers[id(n)] for n in node.call.inputs):
+            merged, own = torch.broadcast_tensors(merged, own)
+            if bool(((merged != own) & (merged >= 0) & (own >= 0)).any()):
+                return False
+            merged = torch.maximum(merged, own)
+        numbers[id(node)] = merged.expand(torch.broadcast_shapes(merged.shape, node.shape))
+    return True
+
+
+def _rearranged(node: LiftedTensor, numbers: dict[int, Tensor]) -> Tensor:
+    call = node.call
+    assert call is not None
+    joins = _name(node) in ("stack", "cat", "broadcast_tensors")
+
+    def number(value: Any) -> Any:
+        if isinstance(value, LiftedTensor):
+            return numbers[id(value)]
+        if isinstance(value, Tensor) and joins:
+            return torch.full_like(value, -1, dtype=torch.long)
+        if isinstance(value, list | tuple):
+            return type(value)(number(v) for v in value)
+        return value
+
+    kwargs = {k: number(v) for k, v in call.kwargs.items()}
+    outputs = pytree.tree_leaves(call.function(*(number(a) for a in call.args), **kwargs))
+    return outputs[node.output]  # type: ignore[no-any-return]
 
 
 def is_elementwise(node: LiftedTensor) -> bool:
@@ -127,7 +187,7 @@ def find_predictor(density: LiftedTensor) -> Predictor | str:
     while True:
         keys = {id(n): _key(n) for n in frontier}
         if len(set(keys.values())) == 1:
-            return Predictor(density, tuple(frontier), _rearranges(density, frontier))
+            return _found(density, frontier)
         expanded = _expand_last(frontier)
         if expanded is None:
             return "it depends on several Gaussian scalars per element"

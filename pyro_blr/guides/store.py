@@ -1,0 +1,67 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Natural parameters in Pyro's param store, in place."""
+
+import weakref
+from collections.abc import Mapping, Sequence
+
+import pyro
+from pyro.nn.module import PyroModule, PyroParam
+from torch import Tensor
+from torch.distributions import constraints
+
+from ..families import Natural
+from ..lifting.blocks import Block
+
+#: The leaves that guides of this process put into the store, by identity. What else stands in the
+#: store under a guide's names was loaded from a file, and is where that guide is to go on.
+_MADE_HERE: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
+
+
+class NaturalStore(PyroModule):  # type: ignore[misc]
+    """One module a block, one ``PyroParam`` (``constraints.real``) a natural parameter."""
+
+    def fill(self, prefix: str, naturals: Mapping[Block, Natural]) -> None:
+        """Store natural parameters, or take up those that were loaded under the same names.
+
+        A new guide starts where it was told to, not where an older guide of the same name stopped.
+
+        :param prefix: the full name of this module.
+        """
+        store = pyro.get_param_store()
+        for name in [n for n in store.keys() if n.startswith(f"{prefix}.")]:
+            if _made_here(store[name]):
+                del store[name]
+        for block, natural in naturals.items():
+            holder = PyroModule()
+            setattr(self, _module_name(block), holder)
+            for k, tensor in enumerate(natural):
+                name = f"{prefix}.{_module_name(block)}.natural_{k}"
+                if name in store and store[name].shape != tensor.shape:
+                    del store[name]
+                value = tensor.detach().clone().contiguous()
+                setattr(holder, f"natural_{k}", PyroParam(value, constraints.real))
+        for natural in self.values(tuple(naturals)).values():
+            for value in natural:
+                leaf = value.unconstrained()
+                _MADE_HERE[id(leaf)] = leaf
+
+    def values(self, blocks: Sequence[Block]) -> dict[Block, Natural]:
+        """The natural parameters of every block."""
+        return {
+            block: tuple(
+                getattr(getattr(self, _module_name(block)), f"natural_{k}")
+                for k in range(len(block.family.natural_event_dims))
+            )
+            for block in blocks
+        }
+
+
+def _module_name(block: Block) -> str:
+    return block.name.replace(".", "/")  # a module's name may not contain a dot
+
+
+def _made_here(value: Tensor) -> bool:
+    leaf = value.unconstrained()
+    return _MADE_HERE.get(id(leaf)) is leaf
