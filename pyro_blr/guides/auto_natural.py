@@ -24,8 +24,8 @@ from ..lifting import host
 from ..lifting.blocks import Block
 from .choice import choose_latents, full_value
 from .marginals import marginal, quantile
-from .store import NaturalStore
 from .start import given_natural, initial_natural, merged_natural
+from .store import NaturalStore
 
 
 class AutoNatural(AutoGuide):

@@ -5,6 +5,7 @@
 
 import weakref
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyro
 from pyro.nn.module import PyroModule, PyroParam
@@ -19,7 +20,7 @@ from ..lifting.blocks import Block
 _MADE_HERE: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 
 
-class NaturalStore(PyroModule):  # type: ignore[misc]
+class NaturalStore(PyroModule):
     """One module a block, one ``PyroParam`` (``constraints.real``) a natural parameter."""
 
     def fill(self, prefix: str, naturals: Mapping[Block, Natural]) -> None:
@@ -30,7 +31,7 @@ class NaturalStore(PyroModule):  # type: ignore[misc]
         :param prefix: the full name of this module.
         """
         store = pyro.get_param_store()
-        for name in [n for n in store.keys() if n.startswith(f"{prefix}.")]:
+        for name in [n for n in list(store) if n.startswith(f"{prefix}.")]:
             if _made_here(store[name]):
                 del store[name]
         for block, natural in naturals.items():
@@ -44,7 +45,7 @@ class NaturalStore(PyroModule):  # type: ignore[misc]
                 setattr(holder, f"natural_{k}", PyroParam(value, constraints.real))
         for natural in self.values(tuple(naturals)).values():
             for value in natural:
-                leaf = value.unconstrained()
+                leaf = _leaf(value)
                 _MADE_HERE[id(leaf)] = leaf
 
     def values(self, blocks: Sequence[Block]) -> dict[Block, Natural]:
@@ -62,6 +63,12 @@ def _module_name(block: Block) -> str:
     return block.name.replace(".", "/")  # a module's name may not contain a dot
 
 
+def _leaf(value: Any) -> Tensor:
+    """The unconstrained leaf of a parameter, as Pyro attaches it."""
+    leaf: Tensor = value.unconstrained()
+    return leaf
+
+
 def _made_here(value: Tensor) -> bool:
-    leaf = value.unconstrained()
+    leaf = _leaf(value)
     return _MADE_HERE.get(id(leaf)) is leaf

@@ -46,8 +46,8 @@ class LogDensity:
         return not any(dims) and isinstance(own, int) and own == 0 and bool(constraints)
 
     def __call__(self, value: Any, *arguments: Any) -> Tensor:
-        value, *arguments = promoted((value, *arguments))
-        given = dict(zip(self.names, arguments, strict=True))
+        value, *wide = promoted((value, *arguments))
+        given = dict(zip(self.names, wide, strict=True))
         fn = self.distribution(**given, **self.fixed, validate_args=False)
         return fn.log_prob(value)  # type: ignore[no-any-return]
 

@@ -47,14 +47,14 @@ LINEAR_TAIL = frozenset(
 )
 
 
-#: Operations that move or repeat elements without mixing them. They name shapes, so that the program
-#: has to be mapped over the nodes instead of broadcast.
+#: Operations that move or repeat elements without mixing them. They name shapes, so that the
+#: program has to be mapped over the nodes instead of broadcast.
 REARRANGING = frozenset(
     """
-    expand expand_as broadcast_to broadcast_tensors reshape view view_as unsqueeze squeeze transpose
-    swapaxes permute movedim flatten unflatten t t_all mT __getitem__ index_select select narrow flip
-    repeat tile roll unbind split chunk stack cat
-    """.split()
+    expand expand_as broadcast_to broadcast_tensors reshape view view_as unsqueeze squeeze
+    transpose swapaxes permute movedim flatten unflatten t t_all mT __getitem__ index_select
+    select narrow flip repeat tile roll unbind split chunk stack cat
+    """.split()  # noqa: SIM905 - as above
 )
 
 
