@@ -9,7 +9,8 @@ never reaches torch's constructor. Its log density is one recorded call that rep
 distribution, with the polynomial of its formula where there is one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pyro.distributions as dist
@@ -48,8 +49,20 @@ class LogDensity:
     def __call__(self, value: Any, *arguments: Any) -> Tensor:
         value, *wide = promoted((value, *arguments))
         given = dict(zip(self.names, wide, strict=True))
-        fn = self.distribution(**given, **self.fixed, validate_args=False)
-        return fn.log_prob(value)  # type: ignore[no-any-return]
+        with unchecked():
+            fn = self.distribution(**given, **self.fixed)
+            return fn.log_prob(value)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Leave out the checks of values: nodes and draws are q's own, and a check waits for them."""
+    default = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(default)
 
 
 def promoted(values: tuple[Any, ...]) -> list[Any]:
@@ -76,7 +89,8 @@ class BoundLogDensity:
         return not self.fn.event_shape and not self.fn.support.event_dim
 
     def __call__(self, value: Any) -> Tensor:
-        return self.fn.log_prob(value)  # type: ignore[no-any-return]
+        with unchecked():
+            return self.fn.log_prob(value)  # type: ignore[no-any-return]
 
 
 def log_density(fn: Any, value: Any) -> Any:
