@@ -3,6 +3,7 @@
 """The documentation: sphinx with MyST pages, tutorials by myst-nb, the API from docstrings."""
 
 import os
+import re
 from importlib.metadata import version as installed_version
 
 project = "pyro_blr"
@@ -26,3 +27,13 @@ nb_execution_timeout = 600
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "show-inheritance": True}
+
+
+def literal_shapes(app, what, name, obj, options, lines):
+    """Show ``# shape: (*batch, D)`` in docstrings as code: its star is no emphasis."""
+    lines[:] = [re.sub(r"\s*# (shape: )(.+)", r" – \1``\2``", line) for line in lines]
+
+
+def setup(app):
+    """Called by sphinx."""
+    app.connect("autodoc-process-docstring", literal_shapes)
