@@ -28,8 +28,11 @@ class DiscreteLatentError(GuideError):
     """A latent is discrete: it has no natural gradient and must be summed out or observed."""
 
 
-class ControlFlowError(BLRError, TypeError):
-    """A latent's value was asked for where it has none: ``if``, ``float()``, NumPy, in place."""
+class ControlFlowError(BLRError):
+    """A latent's value was asked for where it has none: ``if``, ``float()``, NumPy, in place.
+
+    It is no ``TypeError``: torch turns those into "unsupported operand", without the mend.
+    """
 
 
 class NonFiniteError(BLRError, ValueError):

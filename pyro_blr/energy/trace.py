@@ -20,7 +20,7 @@ from torch import Tensor
 from .. import errors
 from ..lifting import constants, host
 from ..lifting.distribution import coerce, log_density
-from ..lifting.tensor import LiftedTensor
+from ..lifting.tensor import LiftedTensor, last_refusal
 from .latents import Latent, Latents
 
 
@@ -290,7 +290,16 @@ def trace_model(
     messenger = LiftMessenger(latents)
     with poutine.block(), without_validation(), messenger:
         messenger.subsamples.clear()
-        model(*args, **kwargs)
+        last_refusal.set(None)
+        try:
+            model(*args, **kwargs)
+        except errors.BLRError:
+            raise
+        except Exception as error:
+            refusal = last_refusal.get()
+            if refusal is not None:
+                raise refusal from error
+            raise
     unseen = sorted(set(latents) - messenger.traced.seen)
     if unseen:
         raise errors.GuideError(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .polynomial import NotPolynomial, Polynomial
-from .tensor import Call, LiftedTensor, control_flow, lifted_in, polynomial_of
+from .tensor import BELOW, Call, LiftedTensor, control_flow, lifted_in, polynomial_of
 
 Operation = Callable[..., Any]
 
@@ -34,6 +34,9 @@ _ATTRIBUTES = frozenset(
 )
 _SHAPE_ATTRIBUTES = {"T": "t_all", "mT": "mT", "H": "t_all", "mH": "mT"}
 _IDENTITY_ATTRIBUTES = frozenset({"data", "real"})
+
+#: They take a dtype and a device from the lifted tensor and nothing else.
+_FACTORIES = frozenset({"new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"})
 
 _REFUSED = {
     "__bool__": ("`if`, `while`, `and` or `bool()`", "write the branch with torch.where"),
@@ -81,6 +84,9 @@ def dispatch(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[st
     if name in _METADATA:
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
+    if name in _FACTORIES:
+        like = torch.empty((), dtype=args[0].dtype, device=args[0].device)
+        return getattr(like, name)(*args[1:], **kwargs)
     if _in_place(name) or kwargs.get("out") is not None:
         raise control_flow(_IN_PLACE[0], (args, kwargs), _IN_PLACE[1])
     return record(func, name, args, kwargs)
@@ -110,6 +116,8 @@ def record(
     func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
     """Record a call, and keep the polynomial if the operation allows it."""
+    if any(_is_transformed(t) for t in _tensors((args, kwargs))):
+        raise control_flow("a transform of torch.func", (args, kwargs), BELOW)
     call = Call(func, args, kwargs)
     inputs = call.inputs
     operation = OPERATIONS.get(name)
@@ -125,6 +133,11 @@ def record(
         except NotPolynomial as error:
             reason = str(error)
     return _wrap_unknown(call, reason, inputs)
+
+
+def _is_transformed(tensor: Tensor) -> bool:
+    """Whether a tensor stands for a batch or a tangent of torch.func, which a record would lose."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def _first_reason(inputs: list[LiftedTensor]) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .densities import density_of
 from .polynomial import NotPolynomial, Polynomial
-from .tensor import Call, LiftedTensor, lifted_in, polynomial_of
+from .tensor import Call, LiftedTensor, control_flow, lifted_in, polynomial_of
 
 
 class LogDensity:
@@ -168,12 +168,12 @@ class LiftedDistribution(TorchDistribution):
         arguments: Mapping[str, Any],
         batch_shape: torch.Size | None = None,
         reinterpreted: int = 0,
-        mask: Any = None,
+        masks: tuple[tuple[int, Any], ...] = (),
     ) -> None:
         self.distribution = distribution
         self.arguments = dict(arguments)
         self.reinterpreted = reinterpreted
-        self.own_mask = mask
+        self.masks = masks
         own, event = _shapes(distribution, self.arguments)
         full = own if batch_shape is None else batch_shape
         cut = len(full) - reinterpreted
@@ -206,7 +206,7 @@ class LiftedDistribution(TorchDistribution):
         given = {
             "batch_shape": self.full_batch,
             "reinterpreted": self.reinterpreted,
-            "mask": self.own_mask,
+            "masks": self.masks,
         } | changes
         return LiftedDistribution(self.distribution, self.arguments, **given)
 
@@ -221,13 +221,17 @@ class LiftedDistribution(TorchDistribution):
         )
 
     def mask(self, mask: Any) -> "LiftedDistribution":
-        return self._with(mask=mask if self.own_mask is None else mask & self.own_mask)
+        return self._with(masks=(*self.masks, (self.reinterpreted, mask)))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """``pyro.factor`` asks for the empty value of its ``Unit``; no other value is drawn."""
         if issubclass(self.distribution, dist.Unit):
             return torch.empty((*sample_shape, *self.batch_shape, 0))
-        raise RuntimeError("a lifted distribution is never sampled: its site is given a value")
+        raise control_flow(
+            "a draw from a distribution",
+            list(self.arguments.values()),
+            "declare the draw as a latent of its own by pyro.sample",
+        )
 
     rsample = sample
 
@@ -237,10 +241,15 @@ class LiftedDistribution(TorchDistribution):
         full = torch.broadcast_shapes(result.shape, self.full_batch)
         if tuple(result.shape) != tuple(full):
             result = result.expand(full)
-        if self.reinterpreted:
-            result = result.sum(tuple(range(-self.reinterpreted, 0)))
-        if self.own_mask is not None:
-            result = result * torch.as_tensor(self.own_mask)
+        # A mask acts at the event dims that there were when it was set: Normal.mask(m).to_event(1)
+        # drops elements of an event, Normal.to_event(1).mask(m) whole events.
+        summed = 0
+        for level, mask in (*self.masks, (self.reinterpreted, None)):
+            if level > summed:
+                result = result.sum(tuple(range(summed - level, 0)))
+                summed = level
+            if mask is not None:
+                result = result * torch.as_tensor(mask)
         return result
 
     def _own_log_prob(self, value: Any) -> Tensor:

@@ -428,7 +428,9 @@ def polynomial(value: Numeric) -> Polynomial:
         return Polynomial((), (Term(float(value), (), ()),) if value else ())
     dims = [Axis(size) if size != 1 else None for size in value.shape]
     kept = [i for i, a in enumerate(dims) if a and value.stride(i) != 0]
-    core = value[tuple(slice(None) if i in kept else 0 for i in range(value.dim()))]
+    core = value
+    for i in reversed(range(value.dim())):
+        core = core if i in kept else core.select(i, 0)
     if core.numel() <= constants.SMALL and not core.requires_grad and _is_host_number(core):
         if not core.any():  # a prior's zero mean is no term
             return Polynomial(dims, ())

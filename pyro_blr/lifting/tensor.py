@@ -15,6 +15,7 @@ latent in a factor sees the same draw: provenance needs no bookkeeping.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -120,7 +121,7 @@ class LiftedTensor(torch.Tensor):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        raise control_flow(f"{func} below torch's Python functions", args, _BELOW)
+        raise control_flow(f"{func} below torch's Python functions", args, BELOW)
 
     # What has no value asks for it here. Iteration is explicit, or ``for`` would not end.
 
@@ -144,21 +145,28 @@ class LiftedTensor(torch.Tensor):
         raise control_flow("pickle", [self], "do not store a latent's value outside the model")
 
 
-_BELOW = (
+BELOW = (
     "use the torch function itself instead of torch.func.vmap, torch.func.grad or torch.jit around "
     "it (lifted tensors broadcast), or hide the site: AutoNatural(poutine.block(model, hide=[...]))"
 )
 _NUMPY = "use the torch function of the same name, so that the operation can be recorded"
 
 
+#: The last refusal: TorchScript, vmap and others replace an error that passes through them by one
+#: of their own, which would hide the mend.
+last_refusal: ContextVar[ControlFlowError | None] = ContextVar("pyro_blr_refusal", default=None)
+
+
 def control_flow(what: str, inputs: Any, mend: str) -> ControlFlowError:
     """The error for a use of a latent that needs its value."""
     names = sorted({n for t in lifted_in(inputs) for n in t.site_names})
     sites = ", ".join(repr(n) for n in names) or "of the model"
-    return ControlFlowError(
+    error = ControlFlowError(
         f"latent {sites} is used by {what}, which needs its value; while BLR runs the model a "
         f"latent stands for its whole distribution and has no value. Mend: {mend}."
     )
+    last_refusal.set(error)
+    return error
 
 
 def lifted_in(tree: Any) -> list[LiftedTensor]:

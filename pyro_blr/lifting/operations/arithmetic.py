@@ -172,7 +172,7 @@ def identity(value: Polynomial, *_: Any, **__: Any) -> Polynomial:
     return value
 
 
-@operation("zeros_like", "new_zeros")
+@operation("zeros_like")
 def zeros_like(value: Polynomial, *_: Any, **__: Any) -> Polynomial:
     """Zeros of the value's shape."""
     return value * 0.0
