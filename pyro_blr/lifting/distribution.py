@@ -203,7 +203,7 @@ class LiftedDistribution(TorchDistribution):
         return self.distribution.support  # type: ignore[attr-defined]
 
     def _with(self, **changes: Any) -> "LiftedDistribution":
-        given = {
+        given: dict[str, Any] = {
             "batch_shape": self.full_batch,
             "reinterpreted": self.reinterpreted,
             "masks": self.masks,
