@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from ..lifting import constants
-from ..lifting.expectation import Layout, Plan, compile_plan
-from ..lifting.polynomial import NotPolynomial, Polynomial, key_of, polynomial
+from ..lifting.expectation import Layout, compile_plan
+from ..lifting.plan import Plan
+from ..lifting.polynomial import Polynomial, key_of, polynomial
 from ..lifting.predictor import find_predictor
 from ..lifting.tensor import LiftedTensor
+from ..lifting.terms import NotPolynomial
 from ..lifting.variance import variance_plan
 from .factors import (
     ConstantFactor,

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..lifting import host
 from ..lifting.blocks import Block
 from ..lifting.moments import GaussianMoments, Moments
-from ..lifting.polynomial import LatentSite
+from ..lifting.terms import LatentSite
 from .latents import Latents, block_values
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..lifting import host, quadrature
 from ..lifting.blocks import Block
-from ..lifting.expectation import Plan
 from ..lifting.moments import Moments
+from ..lifting.plan import Plan
 from ..lifting.predictor import Predictor
 from ..lifting.tensor import LiftedTensor, replay
 from .draws import Draws

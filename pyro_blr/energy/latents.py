@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..families import ExponentialFamily, MultivariateNormal
 from ..lifting.blocks import Block, Placement
-from ..lifting.polynomial import LatentSite
+from ..lifting.terms import LatentSite
 
 
 @dataclass(frozen=True, eq=False)

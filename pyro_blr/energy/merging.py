@@ -17,9 +17,10 @@ from math import prod
 from ..families import MultivariateNormal, Normal
 from ..lifting.axes import same_address
 from ..lifting.blocks import Block, Placement
-from ..lifting.polynomial import Atom, Polynomial, Term
+from ..lifting.polynomial import Polynomial
 from ..lifting.predictor import find_predictor
 from ..lifting.tensor import LiftedTensor
+from ..lifting.terms import Atom, Term
 from .latents import Latent, Latents
 from .trace import Traced
 

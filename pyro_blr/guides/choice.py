@@ -30,8 +30,8 @@ from ..families import (
     get_family,
 )
 from ..lifting.expectation import is_linear
-from ..lifting.polynomial import LatentSite
 from ..lifting.tensor import LiftedTensor
+from ..lifting.terms import LatentSite
 
 TraceLatents = Callable[[Mapping[str, Latent]], Traced]
 

@@ -15,7 +15,7 @@ import torch
 
 from ..families import ExponentialFamily
 from .axes import Address, Gather, all_axes, axes_of, device_of, grid
-from .polynomial import Atom, LatentSite
+from .terms import Atom, LatentSite
 
 
 @dataclass(frozen=True)

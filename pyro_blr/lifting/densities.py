@@ -19,7 +19,8 @@ from torch import Tensor
 
 from . import constants
 from .axes import Axis, Gather
-from .polynomial import NotPolynomial, Numeric, Polynomial, Term, polynomial
+from .polynomial import Numeric, Polynomial, polynomial
+from .terms import NotPolynomial, Term
 
 Density = Callable[..., Polynomial]
 

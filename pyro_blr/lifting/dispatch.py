@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .polynomial import NotPolynomial, Polynomial
+from .polynomial import Polynomial
 from .tensor import BELOW, Call, LiftedTensor, control_flow, lifted_in, polynomial_of
+from .terms import NotPolynomial
 
 Operation = Callable[..., Any]
 

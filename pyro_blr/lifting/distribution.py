@@ -19,8 +19,9 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
 from .densities import density_of
-from .polynomial import NotPolynomial, Polynomial
+from .polynomial import Polynomial
 from .tensor import Call, LiftedTensor, control_flow, lifted_in, polynomial_of
+from .terms import NotPolynomial
 
 
 class LogDensity:

@@ -11,9 +11,7 @@ Johnson & Tran 2018). Operations that leave it raise :class:`NotPolynomial`, whi
 into another tier.
 """
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Union
 
@@ -21,93 +19,26 @@ import torch
 from torch import Tensor
 
 from . import constants, host
-from .axes import Address, Axis, Gather, Renaming, address_key, all_axes, rename, same_address
+from .axes import Address, Axis, Gather, Renaming, address_key
+from .terms import (
+    Atom,
+    Constant,
+    LatentSite,
+    NotPolynomial,
+    Term,
+    are_alike,
+    atom_log,
+    atom_power,
+    exp_of_constant,
+    is_host_number,
+    is_variable,
+    log_of_number,
+    real_power,
+    with_fixed_numbers,
+    with_one_number,
+)
 
 Numeric = Union["Polynomial", Tensor, float, int]
-
-
-class NotPolynomial(Exception):
-    """An operation left the algebra; the message says which, for the explanation."""
-
-
-@dataclass(frozen=True, eq=False)
-class LatentSite:
-    """A latent of the model, as the algebra sees it.
-
-    :param str name: the Pyro site's name.
-    :param tuple shape: batch shape and event shape of the variable that q describes.
-    :param int event_dim: the number of its event dims.
-    :param bool gaussian: whether q is Gaussian in this variable (it may be the unconstrained one).
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    event_dim: int
-    gaussian: bool
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Atom:
-    """One statistic of the elements of a latent: ``z ** power``, ``exp(power z)`` or ``log``.
-
-    :param kind: ``"power"``, ``"exp"`` (Gaussian latents only), ``"log"``, or ``"log1m"``, which
-        is log(1 - z).
-    :param where: the addresses of the latent's dims.
-    """
-
-    site: LatentSite
-    kind: str
-    power: float
-    where: tuple[Address, ...]
-
-    def renamed(self, renaming: Renaming) -> "Atom":
-        if not self.where:
-            return self
-        return Atom(
-            self.site, self.kind, self.power, tuple(rename(w, renaming) for w in self.where)
-        )
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Constant:
-    """A constant tensor and the addresses of its dims; dims of size 1 have none and are dropped."""
-
-    tensor: Tensor
-    where: tuple[Address, ...]
-
-    def renamed(self, renaming: Renaming) -> "Constant":
-        if not self.where:
-            return self
-        return Constant(self.tensor, tuple(rename(w, renaming) for w in self.where))
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Term:
-    """A product: number times constants times atoms. Axes outside the expression are summed."""
-
-    number: float
-    constants: tuple[Constant, ...]
-    atoms: tuple[Atom, ...]
-
-    @property
-    def axes(self) -> tuple[Axis, ...]:
-        """Every axis of the product, each once."""
-        factors: tuple[Constant | Atom, ...] = (*self.constants, *self.atoms)
-        return all_axes(w for f in factors for w in f.where)
-
-    def renamed(self, renaming: Renaming) -> "Term":
-        return Term(
-            self.number,
-            tuple(c.renamed(renaming) for c in self.constants),
-            tuple(a.renamed(renaming) for a in self.atoms),
-        )
-
-    def times(self, other: "Term") -> "Term":
-        return Term(
-            self.number * other.number,
-            self.constants + other.constants,
-            self.atoms + other.atoms,
-        )
 
 
 Dims = tuple[Axis | None, ...]
@@ -183,11 +114,9 @@ class Polynomial:
         if isinstance(other, int | float):
             if other == 0:
                 return self
-            return Polynomial(
-                self.dims, _with_one_number((*self.terms, Term(float(other), (), ())))
-            )
+            return Polynomial(self.dims, with_one_number((*self.terms, Term(float(other), (), ()))))
         left, right, dims = align(self, polynomial(other))
-        return Polynomial(dims, _with_one_number(left.terms + right.terms))
+        return Polynomial(dims, with_one_number(left.terms + right.terms))
 
     __radd__ = __add__
 
@@ -227,8 +156,8 @@ class Polynomial:
         if power == 3 and not self._is_monomial:
             return self * self * self
         term = self._monomial(f"power {power:g} of a sum")
-        number = _real_power(term.number, power)
-        atoms = tuple(_atom_power(a, power) for a in term.atoms)
+        number = real_power(term.number, power)
+        atoms = tuple(atom_power(a, power) for a in term.atoms)
         consts = tuple(
             Constant(constants.memo(torch.pow, (c.tensor,), power), c.where) for c in term.constants
         )
@@ -240,11 +169,11 @@ class Polynomial:
         if complement is not None:
             return Polynomial(self.dims, (Term(1.0, (), (complement,)),))
         term = self._monomial("log of a sum")
-        total = polynomial(_log(term.number))
+        total = polynomial(log_of_number(term.number))
         pieces = [
             Term(1.0, (Constant(constants.memo(torch.log, (c.tensor,)), c.where),), ())
             for c in term.constants
-        ] + [_atom_log(a) for a in term.atoms]
+        ] + [atom_log(a) for a in term.atoms]
         terms = (*total.terms, *pieces) if term.number != 1.0 else tuple(pieces)
         return Polynomial(self.dims, terms)
 
@@ -257,11 +186,11 @@ class Polynomial:
             if not set(term.axes) <= set(self.out):
                 raise NotPolynomial("exp of a contraction")
             if not term.atoms:
-                scale = _exp_of_constant(term)
+                scale = exp_of_constant(term)
                 number *= scale.number
                 factors += scale.constants
                 continue
-            if len(term.atoms) > 1 or term.constants or not _is_linear(term.atoms[0]):
+            if len(term.atoms) > 1 or term.constants or not is_variable(term.atoms[0]):
                 raise NotPolynomial("exp of an expression")
             atoms.append(Atom(term.atoms[0].site, "exp", term.number, term.atoms[0].where))
         return Polynomial(self.dims, (Term(number, tuple(factors), tuple(atoms)),))
@@ -283,9 +212,9 @@ class Polynomial:
     def simplified(self) -> "Polynomial":
         """Small constants at fixed positions become numbers, like terms join, zeros go."""
         merged: list[Term] = []
-        for term in map(_numbered, self.terms):
+        for term in map(with_fixed_numbers, self.terms):
             for i, other in enumerate(merged):
-                if _alike(term, other):
+                if are_alike(term, other):
                     merged[i] = Term(other.number + term.number, other.constants, other.atoms)
                     break
             else:
@@ -334,85 +263,6 @@ class Polynomial:
         return None
 
 
-def _with_one_number(terms: tuple[Term, ...]) -> tuple[Term, ...]:
-    """Join the terms that are plain numbers, so that ``1 - (1 - p)`` is ``p`` again."""
-    plain = [t for t in terms if not t.constants and not t.atoms]
-    if len(plain) < 2:
-        return terms
-    number = sum(t.number for t in plain)
-    rest = tuple(t for t in terms if t.constants or t.atoms)
-    return (Term(number, (), ()), *rest) if number else rest
-
-
-def _is_linear(atom: Atom) -> bool:
-    return atom.kind == "power" and atom.power == 1 and atom.site.gaussian
-
-
-def _numbered(term: Term) -> Term:
-    number, left = term.number, []
-    for constant in term.constants:
-        fixed = all(isinstance(w, Gather) and isinstance(w.index, int) for w in constant.where)
-        tensor = constant.tensor
-        if fixed and not tensor.requires_grad and _is_host_number(tensor):
-            number *= host.number(tensor[tuple(w.index for w in constant.where)])  # type: ignore[union-attr]
-        else:
-            left.append(constant)
-    return Term(number, tuple(left), term.atoms)
-
-
-def _alike(first: Term, second: Term) -> bool:
-    if first.constants or second.constants or len(first.atoms) != len(second.atoms):
-        return False
-    return all(
-        a.kind == b.kind and a.power == b.power and same_atoms(a, b)
-        for a, b in zip(first.atoms, second.atoms, strict=True)
-    )
-
-
-def _real_power(number: float, power: float) -> float:
-    result = number**power
-    if isinstance(result, complex):
-        raise NotPolynomial(f"power {power:g} of a negative number")
-    return float(result)
-
-
-def _log(number: float) -> float:
-    if number <= 0:
-        raise NotPolynomial("log of a number that is not positive")
-    return math.log(number)
-
-
-def _atom_power(atom: Atom, power: float) -> Atom:
-    if atom.kind not in ("power", "exp"):
-        raise NotPolynomial(f"power {power:g} of {atom.kind}")
-    if atom.site.gaussian and atom.kind == "power":
-        total = atom.power * power
-        if total < 0 or total != int(total):
-            raise NotPolynomial(f"power {power:g} of a variable with both signs")
-        if atom.power % 2 == 0 and power != int(power):  # sqrt(z ** 2) is |z|, not z
-            raise NotPolynomial(f"power {power:g} of an even power")
-    return Atom(atom.site, atom.kind, atom.power * power, atom.where)
-
-
-def _atom_log(atom: Atom) -> Term:
-    if atom.kind == "exp":
-        return Term(atom.power, (), (Atom(atom.site, "power", 1, atom.where),))
-    if atom.kind != "power" or atom.site.gaussian:
-        raise NotPolynomial(f"log of {'a Gaussian' if atom.site.gaussian else atom.kind}")
-    return Term(float(atom.power), (), (Atom(atom.site, "log", 1, atom.where),))
-
-
-def _exp_of_constant(term: Term) -> Term:
-    """``exp`` of a number or of one constant tensor."""
-    if not term.constants:
-        return Term(math.exp(term.number), (), ())
-    if len(term.constants) > 1 or term.number != 1.0:
-        raise NotPolynomial("exp of a product")
-    (constant,) = term.constants
-    value = constants.memo(torch.exp, (constant.tensor,))
-    return Term(1.0, (Constant(value, constant.where),), ())
-
-
 def leaf(site: LatentSite) -> Polynomial:
     """The variable of a site itself."""
     dims = [Axis(size) if size != 1 else None for size in site.shape]
@@ -431,16 +281,12 @@ def polynomial(value: Numeric) -> Polynomial:
     core = value
     for i in reversed(range(value.dim())):
         core = core if i in kept else core.select(i, 0)
-    if core.numel() <= constants.SMALL and not core.requires_grad and _is_host_number(core):
+    if core.numel() <= constants.SMALL and not core.requires_grad and is_host_number(core):
         if not core.any():  # a prior's zero mean is no term
             return Polynomial(dims, ())
         if core.dim() == 0:
             return Polynomial(dims, (Term(host.number(core), (), ()),))
     return Polynomial(dims, (Term(1.0, (Constant(core, tuple(dims[i] for i in kept)),), ()),))  # type: ignore[misc]
-
-
-def _is_host_number(core: Tensor) -> bool:
-    return core.device.type == "cpu" and host.readable(core)
 
 
 def align(left: Polynomial, right: Polynomial) -> tuple[Polynomial, Polynomial, Dims]:
@@ -498,10 +344,3 @@ def key_of(value: Polynomial) -> tuple[object, tuple[Tensor, ...]]:
         for t in value.terms
     )
     return (dims, terms), tuple(free)
-
-
-def same_atoms(first: Atom, second: Atom) -> bool:
-    """Whether two atoms are of the same element of the same latent everywhere."""
-    return first.site is second.site and all(
-        same_address(v, w) for v, w in zip(first.where, second.where, strict=True)
-    )

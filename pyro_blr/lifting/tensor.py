@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..errors import ControlFlowError
-from .polynomial import LatentSite, NotPolynomial, Polynomial, leaf
+from .polynomial import Polynomial, leaf
+from .terms import LatentSite, NotPolynomial
 
 _counter = itertools.count()
 

@@ -5,9 +5,10 @@
 
 from .axes import Axis, all_axes, rename, take
 from .contraction import Operand
-from .expectation import Plan, Product, Stat, coincidence
+from .expectation import coincidence
 from .moments import COV
-from .polynomial import NotPolynomial
+from .plan import Plan, Product, Stat
+from .terms import NotPolynomial
 
 
 def variance_plan(mean: Plan) -> Plan:

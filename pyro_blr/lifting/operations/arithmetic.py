@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import constants
-from ..polynomial import NotPolynomial, Numeric, Polynomial, polynomial
+from ..polynomial import Numeric, Polynomial, polynomial
+from ..terms import NotPolynomial
 from .register import operation
 
 

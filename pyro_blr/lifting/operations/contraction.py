@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..polynomial import NotPolynomial, Numeric, Polynomial, polynomial
+from ..polynomial import Numeric, Polynomial, polynomial
+from ..terms import NotPolynomial
 from .register import operation
 from .shape import permute, transpose, unsqueeze
 

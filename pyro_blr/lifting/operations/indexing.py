@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .. import constants, host
 from ..axes import Address, Axis, Gather
-from ..polynomial import NotPolynomial, Polynomial
+from ..polynomial import Polynomial
+from ..terms import NotPolynomial
 from .register import operation
 from .shape import flatten
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..axes import Address, Axis, Gather
-from ..polynomial import NotPolynomial, Numeric, Polynomial, polynomial
+from ..polynomial import Numeric, Polynomial, polynomial
+from ..terms import NotPolynomial
 from .register import operation
 
 

@@ -1,0 +1,263 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What depends on constants alone is done once: folding, pushing index maps, merging like products.
+
+A sum over rows of a gathered statistic becomes a sum over groups of a constant; constants are
+contracted in float64; products of the same statistics become one. What is left costs what the
+latents cost, whatever the number of rows.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from . import constants
+from .axes import (
+    Address,
+    Axis,
+    Gather,
+    all_axes,
+    common_device,
+    device_of,
+    grid,
+    same_address,
+)
+from .contraction import Operand, contract, fold, together
+from .plan import Product, Stat
+from .terms import Constant
+
+
+@dataclass(frozen=True, eq=False)
+class Expanded:
+    """One product of a term's expectation, before folding."""
+
+    number: float
+    constants: tuple[Constant, ...]
+    stats: tuple[Stat, ...]
+
+
+def folded_product(term: Expanded, out: tuple[Axis, ...], free: tuple[Tensor, ...]) -> Product:
+    """Fold the constants of a product, and push the statistics' index maps into them."""
+    fixed = [c for c in term.constants if not c.tensor.requires_grad]
+    slots = [
+        (next(i for i, t in enumerate(free) if t is c.tensor), c.where)
+        for c in term.constants
+        if c.tensor.requires_grad
+    ]
+    outside = {*out, *all_axes(w for _, where in slots for w in where)}
+    used = {*outside, *all_axes(w for s in term.stats for w in s.where)}
+    folded = fold([(c.tensor, c.where) for c in fixed], used, term.number)
+    folded, stats = _push_gathers(folded, list(term.stats), outside)
+    folded = _joined(folded, stats)
+    return Product(folded, tuple(slots), tuple(stats))
+
+
+def _joined(consts: tuple[Operand, ...], stats: list[Stat]) -> tuple[Operand, ...]:
+    """Multiply constants out where the result is no larger than what it meets anyway."""
+    if len(consts) < 2:
+        return consts
+    axes = tuple(dict.fromkeys(a for _, own in consts for a in own))
+    size = prod(a.size for a in axes)
+    largest = max((prod(_stat_shape(s)) for s in stats), default=1)
+    if size > max(largest, max(t.numel() for t, _ in consts)):
+        return consts
+    return ((contract(together(consts), axes), axes),)
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """A dim of a statistic that is addressed by an index map."""
+
+    stat: int
+    dim: int
+    gather: Gather
+    size: int
+
+
+def _push_gathers(
+    consts: tuple[Operand, ...], stats: list[Stat], outside: set[Axis]
+) -> tuple[tuple[Operand, ...], list[Stat]]:
+    """``sum_n c[n] S[i[n]] = sum_p S[p] (sum_{n: i[n]=p} c[n])``: gathers become sums of constants.
+
+    All index maps that share an axis are pushed together; a set of maps that also reaches an axis
+    of the result, a free constant or a plainly addressed statistic is left alone.
+    """
+    places = [
+        _Place(i, dim, address, _stat_shape(stat)[dim])
+        for i, stat in enumerate(stats)
+        for dim, address in enumerate(stat.where)
+        if isinstance(address, Gather)
+    ]
+    plain = {w for s in stats for w in s.where if isinstance(w, Axis)}
+    for group in _connected(places):
+        axes = all_axes(p.gather for p in group)
+        if (outside | plain) & set(axes):
+            continue
+        distinct, slots = _distinct(group)
+        pushed = scatter(consts, [p.gather for p in distinct], [p.size for p in distinct], axes)
+        if pushed is None:
+            continue
+        consts, new_axes = pushed
+        for place, slot in zip(group, slots, strict=True):
+            stats[place.stat] = _readdress(stats[place.stat], place.dim, new_axes[slot])
+    return consts, stats
+
+
+def _distinct(group: list[_Place]) -> tuple[list[_Place], list[int]]:
+    """The different index maps of a group, and which of them each place has.
+
+    Fixed positions are kept apart: ``M[0, 0]`` becomes a cell of a matrix, like its neighbours.
+    """
+    distinct: list[_Place] = []
+    slots = []
+    for place in group:
+        for i, other in enumerate(distinct):
+            known = place.gather.axes and place.size == other.size
+            if known and same_address(place.gather, other.gather):
+                slots.append(i)
+                break
+        else:
+            slots.append(len(distinct))
+            distinct.append(place)
+    return distinct, slots
+
+
+def _connected(places: list[_Place]) -> list[list[_Place]]:
+    """Places grouped by the axes that their index maps share; fixed positions each alone."""
+    groups: list[list[_Place]] = []
+    for place in places:
+        mine = set(place.gather.axes)
+        touching = [g for g in groups if any(mine & set(p.gather.axes) for p in g)]
+        groups = [g for g in groups if g not in touching]
+        groups.append([*(p for g in touching for p in g), place])
+    return groups
+
+
+def _stat_shape(stat: Stat) -> tuple[int, ...]:
+    block = stat.block
+    if not block.gaussian:
+        return block.sites[0].shape
+    event = () if block.event_size is None else (block.event_size, block.event_size)
+    return (*block.batch_shape, *event)
+
+
+def _readdress(stat: Stat, dim: int, axis: Axis | None) -> Stat:
+    where = list(stat.where)
+    where[dim] = axis if axis is not None else Gather(0, ())
+    return Stat(stat.block, stat.which, tuple(where))
+
+
+#: A pushed index map may make a constant this much larger than what it replaces, never more:
+#: a pair of maps (user, item) would otherwise become a dense table of users times items.
+GROWTH = 4
+
+
+def scatter(
+    consts: tuple[Operand, ...],
+    gathers: list[Gather],
+    sizes: list[int],
+    axes: tuple[Axis, ...],
+) -> tuple[tuple[Operand, ...], list[Axis | None]] | None:
+    """Sum constants over index maps: from ``axes`` to a new axis for each map (None if size 1)."""
+    mine = [c for c in consts if set(c[1]) & set(axes)]
+    if len(mine) > 1:
+        return None
+    one = torch.ones((), dtype=torch.float64, device="cpu")
+    tensor, own = mine[0] if mine else (one, ())
+    if tensor.device.type == "cpu":
+        tensor = tensor.to(device_of(gathers))
+    rest = tuple(a for a in own if a not in axes)
+    rows = 1
+    for a in axes:
+        rows *= a.size
+    cells = 1
+    for size in sizes:
+        cells *= size
+    if cells > GROWTH * max(rows, 4096):
+        return None
+    order = [own.index(a) for a in (*(x for x in axes if x in own), *rest)]
+    tensor = tensor.permute(order)
+    shape = [a.size if a in own else 1 for a in axes]
+    behind = [a.size for a in rest]
+    tensor = tensor.reshape([*shape, *behind]).expand([*(a.size for a in axes), *behind])
+    flat = torch.zeros((), dtype=torch.long, device=tensor.device)
+    for gather, size in zip(gathers, sizes, strict=True):
+        flat = flat * size + grid(gather, axes, tensor.device)
+    index = flat.expand([a.size for a in axes]).reshape(-1)
+    values = tensor.reshape([rows, *behind])
+    summed = segment_sum(values, index, cells)
+    kept = [Axis(size) if size != 1 else None for size in sizes]
+    summed = summed.reshape([*(a.size for a in kept if a), *behind])
+    others = tuple(c for c in consts if not any(c is m for m in mine))
+    return (*others, (summed, (*(a for a in kept if a), *rest))), kept
+
+
+def segment_sum(values: Tensor, index: Tensor, count: int) -> Tensor:
+    """``out[p] = sum of values[n] with index[n] = p``, in one order on every device.
+
+    On CUDA the rows are sorted by segment first, and each sum's rows found by bisection (counting
+    them would wait for the device), since ``index_add`` adds in an order that changes from run to
+    run.
+    """
+    if values.device.type == "cpu":
+        out = torch.zeros(count, *values.shape[1:], dtype=values.dtype, device="cpu")
+        return out.index_add(0, index, values)
+    order = torch.argsort(index, stable=True)
+    ends = torch.arange(count + 1, device=index.device)
+    offsets = torch.searchsorted(index.index_select(0, order), ends)
+    return torch.segment_reduce(values.index_select(0, order), "sum", offsets=offsets, axis=0)
+
+
+def merge_into(
+    merged: dict[object, tuple[Product, Tensor | None]], product: Product, out: tuple[Axis, ...]
+) -> None:
+    """Add a product to the like one, if any: same statistics, constants along the same axes."""
+    if len(product.constants) > 1:
+        merged[object()] = (product, None)
+        return
+    names = {a: -1 - i for i, a in enumerate(out)}
+    stats = sorted(product.stats, key=lambda s: (s.block.name, s.which))
+    signature: list[object] = [
+        tuple((slot, _address_names(where, names)) for slot, where in product.free)
+    ]
+    for s in stats:
+        signature.append((s.block.name, s.which, _address_names(s.where, names)))
+    tensor, axes = product.constants[0]
+    order = sorted(range(len(axes)), key=lambda i: names[axes[i]])
+    key = (tuple(signature), tuple(names[axes[i]] for i in order))
+    tensor = tensor.permute(order)
+    axes = tuple(axes[i] for i in order)
+    if key in merged:
+        known, total = merged[key]
+        merged[key] = (known, tensor if total is None else _sum(total, tensor))
+    else:
+        merged[key] = (Product(((tensor, axes),), product.free, tuple(stats)), tensor)
+
+
+def _address_names(where: tuple[Address, ...], names: dict[Axis, int]) -> object:
+    result: list[object] = []
+    for address in where:
+        axes = address.axes if isinstance(address, Gather) else (address,)
+        numbers = tuple(names.setdefault(a, len(names)) for a in axes)
+        if isinstance(address, Gather):
+            index = address.index
+            named = constants.key_of(index) if isinstance(index, Tensor) else index
+            result.append((named, numbers))
+        else:
+            result.append(numbers)
+    return tuple(result)
+
+
+def _sum(left: Tensor, right: Tensor) -> Tensor:
+    device = common_device((left, right))
+    return left.to(device) + right.to(device)
+
+
+def merged_product(product: Product, constant: Tensor | None) -> Product:
+    """A product with the sum of the constants of all its like ones."""
+    if constant is None:
+        return product
+    return Product(((constant.contiguous(), product.constants[0][1]),), product.free, product.stats)
