@@ -75,18 +75,18 @@ def _constant_factor(site: TracedSite) -> ConstantFactor:
 
 
 def _summed_polynomial(value: Polynomial, site: TracedSite) -> Polynomial:
-    """Mask, sum over the batch dims, scale."""
+    """Mask and scale (by rows, if the scale has rows), sum over the batch dims."""
     if site.mask is False:
         return Polynomial((), ())
     if isinstance(site.mask, Tensor):
         shape = torch.broadcast_shapes(value.shape, site.mask.shape)
         mask = constants.memo(_as_double, (site.mask,))
         value = value.expand_to(shape) * polynomial(mask)
+    if isinstance(site.scale, Tensor):
+        value = value.expand_to(torch.broadcast_shapes(value.shape, site.scale.shape))
+        return (value * polynomial(site.scale)).sum_all()
     summed = value.sum_all()
-    scale = site.scale
-    if isinstance(scale, Tensor) or scale != 1:
-        summed = summed * (polynomial(scale) if isinstance(scale, Tensor) else float(scale))
-    return summed
+    return summed if site.scale == 1 else summed * float(site.scale)
 
 
 def _as_double(mask: Tensor) -> Tensor:

@@ -84,14 +84,13 @@ class _Summed:
         self.node, self.mask, self.scale = node, mask, scale
 
     def __call__(self, log_prob: Tensor) -> Value:
-        log_prob = log_prob.double()
+        log_prob = log_prob.double() * self.scale
         if self.mask is False:
             log_prob = torch.zeros_like(log_prob)
         elif isinstance(self.mask, Tensor):
             mask, log_prob = torch.broadcast_tensors(self.mask, log_prob)
             log_prob = torch.where(mask, log_prob, 0.0)
-        value = log_prob.sum() * self.scale
-        return value, log_prob.detach().abs().sum() * self.scale
+        return log_prob.sum(), log_prob.detach().abs().sum()
 
 
 @dataclass(eq=False)
