@@ -298,7 +298,8 @@ class AutoNatural(AutoGuide):
                 plate = plates[name]
                 stack.enter_context(plate)
                 if plate.subsample_size != full:
-                    variable = variable.index_select(dim, plate._indices)
+                    index = plate._indices.to(variable.device)
+                    variable = variable.index_select(dim, index)
             value = latent.value_of(variable)
             density: Any = 0.0
             if latent.transform is not None and poutine.get_mask() is not False:

@@ -51,11 +51,18 @@ def registered() -> tuple[type, ...]:
     return tuple(_DENSITIES)
 
 
+def _as_tensor(value: Any) -> Tensor:
+    """A number as a tensor; a tensor stays on its device (``torch.as_tensor`` may move it)."""
+    if isinstance(value, Tensor):
+        return value
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
+
+
 def of_constant(function: Callable[..., Tensor], value: Numeric) -> Polynomial:
     """A function of a constant, computed once; a latent in its place leaves the algebra."""
     if isinstance(value, Polynomial):
         raise NotPolynomial(f"`{function.__name__.strip('_')}` of a latent")
-    tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    tensor = _as_tensor(value)
     return polynomial(constants.memo(function, (tensor,)))
 
 
@@ -169,12 +176,11 @@ def beta(value: Numeric, concentration1: Numeric, concentration0: Numeric) -> Po
 
 
 def _lgamma_of_sum(first: Numeric, second: Numeric) -> Polynomial:
-    tensors = tuple(torch.as_tensor(v, dtype=torch.float64) for v in (first, second))
-    return polynomial(constants.memo(_lgamma_sum, tensors))
+    return polynomial(constants.memo(_lgamma_sum, (_as_tensor(first), _as_tensor(second))))
 
 
 def _lgamma_sum(first: Tensor, second: Tensor) -> Tensor:
-    return torch.lgamma(first + second)
+    return torch.lgamma(first.double() + second.double())
 
 
 @register_density(dist.Dirichlet)
@@ -195,13 +201,12 @@ def uniform(value: Numeric, low: Numeric, high: Numeric) -> Polynomial:
     width = polynomial(high) - low
     if not width.is_constant:
         raise NotPolynomial("a bound that depends on a latent")
-    tensors = tuple(torch.as_tensor(v, dtype=torch.float64) for v in (low, high))
-    level = polynomial(constants.memo(_log_uniform, tensors))
+    level = polynomial(constants.memo(_log_uniform, (_as_tensor(low), _as_tensor(high))))
     return level.expanded(_broadcast_dims(polynomial(value), level))
 
 
 def _log_uniform(low: Tensor, high: Tensor) -> Tensor:
-    return -(high - low).log()
+    return -(high.double() - low.double()).log()
 
 
 def _broadcast_dims(*values: Polynomial) -> tuple[Axis | None, ...]:
@@ -233,13 +238,12 @@ def binomial(
     if isinstance(total_count, Polynomial) or isinstance(value, Polynomial):
         raise NotPolynomial("`lgamma` of a latent")
     probs, count = polynomial(probs), polynomial(total_count)
-    tensors = tuple(torch.as_tensor(v, dtype=torch.float64) for v in (total_count,))
-    choose = polynomial(constants.memo(_log_choose, (*tensors, torch.as_tensor(value))))
+    choose = polynomial(constants.memo(_log_choose, (_as_tensor(total_count), _as_tensor(value))))
     return probs.log() * value + (1 - probs).log() * (count - value) + choose
 
 
 def _log_choose(total: Tensor, chosen: Tensor) -> Tensor:
-    chosen = chosen.double()
+    total, chosen = total.double(), chosen.double()
     return torch.lgamma(total + 1) - torch.lgamma(chosen + 1) - torch.lgamma(total - chosen + 1)
 
 
@@ -257,7 +261,7 @@ def categorical(
     """The logarithm of the chosen class's probability."""
     if isinstance(value, Polynomial):
         raise NotPolynomial("a discrete value that depends on a latent")
-    index = torch.as_tensor(value)
+    index = _as_tensor(value)
     if probs is not None:
         classes = _classes(polynomial(probs))
         if classes is not None:

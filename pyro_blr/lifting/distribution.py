@@ -250,7 +250,7 @@ class LiftedDistribution(TorchDistribution):
                 result = result.sum(tuple(range(summed - level, 0)))
                 summed = level
             if mask is not None:
-                result = result * torch.as_tensor(mask)
+                result = result * (mask if isinstance(mask, Tensor) else float(mask))
         return result
 
     def _own_log_prob(self, value: Any) -> Tensor:
