@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from .lifting import host
-from .objective import EnergyObjective
+from .objective import Call, EnergyObjective
 from .steps.certificate import certify, newton_step
 from .steps.cone import squared_norm
 
@@ -64,13 +64,14 @@ def run(
             bar.update()
             bar.set_postfix_str(f"loss {fit.losses[-1]:.4f}", refresh=False)
             if not objective.energy.is_deterministic:
-                watch.sampled(fit, blr, args, kwargs)
+                watch.sampled(fit, blr, objective, (args, kwargs))
             elif blr.info._messages:
                 watch.deterministic(fit, blr, objective)
             if fit.converged:
                 break
-    if not fit.converged and not fit.reason:
-        fit.reason = f"max_steps={max_steps} reached"
+    if not fit.converged:
+        stopped = f"max_steps={max_steps} reached"
+        fit.reason = f"{stopped}; {fit.reason}" if fit.reason else stopped
     return fit
 
 
@@ -113,14 +114,19 @@ class _Watch:
         else:
             self.next_check = fit.steps + 5
 
-    def sampled(self, fit: Fit, blr: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def sampled(self, fit: Fit, blr: Any, objective: EnergyObjective, call: Call) -> None:
         """The residual from two independent estimates, ``d1' F d2 / 2``, and its standard error."""
         if fit.steps % 20:
+            return
+        if any(getattr(f, "jumps", ()) for f in objective.energy.factors):
+            fit.reason = (
+                "not certified: a sampled factor has jumps, which its gradient does not see"
+            )
             return
         naturals = {b: tuple(t.detach() for t in n) for b, n in blr.guide.naturals().items()}
         products = []
         for _ in range(PAIRS):
-            first, second = (blr._objective(args, kwargs).messages(naturals) for _ in range(2))
+            first, second = (blr._objective(*call).messages(naturals) for _ in range(2))
             products.append(_residual_product(naturals, first, second))
         mean = sum(products) / PAIRS
         spread = math.sqrt(sum((p - mean) ** 2 for p in products) / (PAIRS - 1) / PAIRS)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..lifting import constants
+from ..lifting.blocks import Block
 from ..lifting.expectation import Layout, compile_plan
 from ..lifting.plan import Plan
 from ..lifting.polynomial import Polynomial, key_of, polynomial
-from ..lifting.predictor import find_predictor
+from ..lifting.predictor import find_predictor, jumping_operations
 from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import NotPolynomial
 from ..lifting.variance import variance_plan
@@ -47,7 +48,7 @@ def build_factor(site: TracedSite, layout: Layout) -> Factor:
         # A density with a polynomial is off the exact tier for its moment; else for its operation.
         why = f"{node.reason}; {predictor}" if node.reason not in ("", predictor) else predictor
         why = reason if node.poly is not None else why
-        return SampledFactor(site.name, blocks, why, summed_node)
+        return _sampled(site.name, blocks, why, summed_node)
     assert predictor.value.poly is not None
     (mean, variance), free = _predictor_plans(predictor.value.poly, layout)
     return QuadratureFactor(
@@ -65,7 +66,18 @@ def build_factor(site: TracedSite, layout: Layout) -> Factor:
 def resample(factor: QuadratureFactor) -> SampledFactor:
     """The factor when no quadrature rule is good enough."""
     reason = f"quadrature disagrees by {factor.error:.1e} nats at the finest rule; {factor.reason}"
-    return SampledFactor(factor.name, factor.blocks, reason, factor.summed)
+    return _sampled(factor.name, factor.blocks, reason, factor.summed)
+
+
+def _sampled(name: str, blocks: frozenset[Block], reason: str, summed: _Summed) -> SampledFactor:
+    """A sampled factor, which says so if draws see only a part of its gradient."""
+    jumps = jumping_operations(summed.node)
+    if jumps:
+        listed = ", ".join(f"`{j}`" for j in jumps)
+        reason += (
+            f"; {listed} may jump, and the part of the gradient at a jump is not seen by draws"
+        )
+    return SampledFactor(name, blocks, reason, summed, jumps)
 
 
 def _constant_factor(site: TracedSite) -> ConstantFactor:

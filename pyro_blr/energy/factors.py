@@ -162,6 +162,8 @@ class SampledFactor(Factor):
     """Anything else: the recorded program at draws of q."""
 
     summed: _Summed
+    #: Operations with jumps, whose part of the gradient draws do not see.
+    jumps: tuple[str, ...] = ()
 
     tier = "sampled"
 

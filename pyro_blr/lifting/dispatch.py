@@ -126,14 +126,36 @@ def record(
         reason = _first_reason(inputs) or f"`{name}` has no closed-form expectation"
     else:
         try:
-            result = operation(
-                *(polynomial_of(a) for a in args),
-                **{k: polynomial_of(v) for k, v in kwargs.items()},
-            )
+            result = _run_operation(operation, name, call)
             return _wrap_polynomials(call, result, _result_dtype(args, kwargs), inputs[0].device)
         except NotPolynomial as error:
             reason = str(error)
     return _wrap_unknown(call, reason, inputs)
+
+
+def _run_operation(operation: Operation, name: str, call: Call) -> Any:
+    """The polynomial of a call; one that its handler does not understand leaves the algebra.
+
+    Torch functions have many spellings. What was given by keyword is checked against the shape that
+    torch itself gives, so that a keyword which a handler reads otherwise is never silently lost.
+    """
+    keywords = {_KEYWORDS.get(k, k): polynomial_of(v) for k, v in call.kwargs.items()}
+    leading = [keywords.pop(k) for k in ("input", "other") if k in keywords]
+    arguments = [polynomial_of(a) for a in call.args]
+    try:
+        result = operation(*leading[:1], *arguments, *leading[1:], **keywords)
+    except TypeError as error:
+        raise NotPolynomial(f"`{name}` with these arguments ({error})") from error
+    if call.kwargs:
+        results = (result,) if isinstance(result, Polynomial) else tuple(result)
+        expected = [t.shape for t in pytree.tree_leaves(_on_meta(call))]
+        if [p.shape for p in results] != expected:
+            raise NotPolynomial(f"`{name}` with these arguments")
+    return result
+
+
+#: NumPy's names for torch's arguments, which torch accepts.
+_KEYWORDS = {"axis": "dim", "keepdims": "keepdim", "x2": "other"}
 
 
 def _is_transformed(tensor: Tensor) -> bool:
@@ -157,17 +179,8 @@ def _wrap_polynomials(call: Call, result: Any, dtype: torch.dtype, device: torch
 def _wrap_unknown(call: Call, reason: str, inputs: list[LiftedTensor]) -> Any:
     """Wrap the outputs of a call without a polynomial; their shapes come from the meta device."""
     device = inputs[0].device
-
-    def to_meta(value: Any) -> Any:
-        if isinstance(value, LiftedTensor):
-            return torch.empty(value.shape, dtype=value.dtype, device="meta")
-        if isinstance(value, Tensor):
-            return value.detach().to("meta")
-        return value
-
     try:
-        args, kwargs = pytree.tree_map(to_meta, (call.args, dict(call.kwargs)))
-        shapes = call.function(*args, **kwargs)
+        shapes = _on_meta(call)
     except (NotImplementedError, RuntimeError) as error:
         name = getattr(call.function, "__name__", str(call.function))
         mend = f"its result's shape must not depend on values, nor its call fail ({error})"
@@ -180,6 +193,20 @@ def _wrap_unknown(call: Call, reason: str, inputs: list[LiftedTensor]) -> Any:
         for i, t in enumerate(leaves)
     ]
     return pytree.tree_unflatten(wrapped, spec)
+
+
+def _on_meta(call: Call) -> Any:
+    """The results of a call without their values: shapes and dtypes as torch has them."""
+
+    def to_meta(value: Any) -> Any:
+        if isinstance(value, LiftedTensor):
+            return torch.empty(value.shape, dtype=value.dtype, device="meta")
+        if isinstance(value, Tensor):
+            return value.detach().to("meta")
+        return value
+
+    args, kwargs = pytree.tree_map(to_meta, (call.args, dict(call.kwargs)))
+    return call.function(*args, **kwargs)
 
 
 def _result_dtype(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.dtype:

@@ -58,6 +58,16 @@ REARRANGING = frozenset(
 )
 
 
+#: Operations with jumps: at draws, the gradient of what they enter lacks the part of the jump.
+JUMPING = frozenset(
+    """
+    sign sgn floor ceil round trunc frac fmod remainder heaviside argmax argmin eq ne lt le gt ge
+    less greater less_equal greater_equal logical_and logical_or logical_not bucketize searchsorted
+    __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __and__ __or__ __invert__ __floordiv__ __mod__
+    """.split()  # noqa: SIM905 - as above
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Predictor:
     """The Gaussian scalar of an elementwise log density.
@@ -144,6 +154,11 @@ def _rearranged(node: LiftedTensor, numbers: dict[int, Tensor]) -> Tensor:
     kwargs = {k: number(v) for k, v in call.kwargs.items()}
     outputs = pytree.tree_leaves(call.function(*(number(a) for a in call.args), **kwargs))
     return outputs[node.output]  # type: ignore[no-any-return]
+
+
+def jumping_operations(density: LiftedTensor) -> tuple[str, ...]:
+    """The operations with jumps that a log density went through."""
+    return tuple(sorted({_name(n) for n in program([density])} & JUMPING))
 
 
 def is_elementwise(node: LiftedTensor) -> bool:

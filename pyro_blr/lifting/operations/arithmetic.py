@@ -134,9 +134,9 @@ def lerp(start: Numeric, end: Numeric, weight: Numeric) -> Polynomial:
 
 
 @operation("addcmul")
-def addcmul(value: Numeric, left: Numeric, right: Numeric, *, alpha: float = 1) -> Polynomial:
-    """``value + alpha left right``."""
-    return polynomial(value) + polynomial(left) * right * alpha
+def addcmul(start: Numeric, left: Numeric, right: Numeric, *, value: float = 1) -> Polynomial:
+    """``start + value left right``."""
+    return polynomial(start) + polynomial(left) * right * value
 
 
 @operation("xlogy")

@@ -41,7 +41,7 @@ def linear(value: Numeric, weight: Numeric, bias: Numeric | None = None) -> Poly
     return product if bias is None else product + bias
 
 
-@operation("addmm", "addmv", "baddbmm", "addbmm")
+@operation("addmm", "addmv", "baddbmm")
 def addmm(
     value: Numeric, left: Numeric, right: Numeric, *, beta: float = 1, alpha: float = 1
 ) -> Polynomial:
@@ -121,7 +121,7 @@ def _along(value: Polynomial, term: str, letters: list[str]) -> Polynomial:
 
 
 @operation("tensordot")
-def tensordot(left: Numeric, right: Numeric, dims: Any = 2, **_: Any) -> Polynomial:
+def tensordot(left: Numeric, right: Numeric, dims: Any = 2, out: None = None) -> Polynomial:
     """The sum of products over pairs of dims."""
     a, b = polynomial(left), polynomial(right)
     if isinstance(dims, int):
@@ -133,9 +133,9 @@ def tensordot(left: Numeric, right: Numeric, dims: Any = 2, **_: Any) -> Polynom
     second = letters[a.ndim :]
     for i, j in zip(mine, theirs, strict=True):
         second[j] = first[i]
-    out = [c for i, c in enumerate(first) if i not in mine]
-    out += [c for j, c in enumerate(second) if j not in theirs]
-    return einsum(f"{''.join(first)},{''.join(second)}->{''.join(out)}", a, b)
+    left_over = [c for i, c in enumerate(first) if i not in mine]
+    left_over += [c for j, c in enumerate(second) if j not in theirs]
+    return einsum(f"{''.join(first)},{''.join(second)}->{''.join(left_over)}", a, b)
 
 
 def _linear_along(matrix: Tensor, value: Polynomial, dim: int) -> Polynomial:
@@ -154,13 +154,13 @@ def _matrix(function: Callable[..., Tensor], size: int, *args: Any) -> Tensor:
 
 
 @operation("cumsum")
-def cumsum(value: Polynomial, dim: int, **_: Any) -> Polynomial:
+def cumsum(value: Polynomial, dim: int, dtype: Any = None) -> Polynomial:
     """The cumulative sum: a triangular matrix along the dim."""
     return _linear_along(_matrix(torch.cumsum, value.shape[dim]), value, dim)
 
 
 @operation("diff")
-def diff(value: Polynomial, n: int = 1, dim: int = -1, **_: Any) -> Polynomial:
+def diff(value: Polynomial, n: int = 1, dim: int = -1) -> Polynomial:
     """The n-th difference along a dim: a banded matrix along it."""
     return _linear_along(_matrix(_diff, value.shape[dim], n), value, dim)
 

@@ -165,7 +165,7 @@ def narrow(value: Polynomial, dim: int, start: int, length: int) -> Polynomial:
 
 
 @operation("gather")
-def gather(value: Polynomial, dim: int, index: Any, **_: Any) -> Polynomial:
+def gather(value: Polynomial, dim: int, index: Any, sparse_grad: bool = False) -> Polynomial:
     """``value[index]`` along a dim, the other dims kept in step."""
     if not isinstance(index, Tensor):
         raise NotPolynomial("`gather` by a latent")

@@ -25,7 +25,9 @@ def ints(args: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 @operation("sum")
-def sum_(value: Polynomial, dim: Any = None, keepdim: bool = False, **_: Any) -> Polynomial:
+def sum_(
+    value: Polynomial, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Polynomial:
     """The sum over some dims, or over all: their axes are dropped from the result."""
     if dim is None or dim == ():
         return value.sum_all()
@@ -33,7 +35,9 @@ def sum_(value: Polynomial, dim: Any = None, keepdim: bool = False, **_: Any) ->
 
 
 @operation("mean")
-def mean(value: Polynomial, dim: Any = None, keepdim: bool = False, **_: Any) -> Polynomial:
+def mean(
+    value: Polynomial, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Polynomial:
     """The sum over some dims, or over all, divided by the number of elements summed."""
     total = sum_(value, dim, keepdim)
     return total * (prod(total.shape) / prod(value.shape))
