@@ -3,8 +3,9 @@
 
 """The engine: the Bayesian Learning Rule with the signature of ``SVI``."""
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from pyro.infer.elbo import ELBO
@@ -29,6 +30,20 @@ from .steps.sweep import SweepMemory, parallel, sweep
 
 #: Draws of q for a sampled factor when the loss does not say: five antithetic pairs.
 NUM_DRAWS = 10
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _with_gradients(method: Method) -> Method:
+    """Messages are gradients: compute them also where the caller has switched gradients off."""
+
+    @functools.wraps(method)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with torch.inference_mode(False), torch.enable_grad():
+            return method(*args, **kwargs)
+
+    return cast(Method, wrapped)
 
 
 class BLR:
@@ -87,6 +102,7 @@ class BLR:
 
     # What SVI has
 
+    @_with_gradients
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Take one step and return -ELBO at its entry, in nats.
 
@@ -96,6 +112,7 @@ class BLR:
         objective = self._objective(args, kwargs)
         return self.step_on(objective)
 
+    @_with_gradients
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """-ELBO at the guide's state, in nats, without a step."""
         objective = self._objective(args, kwargs)
@@ -105,6 +122,7 @@ class BLR:
 
     # What SVI has not
 
+    @_with_gradients
     def fit(
         self,
         *args: Any,
@@ -124,11 +142,13 @@ class BLR:
         check_limits(max_steps, tol)
         return run(self, args, kwargs, max_steps=max_steps, tol=tol, progress=progress)
 
+    @_with_gradients
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """How each factor is evaluated, and why; prints as a table."""
         objective = self._objective(args, kwargs)
         return explain(objective.energy, self._notes)
 
+    @_with_gradients
     def messages(self, *args: Any, **kwargs: Any) -> dict[str, Natural]:
         """dE_q[log p]/dmean_params at the guide's state, by block name: the sum of all messages."""
         objective = self._objective(args, kwargs)

@@ -95,6 +95,10 @@ class _Watch:
     def deterministic(self, fit: Fit, blr: Any, objective: EnergyObjective) -> None:
         """Certify the state that the last step reached, or take the certificate's Newton step."""
         fit.residual = blr.info.residual
+        parameters = objective.energy.traced.parameters
+        if any(p.requires_grad for p in parameters.values()):
+            fit.reason = f"not certified: the optimum over {sorted(parameters)} is not known"
+            return
         self.slow |= SLOW * self.previous < fit.residual
         self.previous = fit.residual
         slow = self.slow and fit.residual < NEWTON_BELOW

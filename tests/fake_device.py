@@ -64,17 +64,17 @@ def fake_device(
 
         return read
 
-    _forget_tables()
+    forget_tables()
     with patch.context() as inner:
         inner.setattr(host, "number", answered("number", number or (lambda _: 0.0)))
         inner.setattr(host, "truth", answered("truth", truth or (lambda _: True)))
         inner.setattr(host, "seed", lambda: 1)
         with FakeTensorMode(allow_non_fake_inputs=True), nullcontext() if copies else _NoTransfer():
             yield reads
-    _forget_tables()
+    forget_tables()
 
 
-def _forget_tables() -> None:
+def forget_tables() -> None:
     """Clear what the package keeps for the process: a table made here would have no values."""
     for name, module in list(sys.modules.items()):
         if name.startswith("pyro_blr"):

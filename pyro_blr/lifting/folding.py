@@ -196,15 +196,19 @@ def scatter(
 
 
 def segment_sum(values: Tensor, index: Tensor, count: int) -> Tensor:
-    """``out[p] = sum of values[n] with index[n] = p``, in one order on every device.
-
-    On CUDA the rows are sorted by segment first, and each sum's rows found by bisection (counting
-    them would wait for the device), since ``index_add`` adds in an order that changes from run to
-    run.
-    """
+    """``out[p] = sum of values[n] with index[n] = p``, in one order on every device."""
     if values.device.type == "cpu":
         out = torch.zeros(count, *values.shape[1:], dtype=values.dtype, device="cpu")
         return out.index_add(0, index, values)
+    return sorted_segment_sum(values, index, count)
+
+
+def sorted_segment_sum(values: Tensor, index: Tensor, count: int) -> Tensor:
+    """:func:`segment_sum` where ``index_add`` adds in an order that changes from run to run.
+
+    The rows are sorted by segment, and each sum's rows found by bisection: counting them would wait
+    for the device.
+    """
     order = torch.argsort(index, stable=True)
     ends = torch.arange(count + 1, device=index.device)
     offsets = torch.searchsorted(index.index_select(0, order), ends)

@@ -277,11 +277,13 @@ def polynomial(value: Numeric) -> Polynomial:
     if isinstance(value, int | float):
         return Polynomial((), (Term(float(value), (), ()),) if value else ())
     dims = [Axis(size) if size != 1 else None for size in value.shape]
-    kept = [i for i, a in enumerate(dims) if a and value.stride(i) != 0]
+    kept = [i for i, a in enumerate(dims) if a and (value.stride(i) != 0 or not a.size)]
     core = value
     for i in reversed(range(value.dim())):
         core = core if i in kept else core.select(i, 0)
     if core.numel() <= constants.SMALL and not core.requires_grad and is_host_number(core):
+        if not core.numel():  # no element: any number stands for all of them
+            return Polynomial(dims, (Term(1.0, (), ()),))
         if not core.any():  # a prior's zero mean is no term
             return Polynomial(dims, ())
         if core.dim() == 0:

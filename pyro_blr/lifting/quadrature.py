@@ -163,4 +163,4 @@ def _tail(function: Function, mean: Tensor, variance: Tensor, rule: Rule) -> flo
     column = ends.reshape(-1, *(1,) * mean.dim())
     values = function(mean + standard_deviation(variance) * column)
     weight = math.exp(-0.5 * rule.half_width**2) * 2.0 ** (-rule.level)
-    return host.number(values.abs().max()) * weight
+    return host.number(values.abs().max()) * weight if values.numel() else 0.0

@@ -1,0 +1,65 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The engine under gradient modes, with parameters, without covariates."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_blr import BLR
+from pyro_blr.guides import AutoNatural
+
+X = torch.linspace(-1.0, 2.0, 40, dtype=torch.float64).reshape(20, 2)
+Y = (X[:, 0] > 0.2).double()
+
+
+def _logistic(x: Tensor, y: Tensor) -> None:
+    w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("n", 20):
+        pyro.sample("y", dist.Bernoulli(logits=x @ w), obs=y)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_steps_do_not_depend_on_the_gradient_mode(mode: type) -> None:
+    start = {"w": dist.MultivariateNormal(torch.zeros(2), 0.01 * torch.eye(2))}
+    losses = []
+    for context in (torch.enable_grad, mode):
+        guide = AutoNatural(_logistic)
+        guide.set_natural(start)
+        blr = BLR(_logistic, guide)
+        with context():
+            losses.append([blr.step(X, Y) for _ in range(4)])
+    assert losses[0] == losses[1]
+
+
+def test_a_parameter_that_still_moves_is_not_called_converged() -> None:
+    y = torch.linspace(-0.5, 2.5, 20)
+
+    def model() -> None:
+        p = pyro.param("p", torch.tensor(1.0), constraint=dist.constraints.positive)
+        z = pyro.sample("z", dist.Normal(0.0, p))
+        with pyro.plate("n", 20):
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    blr = BLR(model, AutoNatural(model), pyro.optim.Adam({"lr": 0.02}))
+    fit = blr.fit(max_steps=5)
+    assert not fit.converged
+    assert "'p'" in fit.reason
+
+
+def test_a_regression_without_covariates_is_the_model_without_them() -> None:
+    y = torch.linspace(-1.0, 1.0, 5)
+
+    def empty() -> None:
+        tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
+        w = pyro.sample("w", dist.Normal(torch.zeros(0), 1.0).to_event(1))
+        with pyro.plate("n", 5):
+            pyro.sample("y", dist.Normal(torch.zeros(5, 0) @ w, tau.rsqrt()), obs=y)
+
+    guide = AutoNatural(empty)
+    BLR(empty, guide).fit()
+    posterior = guide.marginal("tau")
+    assert abs(posterior.rate - (1.0 + 0.5 * y.square().sum())) < 1e-12
