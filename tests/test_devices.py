@@ -17,6 +17,7 @@ from torch import Tensor
 from pyro_blr import BLR
 from pyro_blr.families import MultivariateNormal
 from pyro_blr.guides import AutoNatural
+from pyro_blr.lifting import quadrature
 from pyro_blr.lifting.blocks import Block, Placement
 from pyro_blr.lifting.expectation import compile_plan
 from pyro_blr.lifting.folding import sorted_segment_sum
@@ -109,26 +110,26 @@ def test_sums_over_segments_are_those_of_the_host(device):
         assert torch.equal(sums[0], sums[1])
 
 
-def test_tables_made_under_another_default_device_serve_the_host():
-    """Tables made from shapes are kept for the process, whatever torch's default device was."""
+def test_torchs_default_device_does_not_reach_a_model_on_the_host():
+    """Tables and numbers made at a trace are kept, whatever torch's default device was then."""
     forget_tables()
     w = LatentSite("w", (6,), 1, True)
-    block = Block("w", MultivariateNormal(), (w,), (), 6, {"w": Placement(())})
+    family = MultivariateNormal()
+    block = Block("w", family, (w,), (), 6, {"w": Placement(())})
     mean = torch.randn(6)
-    moments = {
-        block: moments_of(
-            block, MultivariateNormal().natural((mean, 2.0 * torch.eye(6) + mean.outer(mean)))
-        )
-    }
+    natural = family.natural((mean, torch.eye(6) + mean.outer(mean)))
+    moments = {block: moments_of(block, natural)}
 
     def rearranged(v: Tensor) -> Tensor:
-        return torch.cat(
-            [v.reshape(2, 3).T.reshape(-1)[[0, 3, 4]], v.cumsum(0).flip(0), v.roll(2, 0)]
-        )
+        pieces = [v.reshape(2, 3).T.reshape(-1)[[0, 3, 4]], v.cumsum(0).flip(0), v.roll(2, 0)]
+        return torch.cat([*pieces, (v[1:] - v[:-1]).sum().reshape(1), 2.0 * v[:2]])
 
     with torch.device("meta"):
-        lifted = rearranged(LiftedTensor.of_site(w, torch.float64, torch.device("cpu")))
-        plan = compile_plan(lifted.poly, {"w": block})
-    value, _ = plan.evaluate(moments)
-    torch.testing.assert_close(value.detach(), rearranged(mean))
+        lifted = LiftedTensor.of_site(w, torch.float64, torch.device("cpu"))
+        plans = [compile_plan(f(lifted).poly, {"w": block}) for f in (rearranged, torch.sum)]
+        rule = quadrature.Rule(1, 9.0)
+        values = [plan.evaluate(moments)[0].detach() for plan in plans]
+        square = quadrature.expectation(torch.square, mean, torch.ones_like(mean), rule)
+    torch.testing.assert_close(values, [rearranged(mean), mean.sum()])
+    torch.testing.assert_close(square, mean.square() + 1.0)
     forget_tables()
