@@ -63,3 +63,17 @@ def test_a_regression_without_covariates_is_the_model_without_them() -> None:
     BLR(empty, guide).fit()
     posterior = guide.marginal("tau")
     assert abs(posterior.rate - (1.0 + 0.5 * y.square().sum())) < 1e-12
+
+
+def test_the_marginal_of_a_positive_latent_is_log_normal() -> None:
+    def model() -> None:
+        tau = pyro.sample("tau", dist.HalfCauchy(5.0))
+        with pyro.plate("n", 20):
+            pyro.sample("y", dist.Normal(0.0, tau), obs=X[:, 0])
+
+    guide = AutoNatural(model)
+    BLR(model, guide).fit()
+    posterior = guide.marginal("tau")
+    assert isinstance(posterior, dist.LogNormal)
+    draws = guide.sample_posterior(20000)["tau"]
+    assert abs(draws.mean() - posterior.mean) < 5 * posterior.stddev / 20000**0.5

@@ -152,10 +152,6 @@ class Energy:
         """Whether every factor is linear in a block's mean parameters, given the others."""
         return all(f.is_linear_in(block) for f in self.factors if block in f.blocks)
 
-    def is_sampled_in(self, block: Block) -> bool:
-        """Whether a factor that touches the block is sampled."""
-        return any(isinstance(f, SampledFactor) for f in self.factors if block in f.blocks)
-
     def check_finite(self, value: Value, draws: Draws | None) -> None:
         """Raise if the ELBO is not finite, naming the factor that made it so.
 

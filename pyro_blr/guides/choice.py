@@ -15,6 +15,7 @@ from typing import Any
 from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.distributions.transforms import ExpTransform
 
 from .. import errors
 from .._compat import periodic_repeat
@@ -143,7 +144,9 @@ def unconstrained(name: str, site: Any) -> Latent:
     event_dim = site["fn"].event_dim
     shape = tuple(value.shape)
     if _base(support) not in (constraints.real,) and support is not constraints.real_vector:
-        transform = biject_to(support)
+        # torch's own bijection to the positives adds an affine map that does nothing.
+        positive = support in (constraints.positive, constraints.nonnegative)
+        transform = ExpTransform() if positive else biject_to(support)
         shape = tuple(transform.inverse_shape(value.shape))
         event_dim = transform.domain.event_dim
     family = Normal() if event_dim == 0 else MultivariateNormal()
@@ -185,9 +188,3 @@ def _not_conjugate(traced: Traced, latents: Mapping[str, Latent], names: set[str
             if node.poly is None or not is_linear(node.poly, layout, layout[name]):
                 refused.add(name)
     return refused
-
-
-def event_of(distribution: Any, event_dim: int) -> Any:
-    """Declare the rightmost dims of a distribution as event dims, up to ``event_dim``."""
-    missing = event_dim - distribution.event_dim
-    return distribution.to_event(missing) if missing > 0 else distribution

@@ -14,7 +14,7 @@ latent in a factor sees the same draw: provenance needs no bookkeeping.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -181,8 +181,11 @@ def lifted_in(tree: Any) -> list[LiftedTensor]:
     return []
 
 
-def program(outputs: Iterable[LiftedTensor]) -> list[LiftedTensor]:
-    """Every node that the outputs depend on, inputs first."""
+def program(outputs: Iterable[LiftedTensor], given: Container[Any] = ()) -> list[LiftedTensor]:
+    """Every node that the outputs depend on, inputs first.
+
+    :param given: the ``id`` of nodes whose value is known, behind which nothing is needed.
+    """
     seen: dict[int, LiftedTensor] = {}
     stack = list(outputs)
     while stack:
@@ -190,7 +193,7 @@ def program(outputs: Iterable[LiftedTensor]) -> list[LiftedTensor]:
         if id(node) in seen:
             continue
         seen[id(node)] = node
-        if node.call is not None:
+        if node.call is not None and id(node) not in given:
             stack.extend(node.call.inputs)
     return sorted(seen.values(), key=lambda n: -1 if n.call is None else n.call.order)
 
@@ -213,7 +216,7 @@ def replay(outputs: list[Any], values: Mapping[Any, Tensor]) -> list[Any]:
             return type(item)(value_of(i) for i in item)
         return item
 
-    for node in _needed(lifted_in(outputs), values):
+    for node in program(lifted_in(outputs), given=values):
         if id(node) in values:
             done[id(node)] = values[id(node)]
         elif node.call is None:
@@ -226,19 +229,6 @@ def replay(outputs: list[Any], values: Mapping[Any, Tensor]) -> list[Any]:
                 calls[id(call)] = pytree.tree_leaves(call.function(*args, **kwargs))
             done[id(node)] = calls[id(call)][node.output]
     return [value_of(o) for o in outputs]
-
-
-def _needed(outputs: list[LiftedTensor], values: Mapping[Any, Tensor]) -> list[LiftedTensor]:
-    seen: dict[int, LiftedTensor] = {}
-    stack = list(outputs)
-    while stack:
-        node = stack.pop()
-        if id(node) in seen:
-            continue
-        seen[id(node)] = node
-        if node.call is not None and id(node) not in values:
-            stack.extend(node.call.inputs)
-    return sorted(seen.values(), key=lambda n: -1 if n.call is None else n.call.order)
 
 
 def polynomial_of(value: Any) -> Any:

@@ -15,7 +15,6 @@ also looked for from a random start, means a saddle: a small perturbation along 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -191,9 +190,6 @@ def _conjugate_gradients(
 
 def _plus(left: Vector, right: Vector, times: float) -> Vector:
     return [a + times * b for a, b in zip(left, right, strict=True)]
-
-
-Search = Callable[[float], dict[Block, Natural]]
 
 
 def newton_step(
