@@ -17,6 +17,7 @@ from ..lifting import constants, host, operations, quadrature
 from ..lifting.blocks import Block
 from ..lifting.expectation import Layout
 from ..lifting.moments import Moments, moments_of
+from ..lifting.plan import zero_of
 from .build import build_factor, resample
 from .draws import Draws
 from .factors import ConstantFactor, Factor, QuadratureFactor, SampledFactor
@@ -104,7 +105,7 @@ class Energy:
 
         :param touching: leave out what does not depend on this block.
         """
-        total = magnitude = _zero(moments)
+        total = magnitude = zero_of(moments)
         for factor in self.factors:
             if touching is not None and touching not in factor.blocks:
                 continue
@@ -117,7 +118,7 @@ class Energy:
 
     def entropy(self, moments: Mapping[Block, Moments], touching: Block | None = None) -> Tensor:
         """The entropy of q; of a latent in a subsampled plate, its rows scaled up."""
-        total = _zero(moments)
+        total = zero_of(moments)
         for block in self.blocks if touching is None else (touching,):
             own = moments[block]
             rows = self.rows(block)
@@ -164,12 +165,6 @@ class Energy:
             if not host.truth(torch.isfinite(number)):
                 raise non_finite(factor.name)
         raise non_finite(", ".join(b.name for b in self.blocks))
-
-
-def _zero(moments: Mapping[Block, Moments]) -> Tensor:
-    """Where a sum begins: on the device of the first block."""
-    first = next(iter(moments.values())).leaves[0]
-    return torch.zeros((), dtype=torch.float64, device=first.device)
 
 
 def non_finite(site: str) -> errors.NonFiniteError:

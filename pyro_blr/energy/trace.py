@@ -37,7 +37,6 @@ class TracedSite:
     log_prob: Any
     scale: Any
     mask: Any
-    is_observed: bool
 
 
 @dataclass(eq=False)
@@ -132,9 +131,7 @@ class LiftMessenger(Messenger):
         variable = msg["infer"].get("_pyro_blr_variable")
         if variable is not None:
             log_prob = log_prob + _log_jacobian(self.latents[msg["name"]], variable, msg["value"])
-        self.traced.sites.append(
-            TracedSite(msg["name"], log_prob, msg["scale"], mask, bool(msg["is_observed"]))
-        )
+        self.traced.sites.append(TracedSite(msg["name"], log_prob, msg["scale"], mask))
 
     def _pyro_post_param(self, msg: dict[str, Any]) -> None:
         value = msg["value"]

@@ -105,12 +105,13 @@ class Plan:
             total = value if total is None else total + value
             magnitude = size if magnitude is None else magnitude + size
         if total is None or magnitude is None:
-            zero = _zero(moments)
+            zero = zero_of(moments)
             return zero.expand(shape), zero
         return total.expand([a.size for a in out]).reshape(shape), magnitude
 
 
-def _zero(moments: Mapping[Block, Moments]) -> Tensor:
+def zero_of(moments: Mapping[Block, Moments]) -> Tensor:
+    """Where a sum over moments begins: on the device of the first block."""
     first = next(iter(moments.values())).leaves[0]
     return torch.zeros((), dtype=first.dtype, device=first.device)
 
