@@ -13,7 +13,7 @@ from ..lifting import constants
 from ..lifting.blocks import Block
 from ..lifting.expectation import Layout, compile_plan
 from ..lifting.plan import Plan
-from ..lifting.polynomial import Polynomial, key_of, polynomial
+from ..lifting.polynomial import Polynomial, constants_of, key_of, polynomial
 from ..lifting.predictor import find_predictor, jumping_operations
 from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import NotPolynomial
@@ -127,7 +127,7 @@ def _layout_key(value: Polynomial, layout: Layout) -> Hashable:
 
 
 def _held(value: Polynomial) -> tuple[Any, ...]:
-    return tuple(c.tensor for t in value.terms for c in t.constants)
+    return constants_of(value.terms)
 
 
 def _cached(key: Hashable, compute: Any, held: tuple[Any, ...]) -> Any:

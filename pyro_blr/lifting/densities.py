@@ -287,7 +287,7 @@ def _classes(probs: Polynomial) -> list[Polynomial] | None:
     for one in classes[1:]:
         total = total.with_dims(total.dims) + one
     terms = total.simplified().terms
-    is_one = len(terms) == 1 and not terms[0].atoms and not terms[0].constants
+    is_one = len(terms) == 1 and terms[0].is_constant and not terms[0].constants
     return classes if is_one and terms[0].number == 1.0 else None
 
 
@@ -309,6 +309,7 @@ def _normalised_log_probs(probs: Numeric | None, logits: Numeric | None) -> Poly
     if len(value.terms) == 1:
         term = value.terms[0]
         whole = len(term.atoms) == 1 and term.number == 1.0 and not term.constants
+        whole = whole and not term.exponentials
         if whole:
             atom = term.atoms[0]
             last = atom.where[-1] if atom.where else None

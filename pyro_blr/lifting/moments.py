@@ -20,15 +20,15 @@ from torch import Tensor
 from ..families import Natural
 from .blocks import Block
 
-Statistic = tuple[str, float, int]
+Statistic = tuple[str, float]
 
 #: Statistics that are mean parameters: L is linear in them where the factor is conjugate.
-MEAN: Statistic = ("power", 1, 0)
-SECOND: Statistic = ("power", 2, 0)
-LOG: Statistic = ("log", 1, 0)
-LOG1M: Statistic = ("log1m", 1, 0)
+MEAN: Statistic = ("power", 1)
+SECOND: Statistic = ("power", 2)
+LOG: Statistic = ("log", 1)
+LOG1M: Statistic = ("log1m", 1)
 #: The central second moment of a Gaussian, for predictors and coinciding plate elements.
-COV: Statistic = ("cov", 2, 0)
+COV: Statistic = ("cov", 2)
 
 
 class Moments(ABC):
@@ -94,20 +94,13 @@ class GaussianMoments(Moments):
 
     def _statistic(self, which: Statistic) -> Tensor:
         mean, cov = self.leaves
-        kind, power, degree = which
         if which == MEAN:
             return mean
         if which == COV:
             return cov
-        if which == SECOND:
-            outer = mean * mean if self._scalar else mean.unsqueeze(-1) * mean.unsqueeze(-2)
-            return cov + outer
-        assert kind == "exp"
-        # E[z^k exp(p z)]: the density is tilted to mean m + p v, with total mass exp(pm + p^2 v/2).
-        variance = self.variance
-        mass = (power * mean + 0.5 * power**2 * variance).exp()
-        tilted = mean + power * variance
-        return mass * (1, tilted, tilted.square() + variance)[degree]
+        assert which == SECOND
+        outer = mean * mean if self._scalar else mean.unsqueeze(-1) * mean.unsqueeze(-2)
+        return cov + outer
 
     @property
     def variance(self) -> Tensor:
@@ -171,7 +164,7 @@ class MeanParamsMoments(Moments):
         sufficient = sufficient_statistics(self.block)
         if which in sufficient:
             return self.leaves[sufficient.index(which)]
-        kind, power, _ = which
+        kind, power = which
         assert kind == "power"
         value = self.block.family.expected_power(self._connected_natural, power)
         assert value is not None
@@ -182,6 +175,14 @@ class MeanParamsMoments(Moments):
 
     def draw(self, noise: Tensor | None = None) -> Tensor:
         return self.block.family.rsample(self._connected_natural)
+
+
+def statistic_shape(block: Block) -> tuple[int, ...]:
+    """The sizes of the dims by which a block's statistics are addressed."""
+    if not block.gaussian:
+        return block.sites[0].shape
+    event = () if block.event_size is None else (block.event_size, block.event_size)
+    return (*block.batch_shape, *event)
 
 
 def sufficient_statistics(block: Block) -> tuple[Statistic, ...]:
