@@ -36,7 +36,7 @@ def build_factor(site: TracedSite, layout: Layout) -> Factor:
     node = site.log_prob
     reason = node.reason
     if node.poly is not None:
-        summed = _summed_polynomial(node.poly, site)
+        summed = summed_polynomial(node.poly, site)
         plan, free = _plan(summed, layout)
         if isinstance(plan, Plan):
             return ExactFactor(site.name, plan.blocks, "", plan, free)
@@ -86,7 +86,7 @@ def _constant_factor(site: TracedSite) -> ConstantFactor:
     return ConstantFactor(site.name, frozenset(), "", value)
 
 
-def _summed_polynomial(value: Polynomial, site: TracedSite) -> Polynomial:
+def summed_polynomial(value: Polynomial, site: TracedSite) -> Polynomial:
     """Mask and scale (by rows, if the scale has rows), sum over the batch dims."""
     if site.mask is False:
         return Polynomial((), ())

@@ -47,6 +47,7 @@ class NormalGamma(ExponentialFamily):
     support = vector_then_positive
     distribution_type = NormalGammaDistribution
     has_rsample = True
+    scale_family = _GAMMA
 
     # ----- What the natural parameters stand for --------------------------------------------
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_blr.families.base import Natural
+from pyro_blr.families.inverse_gamma import InverseGamma
 from pyro_blr.families.joint_distributions import (
     NormalInverseGammaDistribution,
     vector_then_positive,
@@ -39,6 +40,7 @@ class NormalInverseGamma(ReciprocalFamily):
     distribution_type = NormalInverseGammaDistribution
     has_rsample = True
     of = NormalGamma()
+    scale_family = InverseGamma()
 
     def location(self, natural: Natural) -> Tensor:
         """Return m, the mean of z  # shape: (*batch, D)"""

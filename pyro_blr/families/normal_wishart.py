@@ -41,7 +41,7 @@ class NormalWishart(ExponentialFamily):
       Wishart(nu, V) + D (1 + log(2 pi) - log(kappa))/2 - E[log|L|]/2
 
     It is the posterior of a Gaussian's mean and precision matrix together. Read it through
-    :meth:`location`, :meth:`kappa` and :meth:`wishart_marginal`.
+    :meth:`location`, :meth:`kappa` and :meth:`scale_marginal`.
     """
 
     name = "NormalWishart"
@@ -50,6 +50,7 @@ class NormalWishart(ExponentialFamily):
     support = vector_then_positive_definite
     distribution_type = NormalWishartDistribution
     has_rsample = True
+    scale_family = _WISHART
 
     # ----- What the natural parameters stand for --------------------------------------------
 
@@ -61,14 +62,14 @@ class NormalWishart(ExponentialFamily):
         """Return m, the mean of z  # shape: (*batch, D)"""
         return natural[2] / self.kappa(natural).unsqueeze(-1)
 
-    def wishart_marginal(self, natural: Natural) -> Natural:
+    def scale_marginal(self, natural: Natural) -> Natural:
         """Return the natural parameters of the Wishart of L, ((nu - D - 1)/2, -V^-1/2)."""
         square = matrices.outer(0.5 * natural[2], self.location(natural))
         return natural[0] - 0.5, natural[1] + square
 
     def marginal_location(self, natural: Natural) -> Any:
         """Return the law of z alone, a Student t with nu - D + 1 degrees, as Pyro has it."""
-        first, second = self.wishart_marginal(natural)
+        first, second = self.scale_marginal(natural)
         df = 2.0 * (first + 1.0)
         precision = -2.0 * second / (self.kappa(natural) * df).unsqueeze(-1).unsqueeze(-1)
         return dist.MultivariateStudentT(df, self.location(natural), matrices.cholesky(precision))
@@ -83,10 +84,10 @@ class NormalWishart(ExponentialFamily):
 
     def log_partition(self, natural: Natural) -> Tensor:
         constant = 0.5 * natural[2].shape[-1] * (LOG_TWO_PI - self.kappa(natural).log())
-        return _WISHART.log_partition(self.wishart_marginal(natural)) + constant
+        return _WISHART.log_partition(self.scale_marginal(natural)) + constant
 
     def mean_params(self, natural: Natural) -> MeanParams:
-        expected_log, mean = _WISHART.mean_params(self.wishart_marginal(natural))
+        expected_log, mean = _WISHART.mean_params(self.scale_marginal(natural))
         location = self.location(natural)
         weighted = matrices.apply(mean, location)
         spread = location.shape[-1] / self.kappa(natural)
@@ -109,10 +110,10 @@ class NormalWishart(ExponentialFamily):
     def in_domain(self, natural: Natural) -> Tensor:
         kappa = self.kappa(natural)
         positive = (kappa > 0.0) & (kappa < math.inf)
-        return positive & _WISHART.in_domain(self.wishart_marginal(natural))
+        return positive & _WISHART.in_domain(self.scale_marginal(natural))
 
     def distribution(self, natural: Natural) -> Any:
-        first, second = self.wishart_marginal(natural)
+        first, second = self.scale_marginal(natural)
         location = self.location(natural)
         df = 2.0 * first + (location.shape[-1] + 1.0)
         with self.naming_domain():
@@ -130,7 +131,7 @@ class NormalWishart(ExponentialFamily):
         # kappa, where the blocks are independent, and on to the natural parameters.
         second = matrices.symmetric_part(covector[1])
         third, fourth = covector[2:]
-        wishart, kappa = self.wishart_marginal(natural), self.kappa(natural)
+        wishart, kappa = self.scale_marginal(natural), self.kappa(natural)
         mean, location = _WISHART.mean_params(wishart)[1], self.location(natural)
         d_location = matrices.solve(
             matrices.cholesky(mean), third - matrices.apply(second, location)
@@ -144,7 +145,7 @@ class NormalWishart(ExponentialFamily):
         return d_first, d_second - 0.5 * d_square, d_direction, -0.5 * d_kappa
 
     def entropy(self, natural: Natural) -> Tensor:
-        wishart = self.wishart_marginal(natural)
+        wishart = self.scale_marginal(natural)
         dim = natural[2].shape[-1]
         constant = 0.5 * dim * (1.0 + LOG_TWO_PI - self.kappa(natural).log())
         conditional = constant - 0.5 * _WISHART.mean_params(wishart)[0]
@@ -152,7 +153,7 @@ class NormalWishart(ExponentialFamily):
 
     def kl(self, natural_q: Natural, natural_p: Natural) -> Tensor:
         # KL of the marginals of L, and the expected one of the normals given L.
-        wishart_q, wishart_p = self.wishart_marginal(natural_q), self.wishart_marginal(natural_p)
+        wishart_q, wishart_p = self.scale_marginal(natural_q), self.scale_marginal(natural_p)
         gap = self.location(natural_q) - self.location(natural_p)
         kappa_p = self.kappa(natural_p)
         distance = kappa_p * _square(_WISHART.mean_params(wishart_q)[1], gap)
@@ -167,7 +168,7 @@ class NormalWishart(ExponentialFamily):
         whitened = matrices.apply(factor.mT, vector - self.location(natural))
         constant = 0.5 * vector.shape[-1] * (kappa.log() - LOG_TWO_PI)
         conditional = matrices.log_diagonal(factor) - 0.5 * kappa * whitened.square().sum(-1)
-        return _WISHART.log_prob(self.wishart_marginal(natural), matrix) + constant + conditional
+        return _WISHART.log_prob(self.scale_marginal(natural), matrix) + constant + conditional
 
 
 register_family(NormalWishart)

@@ -20,9 +20,10 @@ from .axes import Address, Axis, all_axes, rename, same_address
 from .blocks import Block
 from .coincidence import coincidence
 from .folding import Expanded, folded_product, merge_into, merged_product
-from .moments import COV, LOG, LOG1M, MEAN, SECOND, sufficient_statistics
+from .joint import joint_moment
 from .plan import Marginal, Mass, Plan, Product, Stat, is_linear_product
 from .polynomial import Polynomial, key_of
+from .statistics import COV, MEAN, SECOND, sufficient_statistics
 from .terms import (
     Affine,
     Atom,
@@ -137,27 +138,32 @@ def _expectation(
     and its mean becomes ``E[z] + Cov(z, f)``; the mass is ``E[exp f]``. Products of Gaussian
     variables then follow by Isserlis' theorem, pair by pair.
     """
-    stats: tuple[Stat | Mass, ...] = ()
+    elements: list[Atom] = []
     others: dict[Block, list[Atom]] = {}
     for atom in term.atoms:
-        if not atom.site.gaussian:
-            others.setdefault(layout[atom.site.name], []).append(atom)
-    for block, atoms in others.items():
-        stats += _elementwise_moment(block, atoms)
-    gaussian = [a for a in term.atoms if a.site.gaussian]
-    elements = tuple(a for a in gaussian for _ in range(int(a.power)))
+        block = layout[atom.site.name]
+        if block.gaussian:
+            elements += [atom] * int(atom.power)
+        else:
+            others.setdefault(block, []).append(atom)
     if len(elements) > MAX_DEGREE:
         names = " ".join(dict.fromkeys(a.site.name for a in elements))
         raise NotPolynomial(f"degree {len(elements)} in {names}")
     tilts = _combined(term.exponentials)
-    stats += _masses(tilts, layout, marginals)
-    start = _Partial(Expanded(term.number, term.constants, stats), elements, tilts)
+    choices: list[tuple[Stat | Mass, ...]] = [_masses(tilts, layout, marginals)]
+    for block, atoms in others.items():
+        joint = block.is_joint
+        own = joint_moment(block, atoms, term, out) if joint else [_own_moment(block, atoms)]
+        choices = [(*before, *more) for before in choices for more in own]
+    left = [
+        _Partial(Expanded(term.number, term.constants, stats), tuple(elements), tilts)
+        for stats in choices
+    ]
     done: list[Expanded] = []
-    open_ = [start]
-    while open_:
-        partial = open_.pop()
+    while left:
+        partial = left.pop()
         if partial.elements:
-            open_.extend(reversed(_paired(partial, layout, out)))
+            left.extend(reversed(_paired(partial, layout, out)))
         else:
             done.append(partial.product)
     return done
@@ -175,8 +181,10 @@ def _paired(partial: _Partial, layout: Layout, out: tuple[Axis, ...]) -> list[_P
     shifts = [t for e in partial.tilts for t in e.terms if layout[t.atoms[0].site.name] is block]
     others = tuple(a for a in rest if not any(a is t for t in twins))
     if len(twins) == 1 and not shifts and _coincide(block, first, twins[0]):
-        where = (*_flat(block, first), *_event(block, twins[0]))
-        return [partial.times(1.0, (), (Stat(block, SECOND, where),), others)]
+        own = _own_batch(block, first)
+        if not block.row_dims or _sums_rows_alone(partial, block, first, others, out):
+            where = (*own, *_event(block, first), *_event(block, twins[0]))
+            return [partial.times(1.0, (), (Stat(block, SECOND, where),), others)]
     mean = Stat(block, MEAN, _flat(block, first))
     result = [partial.times(1.0, (), (mean,), tuple(rest))]
     for term in shifts:
@@ -204,9 +212,38 @@ def _covaried(
     batch, _ = block.place(first)
     other, _ = block.place(term.atoms[0])
     deltas, renaming = coincidence(batch, other, out)
-    cov = Stat(block, COV, (*_flat(block, first), *_event(block, term.atoms[0])))
+    events = (*_event(block, first), *_event(block, term.atoms[0]))
+    cov = Stat(block, COV, (*_own_batch(block, first), *events))
     grown = partial.times(term.number, term.constants + deltas, (cov,), left)
     return grown.renamed(renaming)
+
+
+def _own_batch(block: Block, atom: Atom) -> tuple[Address, ...]:
+    """The addresses along the batch dims that have covariances of their own."""
+    return block.place(atom)[0][: len(block.own_shape)]
+
+
+def _sums_rows_alone(
+    partial: _Partial, block: Block, pair: Atom, others: tuple[Atom, ...], out: tuple[Axis, ...]
+) -> bool:
+    """Whether the product is summed over all rows of ``z z'`` and nothing else runs along them.
+
+    Then it holds the mean parameter ``sum_n z_n z_n'`` of rows that share a covariance.
+    """
+    rows = block.place(pair)[0][len(block.own_shape) :]
+    own = partial.product
+    elsewhere = {
+        *out,
+        *all_axes(w for f in (*own.constants, *own.stats, *others) for w in f.where),
+        *all_axes((*_own_batch(block, pair), *_event(block, pair))),
+    }
+    plain = [w for w in rows if isinstance(w, Axis) and w not in elsewhere]
+    fixed = [
+        w
+        for w, size in zip(rows, block.batch_shape[len(block.own_shape) :], strict=True)
+        if size == 1
+    ]
+    return len(plain) + len(fixed) == len(rows) and len(set(plain)) == len(plain)
 
 
 def _coincide(block: Block, first: Atom, second: Atom) -> bool:
@@ -267,6 +304,9 @@ def _blocks(tilt: Exponential, layout: Layout) -> frozenset[Block]:
 
 
 def _mass(group: list[Exponential], layout: Layout, marginals: _Marginals | None) -> Mass:
+    heavy = [s.name for e in group for s in e.exponent.sites if not layout[s.name].gaussian]
+    if heavy:
+        raise NotPolynomial(f"`exp` of {heavy[0]}, whose posterior has heavy tails")
     if len(group) == 1:
         exponent, power, where = group[0].exponent, group[0].power, group[0].where
     else:
@@ -278,21 +318,28 @@ def _mass(group: list[Exponential], layout: Layout, marginals: _Marginals | None
     return Mass(blocks, marginal, tuple(a.size for a in exponent.dims), where)
 
 
-def _elementwise_moment(block: Block, atoms: list[Atom]) -> tuple[Stat, ...]:
-    """Gamma, Beta, Dirichlet: one statistic, or powers of the same element."""
+def _own_moment(block: Block, atoms: list[Atom]) -> tuple[Stat, ...]:
+    """Gamma, Beta, Dirichlet, Wishart: one statistic, or powers of the same element."""
     name = atoms[0].site.name
     if any(not same_atoms(a, atoms[0]) for a in atoms[1:]):
         raise NotPolynomial(f"a product of different elements of {name}")
     kinds = {a.kind for a in atoms}
+    sufficient = sufficient_statistics(block)
     if kinds == {"power"}:
-        power = sum(a.power for a in atoms)
-        return () if power == 0 else (Stat(block, ("power", power), atoms[0].where),)
+        which = ("power", sum(a.power for a in atoms))
+        if which not in sufficient and atoms[0].site.event_dim == 2:
+            raise NotPolynomial(f"power {which[1]:g} of the matrix {name}")
+        return () if which[1] == 0 else (Stat(block, which, atoms[0].where),)
     if len(atoms) > 1:
         raise NotPolynomial(f"a product of {' and '.join(sorted(kinds))} of {name}")
-    which = LOG if atoms[0].kind == "log" else LOG1M
-    if which not in sufficient_statistics(block):
-        raise NotPolynomial(f"log(1 - {name}) under a {block.family.name}")
+    which = (atoms[0].kind, 1)
+    if which not in sufficient:
+        raise NotPolynomial(f"{LOGARITHMS[atoms[0].kind].format(name)} under a {block.family.name}")
     return (Stat(block, which, atoms[0].where),)
+
+
+#: How the logarithms are written in a reason.
+LOGARITHMS = {"log": "log({})", "log1m": "log(1 - {})", "logdet": "logdet({})"}
 
 
 def _flat(block: Block, atom: Atom) -> tuple[Address, ...]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from .axes import Address, Axis, common_device, on_device, take
 from .blocks import Block
 from .contraction import Operand, contract
-from .moments import Moments, Statistic, statistic_shape, sufficient_statistics
+from .moments import Moments
+from .statistics import Statistic, statistic_shape, sufficient_statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class Stat:
     @property
     def shape(self) -> tuple[int, ...]:
         """The sizes of the dims that its addresses name (a vector's lacks the last one)."""
-        return statistic_shape(self.block)
+        return statistic_shape(self.block, self.which)
 
     @property
     def key(self) -> Hashable:

@@ -7,8 +7,8 @@ A :class:`Polynomial` is a sum of products. Each product has a number, some cons
 some atoms (:class:`Atom`: a power or a logarithm of the elements of one latent) and exponentials of
 affine Gaussian expressions, each addressed by named axes. Sums, products, contractions and indexing
 stay in this form by construction, without rewriting: it is canonical from the start (the form of
-Autoconj, Hoffman, Johnson & Tran 2018). Operations that leave it raise :class:`NotPolynomial`, which the caller turns
-into another tier.
+Autoconj, Hoffman, Johnson & Tran 2018). Operations that leave it raise :class:`NotPolynomial`,
+which the caller turns into another tier.
 """
 
 from collections.abc import Iterable, Sequence

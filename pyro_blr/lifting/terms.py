@@ -253,6 +253,10 @@ def atom_power(atom: Atom, power: float) -> Atom:
 
 def atom_log(atom: Atom) -> Term:
     """The logarithm of an atom, if it is a term."""
+    if atom.site.event_dim == 2:
+        if atom.kind != "power" or atom.power != 1 or atom.site.shape[-2:] != (1, 1):
+            raise NotPolynomial(f"log of an entry of the matrix {atom.site.name}")
+        return Term(1.0, (), (Atom(atom.site, "logdet", 1, atom.where[:-2]),))
     if atom.kind != "power" or atom.site.gaussian:
         raise NotPolynomial(f"log of {'a Gaussian' if atom.site.gaussian else atom.kind}")
     return Term(float(atom.power), (), (Atom(atom.site, "log", 1, atom.where),))

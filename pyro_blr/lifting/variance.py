@@ -6,8 +6,8 @@
 from .axes import Axis, all_axes, rename, take
 from .coincidence import coincidence
 from .contraction import Operand
-from .moments import COV
 from .plan import Plan, Product, Stat
+from .statistics import COV
 from .terms import NotPolynomial
 
 
