@@ -7,6 +7,7 @@ from pyro_blr.families.base import ExponentialFamily, MeanParams, Natural
 from pyro_blr.families.bernoulli import Bernoulli
 from pyro_blr.families.beta import Beta
 from pyro_blr.families.categorical import Categorical
+from pyro_blr.families.diagonal_normal import DiagonalNormal
 from pyro_blr.families.dirichlet import Dirichlet
 from pyro_blr.families.gamma import Gamma
 from pyro_blr.families.inverse_gamma import InverseGamma
@@ -26,12 +27,14 @@ from pyro_blr.families.registry import (
     register_family,
     registered_families,
 )
+from pyro_blr.families.shared_covariance_normal import SharedCovarianceNormal
 from pyro_blr.families.wishart import Wishart
 
 __all__ = [
     "Bernoulli",
     "Beta",
     "Categorical",
+    "DiagonalNormal",
     "Dirichlet",
     "ExponentialFamily",
     "Gamma",
@@ -46,6 +49,7 @@ __all__ = [
     "NormalInverseGammaDistribution",
     "NormalWishart",
     "NormalWishartDistribution",
+    "SharedCovarianceNormal",
     "Wishart",
     "find_family",
     "get_family",

@@ -68,6 +68,32 @@ def multivariate_normal(q: Any, z: Tensor) -> Card:
     )
 
 
+def diagonal_normal(q: Any, z: Tensor) -> Card:
+    each = normal(q.base_dist, z)
+    return Card(
+        one(z, 1),
+        each.statistics,
+        each.natural,
+        each.mean_params,
+        each.log_partition.sum(-1),
+        each.entropy.sum(-1),
+    )
+
+
+def shared_covariance_normal(q: Any, z: Tensor) -> Card:
+    M, P = q.base_dist.loc, q.base_dist.precision_matrix[..., 0, :, :]
+    N, D = M.shape[-2:]
+    MP, log_det = torch.einsum("...ni,...ij->...nj", M, P), torch.logdet(P)
+    return Card(
+        one(z, 2),
+        (z, torch.einsum("...ni,...nj->...ij", z, z)),
+        (MP, -P / 2),
+        (M, torch.einsum("...ni,...nj->...ij", M, M) + N * P.inverse()),
+        (M * MP).sum((-2, -1)) / 2 - N * log_det / 2 + N * D * LOG_TWO_PI / 2,
+        N * D / 2 + N * D * LOG_TWO_PI / 2 - N * log_det / 2,
+    )
+
+
 def gamma(q: Any, z: Tensor) -> Card:
     a, b = q.concentration, q.rate
     return Card(
@@ -255,6 +281,8 @@ def normal_wishart(q: Any, z: Tensor) -> Card:
 CARDS: dict[type, Callable[[Any, Tensor], Card]] = {
     f.Normal: normal,
     f.MultivariateNormal: multivariate_normal,
+    f.DiagonalNormal: diagonal_normal,
+    f.SharedCovarianceNormal: shared_covariance_normal,
     f.Gamma: gamma,
     f.Beta: beta,
     f.Dirichlet: dirichlet,

@@ -98,6 +98,11 @@ def _multivariate_normal(normal: Draw) -> Natural:
     return (precision @ normal(3).unsqueeze(-1)).squeeze(-1), -precision / 2
 
 
+def _shared_covariance_normal(normal: Draw) -> Natural:
+    precision = _precision(normal, 2)
+    return normal(3, 2) @ precision, -precision / 2
+
+
 def _wishart(normal: Draw) -> Natural:
     return normal().exp(), -_precision(normal, 3)
 
@@ -154,6 +159,19 @@ ROWS = (
             (t(1.0, 1.0), -INDEFINITE),
             (t(1.0, 1.0), torch.zeros(2, 2, dtype=torch.float64)),
             (t(1.0, 1.0), torch.eye(2, dtype=torch.float64)),
+        ),
+    ),
+    Row(
+        f.DiagonalNormal(),
+        lambda normal: (2 * normal(3), -normal(3).exp() / 2),
+        outside=((t(1.0, 1.0), t(-1.0, 0.0)), (t(1.0, 1.0), t(1e-300, -1.0))),
+    ),
+    Row(
+        f.SharedCovarianceNormal(),
+        _shared_covariance_normal,
+        outside=(
+            (torch.ones(3, 2).double(), -INDEFINITE),
+            (torch.ones(3, 2).double(), torch.zeros(2, 2).double()),
         ),
     ),
     Row(

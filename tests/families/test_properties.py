@@ -46,6 +46,16 @@ def multivariate_normal(precision: Tensor, seed: int) -> Natural:
     return precision @ location(precision, seed), -precision / 2
 
 
+def diagonal_normal(precision: Tensor, seed: int) -> Natural:
+    diagonal = precision.diagonal()
+    return diagonal * location(precision, seed), -diagonal / 2
+
+
+def shared_covariance_normal(precision: Tensor, seed: int) -> Natural:
+    rows = torch.stack([location(precision, seed + k) for k in range(3)])
+    return rows @ precision, -precision / 2
+
+
 def normal_gamma(precision: Tensor, seed: int, a: float, b: float) -> Natural:
     m = location(precision, seed)
     return (
@@ -78,6 +88,8 @@ MODERATE = st.floats(-1, 2).map(lambda x: 10.0**x)
 WIDE = {
     "Normal": st.builds(normal, REAL, st.floats(-4, 4).map(lambda x: 10.0**x)),
     "MultivariateNormal": st.builds(multivariate_normal, precisions(), SEED),
+    "DiagonalNormal": st.builds(diagonal_normal, precisions(), SEED),
+    "SharedCovarianceNormal": st.builds(shared_covariance_normal, precisions(), SEED),
     "Gamma": st.builds(lambda a, b: (tensor(a - 1), tensor(-b)), SHAPE, RATE),
     "Beta": st.builds(lambda a, b: (tensor(a - 1), tensor(b - 1)), SHAPE, SHAPE),
     "Dirichlet": st.lists(SHAPE, min_size=2, max_size=6).map(lambda a: (tensor(*a) - 1,)),
