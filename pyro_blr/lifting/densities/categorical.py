@@ -1,17 +1,18 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Log probabilities of one class out of several."""
+"""Log probabilities of a class out of several, and of counts of classes."""
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 
 from .. import constants
 from ..axes import Axis, Gather
 from ..polynomial import Numeric, Polynomial, polynomial
 from ..terms import NotPolynomial, Term
-from .registry import register_density
-from .special import as_tensor
+from .registry import attributes, register_density
+from .special import as_tensor, log_factorial, of_constant
 
 
 @register_density(dist.Categorical)
@@ -62,10 +63,55 @@ def _is_class(index: Tensor, k: int) -> Tensor:
     return (index == k).double()
 
 
+@register_density(dist.OneHotCategorical, attributes("probs"))
+def one_hot_categorical(
+    value: Numeric, probs: Numeric | None = None, logits: Numeric | None = None
+) -> Polynomial:
+    """``sum_k value_k log(p_k)``, the value a constant."""
+    return _weighted_log_probs(value, probs, logits)
+
+
+@register_density(dist.Multinomial, attributes("total_count", "probs"))
+def multinomial(
+    value: Numeric,
+    total_count: int = 1,
+    probs: Numeric | None = None,
+    logits: Numeric | None = None,
+) -> Polynomial:
+    """``log n! + sum_k (value_k log(p_k) - log value_k!)``, the value a constant of sum n."""
+    return _weighted_log_probs(value, probs, logits) + of_constant(_log_arrangements, value)
+
+
+def _log_arrangements(value: Tensor) -> Tensor:
+    return log_factorial(value.sum(-1)) - log_factorial(value).sum(-1)
+
+
+def _weighted_log_probs(
+    value: Numeric, probs: Numeric | None, logits: Numeric | None
+) -> Polynomial:
+    """``sum_k value_k log(p_k)`` of counts (..., K)."""
+    if isinstance(value, Polynomial):
+        raise NotPolynomial("a discrete value that depends on a latent")
+    counts = as_tensor(value)
+    classes = _classes(polynomial(probs)) if probs is not None else None
+    if classes is None:
+        return (_normalised_log_probs(probs, logits) * counts).sum((-1,))
+    total = polynomial(0.0)
+    for k, one in enumerate(classes):
+        total = total + one.log() * polynomial(constants.memo(_of_class, (counts,), k))
+    return total
+
+
+def _of_class(counts: Tensor, k: int) -> Tensor:
+    return counts[..., k].double()
+
+
 def _normalised_log_probs(probs: Numeric | None, logits: Numeric | None) -> Polynomial:
     """log theta of a point of the simplex; anything else would have to be normalised first."""
     kind, given = ("power", probs) if probs is not None else ("log", logits)
     value = polynomial(given)  # type: ignore[arg-type]
+    if isinstance(given, Tensor):
+        return of_constant(_log_normalised if probs is not None else _log_softmax, given)
     if len(value.terms) == 1:
         term = value.terms[0]
         whole = len(term.atoms) == 1 and term.number == 1.0 and not term.constants
@@ -77,6 +123,15 @@ def _normalised_log_probs(probs: Numeric | None, logits: Numeric | None) -> Poly
             if plain and atom.site.event_dim == 1 and last is value.dims[-1]:
                 return value.log() if kind == "power" else value
     raise NotPolynomial("class probabilities that are not one latent on the simplex")
+
+
+def _log_normalised(probs: Tensor) -> Tensor:
+    probs = probs.double()
+    return probs.log() - probs.sum(-1, keepdim=True).log()
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return torch.log_softmax(logits.double(), -1)
 
 
 def pick_last(value: Polynomial, index: Tensor) -> Polynomial:

@@ -71,7 +71,10 @@ def density_of(distribution: type) -> Density | None:
 
 
 def _log_density(distribution: Any) -> tuple[Any, ...]:
-    return distribution.log_prob, *distribution.arg_constraints
+    """What makes a class's log density: the function, and the names that it takes."""
+    constraints = distribution.arg_constraints  # torch makes a property of a Uniform's
+    names = tuple(constraints) if isinstance(constraints, dict) else constraints
+    return distribution.log_prob, names
 
 
 def takes_arguments_of(distribution: type) -> bool:

@@ -69,3 +69,25 @@ def broadcast_dims(*values: Polynomial) -> tuple[Axis | None, ...]:
     """New axes for the shape that some polynomials broadcast to."""
     shape = torch.broadcast_shapes(*(v.shape for v in values))
     return tuple(Axis(s) if s != 1 else None for s in shape)
+
+
+def scaled(value: Numeric, number: float) -> Polynomial:
+    """``number value``, of a constant as one constant: ``exp`` takes no product of two."""
+    if isinstance(value, Tensor):
+        return polynomial(constants.memo(_times, (value,), number))
+    return polynomial(value) * number
+
+
+def _times(value: Tensor, number: float) -> Tensor:
+    return value.double() * number
+
+
+def log_complement(value: Numeric) -> Polynomial:
+    """``log(1 - value)``: of a constant, or of a polynomial whose complement has a logarithm."""
+    if isinstance(value, Polynomial):
+        return (1 - value).log()
+    return of_constant(_log1m, value)
+
+
+def _log1m(value: Tensor) -> Tensor:
+    return (-value.double()).log1p()
