@@ -25,6 +25,7 @@ COUNTS = torch.arange(N * K).reshape(N, K).remainder(3).double()
 VECTORS = torch.cos(torch.arange(N * 3.0)).reshape(N, 3)
 ROOT = torch.tensor([[1.2, 0.0, 0.0], [0.3, 0.8, 0.0], [-0.4, 0.1, 0.6]])
 COVARIANCE = ROOT @ ROOT.mT
+MATRICES = COVARIANCE + VECTORS.unsqueeze(-1) * VECTORS.unsqueeze(-2)
 
 Row = tuple[Callable[..., Any], dict[str, Any], Tensor]
 
@@ -72,4 +73,6 @@ ROWS: list[Row] = [
     (dist.MultivariateNormal, {"loc": VECTORS, "covariance_matrix": COVARIANCE}, VECTORS + 0.3),
     (dist.MultivariateNormal, {"loc": VECTORS, "precision_matrix": COVARIANCE}, VECTORS * 2),
     (dist.MultivariateNormal, {"loc": VECTORS, "scale_tril": ROOT}, VECTORS.flip(0)),
+    (dist.Wishart, {"df": 4.5, "covariance_matrix": COVARIANCE}, MATRICES),
+    (dist.Wishart, {"df": 3 + POSITIVE, "scale_tril": ROOT}, MATRICES),
 ]
