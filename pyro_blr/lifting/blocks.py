@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..families import ExponentialFamily
+from ..families import ExponentialFamily, NormalGamma, NormalInverseGamma, NormalWishart
 from .axes import Address, Gather, all_axes, axes_of, device_of, grid
 from .terms import Atom, LatentSite
 
@@ -40,6 +40,8 @@ class Block:
     :param tuple batch_shape: the dims along which its elements are independent.
     :param int event_size: the length of the event dim; ``None`` where the family has scalar events.
     :param placements: where each site lies, by name.
+    :param int row_dims: how many of the last batch dims share one covariance, that is never
+        expanded along them.
     """
 
     name: str
@@ -48,11 +50,34 @@ class Block:
     batch_shape: tuple[int, ...]
     event_size: int | None
     placements: Mapping[str, Placement]
+    row_dims: int = 0
 
     @property
     def gaussian(self) -> bool:
         """Whether the block is Gaussian."""
-        return self.sites[0].gaussian
+        return self.sites[0].gaussian and not self.is_joint
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether it is a Gaussian whose precision is its last site."""
+        return isinstance(self.family, NormalGamma | NormalInverseGamma | NormalWishart)
+
+    @property
+    def scale(self) -> LatentSite:
+        """The precision (or variance) of a joint block."""
+        return self.sites[-1]
+
+    @property
+    def own_shape(self) -> tuple[int, ...]:
+        """The batch dims along which covariances differ."""
+        return self.batch_shape[: len(self.batch_shape) - self.row_dims]
+
+    @property
+    def location_size(self) -> int:
+        """The length of the Gaussian part of a joint block's event dim."""
+        assert self.event_size is not None
+        scale = self.event_slice(self.scale)
+        return self.event_size - (scale.stop - scale.start)
 
     def event_dims(self, site: LatentSite) -> tuple[int, ...]:
         """The dims of a site that lie along the block's event dim."""
@@ -76,7 +101,8 @@ class Block:
         dims = self.event_dims(atom.site)
         where = [atom.where[d] for d in dims]
         sizes = tuple(atom.site.shape[d] for d in dims)
-        whole = placement.offset == 0 and sizes == (self.event_size,)
+        size = self.location_size if self.is_joint else self.event_size
+        whole = placement.offset == 0 and sizes == (size,)
         return batch, where[0] if whole else _ravel(where, sizes, placement.offset)
 
 

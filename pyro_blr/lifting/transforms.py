@@ -118,7 +118,7 @@ def _log_abs(scale: Tensor) -> Tensor:
 
 
 def is_positive(value: Polynomial) -> bool:
-    """Whether a polynomial is one product of positive numbers, constants and statistics."""
+    """Whether a polynomial is one product of positive factors; exponentials are positive."""
     if len(value.terms) != 1:
         return False
     term = value.terms[0]
@@ -130,9 +130,11 @@ def is_positive(value: Polynomial) -> bool:
 
 
 def _is_positive_atom(atom: Atom) -> bool:
-    if atom.kind == "power":
-        return not atom.site.gaussian or atom.power % 2 == 0
-    return atom.kind == "exp"
+    if atom.kind != "power":
+        return False
+    if atom.site.gaussian:
+        return atom.power % 2 == 0
+    return atom.site.event_dim < 2  # an element of a Wishart matrix has either sign
 
 
 def _all_positive(value: Tensor) -> bool:

@@ -48,7 +48,7 @@ def _classes(probs: Polynomial) -> list[Polynomial] | None:
     for one in classes[1:]:
         total = total.with_dims(total.dims) + one
     terms = total.simplified().terms
-    is_one = len(terms) == 1 and not terms[0].atoms and not terms[0].constants
+    is_one = len(terms) == 1 and terms[0].is_constant and not terms[0].constants
     return classes if is_one and terms[0].number == 1.0 else None
 
 
@@ -114,7 +114,9 @@ def _normalised_log_probs(probs: Numeric | None, logits: Numeric | None) -> Poly
         return of_constant(_log_normalised if probs is not None else _log_softmax, given)
     if len(value.terms) == 1:
         term = value.terms[0]
-        whole = len(term.atoms) == 1 and term.number == 1.0 and not term.constants
+        plain_product = not term.constants and not term.exponentials
+        whole = len(term.atoms) == 1 and term.number == 1.0 and plain_product
+        whole = whole and not term.exponentials
         if whole:
             atom = term.atoms[0]
             last = atom.where[-1] if atom.where else None

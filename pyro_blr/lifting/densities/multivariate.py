@@ -1,8 +1,9 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Log densities of Gaussian vectors."""
+"""Log densities of Gaussian vectors and of their precision matrices."""
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor
 
 from .. import constants
+from ..matrices import precision_of
 from ..polynomial import Numeric, Polynomial, polynomial
 from ..terms import NotPolynomial
 from .real import LOG_2PI
 from .registry import as_given, register_density
+from .special import as_tensor
 
 
 def _reads(fn: Any) -> dict[str, Any]:
@@ -32,8 +35,17 @@ def multivariate_normal(
     precision_matrix: Numeric | None = None,
     scale_tril: Numeric | None = None,
 ) -> Polynomial:
-    """The normal density of a vector, its covariance (in any of three forms) a constant."""
-    precision, half_log_det = _precision(covariance_matrix, precision_matrix, scale_tril)
+    """The normal density of a vector, by any of the three forms of its covariance.
+
+    The form may be a constant, or depend on latents as :mod:`~pyro_blr.lifting.matrices` says.
+    """
+    forms = {
+        "scale_tril": scale_tril,
+        "precision_matrix": precision_matrix,
+        "covariance_matrix": covariance_matrix,
+    }
+    name, matrix = next((n, m) for n, m in forms.items() if m is not None)
+    precision, half_log_det = precision_of(name, matrix)
     residual = polynomial(value) - loc
     rows = residual.with_dims((*residual.dims, None))
     columns = residual.with_dims((*residual.dims[:-1], None, residual.dims[-1]))
@@ -41,35 +53,45 @@ def multivariate_normal(
     return quadratic * -0.5 + half_log_det - 0.5 * LOG_2PI * precision.shape[-1]
 
 
-def _precision(
-    covariance: Numeric | None, precision: Numeric | None, scale_tril: Numeric | None
-) -> tuple[Tensor, Polynomial]:
-    """The precision matrix and half its log determinant, of a constant covariance."""
-    given = [
-        (m, f)
-        for m, f in (
-            (scale_tril, _from_scale_tril),
-            (precision, _from_precision),
-            (covariance, _from_covariance),
-        )
-        if m is not None
-    ]
-    matrix, function = given[0]
-    if not isinstance(matrix, Tensor):
-        raise NotPolynomial("a covariance matrix that depends on a latent")
-    result, half_log_det = constants.memo(function, (matrix,))
-    return result, polynomial(half_log_det)
+def _reads_wishart(fn: Any) -> dict[str, Any]:
+    """The degrees of freedom and V^-1, which torch's Wishart names precision_matrix."""
+    return {"df": fn.df, "precision_matrix": fn.precision_matrix}
 
 
-def _from_scale_tril(factor: Tensor) -> tuple[Tensor, Tensor]:
-    factor = factor.double()
-    return torch.cholesky_inverse(factor), -factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+@register_density(dist.Wishart, _reads_wishart)
+def wishart(
+    value: Numeric,
+    df: Numeric,
+    covariance_matrix: Numeric | None = None,
+    precision_matrix: Numeric | None = None,
+    scale_tril: Numeric | None = None,
+) -> Polynomial:
+    """``(df - D - 1)/2 log|value| - tr(V^-1 value)/2`` less its normaliser, df and V constants."""
+    forms = {
+        "scale_tril": scale_tril,
+        "precision_matrix": precision_matrix,
+        "covariance_matrix": covariance_matrix,
+    }
+    name, matrix = next((n, m) for n, m in forms.items() if m is not None)
+    inverse, half_log_det = precision_of(name, matrix)
+    freedom = polynomial(df)
+    size = inverse.shape[-1]
+    trace = (polynomial(value) * inverse).sum((-2, -1))
+    if not freedom.is_constant:
+        raise NotPolynomial("`mvlgamma` of a latent")
+    log_normalizer = polynomial(constants.memo(_log_normalizer, (as_tensor(df),), size))
+    powers = _log_det(value) * (freedom - (size + 1)) * 0.5
+    return powers - trace * 0.5 + half_log_det * freedom - log_normalizer
 
 
-def _from_covariance(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    return _from_scale_tril(torch.linalg.cholesky(matrix.double()))
+def _log_det(value: Numeric) -> Polynomial:
+    """log|value| of a latent matrix, or of data."""
+    if isinstance(value, Polynomial):
+        return precision_of("precision_matrix", value)[1] * 2.0
+    return polynomial(constants.memo(torch.logdet, (value,)))
 
 
-def _from_precision(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    factor = torch.linalg.cholesky(matrix.double())
-    return matrix.double(), factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+def _log_normalizer(df: Tensor, size: int) -> Tensor:
+    """The logarithm of a Wishart's normaliser at V = I."""
+    half = df.double() / 2
+    return torch.mvlgamma(half, size) + half * size * math.log(2)
