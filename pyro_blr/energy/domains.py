@@ -10,10 +10,12 @@ arguments that were seen before cost a look into the cache.
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.distribution import COERCIONS
 from torch import Tensor
 
 from .. import errors
@@ -84,18 +86,45 @@ def _number_inside(value: float, same: "_Same") -> bool:
     return host.truth(same.support.check(torch.tensor(value, dtype=torch.float64)).all())
 
 
+@contextmanager
+def checked_matrices() -> Iterator[None]:
+    """Check constant matrices when a distribution is made: torch factors them at once.
+
+    :raises ParameterError: without the site's name, which it does not have yet.
+    """
+    COERCIONS.append(_check_matrices)
+    try:
+        yield
+    finally:
+        if _check_matrices in COERCIONS:
+            COERCIONS.remove(_check_matrices)
+
+
+def _check_matrices(distribution: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    declared = getattr(distribution, "arg_constraints", {})
+    if not isinstance(declared, dict):
+        return
+    matrices = [k for k, c in declared.items() if c is dist.constraints.positive_definite]
+    if not matrices:
+        return
+    given = dict(zip(distribution.__signature__.parameters, args, strict=False)) | dict(kwargs)
+    for argument in matrices:
+        value, constraint = given.get(argument), declared[argument]
+        if _can_be_checked(constraint, value) and not _is_inside(value, constraint):
+            raise _wrong_argument("", distribution.__name__, argument, value, constraint)
+
+
 def _wrong_argument(
     name: str, kind: str, argument: str, value: Any, constraint: Any
 ) -> errors.BLRError:
+    what = f"the argument {argument!r} of {kind}" + (f" at site {name!r}" if name else "")
     value = torch.as_tensor(value)
     if not host.truth((value == value).all()):
         return errors.NonFiniteError(
-            f"the argument {argument!r} of {kind} at site {name!r} holds a NaN. Mend: look for the "
-            "place where it is computed."
+            f"{what} holds a NaN. Mend: look for the place where it is computed."
         )
     return errors.ParameterError(
-        f"the argument {argument!r} of {kind} at site {name!r} lies outside its domain, "
-        f"{constraint}. Mend: {_mend(constraint)}."
+        f"{what} lies outside its domain, {constraint}. Mend: {_mend(constraint)}."
     )
 
 
@@ -196,13 +225,22 @@ class _Same:
 
     def __init__(self, support: Any) -> None:
         self.support = support
-        self.key = (type(support), str(support), support.event_dim)
+        self.key = _content(support)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Same) and self.key == other.key
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+
+def _content(item: Any) -> Any:
+    """A constraint as a key; its bounds may be tensors, of which ``str`` shows a few elements."""
+    if isinstance(item, Tensor):
+        return constants.key_of(item)
+    if isinstance(item, dist.constraints.Constraint):
+        return type(item), tuple((k, _content(v)) for k, v in vars(item).items())
+    return str(item)
 
 
 def _inside(value: Tensor, same: _Same) -> bool:

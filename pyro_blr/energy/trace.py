@@ -21,7 +21,7 @@ from ..lifting.distribution import coerce
 from ..lifting.tensor import LiftedTensor, last_refusal
 from ..lifting.transforms import forward, log_jacobian, sum_rightmost
 from ..lifting.wrappers import log_density, pulled_back
-from .domains import check_arguments, checked_value
+from .domains import check_arguments, checked_matrices, checked_value
 from .latents import Latent, Latents
 
 
@@ -202,7 +202,7 @@ def without_validation() -> Iterator[None]:
     """Lifted values cannot be checked one by one; what is constant is, by ``domains``."""
     torch_checks = torch.distributions.Distribution._validate_args
     try:
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(False), checked_matrices():
             yield
     finally:
         torch.distributions.Distribution.set_default_validate_args(torch_checks)
