@@ -70,7 +70,7 @@ Latents = Mapping[str, Latent]
 def block_values(block: Block, latents: Latents, draw: Tensor) -> dict[LatentSite, Tensor]:
     """The variables of a block's sites, cut from a draw of the block.
 
-    :param draw: # shape: (*sample, *batch[, event_size]); rows that share a covariance may be one dim
+    :param draw: # shape: (*sample, *batch[, event_size]); rows that share a covariance are one dim
     """
     if block.row_dims:
         sample = draw.shape[: draw.dim() - len(block.own_shape) - 2]

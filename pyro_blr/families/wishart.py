@@ -22,6 +22,22 @@ def _trace_of_product(left: Tensor, right: Tensor) -> Tensor:
     return (left * right).sum((-2, -1))
 
 
+class WishartDistribution(dist.Wishart):
+    """Pyro's Wishart with draws of its own.
+
+    torch's sampler takes every regular draw for a singular one, warns and draws again.
+    """
+
+    def rsample(self, sample_shape: Any = (), max_try_correction: int | None = None) -> Tensor:
+        """Return draws, differentiable in the parameters  # shape: (*sample_shape, *batch, D, D)"""
+        # V = L L': for K = sqrt(2) L, K B B' K' has the scale K K'/2 = V.
+        factor = self.scale_tril
+        dim = factor.shape[-1]
+        bartlett = fn.bartlett_factor(0.5 * (self.df - dim + 1.0), dim, tuple(sample_shape))
+        root: Tensor = math.sqrt(2.0) * factor @ bartlett
+        return root @ root.mT
+
+
 class Wishart(ExponentialFamily):
     """Wishart of a D x D matrix with nu degrees of freedom and scale V: the Gamma of matrices.
 
@@ -79,7 +95,8 @@ class Wishart(ExponentialFamily):
 
     def distribution(self, natural: Natural) -> Any:
         with self.naming_domain():
-            return dist.Wishart(2.0 * self._shape(natural), precision_matrix=-2.0 * natural[1])
+            shape = 2.0 * self._shape(natural)
+            return WishartDistribution(shape, precision_matrix=-2.0 * natural[1])
 
     def natural_of(self, distribution: Any) -> Natural:
         wishart = unwrap(distribution)
@@ -111,18 +128,6 @@ class Wishart(ExponentialFamily):
         main = shape_p * matrices.relative_divergence(factor_q, factor_p, shape_q / shape_p)
         dim = natural_q[1].shape[-1]
         return main + fn.bregman_stirling(natural_p[0] + 1.0, natural_q[0] + 1.0, dim)
-
-    def sample(self, natural: Natural, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        # torch's own sampler takes every regular draw for a singular one, warns and draws again.
-        with torch.no_grad():
-            return self.rsample(natural, sample_shape)
-
-    def rsample(self, natural: Natural, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        # W = C C': for K = C'^-1, K B B' K' has the scale K K'/2 = W^-1/2 = V.
-        factor = matrices.cholesky(-natural[1])
-        bartlett = fn.bartlett_factor(natural[0] + 1.0, factor.shape[-1], sample_shape)
-        root = matrices.triangular_solve(factor.mT, bartlett, upper=True)
-        return root @ root.mT
 
 
 register_family(Wishart, torch.distributions.Wishart)

@@ -181,10 +181,12 @@ class _Sinh:
         self.law = law
 
     def __call__(self, points: Tensor) -> Tensor:
-        return self.law.loc + self.law.scale * points.sinh()
+        value: Tensor = self.law.loc + self.law.scale * points.sinh()
+        return value
 
     def log_abs_det_jacobian(self, points: Tensor, values: Tensor) -> Tensor:
-        return self.law.scale.log() + points.cosh().log()
+        density: Tensor = self.law.scale.log() + points.cosh().log()
+        return density
 
 
 def _numerical_quantile(family: Any, probability: float) -> Tensor:

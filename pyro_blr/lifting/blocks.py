@@ -75,9 +75,7 @@ class Block:
     @property
     def location_size(self) -> int:
         """The length of the Gaussian part of a joint block's event dim."""
-        assert self.event_size is not None
-        scale = self.event_slice(self.scale)
-        return self.event_size - (scale.stop - scale.start)
+        return self.placements[self.scale.name].offset
 
     def event_dims(self, site: LatentSite) -> tuple[int, ...]:
         """The dims of a site that lie along the block's event dim."""
@@ -92,10 +90,14 @@ class Block:
             size *= site.shape[d]
         return slice(start, start + size)
 
+    def batch_of(self, atom: Atom) -> tuple[Address, ...]:
+        """The addresses of an atom along the block's batch dims."""
+        return tuple(atom.where[d] for d in self.placements[atom.site.name].batch_dims)
+
     def place(self, atom: Atom) -> tuple[tuple[Address, ...], Address | None]:
         """The addresses of an atom along the block's batch dims and along its event dim."""
         placement = self.placements[atom.site.name]
-        batch = tuple(atom.where[d] for d in placement.batch_dims)
+        batch = self.batch_of(atom)
         if self.event_size is None:
             return batch, None
         dims = self.event_dims(atom.site)

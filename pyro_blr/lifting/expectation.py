@@ -23,7 +23,7 @@ from .folding import Expanded, folded_product, merge_into, merged_product
 from .joint import joint_moment
 from .plan import Marginal, Mass, Plan, Product, Stat, is_linear_product
 from .polynomial import Polynomial, key_of
-from .statistics import COV, MEAN, SECOND, sufficient_statistics
+from .statistics import COV, MEAN, SECOND, Statistic, sufficient_statistics
 from .terms import (
     Affine,
     Atom,
@@ -209,8 +209,7 @@ def _covaried(
 
     Elements of a plate are correlated only where they coincide.
     """
-    batch, _ = block.place(first)
-    other, _ = block.place(term.atoms[0])
+    batch, other = block.batch_of(first), block.batch_of(term.atoms[0])
     deltas, renaming = coincidence(batch, other, out)
     events = (*_event(block, first), *_event(block, term.atoms[0]))
     cov = Stat(block, COV, (*_own_batch(block, first), *events))
@@ -220,7 +219,7 @@ def _covaried(
 
 def _own_batch(block: Block, atom: Atom) -> tuple[Address, ...]:
     """The addresses along the batch dims that have covariances of their own."""
-    return block.place(atom)[0][: len(block.own_shape)]
+    return block.batch_of(atom)[: len(block.own_shape)]
 
 
 def _sums_rows_alone(
@@ -230,7 +229,7 @@ def _sums_rows_alone(
 
     Then it holds the mean parameter ``sum_n z_n z_n'`` of rows that share a covariance.
     """
-    rows = block.place(pair)[0][len(block.own_shape) :]
+    rows = block.batch_of(pair)[len(block.own_shape) :]
     own = partial.product
     elsewhere = {
         *out,
@@ -247,7 +246,7 @@ def _sums_rows_alone(
 
 
 def _coincide(block: Block, first: Atom, second: Atom) -> bool:
-    mine, theirs = block.place(first)[0], block.place(second)[0]
+    mine, theirs = block.batch_of(first), block.batch_of(second)
     return all(same_address(v, w) for v, w in zip(mine, theirs, strict=True))
 
 
@@ -326,13 +325,13 @@ def _own_moment(block: Block, atoms: list[Atom]) -> tuple[Stat, ...]:
     kinds = {a.kind for a in atoms}
     sufficient = sufficient_statistics(block)
     if kinds == {"power"}:
-        which = ("power", sum(a.power for a in atoms))
+        which: Statistic = ("power", sum(a.power for a in atoms))
         if which not in sufficient and atoms[0].site.event_dim == 2:
             raise NotPolynomial(f"power {which[1]:g} of the matrix {name}")
         return () if which[1] == 0 else (Stat(block, which, atoms[0].where),)
     if len(atoms) > 1:
         raise NotPolynomial(f"a product of {' and '.join(sorted(kinds))} of {name}")
-    which = (atoms[0].kind, 1)
+    which = (atoms[0].kind, 1.0)
     if which not in sufficient:
         raise NotPolynomial(f"{LOGARITHMS[atoms[0].kind].format(name)} under a {block.family.name}")
     return (Stat(block, which, atoms[0].where),)

@@ -16,7 +16,7 @@ from .axes import Address, Axis, all_axes, same_address
 from .blocks import Block
 from .plan import Stat
 from .statistics import LOCATION, LOG, LOGDET, MEAN, SCALED, SCALED_SECOND, SPREAD
-from .terms import Atom, NotPolynomial, Term
+from .terms import Atom, Constant, NotPolynomial, Term
 
 
 def joint_moment(
@@ -27,9 +27,9 @@ def joint_moment(
     :param term: the product that the atoms are of.
     :raises NotPolynomial: if it has no closed form here.
     """
-    batch = block.place(atoms[0])[0]
+    batch = block.batch_of(atoms[0])
     for atom in atoms[1:]:
-        if not all(map(same_address, batch, block.place(atom)[0])):
+        if not all(map(same_address, batch, block.batch_of(atom))):
             raise NotPolynomial(f"a product of different elements of {block.name}")
     scale = [a for a in atoms if a.site is block.scale]
     location = [a for a in atoms if a.site is not block.scale for _ in range(int(a.power))]
@@ -48,7 +48,7 @@ def _event(block: Block, atom: Atom) -> Address:
 
 def _with_number(block: Block, scale: list[Atom], location: list[Atom]) -> list[tuple[Stat, ...]]:
     """Powers of tau (or of s2) times at most two elements of z."""
-    batch = block.place((scale or location)[0])[0]
+    batch = block.batch_of((scale or location)[0])
     if any(a.kind != "power" for a in scale):
         if len(scale) > 1 or location or scale[0].kind != "log":
             raise NotPolynomial(f"a product with a logarithm of {block.scale.name}")
@@ -79,7 +79,7 @@ def _with_matrix(
     if len(scale) != 1:
         raise NotPolynomial(f"{block.name} in a product that its joint law has no moment for")
     (matrix,) = scale
-    batch = block.place(matrix)[0]
+    batch = block.batch_of(matrix)
     if matrix.kind == "logdet" and not location:
         return (Stat(block, LOGDET, batch),)
     if matrix.kind != "power" or matrix.power != 1:
@@ -101,5 +101,6 @@ def _is_summed_here(address: Address, term: Term, out: tuple[Axis, ...], matrix:
     """Whether an axis of the matrix meets one element of z and nothing else of the product."""
     if not isinstance(address, Axis) or address in out:
         return False
-    runs = [f for f in (*term.constants, *term.atoms) if address in all_axes(f.where)]
+    factors: tuple[Constant | Atom, ...] = (*term.constants, *term.atoms)
+    runs = [f for f in factors if address in all_axes(f.where)]
     return len(runs) == 2 and any(f is matrix for f in runs)

@@ -24,7 +24,7 @@ from .terms import Atom, Constant, NotPolynomial, Term
 _POWERS = {"covariance_matrix": -1.0, "precision_matrix": 1.0, "scale_tril": -2.0}
 
 
-def precision_of(name: str, matrix: Numeric) -> tuple[Numeric, Polynomial]:
+def precision_of(name: str, matrix: Numeric) -> tuple[Polynomial, Polynomial]:
     """The precision matrix, and half its log determinant along the batch dims.
 
     :param name: which of a multivariate normal's three arguments the matrix is.
@@ -32,10 +32,10 @@ def precision_of(name: str, matrix: Numeric) -> tuple[Numeric, Polynomial]:
     """
     if isinstance(matrix, Polynomial) and not matrix.is_constant:
         return _lifted_precision(name, matrix)
-    if isinstance(matrix, Polynomial):
+    if not isinstance(matrix, Tensor):
         raise NotPolynomial("a covariance matrix computed from latents that cancel")
     result, half_log_det = constants.memo(_FUNCTIONS[name], (matrix,))
-    return result, polynomial(half_log_det)
+    return polynomial(result), polynomial(half_log_det)
 
 
 def _from_scale_tril(factor: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,8 +78,8 @@ def _lifted_precision(name: str, matrix: Polynomial) -> tuple[Polynomial, Polyno
                 "precision_matrix, under a Wishart prior,"
             )
         atom = parts.wishart
-        log_det = Atom(atom.site, "logdet", 1, atom.where[:-2])
-        return matrix, log_scale + Polynomial(batch, (Term(0.5, (), (log_det,)),))
+        own = Atom(atom.site, "logdet", 1, atom.where[:-2])
+        return matrix, log_scale + Polynomial(batch, (Term(0.5, (), (own,)),))
     unscaled: Polynomial = (scale**power).with_dims((*batch, None, None))
     if parts.diagonal is not None:
         diagonal = Polynomial((*batch, matrix.dims[-2]), (parts.diagonal,))
@@ -89,9 +89,9 @@ def _lifted_precision(name: str, matrix: Polynomial) -> tuple[Polynomial, Polyno
         return full * unscaled, log_scale + diagonal.log().sum((-1,)) * (0.5 * power)
     tensor, axes = parts.constant
     value, half_log_det = constants.memo(_FUNCTIONS[name], (tensor,))
-    own = Polynomial((*batch, *matrix.dims[-2:]), (Term(1.0, (Constant(value, axes),), ()),))
+    inverse = Polynomial((*batch, *matrix.dims[-2:]), (Term(1.0, (Constant(value, axes),), ()),))
     log_det = Polynomial(batch, (Term(1.0, (Constant(half_log_det, axes[:-2]),), ()),))
-    return own * unscaled, log_scale + log_det
+    return inverse * unscaled, log_scale + log_det
 
 
 @dataclass(frozen=True, eq=False)

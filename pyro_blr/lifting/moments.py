@@ -243,7 +243,8 @@ class JointMoments(MeanParamsMoments):
         kind, power = which
         assert kind == "power"
         scale = family.scale_marginal(natural)
-        return family.scale_family.expected_power(scale, power)  # type: ignore[no-any-return]
+        value: Tensor = family.scale_family.expected_power(scale, power)
+        return value
 
 
 def moments_of(block: Block, natural: Natural) -> Moments:

@@ -75,4 +75,6 @@ ROWS: list[Row] = [
     (dist.MultivariateNormal, {"loc": VECTORS, "scale_tril": ROOT}, VECTORS.flip(0)),
     (dist.Wishart, {"df": SCALE + 3, "precision_matrix": COVARIANCE}, MATRICES),
     (dist.Wishart, {"df": 4.5, "scale_tril": ROOT}, MATRICES),
+    (dist.Wishart, {"df": 4.5, "covariance_matrix": COVARIANCE}, MATRICES),
+    (dist.Wishart, {"df": 3 + POSITIVE, "scale_tril": ROOT}, MATRICES),
 ]

@@ -88,7 +88,7 @@ def _log_det(value: Numeric) -> Polynomial:
     """log|value| of a latent matrix, or of data."""
     if isinstance(value, Polynomial):
         return precision_of("precision_matrix", value)[1] * 2.0
-    return polynomial(constants.memo(torch.logdet, (value,)))
+    return polynomial(constants.memo(torch.logdet, (as_tensor(value),)))
 
 
 def _log_normalizer(df: Tensor, size: int) -> Tensor:
