@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from pyro_blr.energy import energy  # enters the operations into their table
+from pyro_blr.lifting.densities import density_of, registered
 from pyro_blr.lifting.dispatch import OPERATIONS
 from pyro_blr.lifting.predictor import ELEMENTWISE
 
@@ -71,6 +72,12 @@ def elementwise() -> str:
     return names(sorted(n for n in ELEMENTWISE - set(OPERATIONS) if not n.startswith("_")))
 
 
+def densities() -> str:
+    """The distributions with a formula, and the formula, which its docstring's first line gives."""
+    rows = [(f"`{d.__name__}`", first_sentence(density_of(d).formula)) for d in registered()]
+    return table(("distribution", "log density"), sorted(rows))
+
+
 #: What a section holds, by its name in the page.
 SECTIONS: dict[str, Callable[[], str]] = {
     "arithmetic": operations_of("arithmetic"),
@@ -78,6 +85,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "indexing": operations_of("indexing"),
     "contraction": operations_of("contraction"),
     "elementwise": elementwise,
+    "densities": densities,
 }
 
 

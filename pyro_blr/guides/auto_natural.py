@@ -25,7 +25,7 @@ from ..lifting import host
 from ..lifting.blocks import Block
 from .choice import choose_latents, full_value
 from .marginals import marginal, own_law, quantile
-from .start import given_natural, initial_natural, merged_natural
+from .start import given_natural, initial_natural, located, merged_natural
 from .store import NaturalStore
 
 
@@ -113,7 +113,7 @@ class AutoNatural(AutoGuide):
         self.set_up(args, kwargs)
 
     def _prototype(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        model = InitMessenger(self.init_loc_fn)(self.model)
+        model = InitMessenger(located(self.init_loc_fn))(self.model)
         hidden = poutine.block(model, prototype_hide_fn)
         with warnings.catch_warnings():
             # torch's Wishart tests whether its draws are regular and warns if they are.

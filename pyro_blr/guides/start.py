@@ -3,13 +3,15 @@
 
 """Where q starts, and how it moves between layouts of blocks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import biject_to
 
 from .. import errors
+from ..energy.domains import check_arguments
 from ..energy.latents import Latent, Latents
 from ..families import Beta, Gamma, InverseGamma, Natural, NormalWishart, Wishart
 from ..lifting import host
@@ -20,6 +22,24 @@ from ..lifting.terms import LatentSite
 #: starts from a location alone, without a prior of its family: mean equal to the location, relative
 #: standard deviation about 1 / sqrt(4) = 1/2.
 START_SHAPE = 4.0
+
+
+def located(init_loc_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """An ``init_loc_fn`` that starts a prior without draws (ImproperUniform) at a feasible point.
+
+    That is the image of 0 on the unconstrained space. The prior's arguments are checked before.
+    """
+
+    def init(site: Any) -> Any:
+        check_arguments(site["name"], site["fn"])
+        try:
+            return init_loc_fn(site)
+        except NotImplementedError:
+            fn = site["fn"]
+            transform = biject_to(fn.support)
+            return transform(torch.zeros(transform.inverse_shape(fn.shape())))
+
+    return init
 
 
 def initial_natural(latent: Latent, site: Any, value: Tensor, init_scale: float) -> Natural:

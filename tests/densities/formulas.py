@@ -32,7 +32,7 @@ Row = tuple[Callable[..., Any], dict[str, Any], Tensor]
 ROWS: list[Row] = [
     (dist.Normal, {"loc": OTHER, "scale": SCALE}, REAL),
     (dist.Laplace, {"loc": OTHER, "scale": SCALE}, REAL),
-    (dist.Gumbel, {"loc": OTHER, "scale": 0.8}, REAL),
+    (dist.Gumbel, {"loc": OTHER, "scale": SCALE}, REAL),
     (dist.Uniform, {"low": -SCALE - 3, "high": SCALE + 3}, REAL),
     (
         dist.ImproperUniform,
@@ -52,7 +52,7 @@ ROWS: list[Row] = [
     (dist.Exponential, {"rate": SCALE}, POSITIVE),
     (dist.InverseGamma, {"concentration": SCALE, "rate": UNIT}, POSITIVE),
     (dist.Chi2, {"df": SCALE * 4}, POSITIVE),
-    (dist.Weibull, {"scale": SCALE, "concentration": 1.6}, POSITIVE),
+    (dist.Weibull, {"scale": SCALE, "concentration": POSITIVE.flip(0)}, POSITIVE),
     (dist.Pareto, {"scale": UNIT, "alpha": SCALE}, POSITIVE + 1),
     (dist.Beta, {"concentration1": SCALE, "concentration0": POSITIVE}, UNIT),
     (dist.Kumaraswamy, {"concentration1": SCALE, "concentration0": POSITIVE}, UNIT),
@@ -73,6 +73,8 @@ ROWS: list[Row] = [
     (dist.MultivariateNormal, {"loc": VECTORS, "covariance_matrix": COVARIANCE}, VECTORS + 0.3),
     (dist.MultivariateNormal, {"loc": VECTORS, "precision_matrix": COVARIANCE}, VECTORS * 2),
     (dist.MultivariateNormal, {"loc": VECTORS, "scale_tril": ROOT}, VECTORS.flip(0)),
+    (dist.Wishart, {"df": SCALE + 3, "precision_matrix": COVARIANCE}, MATRICES),
+    (dist.Wishart, {"df": 4.5, "scale_tril": ROOT}, MATRICES),
     (dist.Wishart, {"df": 4.5, "covariance_matrix": COVARIANCE}, MATRICES),
     (dist.Wishart, {"df": 3 + POSITIVE, "scale_tril": ROOT}, MATRICES),
 ]

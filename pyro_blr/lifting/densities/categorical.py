@@ -114,7 +114,8 @@ def _normalised_log_probs(probs: Numeric | None, logits: Numeric | None) -> Poly
         return of_constant(_log_normalised if probs is not None else _log_softmax, given)
     if len(value.terms) == 1:
         term = value.terms[0]
-        whole = len(term.atoms) == 1 and term.number == 1.0 and not term.constants
+        plain_product = not term.constants and not term.exponentials
+        whole = len(term.atoms) == 1 and term.number == 1.0 and plain_product
         whole = whole and not term.exponentials
         if whole:
             atom = term.atoms[0]

@@ -13,7 +13,7 @@ from ..polynomial import Numeric, Polynomial, polynomial
 from ..terms import NotPolynomial
 from .real import normal
 from .registry import attributes, register_density
-from .special import as_tensor, lgamma, number_of, of_constant
+from .special import as_tensor, lgamma, of_constant
 
 
 @register_density(dist.HalfNormal, attributes("scale"))
@@ -65,10 +65,10 @@ def _half(value: Tensor) -> Tensor:
 
 @register_density(dist.Weibull, attributes("scale", "concentration"))
 def weibull(value: Numeric, scale: Numeric, concentration: Numeric) -> Polynomial:
-    """``log(c) + (c - 1) log(x) - c log(s) - (x / s)^c``, the concentration c one number."""
-    c = number_of(concentration, "a concentration that is not one number")
-    value, scale = polynomial(value), polynomial(scale)
-    return value.log() * (c - 1) - scale.log() * c - value**c * scale**-c + math.log(c)
+    """``log(c) - log(x) + c u - exp(c u)``, ``u = log(x / s)``: exact in powers of s."""
+    c, log_value = polynomial(concentration), polynomial(value).log()
+    powers = (log_value - polynomial(scale).log()) * c
+    return c.log() - log_value + powers - powers.exp()
 
 
 @register_density(dist.Pareto, attributes("scale", "alpha"))

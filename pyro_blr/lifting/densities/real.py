@@ -14,7 +14,7 @@ from .. import constants, host
 from ..polynomial import Numeric, Polynomial, polynomial
 from ..terms import NotPolynomial
 from .registry import attributes, register_density
-from .special import broadcast_dims, number_of, of_constant, scaled
+from .special import broadcast_dims, of_constant
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -54,10 +54,10 @@ def _abs(value: Tensor, loc: Tensor) -> Tensor:
 
 @register_density(dist.Gumbel, attributes("loc", "scale"))
 def gumbel(value: Numeric, loc: Numeric, scale: Numeric) -> Polynomial:
-    """``-u - exp(-u) - log(scale)``, ``u = (value - loc) / scale``, the scale one number."""
-    size = number_of(scale, "a scale that is not one number")
-    negative = scaled(value, -1 / size) + scaled(loc, 1 / size)
-    return negative - negative.exp() - math.log(size)
+    """``-u - exp(-u) - log(scale)``, ``u = (value - loc) / scale``, the scale a constant."""
+    scale = polynomial(scale)
+    negative = (polynomial(loc) - value) * scale**-1.0
+    return negative - negative.exp() - scale.log()
 
 
 @register_density(dist.ImproperUniform, attributes("batch_shape", "event_dim"))

@@ -67,6 +67,16 @@ def density_of(distribution: type) -> Density | None:
         if base in _DENSITIES:
             same = _log_density(base) == _log_density(distribution)
             return _DENSITIES[base] if base is distribution or same else None
+    return _of_parent(distribution)
+
+
+def _of_parent(distribution: type) -> Density | None:
+    """The row of a registered subclass with the same log density: torch's own Normal has one."""
+    for entered, density in _DENSITIES.items():
+        if issubclass(entered, distribution) and _log_density(entered) == _log_density(
+            distribution
+        ):
+            return density
     return None
 
 

@@ -51,6 +51,8 @@ def kumaraswamy(value: Numeric, concentration1: Numeric, concentration0: Numeric
 
 def _log_complement_of_power(value: Numeric, power: Numeric) -> Polynomial:
     """``log(1 - value^power)``; of a latent value only at the power 1."""
+    if isinstance(power, Polynomial):
+        raise NotPolynomial("a power that depends on a latent")
     if not isinstance(value, Polynomial):
         return of_constant(_log1m_power, value, power)
     return (1 - value ** number_of(power, "a concentration that is not one number")).log()
@@ -67,7 +69,8 @@ def continuous_bernoulli(
     """``value log(p / (1 - p)) + log(1 - p) + log C(p)``, the probability p a constant."""
     of_logits = probs is None
     given = logits if of_logits else probs
-    assert given is not None
+    if given is None or isinstance(given, Polynomial):
+        raise NotPolynomial("a ContinuousBernoulli's normaliser of a latent")
     slope = of_constant(_slope_of_logits if of_logits else _slope_of_probs, given)
     level = of_constant(_level_of_logits if of_logits else _level_of_probs, given)
     return polynomial(value) * slope + level

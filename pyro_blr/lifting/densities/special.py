@@ -40,7 +40,7 @@ def number_of(value: Numeric, what: str) -> float:
     terms = polynomial(value).terms
     if not terms:
         return 0.0
-    if len(terms) > 1 or terms[0].constants or terms[0].atoms:
+    if len(terms) > 1 or terms[0].constants or not terms[0].is_constant:
         raise NotPolynomial(what)
     return terms[0].number
 
@@ -69,17 +69,6 @@ def broadcast_dims(*values: Polynomial) -> tuple[Axis | None, ...]:
     """New axes for the shape that some polynomials broadcast to."""
     shape = torch.broadcast_shapes(*(v.shape for v in values))
     return tuple(Axis(s) if s != 1 else None for s in shape)
-
-
-def scaled(value: Numeric, number: float) -> Polynomial:
-    """``number value``, of a constant as one constant: ``exp`` takes no product of two."""
-    if isinstance(value, Tensor):
-        return polynomial(constants.memo(_times, (value,), number))
-    return polynomial(value) * number
-
-
-def _times(value: Tensor, number: float) -> Tensor:
-    return value.double() * number
 
 
 def log_complement(value: Numeric) -> Polynomial:
