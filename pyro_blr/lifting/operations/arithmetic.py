@@ -91,7 +91,7 @@ def rsqrt(value: Polynomial) -> Polynomial:
 
 @operation("pow", "float_power", "__pow__")
 def power(base: Numeric, exponent: Numeric) -> Polynomial:
-    """A power whose exponent is a number: a product of up to four sums, or of each factor's power."""
+    """A power by a number: a product of up to four sums, or each factor's power."""
     number = _number(exponent)
     if number is None:
         return _power_of_number(base, exponent)
@@ -127,8 +127,13 @@ def exp2(value: Polynomial) -> Polynomial:
 @operation("ldexp")
 def ldexp(value: Numeric, right: Numeric) -> Polynomial:
     """``value 2 ** right``."""
-    scale = right.double().exp2() if isinstance(right, Tensor) else exp2(polynomial(right))
+    constant = isinstance(right, Tensor)
+    scale = constants.memo(_exp2, (right,)) if constant else exp2(polynomial(right))
     return polynomial(value) * scale
+
+
+def _exp2(value: Tensor) -> Tensor:
+    return value.double().exp2()
 
 
 def _number(value: Numeric) -> float | None:
@@ -210,8 +215,10 @@ def xlog1py(left: Numeric, right: Numeric) -> Polynomial:
 
 
 @operation("where")
-def where(condition: Any, left: Numeric, right: Numeric) -> Polynomial:
+def where(condition: Any, left: Any, right: Numeric) -> Polynomial:
     """A choice by a constant condition: each side times its 0-1 table."""
+    if isinstance(left, Tensor) and left.dtype == torch.bool:  # value.where(condition, other)
+        condition, left = left, condition
     if not isinstance(condition, Tensor):
         raise NotPolynomial("`where` on a condition that depends on a latent")
     chosen = polynomial(constants.memo(_as_float, (condition,)))

@@ -61,9 +61,9 @@ def matrix_transpose(value: Polynomial) -> Polynomial:
 
 
 @operation("permute")
-def permute(value: Polynomial, *order: Any) -> Polynomial:
+def permute(value: Polynomial, *dims: Any) -> Polynomial:
     """The dims in a given order."""
-    return value.with_dims(value.dims[d] for d in ints(order))
+    return value.with_dims(value.dims[d] for d in ints(dims))
 
 
 @operation("movedim", "moveaxis")
