@@ -3,8 +3,8 @@
 """Calls of torch operations on latents that keep a polynomial: one row a calling form.
 
 `v` (3 elements), `w` (3 elements), `m` (3 x 3), `a` (2 x 3), `t` (2 x 3 x 4) and `s` (a scalar) are
-Gaussian latents, `r` (3 elements) and `q` (a scalar) positive ones. A row is run on lifted tensors
-and on values.
+Gaussian latents, `r` (3 elements) and `q` (a scalar) positive ones, `u` (3 elements) lies in the
+unit interval. A row is run on lifted tensors and on values.
 """
 
 import warnings
@@ -55,6 +55,8 @@ _TEXT = {
         r.log(); (2 * r).log(); torch.log2(r); torch.log10(q * r); r.sqrt().log(); v.exp();
         (2 * v).exp(); (s + 1.0).exp(); torch.expm1(v); torch.special.expm1(v); 2 ** v;
         torch.pow(2.0, v); v.exp2(); torch.special.exp2(s); v.exp().sqrt(); torch.xlogy(C3, r);
+        torch.log1p(-u); torch.special.log1p(-u); torch.divide(v, C3);
+        torch.special.xlog1py(C3, -u); torch.multiply(v, C3); torch.negative(v);
         torch.special.xlogy(v, r); torch.where(MASK3, v, w); torch.where(MASK3, v, 0.0);
         torch.where(MASK3, C3, v); v.where(MASK3, w);
         torch.where(condition=MASK3, input=v, other=w); v.masked_fill(MASK3, 2.5);
@@ -89,20 +91,19 @@ _TEXT = {
         torch.trace(m); m.trace(); a.trace(); torch.cumsum(v * w, 0)
     """,
     "sparse": """
-        COO @ v; torch.sparse.mm(COO, m); COO @ m; torch.mv(COO, v); TWICE @ v;
-        CSR @ v; CSC @ m; COO.matmul(v); v @ COO.t(); m @ COO.t();
-        COO.t() @ (SPARSE @ v); torch.mm(COO, m)
+        COO @ v; torch.sparse.mm(COO, m); COO @ m; torch.mv(COO, v); TWICE @ v; CSR @ v; CSC @ m;
+        COO.matmul(v); v @ COO.t(); m @ COO.t(); COO.t() @ (SPARSE @ v); torch.mm(COO, m)
     """,
     "indices": """
         v[0]; v[-1]; v[1:]; v[::2]; v[-2:]; v[:-1]; a[1, 2]; a[:, 1]; a[..., 0]; a[None];
         a[:, None, 1:]; v[[0, 2]]; v[IDX]; v[WIDE]; v[MASK3]; a[MASK23]; a[:, MASK3];
         a[[True, False]]; t[1, :, IDX[:2]]; t[:, IDX, IDX]; t[IDX % 2]; t[IDX[:2] % 2, :, IDX[:2]];
         t[0, IDX, ..., 1]; t[IDX % 2, 1, IDX]; t[..., WIDE]; t[:, WIDE, None, 1];
-        t[WIDE % 2, :, WIDE]; t[1:, ::2, [0, 3]]; t[:, [0, 1], 1:3]; t[MASK23];
-        t[MASK23, COLUMNS]; v[torch.tensor(1)]; v[...];
-        a[torch.tensor(1), IDX]; v[IDX.numpy()]; a[range(2), [0, 1]]; a[[0, 1], [2, 0]];
-        t[:, :, -1][1]; v[IDX.int()]; t[IDX % 2, None, IDX]; a[((0, 1), (1, 0)), 1];
-        v.index_select(0, IDX); torch.index_select(input=a, dim=-1, index=IDX); a.gather(1, TABLE);
+        t[WIDE % 2, :, WIDE]; t[1:, ::2, [0, 3]]; t[:, [0, 1], 1:3]; t[MASK23]; t[MASK23, COLUMNS];
+        v[torch.tensor(1)]; v[...]; a[torch.tensor(1), IDX]; v[IDX.numpy()]; a[range(2), [0, 1]];
+        a[[0, 1], [2, 0]]; t[:, :, -1][1]; v[IDX.int()]; t[IDX % 2, None, IDX];
+        a[((0, 1), (1, 0)), 1]; v.index_select(0, IDX);
+        torch.index_select(input=a, dim=-1, index=IDX); a.gather(1, TABLE);
         torch.gather(a, -1, TABLE[:, :2]); a.gather(0, TABLE[:1] % 2); torch.take(a, WIDE);
         torch.take_along_dim(a, TABLE, 1); a.take_along_dim(WIDE % 3);
         torch.take_along_dim(a, TABLE[:1], dim=1); a.select(1, -1); t.narrow(-1, 1, 2);
@@ -160,7 +161,9 @@ _TEXT = {
         F.pad(a, (1, 0), 'replicate'); F.pad(v, (-1, 1)); torch.select_scatter(m, v, 0, 1);
         C33.select_scatter(v, 1, -1); torch.slice_scatter(m, a, 0, 1); C33.diagonal_scatter(v);
         m.diagonal_scatter(C3); F.pixel_shuffle(t.reshape(1, 4, 2, 3), 2); torch.fft.fftshift(v);
-        t.fliplr()
+        torch.fft.ifftshift(a, 1); F.pixel_unshuffle(t[:, :2], 2);
+        torch.channel_shuffle(t.reshape(1, 4, 3, 2), 2); torch.split_with_sizes(v, (1, 2));
+        torch.expand_copy(v, (2, 3)); t.fliplr()
     """,
     "reductions": """
         v.sum(); t.sum(-1); t.sum((0, 2), keepdim=True); torch.sum(t, axis=1, keepdims=True);
@@ -172,20 +175,24 @@ _TEXT = {
     """,
     "maps": """
         v.cumsum(0); t.cumsum(-2); torch.cumsum(a, dim=1); v.diff(); t.diff(n=2, dim=1);
-        torch.diff(v, prepend=C3[:1]); torch.diff(v, prepend=s[None], append=w); torch.trapezoid(a);
-        torch.trapezoid(a, dx=0.5, dim=0); torch.trapezoid(v, C3); torch.cumulative_trapezoid(t);
-        torch.cumulative_trapezoid(a, dim=0); F.conv1d(SIGNAL, t[..., :2]);
-        F.conv1d(t.mT, KERNEL[:, :, :1].repeat(1, 4, 1)[:, :4]);
+        torch.diff(v, prepend=C3[:1]); torch.diff(v, prepend=s[None], append=w);
+        torch.trapezoid(a); torch.trapezoid(a, dx=0.5, dim=0); torch.trapezoid(v, C3);
+        torch.cumulative_trapezoid(t); torch.cumulative_trapezoid(a, dim=0);
+        F.conv1d(SIGNAL, t[..., :2]); F.conv1d(t.mT, KERNEL[:, :, :1].repeat(1, 4, 1)[:, :4]);
         F.conv1d(SIGNAL, KERNEL, torch.cat([v, s[None]])); F.conv1d(v[None, None], KERNEL[:, :1]);
         F.conv1d(SIGNAL, a[..., None], v[:2]); F.conv1d(t, KERNEL, C234[0, 0], padding=1);
-        F.conv2d(IMAGE, m[:2, None].expand(2, 2, 3)[..., None]); F.conv2d(C3[:, None, None] * a, KERNEL2);
-        F.conv_transpose1d(t, KERNEL[:3]); F.conv_transpose1d(a[..., None], KERNEL[:3], stride=2);
+        F.conv2d(IMAGE, m[:2, None].expand(2, 2, 3)[..., None]);
+        F.conv2d(C3[:, None, None] * a, KERNEL2); F.conv_transpose1d(t, KERNEL[:3]);
+        F.conv_transpose1d(a[..., None], KERNEL[:3], stride=2);
         F.conv_transpose2d(t[None], KERNEL2); LAYER(t); F.avg_pool1d(t, 2);
         F.avg_pool2d(t, 2, stride=1); F.adaptive_avg_pool1d(t, 2);
         F.interpolate(t, scale_factor=2, mode='linear'); F.interpolate(t, size=7);
         F.interpolate(t[None], size=(5, 5), mode='bilinear', align_corners=True);
-        F.fold(t.reshape(1, 4, 6), (3, 4), (2, 2)); torch.linalg.solve(C33, v);
-        torch.linalg.solve(C33, m); torch.linalg.solve(LOWER, a.T);
+        F.fold(t.reshape(1, 4, 6), (3, 4), (2, 2)); torch.linalg.tensorsolve(C33, v);
+        F.grid_sample(t[None], C234[None, ..., :2].tanh(), align_corners=False);
+        F.adaptive_avg_pool2d(t, 2); F.adaptive_avg_pool3d(t[None], 2); F.avg_pool3d(t[None], 2);
+        F.conv3d(t[None], IMAGE[None, :, :1, :2]); F.conv_transpose3d(t[None], IMAGE[None, :, :1]);
+        torch.linalg.solve(C33, v); torch.linalg.solve(C33, m); torch.linalg.solve(LOWER, a.T);
         torch.linalg.solve_triangular(LOWER, m, upper=False);
         torch.linalg.solve_triangular(LOWER, a, upper=False, left=False);
         torch.cholesky_solve(a.T, LOWER); torch.cholesky_solve(m, LOWER.mT, upper=True);
