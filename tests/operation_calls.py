@@ -117,8 +117,9 @@ _TEXT = {
         C33.index_add(0, torch.tensor([1, 1]), a); torch.index_add(m, 1, IDX[:2], a.T);
         torch.zeros(5).index_add(0, torch.tensor([4, 4, 1]), v); v.scatter(0, IDX[:2], 7.0);
         C3.scatter(0, IDX[:2], v); C33.index_copy(0, IDX[:2], a); a.index_fill(1, IDX, 2.5);
-        m.index_put((IDX[:2],), C3); C33.index_put((IDX[:2], IDX[:2]), v[:2]);
-        C3.masked_scatter(MASK3, v); torch.segment_reduce(v, 'sum', lengths=LENGTHS);
+        m.index_put((IDX[:2],), C3); v.index_put((IDX,), C234.reshape(-1)[:4], accumulate=True);
+        C33.index_put((IDX[:2], IDX[:2]), v[:2]); C3.masked_scatter(MASK3, v);
+        torch.segment_reduce(v, 'sum', lengths=LENGTHS);
         torch.segment_reduce(m, 'mean', offsets=torch.tensor([0, 2, 3]), axis=0)
     """,
     "shapes": """

@@ -155,7 +155,7 @@ def record(
         result = _run_operation(operation, name, call)
         return _wrap_polynomials(call, name, result, expected)
     except NotPolynomial as error:
-        reason = str(error)
+        reason = str(error) if "`" in str(error) else f"`{name}`: {error}"
     return _wrap_unknown(call, reason, inputs)
 
 

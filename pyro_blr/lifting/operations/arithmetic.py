@@ -127,9 +127,10 @@ def exp2(value: Polynomial) -> Polynomial:
 @operation("ldexp")
 def ldexp(value: Numeric, right: Numeric) -> Polynomial:
     """``value 2 ** right``."""
-    constant = isinstance(right, Tensor)
-    scale = constants.memo(_exp2, (right,)) if constant else exp2(polynomial(right))
-    return polynomial(value) * scale
+    if isinstance(right, Tensor):
+        scale: Tensor = constants.memo(_exp2, (right,))
+        return polynomial(value) * scale
+    return polynomial(value) * exp2(polynomial(right))
 
 
 def _exp2(value: Tensor) -> Tensor:

@@ -130,7 +130,11 @@ def _matrices(
     device = common_device(given)
     doubles = [t.double() if t.dtype.is_floating_point else t for t in given]
     probe = _Probe(template, doubles, shapes, device)
-    outputs = probe.at(probe.zeros)
+    try:
+        outputs = probe.at(probe.zeros)
+    except RuntimeError:  # a latent matrix whose equations are to be solved
+        probe.at(probe.noise)
+        return "is not linear in its latents with these arguments"
     if any(t.is_complex() for t in outputs):
         return "gives complex numbers"
     if any(t.numel() == 0 for t in outputs):

@@ -90,12 +90,14 @@ def moved(call: Call) -> tuple[Polynomial, ...]:
     positions = tuple(t for t in given if not _is_floating(t))
     places = tuple(None if not _is_floating(t) else tuple(t.shape) for t in given)
     plan = constants.memo(_plan, positions, template, shapes, places)
-    if plan is None:
+    offsets: list[Tensor] | None = []
+    if plan is not None and any(m.offset for m in plan):
+        offsets = constants.memo(_offsets, tuple(given), template, shapes, lifted[0].device)
+    if plan is None or offsets is None:
         name = getattr(call.function, "__name__", "")
         raise NotPolynomial(f"`{name}` with these arguments does not only move elements")
     results = [_assembled(m, values) for m in plan]
-    if any(m.offset for m in plan):
-        offsets = constants.memo(_offsets, tuple(given), template, shapes, lifted[0].device)
+    if offsets:
         pairs = zip(results, offsets, plan, strict=True)
         results = [r + polynomial(o) if m.offset else r for r, o, m in pairs]
     return tuple(results)
@@ -136,12 +138,26 @@ def _address(table: Table, dims: tuple[Axis | None, ...], axis: Axis) -> Address
     return Gather(table.positions, along)
 
 
-def _offsets(*given_and_call: Any) -> list[Tensor]:
-    """The results where every lifted operand is 0."""
+def _offsets(*given_and_call: Any) -> list[Tensor] | None:
+    """The results where every lifted operand is 0; None if constants do more than stand beside."""
     *given, template, shapes, device = given_and_call
-    zeros = [torch.zeros(s, dtype=torch.float64, device=device) for s in shapes]
     doubles = [t.double() if _is_floating(t) else t for t in given]
-    return pytree.tree_leaves(template.filled(zeros, doubles))
+    point = probe_point(sum(prod(s) for s in shapes), device)
+    offsets = _run(template, doubles, 0 * point, shapes)
+    with torch.no_grad():
+        zeros = [torch.zeros_like(t) if _is_floating(t) else t for t in doubles]
+        runs = zip(
+            offsets,
+            _run(template, doubles, point, shapes),
+            _run(template, zeros, 0 * point, shapes),
+            _run(template, zeros, point, shapes),
+            strict=True,
+        )
+        for own, moved_own, bare, moved_bare in runs:
+            error = ((moved_own - own) - (moved_bare - bare)).abs()
+            if not host.truth((error <= 1e-9 * (1 + own.abs())).all()):
+                return None
+    return offsets
 
 
 def _plan(*given_and_call: Any) -> tuple[Moved, ...] | None:
@@ -203,11 +219,9 @@ def _decoded(
     floats: bool,
 ) -> Moved:
     picked = []
-    covered = torch.zeros_like(number, dtype=torch.bool)
     for k, (shape, size) in enumerate(zip(shapes, sizes, strict=True)):
         first = sum(sizes[:k]) + 1
         valid = (number >= first) & (number < first + size)
-        covered |= valid
         if not host.settled(valid.any()):
             continue
         position = torch.where(valid, number - first, -1)
@@ -221,8 +235,8 @@ def _decoded(
         whole = host.settled(valid.all())
         mask, dims = (None, ()) if whole else _collapsed_mask(valid)
         picked.append(Picked(k, tuple(tables), mask, dims))
-    outside = (floats and not host.settled(covered.all())) or host.settled((zero != 0).any())
-    return Moved(tuple(number.shape), tuple(picked), outside)
+    offset = floats or host.settled((zero != 0).any())
+    return Moved(tuple(number.shape), tuple(picked), offset)
 
 
 def _table(index: Tensor, extent: int) -> Table:
