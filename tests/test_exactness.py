@@ -20,7 +20,7 @@ from pyro_blr.energy.explanation import Explanation
 from pyro_blr.guides import AutoNatural
 from pyro_blr.lifting.densities import registered
 from pyro_blr.lifting.dispatch import OPERATIONS
-from pyro_blr.lifting.predictor import ELEMENTWISE
+from pyro_blr.lifting.elementwise import ELEMENTWISE
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "exactness.md").read_text()
 N = 6
@@ -45,7 +45,7 @@ LATENTS: dict[str, Callable[[], Any]] = {
 COUNTS = torch.tensor([0.0, 1.0, 3.0, 2.0, 1.0, 0.0])
 BINARY = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 0.0])
 VALUES = {
-    **dict.fromkeys(("Poisson", "NegativeBinomial"), COUNTS),
+    **dict.fromkeys(("Poisson", "NegativeBinomial", "GammaPoisson"), COUNTS),
     **dict.fromkeys(("Bernoulli", "Binomial"), BINARY),
     "Categorical": BINARY.long(),
     "MultivariateNormal": DATA["X"],
