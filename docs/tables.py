@@ -17,7 +17,7 @@ import torch
 from pyro_blr.energy import energy  # enters the operations into their table
 from pyro_blr.lifting.densities import density_of, registered
 from pyro_blr.lifting.dispatch import OPERATIONS, WholeCall
-from pyro_blr.lifting.predictor import ELEMENTWISE
+from pyro_blr.lifting.elementwise import ELEMENTWISE
 
 PAGE = Path(__file__).resolve().parent / "exactness.md"
 _MARKED = re.compile(r"(<!-- made by docs/tables\.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -85,8 +85,8 @@ class Energy:
 
     def _refuse(self, factor: QuadratureFactor, moments: Mapping[Block, Moments]) -> None:
         if factor.error != factor.error or factor.error == float("inf"):
-            mean, variance = factor.marginal(moments)
-            if not host.truth(torch.isfinite(mean).all() & torch.isfinite(variance).all()):
+            scalars = factor.scalars(moments)
+            if not host.truth(_are_finite((*scalars.means, *scalars.variances))):
                 raise non_finite(factor.name)
         place = self.factors.index(factor)
         self.factors[place] = resample(factor)
@@ -165,6 +165,10 @@ class Energy:
             if not host.truth(torch.isfinite(number)):
                 raise non_finite(factor.name)
         raise non_finite(", ".join(b.name for b in self.blocks))
+
+
+def _are_finite(values: tuple[Tensor, ...]) -> Tensor:
+    return torch.stack([torch.isfinite(v).all() for v in values]).all()
 
 
 def non_finite(site: str) -> errors.NonFiniteError:

@@ -86,8 +86,9 @@ def _structure(traced: Traced, latents: Latents) -> tuple[list[dict[str, int]], 
         else:
             predictor = find_predictor(node)
             if not isinstance(predictor, str):
-                assert predictor.value.poly is not None
-                pairs.update(dict.fromkeys(_predictor_couplings(predictor.value.poly, latents)))
+                for scalar in predictor.values:
+                    assert scalar.poly is not None
+                    pairs.update(dict.fromkeys(_predictor_couplings(scalar.poly, latents)))
     return degrees, list(pairs)
 
 

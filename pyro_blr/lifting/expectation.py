@@ -19,6 +19,7 @@ from torch import Tensor
 from .axes import Address, Axis, all_axes, rename, same_address
 from .blocks import Block
 from .coincidence import coincidence
+from .covariance import covariance_plan
 from .folding import Expanded, folded_product, merge_into, merged_product
 from .joint import joint_moment
 from .plan import Marginal, Mass, Plan, Product, Stat, is_linear_product
@@ -34,7 +35,6 @@ from .terms import (
     Term,
     same_atoms,
 )
-from .variance import variance_plan
 
 Layout = Mapping[str, Block]
 
@@ -86,7 +86,7 @@ class _Marginals:
         key = structure, tuple(id(t) for t in free)
         if key not in self._known:
             mean = compile_plan(value, self.layout, self.free)
-            self._known[key] = Marginal(mean, variance_plan(mean))
+            self._known[key] = Marginal(mean, covariance_plan(mean, mean, mean.dims))
         return self._known[key]
 
 
