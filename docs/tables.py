@@ -16,7 +16,7 @@ import torch
 
 from pyro_blr.energy import energy  # enters the operations into their table
 from pyro_blr.lifting.densities import density_of, registered
-from pyro_blr.lifting.dispatch import OPERATIONS
+from pyro_blr.lifting.dispatch import OPERATIONS, WholeCall
 from pyro_blr.lifting.predictor import ELEMENTWISE
 
 PAGE = Path(__file__).resolve().parent / "exactness.md"
@@ -26,9 +26,16 @@ _MARKED = re.compile(r"(<!-- made by docs/tables\.py: (\w+) -->\n).*?(<!-- end -
 def is_public(name: str) -> bool:
     """Whether users write a name: no operator, no internal, no in-place operation."""
     homes = (torch, torch.Tensor, torch.nn.functional, torch.special, torch.linalg)
+    if spelled(name) != name:
+        return True
     return (
         not name.startswith("_") and not name.endswith("_") and any(hasattr(h, name) for h in homes)
     )
+
+
+def spelled(name: str) -> str:
+    """A function's name as users write it: `linalg.solve` for `linalg_solve`."""
+    return re.sub(r"^(linalg|special|fft)_", r"\1.", name)
 
 
 def first_sentence(documented: object) -> str:
@@ -37,6 +44,11 @@ def first_sentence(documented: object) -> str:
     sentence = re.split(r"(?<=\.)\s", paragraph, maxsplit=1)[0].rstrip(".")
     sentence = re.sub(r":\w+:(`[^`]+`)", r"\1", sentence)
     return sentence.replace("``", "`").replace("|", r"\|")
+
+
+def what_it_keeps(handler: object) -> str:
+    """What an operation keeps, in words."""
+    return handler.keeps if isinstance(handler, WholeCall) else first_sentence(handler)
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -56,10 +68,11 @@ def operations_of(module: str) -> Callable[[], str]:
     def write() -> str:
         handlers: dict[object, list[str]] = {}
         for name, handler in OPERATIONS.items():
-            if handler.__module__ == f"{energy.operations.__name__}.{module}" and is_public(name):
-                handlers.setdefault(handler, []).append(name)
+            home = getattr(handler, "handle", handler).__module__
+            if home == f"{energy.operations.__name__}.{module}" and is_public(name):
+                handlers.setdefault(handler, []).append(spelled(name))
         rows = sorted(
-            (", ".join(f"`{n}`" for n in sorted(own)), first_sentence(handler))
+            (", ".join(f"`{n}`" for n in sorted(own)), what_it_keeps(handler))
             for handler, own in handlers.items()
         )
         return table(("operation", "what it keeps"), rows)
@@ -84,6 +97,10 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "shape": operations_of("shape"),
     "indexing": operations_of("indexing"),
     "contraction": operations_of("contraction"),
+    "reductions": operations_of("reductions"),
+    "moving": operations_of("moving"),
+    "scattering": operations_of("scattering"),
+    "linear": operations_of("linear"),
     "elementwise": elementwise,
     "densities": densities,
 }

@@ -140,5 +140,5 @@ def test_the_sections_are_those_of_the_page() -> None:
 
 
 def test_every_operation_stands_in_a_section() -> None:
-    listed = set(re.findall(r"`(\w+)`", section("Operations that keep a polynomial", "\n## ")))
-    assert {name for name in OPERATIONS if tables.is_public(name)} <= listed
+    listed = set(re.findall(r"`([\w.]+)`", section("Operations that keep a polynomial", "\n## ")))
+    assert {tables.spelled(name) for name in OPERATIONS if tables.is_public(name)} <= listed

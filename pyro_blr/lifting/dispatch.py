@@ -155,7 +155,7 @@ def record(
         result = _run_operation(operation, name, call)
         return _wrap_polynomials(call, name, result, expected)
     except NotPolynomial as error:
-        reason = str(error)
+        reason = str(error) if "`" in str(error) else f"`{name}`: {error}"
     return _wrap_unknown(call, reason, inputs)
 
 
@@ -169,8 +169,8 @@ def _run_operation(operation: Operation | WholeCall, name: str, call: Call) -> A
         arguments = [polynomial_of(a) for a in call.args]
         keywords = {k: polynomial_of(v) for k, v in call.kwargs.items()}
         if keywords:
-            keywords, rest = _renamed(operation, keywords)
-            arguments += rest
+            first, rest, keywords = _renamed(operation, keywords)
+            arguments = [*first, *arguments, *rest]
         return operation(*arguments, **keywords)
     except TypeError as error:
         raise NotPolynomial(f"`{name}` with these arguments ({error})") from error
@@ -189,8 +189,13 @@ _SYNONYMS = {
 }
 
 
-def _renamed(operation: Operation, keywords: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-    """Keywords by the names of the handler's parameters, and those that it takes by position."""
+def _renamed(
+    operation: Operation, keywords: dict[str, Any]
+) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    """Keywords by the names of the handler's parameters; what it takes by position is apart.
+
+    :returns: what stands first and last by position, and the keywords.
+    """
     own, spread = _parameters(operation)
     named: dict[str, Any] = {}
     rest: list[Any] = []
@@ -201,15 +206,16 @@ def _renamed(operation: Operation, keywords: dict[str, Any]) -> tuple[dict[str, 
             rest.append(value)
         else:
             named[name] = value
-    return named, rest
+    first = [named.pop(own[0])] if rest and own[0] in named else []
+    return first, rest, named
 
 
 @lru_cache(maxsize=1024)
-def _parameters(operation: Operation) -> tuple[frozenset[str], str | None]:
+def _parameters(operation: Operation) -> tuple[tuple[str, ...], str | None]:
     """The names of a handler's parameters, and of the one that takes the positional rest."""
     parameters = inspect.signature(operation).parameters.values()
     spread = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
-    return frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD), spread
+    return tuple(p.name for p in parameters if p.kind is not p.VAR_KEYWORD), spread
 
 
 def _is_transformed(tensor: Tensor) -> bool:

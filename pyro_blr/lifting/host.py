@@ -11,6 +11,7 @@ A test runs them on fake CUDA tensors, where any other read of a value raises. T
 * :func:`number`: the loss, and the sizes by which a step is judged;
 * :func:`truth`: the checks of data, of constant arguments and of starts, once; whether a step is
   inside the cone;
+* :func:`settled`: how an operation moves elements, once for its shapes and its index tables;
 * :func:`positions`: a boolean mask as an index, whose length is a value, once for a mask;
 * :func:`seed`: from torch's generator on the CPU (host memory, so no wait).
 """
@@ -46,6 +47,11 @@ def number(tensor: Tensor) -> float:
 def truth(tensor: Tensor) -> bool:
     """A scalar as a Python bool."""
     return bool(tensor)
+
+
+def settled(check: Tensor) -> bool:
+    """A check of index tables; those made from shapes alone are host memory, so no wait."""
+    return bool(check)
 
 
 def positions(mask: Tensor) -> tuple[Tensor, ...]:

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.utils import _pytree as pytree
 
 from .tensor import Call, LiftedTensor
 
@@ -43,7 +45,7 @@ class Template:
     :param form: its arguments, positional and by keyword.
     """
 
-    function: Callable[..., Any]
+    function: Any
     form: Node
 
     def filled(self, lifted: Sequence[Any], given: Sequence[Any]) -> Any:
@@ -124,6 +126,19 @@ def _run_on_meta(
     try:
         return template.filled(empty(lifted), empty(given))
     except RuntimeError as error:
-        if "cannot be called on meta tensors" not in str(error):
+        if "meta tensor" not in str(error):
             raise
         raise NotImplementedError("the result depends on values") from error
+
+
+def from_shapes(compute: Callable[..., Any], tensors: Sequence[Tensor], *extra: Any) -> Any:
+    """``compute(tensors, *extra)``, with values where no tensors are given.
+
+    Tables that are made from shapes alone have values also while the tensors of a model are fake;
+    copies of them are then as fake as the rest.
+    """
+    if tensors:
+        return compute(tensors, *extra)
+    with unset_fake_temporarily():
+        made = compute(tensors, *extra)
+    return pytree.tree_map_only(Tensor, Tensor.clone, made)

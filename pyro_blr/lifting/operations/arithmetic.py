@@ -3,6 +3,7 @@
 
 """Elementwise operations that keep a polynomial."""
 
+import math
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def mul(left: Numeric, right: Numeric) -> Polynomial:
 def div(left: Numeric, right: Numeric, *, rounding_mode: str | None = None) -> Polynomial:
     """The quotient; the divisor must have a reciprocal (:func:`reciprocal`)."""
     if rounding_mode is not None:
-        raise NotPolynomial(f"division rounded by {rounding_mode}")
+        raise NotPolynomial(f"`div` rounded by {rounding_mode}")
     return polynomial(left) / right
 
 
@@ -90,11 +91,50 @@ def rsqrt(value: Polynomial) -> Polynomial:
 
 @operation("pow", "float_power", "__pow__")
 def power(base: Numeric, exponent: Numeric) -> Polynomial:
-    """A power whose exponent is a number: a repeated product, or the power of each factor."""
+    """A power by a number: a product of up to four sums, or each factor's power."""
     number = _number(exponent)
     if number is None:
-        raise NotPolynomial("a power that is not a number")
-    return polynomial(base) ** number
+        return _power_of_number(base, exponent)
+    value = polynomial(base)
+    try:
+        return value**number
+    except NotPolynomial:
+        if number != 4:
+            raise
+    squared = value**2
+    return squared * squared
+
+
+@operation("__rpow__")
+def rpow(exponent: Numeric, base: Numeric) -> Polynomial:
+    """A power of a plain base: the exponential of a multiple."""
+    return power(base, exponent)
+
+
+def _power_of_number(base: Numeric, exponent: Numeric) -> Polynomial:
+    number = _number(base)
+    if number is None or number <= 0:
+        raise NotPolynomial("`pow` where neither base nor exponent is a positive number")
+    return (polynomial(exponent) * math.log(number)).exp()
+
+
+@operation("exp2", "special_exp2")
+def exp2(value: Polynomial) -> Polynomial:
+    """``2 ** value``, as :func:`exp`."""
+    return (value * math.log(2)).exp()
+
+
+@operation("ldexp")
+def ldexp(value: Numeric, right: Numeric) -> Polynomial:
+    """``value 2 ** right``."""
+    if isinstance(right, Tensor):
+        scale: Tensor = constants.memo(_exp2, (right,))
+        return polynomial(value) * scale
+    return polynomial(value) * exp2(polynomial(right))
+
+
+def _exp2(value: Tensor) -> Tensor:
+    return value.double().exp2()
 
 
 def _number(value: Numeric) -> float | None:
@@ -115,7 +155,19 @@ def log(value: Polynomial) -> Polynomial:
     return value.log()
 
 
-@operation("log1p")
+@operation("log2")
+def log2(value: Polynomial) -> Polynomial:
+    """The logarithm to base 2, as :func:`log`."""
+    return value.log() * (1 / math.log(2))
+
+
+@operation("log10")
+def log10(value: Polynomial) -> Polynomial:
+    """The logarithm to base 10, as :func:`log`."""
+    return value.log() * (1 / math.log(10))
+
+
+@operation("log1p", "special_log1p")
 def log1p(value: Polynomial) -> Polynomial:
     """``log(1 + value)``, where ``1 + value`` has a logarithm."""
     return (1.0 + value).log()
@@ -125,6 +177,12 @@ def log1p(value: Polynomial) -> Polynomial:
 def exp(value: Polynomial) -> Polynomial:
     """The exponential of a sum: the product of its terms' exponentials."""
     return value.exp()
+
+
+@operation("expm1", "special_expm1")
+def expm1(value: Polynomial) -> Polynomial:
+    """``exp(value) - 1``, as :func:`exp`."""
+    return value.exp() - 1.0
 
 
 @operation("lerp")
@@ -139,27 +197,41 @@ def addcmul(start: Numeric, left: Numeric, right: Numeric, *, value: float = 1) 
     return polynomial(start) + polynomial(left) * right * value
 
 
-@operation("xlogy")
+@operation("addcdiv")
+def addcdiv(start: Numeric, left: Numeric, right: Numeric, *, value: float = 1) -> Polynomial:
+    """``start + value left / right``, where `right` has a reciprocal."""
+    return polynomial(start) + polynomial(left) / right * value
+
+
+@operation("xlogy", "special_xlogy")
 def xlogy(left: Numeric, right: Numeric) -> Polynomial:
     """``left log(right)``."""
     return polynomial(left) * polynomial(right).log()
 
 
+@operation("xlog1py", "special_xlog1py")
+def xlog1py(left: Numeric, right: Numeric) -> Polynomial:
+    """``left log(1 + right)``, where ``1 + right`` has a logarithm."""
+    return polynomial(left) * (1.0 + polynomial(right)).log()
+
+
 @operation("where")
-def where(condition: Any, left: Numeric, right: Numeric) -> Polynomial:
+def where(condition: Any, left: Any, right: Numeric) -> Polynomial:
     """A choice by a constant condition: each side times its 0-1 table."""
+    if isinstance(left, Tensor) and left.dtype == torch.bool:  # value.where(condition, other)
+        condition, left = left, condition
     if not isinstance(condition, Tensor):
-        raise NotPolynomial("torch.where on a condition that depends on a latent")
+        raise NotPolynomial("`where` on a condition that depends on a latent")
     chosen = polynomial(constants.memo(_as_float, (condition,)))
     return polynomial(left) * chosen + polynomial(right) * (1.0 - chosen)
 
 
 @operation("masked_fill")
-def masked_fill(value: Polynomial, mask: Any, fill: Numeric) -> Polynomial:
+def masked_fill(start: Numeric, mask: Any, value: Numeric) -> Polynomial:
     """A choice by a constant mask, as :func:`where`."""
     if not isinstance(mask, Tensor):
-        raise NotPolynomial("masked_fill on a mask that depends on a latent")
-    return where(mask, fill, value)
+        raise NotPolynomial("`masked_fill` on a mask that depends on a latent")
+    return where(mask, value, start)
 
 
 def _as_float(condition: Tensor) -> Tensor:
@@ -167,7 +239,7 @@ def _as_float(condition: Tensor) -> Tensor:
 
 
 @operation("clone", "contiguous", "double", "float", "half", "bfloat16", "to", "type", "type_as")
-@operation("cpu", "cuda", "alias", "requires_grad_", "as_tensor", "nan_to_num_", "expand_copy")
+@operation("cpu", "cuda", "alias", "as_tensor", "alias_copy")
 def identity(value: Polynomial, *_: Any, **__: Any) -> Polynomial:
     """Changes of dtype, device or memory layout: the algebra knows none of them."""
     return value

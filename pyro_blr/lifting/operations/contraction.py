@@ -1,30 +1,40 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Products that sum over dims: matrix products, einsum, linear layers, linear maps along a dim."""
+"""Products that sum over dims: matrix products, einsum, linear layers."""
 
-from collections.abc import Callable
-from functools import lru_cache
+from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..polynomial import Numeric, Polynomial, polynomial
 from ..terms import NotPolynomial
+from .indexing import diagonal_of, index_select
+from .reductions import mean, sum_
 from .register import operation
-from .shape import permute, transpose, unsqueeze
+from .scattering import is_sparse, sparse_product
+from .shape import permute, reshape, transpose, unsqueeze
 
 
-@operation("matmul", "mm", "bmm", "mv", "dot", "vdot", "__matmul__")
-def matmul(left: Numeric, right: Numeric) -> Polynomial:
-    """The matrix product: a product, summed over the shared dim."""
+@operation("matmul", "mm", "bmm", "mv", "dot", "vdot", "linalg_matmul", "__matmul__")
+@operation("_sparse_mm", "smm")
+def matmul(left: Any, right: Any) -> Polynomial:
+    """The matrix product: a product, summed over the shared dim; one factor may be sparse."""
+    if is_sparse(left):
+        return sparse_product(left, polynomial(right))
+    if is_sparse(right):
+        return _t(sparse_product(right.t(), _t(polynomial(left))))
     a, b = polynomial(left), polynomial(right)
     if b.ndim == 1:
         return (a * b).sum((-1,))
     if a.ndim == 1:
         return (unsqueeze(a, -1) * b).sum((-2,))
     return (unsqueeze(a, -1) * unsqueeze(b, -3)).sum((-2,))
+
+
+def _t(value: Polynomial) -> Polynomial:
+    return transpose(value, -1, -2) if value.ndim > 1 else value
 
 
 @operation("__rmatmul__")
@@ -43,10 +53,87 @@ def linear(value: Numeric, weight: Numeric, bias: Numeric | None = None) -> Poly
 
 @operation("addmm", "addmv", "baddbmm")
 def addmm(
-    value: Numeric, left: Numeric, right: Numeric, *, beta: float = 1, alpha: float = 1
+    start: Numeric, left: Numeric, right: Numeric, *, beta: float = 1, alpha: float = 1
 ) -> Polynomial:
-    """``beta value + alpha left @ right``."""
-    return polynomial(value) * beta + matmul(left, right) * alpha
+    """``beta start + alpha left @ right``."""
+    return polynomial(start) * beta + matmul(left, right) * alpha
+
+
+@operation("addbmm")
+def addbmm(
+    start: Numeric, left: Numeric, right: Numeric, *, beta: float = 1, alpha: float = 1
+) -> Polynomial:
+    """``beta start + alpha sum_b left[b] @ right[b]``."""
+    return polynomial(start) * beta + matmul(left, right).sum((0,)) * alpha
+
+
+@operation("addr")
+def addr(
+    start: Numeric, left: Numeric, right: Numeric, *, beta: float = 1, alpha: float = 1
+) -> Polynomial:
+    """``beta start + alpha left right'``, the outer product of two vectors."""
+    return polynomial(start) * beta + outer(left, right) * alpha
+
+
+@operation("chain_matmul", "linalg_multi_dot")
+def multi_dot(*tensors: Any) -> Polynomial:
+    """The matrix product of several factors."""
+    factors = tensors[0] if isinstance(tensors[0], list | tuple) else tensors
+    product: Polynomial = reduce(matmul, factors)
+    return product
+
+
+@operation("linalg_vecdot")
+def vecdot(left: Numeric, right: Numeric, dim: int = -1) -> Polynomial:
+    """The sum of products along a dim."""
+    return (polynomial(left) * right).sum((dim,))
+
+
+@operation("linalg_cross", "cross")
+def cross(left: Numeric, right: Numeric, dim: int = -1) -> Polynomial:
+    """The cross product of vectors in space, along a dim of size 3."""
+    a, b = polynomial(left), polynomial(right)
+
+    def turned(value: Polynomial, by: int) -> Polynomial:
+        return index_select(value, dim, torch.tensor([by, by + 1, by + 2], device="cpu") % 3)
+
+    return turned(a, 1) * turned(b, 2) - turned(a, 2) * turned(b, 1)
+
+
+@operation("kron")
+def kron(left: Numeric, right: Numeric) -> Polynomial:
+    """The Kronecker product: all products of two elements, one operand's blocks of the other."""
+    a, b = polynomial(left), polynomial(right)
+    for _ in range(b.ndim - a.ndim):
+        a = unsqueeze(a, 0)
+    for _ in range(a.ndim - b.ndim):
+        b = unsqueeze(b, 0)
+    shape = [m * n for m, n in zip(a.shape, b.shape, strict=True)]
+    for d in range(a.ndim):
+        a, b = unsqueeze(a, 2 * d + 1), unsqueeze(b, 2 * d)
+    return reshape(a * b, shape)
+
+
+@operation("bilinear")
+def bilinear(
+    input1: Numeric, input2: Numeric, weight: Numeric, bias: Numeric | None = None
+) -> Polynomial:
+    """``input1 @ weight[k] @ input2 + bias[k]`` for every k."""
+    product = einsum("...i,kij,...j->...k", input1, weight, input2)
+    return product if bias is None else product + bias
+
+
+@operation("mse_loss")
+def mse_loss(
+    left: Numeric, target: Numeric, *_: Any, reduction: str = "mean", **options: Any
+) -> Polynomial:
+    """Squared differences, summed, averaged or one by one."""
+    if _ or any(v is not None for v in options.values()):
+        raise NotPolynomial("`mse_loss` with weights or deprecated arguments")
+    squares = (polynomial(left) - target) ** 2
+    if reduction == "none":
+        return squares
+    return sum_(squares) if reduction == "sum" else mean(squares)
 
 
 @operation("outer", "ger")
@@ -78,12 +165,10 @@ def einsum(equation: str, *operands: Any) -> Polynomial:
     if not arrow:
         every = "".join(terms)
         out = "".join(sorted(c for c in set(every) if every.count(c) == 1))
-    if any(len(set(t)) < len(t) for t in terms):
-        raise NotPolynomial("einsum with a repeated index in one operand")
     letters = [*out, *sorted(set("".join(terms)) - set(out))]
     result: Polynomial | None = None
     for operand, term in zip(operands, terms, strict=True):
-        placed = _along(polynomial(operand), term, letters)
+        placed = _along(*_without_repeats(polynomial(operand), term), letters)
         result = placed if result is None else result * placed
     assert result is not None
     summed = range(len(out), len(letters))
@@ -111,6 +196,16 @@ def _spelled_out(
     return spelled, out.replace("...", letters)
 
 
+def _without_repeats(value: Polynomial, term: str) -> tuple[Polynomial, str]:
+    """A letter that stands twice in one operand names the diagonal of its dims."""
+    for letter in dict.fromkeys(term):
+        while term.count(letter) > 1:
+            first, second = [d for d, c in enumerate(term) if c == letter][:2]
+            value = diagonal_of(value, first, second)
+            term = "".join(c for d, c in enumerate(term) if d not in (first, second)) + letter
+    return value, term
+
+
 def _along(value: Polynomial, term: str, letters: list[str]) -> Polynomial:
     order = sorted(range(len(term)), key=lambda i: letters.index(term[i]))
     value = permute(value, *order) if order else value
@@ -136,46 +231,3 @@ def tensordot(left: Numeric, right: Numeric, dims: Any = 2, out: None = None) ->
     left_over = [c for i, c in enumerate(first) if i not in mine]
     left_over += [c for j, c in enumerate(second) if j not in theirs]
     return einsum(f"{''.join(first)},{''.join(second)}->{''.join(left_over)}", a, b)
-
-
-def _linear_along(matrix: Tensor, value: Polynomial, dim: int) -> Polynomial:
-    """Apply a constant matrix along a dim."""
-    dim %= value.ndim
-    behind = value.ndim - 1 - dim
-    table = matrix.reshape(*matrix.shape, *(1,) * behind)
-    return (unsqueeze(value, dim) * table).sum((dim + 1,))
-
-
-@lru_cache(maxsize=64)
-def _matrix(function: Callable[..., Tensor], size: int, *args: Any) -> Tensor:
-    """The matrix of a linear map along a dim: the map applied to the identity."""
-    identity = torch.eye(size, dtype=torch.float64, device="cpu")
-    return function(identity, *args, dim=0).contiguous()
-
-
-@operation("cumsum")
-def cumsum(value: Polynomial, dim: int, dtype: Any = None) -> Polynomial:
-    """The cumulative sum: a triangular matrix along the dim."""
-    return _linear_along(_matrix(torch.cumsum, value.shape[dim]), value, dim)
-
-
-@operation("diff")
-def diff(value: Polynomial, n: int = 1, dim: int = -1) -> Polynomial:
-    """The n-th difference along a dim: a banded matrix along it."""
-    return _linear_along(_matrix(_diff, value.shape[dim], n), value, dim)
-
-
-def _diff(value: Tensor, n: int, dim: int) -> Tensor:
-    return torch.diff(value, n=n, dim=dim)
-
-
-@operation("roll")
-def roll(value: Polynomial, shifts: int, dims: int | None = None) -> Polynomial:
-    """A rotation along one dim: a permutation matrix along it."""
-    if dims is None or not isinstance(shifts, int) or not isinstance(dims, int):
-        raise NotPolynomial("`roll` along several dims")
-    return _linear_along(_matrix(_roll, value.shape[dims], shifts), value, dims)
-
-
-def _roll(value: Tensor, shifts: int, dim: int) -> Tensor:
-    return torch.roll(value, shifts, dim)

@@ -3,10 +3,11 @@
 
 """Operations that pick elements: indexing, slicing, splitting. They become index maps."""
 
-from collections.abc import Sequence
+import operator
 from types import EllipsisType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,7 @@ Key = None | int | slice | EllipsisType | Tensor
 @operation("__getitem__")
 def getitem(value: Polynomial, key: Any) -> Polynomial:
     """Indexing by numbers, slices, ``None``, ellipses, constant tables and constant masks."""
-    keys = _normalised(value.ndim, key)
+    keys = _normalised(value.shape, key)
     dims: list[Axis | None] = []
     renaming: dict[Axis, Address] = {}
     shared: list[Axis | None] | None = None
@@ -57,38 +58,66 @@ def _is_fixed(address: Address) -> bool:
     return isinstance(address, Gather) and not address.axes
 
 
-def _normalised(ndim: int, key: Any) -> list[Key]:
+def _normalised(shape: torch.Size, key: Any) -> list[Key]:
     """The key with one entry a dim: ellipses spelled out, masks turned into indices."""
-    given = list(key) if isinstance(key, tuple) else [key]
+    given = [_as_key(k) for k in (key if isinstance(key, tuple) else (key,))]
+    used = sum(_consumed(k) for k in given)
+    if used > len(shape):
+        raise IndexError(f"too many indices for a tensor of {len(shape)} dims")
+    places = [i for i, k in enumerate(given) if k is Ellipsis]
+    place = places[0] if places else len(given)
+    given[place : place + 1] = [slice(None)] * (len(shape) - used)
     keys: list[Key] = []
+    dim = 0
     for k in given:
-        if isinstance(k, Polynomial):
-            raise NotPolynomial("indexing by a latent")
-        if isinstance(k, bool):
-            raise NotPolynomial("indexing by a bool")
-        if isinstance(k, list | range):
-            k = torch.as_tensor(list(k), device="cpu")
-        if isinstance(k, Tensor) and k.dtype in (torch.bool, torch.uint8):
+        if _is_mask(k):
+            assert isinstance(k, Tensor)
+            if k.shape != shape[dim : dim + k.dim()]:
+                raise IndexError(
+                    f"a mask of shape {tuple(k.shape)} does not fit dims of sizes "
+                    f"{tuple(shape[dim : dim + k.dim()])}"
+                )
             keys.extend(constants.memo(host.positions, (k,)))
-        elif isinstance(k, Tensor) and k.dim() == 0 and k.device.type == "cpu":
-            keys.append(int(k))
-        elif isinstance(k, Tensor):
-            keys.append(k.long() if k.dtype != torch.long else k)
-        elif k is None or isinstance(k, slice | EllipsisType):
-            keys.append(k)
         else:
-            keys.append(int(k))
-    used = sum(k is not None and k is not Ellipsis for k in keys)
-    missing: list[Key] = [slice(None)] * (ndim - used)
-    places = [i for i, k in enumerate(keys) if k is Ellipsis]
-    place = places[0] if places else len(keys)
-    keys[place : place + 1] = missing
+            keys.append(k)
+        dim += _consumed(k)
     return keys
+
+
+def _as_key(key: Any) -> Key:
+    if isinstance(key, Polynomial):
+        raise NotPolynomial("`__getitem__` by a latent")
+    if isinstance(key, list | tuple | range):
+        key = torch.as_tensor(list(key), device="cpu")
+        key = key if key.numel() else key.long()
+    elif isinstance(key, np.ndarray):
+        key = torch.as_tensor(key, device="cpu")
+    if isinstance(key, bool) or (_is_mask(key) and key.dim() == 0):
+        raise NotPolynomial("`__getitem__` by a bool")
+    if not isinstance(key, Tensor):
+        plain = key is None or isinstance(key, slice | EllipsisType)
+        return key if plain else operator.index(key)
+    if _is_mask(key):
+        return key
+    if key.dim() == 0 and key.device.type == "cpu":
+        return int(key)
+    return key if key.dtype == torch.long else key.long()
+
+
+def _is_mask(key: Any) -> bool:
+    return isinstance(key, Tensor) and key.dtype in (torch.bool, torch.uint8)
+
+
+def _consumed(key: Key) -> int:
+    """The number of dims that one entry of a key picks from."""
+    if key is None or key is Ellipsis:
+        return 0
+    return key.dim() if _is_mask(key) else 1  # type: ignore[union-attr]
 
 
 def _tables_apart(keys: list[Key]) -> bool:
     """Torch puts the dims of index tensors first if something stands between them."""
-    places = [i for i, k in enumerate(keys) if isinstance(k, Tensor)]
+    places = [i for i, k in enumerate(keys) if isinstance(k, Tensor) and k.dim()]
     if not places:
         return False
     between = keys[places[0] : places[-1] + 1]
@@ -99,10 +128,10 @@ def _slice(axis: Axis | None, key: slice, renaming: dict[Axis, Address]) -> Axis
     index = range(axis.size if axis else 1)[key]
     if axis is None or len(index) == axis.size:
         if axis is None and len(index) == 0:
-            raise NotPolynomial("an empty slice")
+            raise NotPolynomial("`__getitem__` of an empty slice")
         return axis
     if len(index) == 0:
-        raise NotPolynomial("an empty slice")
+        raise NotPolynomial("`__getitem__` of an empty slice")
     if len(index) == 1:
         renaming[axis] = Gather(index[0], ())
         return None
@@ -123,6 +152,7 @@ def _table(
     axis: Axis | None, key: Tensor, shared: list[Axis | None], renaming: dict[Axis, Address]
 ) -> None:
     if axis is None:
+        constants.memo(_wrapped, (key,), 1)  # for its check alone
         return
     placed: list[Axis | None] = [None] * (len(shared) - key.dim())
     live = [
@@ -194,46 +224,14 @@ def embedding(index: Any, weight: Polynomial, *args: Any, **options: Any) -> Pol
     return getitem(weight, index)
 
 
-@operation("flip")
-def flip(value: Polynomial, *dims: Any) -> Polynomial:
-    """The dims in reversed order."""
-    chosen = dims[0] if len(dims) == 1 and isinstance(dims[0], Sequence) else dims
-    for dim in chosen:
-        index = torch.arange(value.shape[dim] - 1, -1, -1, device="cpu")
-        value = index_select(value, dim, index)
-    return value
-
-
-@operation("unbind")
-def unbind(value: Polynomial, dim: int = 0) -> tuple[Polynomial, ...]:
-    """The slices along a dim, one by one."""
-    return tuple(select(value, dim, i) for i in range(value.shape[dim]))
-
-
-@operation("split", "split_with_sizes")
-def split(value: Polynomial, sizes: Any, dim: int = 0) -> tuple[Polynomial, ...]:
-    """Pieces along a dim, of one size or of given sizes."""
-    total = value.shape[dim]
-    if isinstance(sizes, int):
-        sizes = [min(sizes, total - start) for start in range(0, total, sizes)]
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    return tuple(narrow(value, dim, s, n) for s, n in zip(starts, sizes, strict=True))
-
-
-@operation("chunk")
-def chunk(value: Polynomial, chunks: int, dim: int = 0) -> tuple[Polynomial, ...]:
-    """At most so many pieces of equal size along a dim (the last may be smaller)."""
-    return split(value, -(-value.shape[dim] // chunks), dim)
-
-
-@operation("diagonal", "diag")
-def diagonal(value: Polynomial, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Polynomial:
-    """The elements whose positions along two dims differ by ``offset``."""
-    if offset or value.ndim < 2:
-        raise NotPolynomial("an off-diagonal")
-    rows, columns = value.dims[dim1], value.dims[dim2]
-    if rows is None or columns is None or rows.size != columns.size:
-        raise NotPolynomial("the diagonal of a matrix that is not square")
-    renamed = Polynomial((), value.terms).renamed({columns: rows})
-    kept = [a for a in value.dims if a is not rows and a is not columns]
-    return renamed.with_dims([*kept, rows])
+def diagonal_of(value: Polynomial, first: int, second: int) -> Polynomial:
+    """The elements at equal positions of two dims, as a last dim."""
+    first, second = first % value.ndim, second % value.ndim
+    size = min(value.shape[first], value.shape[second])
+    value = narrow(narrow(value, first, 0, size), second, 0, size)
+    along, gone = value.dims[first], value.dims[second]
+    terms = value.terms
+    if along is not None and gone is not None:
+        terms = Polynomial((), terms).renamed({gone: along}).terms
+    kept = [a for d, a in enumerate(value.dims) if d not in (first, second)]
+    return Polynomial([*kept, along], terms)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..axes import Address, Axis, Gather
-from ..polynomial import Numeric, Polynomial, polynomial
+from ..polynomial import Polynomial
 from ..terms import NotPolynomial
 from .register import operation
 
@@ -22,25 +22,6 @@ def ints(args: tuple[Any, ...]) -> tuple[int, ...]:
     if len(args) == 1 and isinstance(args[0], Sequence):
         args = tuple(args[0])
     return tuple(int(a) for a in args)
-
-
-@operation("sum")
-def sum_(
-    value: Polynomial, dim: Any = None, keepdim: bool = False, dtype: Any = None
-) -> Polynomial:
-    """The sum over some dims, or over all: their axes are dropped from the result."""
-    if dim is None or dim == ():
-        return value.sum_all()
-    return value.sum((dim,) if isinstance(dim, int) else tuple(dim), keepdim)
-
-
-@operation("mean")
-def mean(
-    value: Polynomial, dim: Any = None, keepdim: bool = False, dtype: Any = None
-) -> Polynomial:
-    """The sum over some dims, or over all, divided by the number of elements summed."""
-    total = sum_(value, dim, keepdim)
-    return total * (prod(total.shape) / prod(value.shape))
 
 
 @operation("unsqueeze")
@@ -67,22 +48,22 @@ def transpose(value: Polynomial, dim0: int, dim1: int) -> Polynomial:
     return value.with_dims(dims)
 
 
-@operation("t", "t_all", "adjoint")
+@operation("t", "t_all")
 def reverse_dims(value: Polynomial) -> Polynomial:
     """The dims in reversed order."""
     return value.with_dims(reversed(value.dims))
 
 
-@operation("mT")
+@operation("mT", "adjoint")
 def matrix_transpose(value: Polynomial) -> Polynomial:
     """The last two dims exchanged."""
     return transpose(value, -1, -2)
 
 
 @operation("permute")
-def permute(value: Polynomial, *order: Any) -> Polynomial:
+def permute(value: Polynomial, *dims: Any) -> Polynomial:
     """The dims in a given order."""
-    return value.with_dims(value.dims[d] for d in ints(order))
+    return value.with_dims(value.dims[d] for d in ints(dims))
 
 
 @operation("movedim", "moveaxis")
@@ -101,7 +82,7 @@ def _moved(ndim: int, sources: Sequence[int], places: Sequence[int]) -> list[int
     return left
 
 
-@operation("expand", "broadcast_to")
+@operation("expand", "expand_copy", "broadcast_to")
 def expand(value: Polynomial, *shape: Any) -> Polynomial:
     """Broadcast to a shape; -1 keeps a dim's size."""
     sizes = ints(shape)
@@ -121,7 +102,7 @@ def expand_as(value: Polynomial, other: Any) -> Polynomial:
 def reshape(value: Polynomial, *shape: Any) -> Polynomial:
     """The same elements, row-major, in another shape."""
     if len(shape) == 1 and isinstance(shape[0], torch.dtype):
-        raise NotPolynomial("a view as another dtype")
+        raise NotPolynomial("`view` as another dtype")
     sizes = list(ints(shape))
     total = prod(value.shape)
     if -1 in sizes:
@@ -195,52 +176,3 @@ def _unravel(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[Tensor, ...]:
         tables.append((position % size).contiguous())
         position = position // size
     return tuple(reversed(tables))
-
-
-@operation("stack")
-def stack(values: Sequence[Numeric], dim: int = 0) -> Polynomial:
-    """Values along a new dim."""
-    pieces = [polynomial(v) for v in values]
-    dim %= pieces[0].ndim + 1
-    return _place([unsqueeze(p, dim) for p in pieces], dim)
-
-
-@operation("cat", "concat", "concatenate")
-def cat(values: Sequence[Numeric], dim: int = 0) -> Polynomial:
-    """Values one after another along a dim."""
-    pieces = [polynomial(v) for v in values]
-    return _place(pieces, dim % pieces[0].ndim)
-
-
-@operation("hstack")
-def hstack(values: Sequence[Numeric]) -> Polynomial:
-    """Values side by side: along the second dim, or the only one."""
-    pieces = [unsqueeze(p, 0) if p.ndim == 0 else p for p in map(polynomial, values)]
-    return _place(pieces, 0 if pieces[0].ndim == 1 else 1)
-
-
-def _place(pieces: list[Polynomial], dim: int) -> Polynomial:
-    """Put pieces one after another along a dim: each is contracted with its 0-1 placing matrix."""
-    total = sum(p.shape[dim] for p in pieces)
-    behind = pieces[0].ndim - 1 - dim
-    result: Polynomial | None = None
-    start = 0
-    for piece in pieces:
-        size = piece.shape[dim]
-        if size == 0:
-            continue
-        table = _placing(total, start, size).reshape(total, size, *(1,) * behind)
-        if size == 1:
-            placed = piece * table.select(1, 0)
-        else:
-            placed = (unsqueeze(piece, dim) * table).sum((dim + 1,))
-        result = placed if result is None else result + placed
-        start += size
-    assert result is not None
-    return result
-
-
-@lru_cache(maxsize=256)
-def _placing(total: int, start: int, size: int) -> Tensor:
-    table = torch.eye(total, dtype=torch.float64, device="cpu")
-    return table.narrow(1, start, size).contiguous()
