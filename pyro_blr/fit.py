@@ -96,7 +96,7 @@ class _Watch:
         """Certify the state that the last step reached, or take the certificate's Newton step."""
         fit.residual = blr.info.residual
         parameters = objective.energy.traced.parameters
-        if any(p.requires_grad for p in parameters.values()):
+        if any(p.is_free for p in parameters.values()):
             fit.reason = f"not certified: the optimum over {sorted(parameters)} is not known"
             return
         self.slow |= SLOW * self.previous < fit.residual

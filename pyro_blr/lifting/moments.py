@@ -185,7 +185,10 @@ class MeanParamsMoments(Moments):
 
 
 def sufficient_statistics(block: Block) -> tuple[Statistic, ...]:
-    """The statistics that are a block's mean parameters, in their order."""
+    """The statistics that are a block's mean parameters (a point's own), in their order."""
+    own: tuple[Statistic, ...] = getattr(block, "statistics", ())
+    if own:
+        return own
     if block.gaussian:
         return (MEAN, SECOND)
     return {

@@ -190,7 +190,12 @@ class Polynomial:
                 number *= scale.number
                 factors += scale.constants
                 continue
-            if len(term.atoms) > 1 or term.constants or not is_variable(term.atoms[0]):
+            if len(term.atoms) > 1 or term.constants:
+                raise NotPolynomial("exp of an expression")
+            if term.atoms[0].kind == "log":  # exp(c log z) is z ** c
+                atoms.append(Atom(term.atoms[0].site, "power", term.number, term.atoms[0].where))
+                continue
+            if not is_variable(term.atoms[0]):
                 raise NotPolynomial("exp of an expression")
             atoms.append(Atom(term.atoms[0].site, "exp", term.number, term.atoms[0].where))
         return Polynomial(self.dims, (Term(number, tuple(factors), tuple(atoms)),))

@@ -1,0 +1,183 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The families whose modes are M-steps: where ``<message, T(theta)>`` is largest.
+
+Each is a conjugate family seen at a point: which statistics T it has, where a message puts its
+mode, and which message of the same size has its mode at a given point. An element that no factor
+of a call touches has the message 0 and stays where it is. Where there is no maximum inside the
+support the mode is NaN, for the caller to report.
+
+A step of size rho averages messages, ``(1 - rho) old + rho message``, from ``old = message_at``:
+that is a step of size rho in the mean coordinates of the complete-data family, the natural gradient
+in the metric of the joint complete-data Fisher information, and EM at rho = 1 (arXiv 2011.01170).
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..families import Natural
+from .moments import LOG, LOG1M, MEAN, SECOND, Statistic
+
+
+class PointFamily(ABC):
+    """A conjugate family of a parameter, of which only the mode is wanted."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name in tables and messages."""
+
+    @property
+    @abstractmethod
+    def statistics(self) -> tuple[Statistic, ...]:
+        """Which statistics T has."""
+
+    @abstractmethod
+    def values(self, point: Tensor) -> tuple[Tensor, ...]:
+        """T(point), twice differentiable."""
+
+    @abstractmethod
+    def mode(self, message: Natural, point: Tensor) -> Tensor:
+        """``argmax <message, T(theta)>``; NaN where it is not inside the support.
+
+        :param point: the value of elements whose message is 0.
+        """
+
+    @abstractmethod
+    def message_at(self, message: Natural, point: Tensor) -> Natural:
+        """The message of the same size whose mode is the point."""
+
+    def symmetric(self, gradient: tuple[Tensor, ...]) -> Natural:
+        """The message from the gradient in the statistics."""
+        return gradient
+
+
+def _kept(untouched: Tensor, point: Tensor, mode: Tensor, inside: Tensor) -> Tensor:
+    """The mode where there is one, the point where nothing was said, NaN elsewhere."""
+    return torch.where(untouched, point, torch.where(inside, mode, torch.nan))
+
+
+@dataclass(frozen=True)
+class NormalPoint(PointFamily):
+    """Normal, element by element: T = (theta, theta^2), mode ``-message_1 / (2 message_2)``."""
+
+    name = "Normal"
+    statistics = (MEAN, SECOND)
+
+    def values(self, point: Tensor) -> tuple[Tensor, ...]:
+        return point, point * point
+
+    def mode(self, message: Natural, point: Tensor) -> Tensor:
+        linear, precision = message[0], -2 * message[1]
+        untouched = (linear == 0) & (precision == 0)
+        return _kept(untouched, point, linear / precision, precision > 0)
+
+    def message_at(self, message: Natural, point: Tensor) -> Natural:
+        return -2 * message[1] * point, message[1]
+
+
+@dataclass(frozen=True)
+class MultivariateNormalPoint(PointFamily):
+    """Multivariate normal: T = (theta, theta theta'), mode ``precision^-1 message_1``."""
+
+    name = "MultivariateNormal"
+    statistics = (MEAN, SECOND)
+
+    def values(self, point: Tensor) -> tuple[Tensor, ...]:
+        return point, point.unsqueeze(-1) * point.unsqueeze(-2)
+
+    def symmetric(self, gradient: tuple[Tensor, ...]) -> Natural:
+        return gradient[0], 0.5 * (gradient[1] + gradient[1].mT)
+
+    def mode(self, message: Natural, point: Tensor) -> Tensor:
+        linear, precision = message[0], -2 * message[1]
+        # An element that nothing touches is held where it is by a unit precision of its own.
+        untouched = (linear == 0) & (precision == 0).all(-1)
+        precision = precision + torch.diag_embed(untouched.to(precision.dtype))
+        linear = torch.where(untouched, point, linear)
+        factor, failed = torch.linalg.cholesky_ex(precision)
+        mode = torch.cholesky_solve(linear.unsqueeze(-1), factor).squeeze(-1)
+        return torch.where((failed == 0).unsqueeze(-1), mode, torch.nan)
+
+    def message_at(self, message: Natural, point: Tensor) -> Natural:
+        return (-2 * message[1] @ point.unsqueeze(-1)).squeeze(-1), message[1]
+
+
+@dataclass(frozen=True)
+class GammaPoint(PointFamily):
+    """``theta ** power`` is Gamma: T = (log theta, theta ** power).
+
+    ``a log theta + c theta^p`` is largest at ``theta^p = -a / (c p)``, if c < 0 and a p > 0. With
+    p = 1 it is a Gamma (a rate), with p = -1 an inverse Gamma (a variance), with p = -2 a scale.
+    """
+
+    power: float
+
+    @property
+    def name(self) -> str:
+        named = {1.0: "Gamma", -1.0: "InverseGamma"}
+        return named.get(self.power, f"Gamma of the power {self.power:g}")
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        return LOG, ("power", self.power, 0)
+
+    def values(self, point: Tensor) -> tuple[Tensor, ...]:
+        return point.log(), point**self.power
+
+    def mode(self, message: Natural, point: Tensor) -> Tensor:
+        log, power = message
+        inside = (power < 0) & (log * self.power > 0)
+        ratio = torch.where(inside, -log / (power * self.power), 1.0)
+        return _kept((log == 0) & (power == 0), point, ratio ** (1 / self.power), inside)
+
+    def message_at(self, message: Natural, point: Tensor) -> Natural:
+        # The step is linear in theta^|p|: in a count over an exposure, in a mean square.
+        log, power = message
+        if self.power > 0:
+            return -self.power * power * point**self.power, power
+        return log, -log / (self.power * point**self.power)
+
+
+@dataclass(frozen=True)
+class BetaPoint(PointFamily):
+    """Beta: T = (log theta, log(1 - theta)), mode ``message_1 / (message_1 + message_2)``."""
+
+    name = "Beta"
+    statistics = (LOG, LOG1M)
+
+    def values(self, point: Tensor) -> tuple[Tensor, ...]:
+        return point.log(), torch.log1p(-point)
+
+    def mode(self, message: Natural, point: Tensor) -> Tensor:
+        first, second = message
+        inside = (first > 0) & (second > 0)
+        return _kept((first == 0) & (second == 0), point, first / (first + second), inside)
+
+    def message_at(self, message: Natural, point: Tensor) -> Natural:
+        total = message[0] + message[1]
+        return total * point, total * (1 - point)
+
+
+@dataclass(frozen=True)
+class DirichletPoint(PointFamily):
+    """Dirichlet: T = log theta, mode the normalised message."""
+
+    name = "Dirichlet"
+    statistics = (LOG,)
+
+    def values(self, point: Tensor) -> tuple[Tensor, ...]:
+        return (point.log(),)
+
+    def mode(self, message: Natural, point: Tensor) -> Tensor:
+        (counts,) = message
+        untouched = (counts == 0).all(-1, keepdim=True)
+        inside = (counts > 0).all(-1, keepdim=True)
+        return _kept(untouched, point, counts / counts.sum(-1, keepdim=True), inside)
+
+    def message_at(self, message: Natural, point: Tensor) -> Natural:
+        return (message[0].sum(-1, keepdim=True) * point,)

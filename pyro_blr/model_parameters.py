@@ -1,0 +1,124 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""How the parameters of the model move: by an optimiser, by EM, or along the natural gradient."""
+
+from collections.abc import Callable, Hashable, Mapping
+
+import torch
+from pyro.optim import PyroOptim
+
+from . import errors
+from .energy.energy import Energy, Naturals, Value
+from .energy.parameters import LiftedParameter, Parameter
+from .energy.points import Points, choose_points, write
+from .energy.trace import Traced
+from .families import Natural
+from .lifting.blocks import Block
+from .lifting.expectation import Layout
+from .lifting.points import PointBlock
+from .objective import EnergyObjective
+from .steps.maximisation import Averages, maximise
+
+Trace = Callable[[Mapping[str, LiftedParameter]], Traced]
+Build = Callable[[Traced, tuple[PointBlock, ...]], Energy]
+
+
+class ModelParameters:
+    """The ``pyro.param`` of a model.
+
+    :param how: ``"optim"``, ``"em"`` or ``"natural"``.
+    :param optim: moves the parameters that are no points.
+    """
+
+    def __init__(self, how: str, optim: PyroOptim | None) -> None:
+        self.how = how
+        self.optim = optim
+        self.points = Points()
+        self._known: dict[Hashable, Points] = {}
+        self._averages = Averages()
+
+    # Which parameters are points
+
+    def energy(self, traced: Traced, layout: Layout, trace: Trace, build: Build) -> Energy:
+        """The energy of a call, its points lifted.
+
+        Which parameters are points is found at the first call with the same ``pyro.param``
+        statements, and anew where a factor has become another.
+
+        :param traced: a run with the points of the last call lifted.
+        """
+        if self.how == "optim":
+            return build(traced, ())
+        key = _statements(traced)
+        if key not in self._known:
+            self._known[key] = choose_points(trace({}), layout, trace)
+        if self.points is not self._known[key]:
+            self.points = self._known[key]
+            traced = trace(self.points.lifted)
+        energy = build(traced, self.points.blocks)
+        if not energy.are_points_conjugate:
+            self.points = self._known[key] = choose_points(trace({}), layout, trace)
+            energy = build(trace(self.points.lifted), self.points.blocks)
+        return energy
+
+    def forget(self) -> None:
+        """Take no parameter for a point until the next choice."""
+        self.points = Points()
+        self._known.clear()
+
+    # Steps
+
+    def maximise(
+        self, objective: EnergyObjective, naturals: Naturals, rho: float
+    ) -> dict[Block, Natural]:
+        """The M-step of the points, given q after the E-step: ``(point,)`` each."""
+        size = 1.0 if self.how == "em" else rho
+        return maximise(objective, naturals, objective.points, size, self._averages)
+
+    def write(self, new: Naturals, traced: Traced) -> None:
+        """Set the points in the param store."""
+        for block in self.points.blocks:
+            write(block, new[block][0], traced)
+
+    def optimise(self, traced: Traced, value: Value) -> None:
+        """One step of the optimiser on the parameters that are no points.
+
+        :raises ArgumentError: if there are such, and no optimiser.
+        """
+        others = {n: p for n, p in traced.parameters.items() if p.is_free}
+        for name in traced.lifted:
+            del others[name]
+        if not others:
+            return
+        leaves = [p.leaf for p in others.values()]
+        loss = -value.expected_log_joint
+        gradient = torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True)
+        used = [p for p, g in zip(others.values(), gradient, strict=True) if g is not None]
+        if self.optim is None and (used or self.how == "optim"):
+            raise self._no_optimiser(used or list(others.values()))
+        if self.optim is None:
+            return
+        for leaf, g in zip(leaves, gradient, strict=True):
+            leaf.grad = torch.zeros_like(leaf) if g is None else g.to(leaf.dtype)
+        self.optim(set(leaves))
+        for leaf in leaves:
+            leaf.grad = None
+
+    def _no_optimiser(self, parameters: list[Parameter]) -> errors.ArgumentError:
+        names = sorted(p.name for p in parameters)
+        if self.how == "optim":
+            why, other = "have no natural coordinates", ', or ask for EM by params="em"'
+        else:
+            reasons = (f"{n!r}: {self.points.reasons.get(n, 'unknown')}" for n in names)
+            why, other = f"have no M-step in closed form ({'; '.join(reasons)})", ""
+        return errors.ArgumentError(
+            f"the model has parameters {names}, which {why}. Mend: give BLR a Pyro optimiser, "
+            f"BLR(model, guide, pyro.optim.Adam({{'lr': 0.01}})){other}, or fix them."
+        )
+
+
+def _statements(traced: Traced) -> Hashable:
+    """What the choice of points depends on, besides the factors."""
+    parameters = traced.parameters.values()
+    return frozenset((p.name, tuple(p.value.shape), p.is_free) for p in parameters)
