@@ -253,11 +253,20 @@ class BLR:
         new = self._with_momentum(objective, naturals, new, safety, searched and size is None)
         moved = self._parameters.maximise(objective, {**energy.points, **new}, rho)
         self._parameters.optimise(energy.traced, value)
-        self.guide.write(new)
-        self._parameters.write(moved, energy.traced)
+        self.set_state({**new, **moved}, objective)
         self.num_steps += 1
         self.info = Info.of_step(objective, value, messages, {**new, **moved}, safety)
         return -value.elbo
+
+    def state(self, objective: EnergyObjective) -> dict[Block, Natural]:
+        """The natural parameters of q and the values of the points, as they are now."""
+        points = self._parameters.current(objective.energy.traced)
+        return {**_detached(self.guide.naturals()), **points}
+
+    def set_state(self, new: Mapping[Block, Natural], objective: EnergyObjective) -> None:
+        """Write natural parameters to the guide, and points to the param store."""
+        self.guide.write({b: new[b] for b in objective.blocks})
+        self._parameters.write(new, objective.energy.traced)
 
     def _with_momentum(
         self,

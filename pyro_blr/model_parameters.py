@@ -11,7 +11,7 @@ from pyro.optim import PyroOptim
 from . import errors
 from .energy.energy import Energy, Naturals, Value
 from .energy.parameters import LiftedParameter, Parameter
-from .energy.points import Points, choose_points, write
+from .energy.points import Points, choose_points, packed, write
 from .energy.trace import Traced
 from .families import Natural
 from .lifting.blocks import Block
@@ -75,6 +75,10 @@ class ModelParameters:
         """The M-step of the points, given q after the E-step: ``(point,)`` each."""
         size = 1.0 if self.how == "em" else rho
         return maximise(objective, naturals, objective.points, size, self._averages)
+
+    def current(self, traced: Traced) -> dict[Block, Natural]:
+        """The points as they are in the param store now."""
+        return {block: (packed(block, traced),) for block in self.points.blocks}
 
     def write(self, new: Naturals, traced: Traced) -> None:
         """Set the points in the param store."""

@@ -21,7 +21,7 @@ class Parameter:
     """A ``pyro.param`` as one run of the model met it.
 
     :param leaf: the unconstrained tensor in the param store.
-    :param value: the constrained one, detached.
+    :param value: the constrained one at that run, detached.
     :param constraint: what lies between them.
     """
 
@@ -29,6 +29,12 @@ class Parameter:
     leaf: Tensor
     value: Tensor
     constraint: Any
+
+    @property
+    def now(self) -> Tensor:
+        """The constrained value as it is now, detached."""
+        value: Tensor = transform_to(self.constraint)(self.leaf.detach())
+        return value
 
     @property
     def is_free(self) -> bool:

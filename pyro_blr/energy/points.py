@@ -257,10 +257,10 @@ def _common_size(sites: tuple[LatentSite, ...], dims: tuple[int, ...]) -> bool:
 
 
 def packed(block: PointBlock, traced: Traced) -> Tensor:
-    """A block's point from its parameters' values. # shape: (*batch[, event_size])"""
+    """A block's point from its parameters' present values. # shape: (*batch[, event_size])"""
     parts = []
     for site in block.sites:
-        variable = traced.lifted[site.name].variable(traced.parameters[site.name].value)
+        variable = traced.lifted[site.name].variable(traced.parameters[site.name].now)
         if block.event_size is None:
             return variable
         order = (*block.placements[site.name].batch_dims, *block.event_dims(site))

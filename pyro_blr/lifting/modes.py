@@ -11,6 +11,10 @@ support the mode is NaN, for the caller to report.
 A step of size rho averages messages, ``(1 - rho) old + rho message``, from ``old = message_at``:
 that is a step of size rho in the mean coordinates of the complete-data family, the natural gradient
 in the metric of the joint complete-data Fisher information, and EM at rho = 1 (arXiv 2011.01170).
+
+In its *chart* a point ranges over all real numbers, and ``<message, T>`` is concave with the
+information matrix as the negative of its second derivative. The gradient map of that information,
+``mean_coordinates``, is the part of ``message_at`` that moves with the point.
 """
 
 from abc import ABC, abstractmethod
@@ -51,9 +55,33 @@ class PointFamily(ABC):
     def message_at(self, message: Natural, point: Tensor) -> Natural:
         """The message of the same size whose mode is the point."""
 
+    @abstractmethod
+    def inverse_information(self, message: Natural, point: Tensor, covector: Tensor) -> Tensor:
+        """The inverse of the information in the chart times a covector.
+
+        :param message: one whose mode is near the point; it gives the information its size.
+        """
+
+    def chart(self, point: Tensor) -> Tensor:
+        """The coordinates in which every real number is allowed."""
+        return point
+
+    def point(self, chart: Tensor) -> Tensor:
+        """The point at given coordinates, twice differentiable."""
+        return chart
+
+    def mean_coordinates(self, message: Natural, point: Tensor) -> Tensor:
+        """A map whose derivative in the chart is the information."""
+        return self.message_at(message, point)[0]
+
     def symmetric(self, gradient: tuple[Tensor, ...]) -> Natural:
         """The message from the gradient in the statistics."""
         return gradient
+
+
+def _over(covector: Tensor, information: Tensor) -> Tensor:
+    """Their quotient; an element without information keeps its covector, which is 0."""
+    return covector / torch.where(information > 0, information, 1.0)
 
 
 def _kept(untouched: Tensor, point: Tensor, mode: Tensor, inside: Tensor) -> Tensor:
@@ -79,6 +107,9 @@ class NormalPoint(PointFamily):
     def message_at(self, message: Natural, point: Tensor) -> Natural:
         return -2 * message[1] * point, message[1]
 
+    def inverse_information(self, message: Natural, point: Tensor, covector: Tensor) -> Tensor:
+        return _over(covector, -2 * message[1])
+
 
 @dataclass(frozen=True)
 class MultivariateNormalPoint(PointFamily):
@@ -94,14 +125,16 @@ class MultivariateNormalPoint(PointFamily):
         return gradient[0], 0.5 * (gradient[1] + gradient[1].mT)
 
     def mode(self, message: Natural, point: Tensor) -> Tensor:
-        linear, precision = message[0], -2 * message[1]
+        untouched = (message[0] == 0) & (message[1] == 0).all(-1)
+        return self.inverse_information(message, point, torch.where(untouched, point, message[0]))
+
+    def inverse_information(self, message: Natural, point: Tensor, covector: Tensor) -> Tensor:
         # An element that nothing touches is held where it is by a unit precision of its own.
-        untouched = (linear == 0) & (precision == 0).all(-1)
-        precision = precision + torch.diag_embed(untouched.to(precision.dtype))
-        linear = torch.where(untouched, point, linear)
+        untouched = (message[0] == 0) & (message[1] == 0).all(-1)
+        precision = torch.diag_embed(untouched.to(point.dtype)) - 2 * message[1]
         factor, failed = torch.linalg.cholesky_ex(precision)
-        mode = torch.cholesky_solve(linear.unsqueeze(-1), factor).squeeze(-1)
-        return torch.where((failed == 0).unsqueeze(-1), mode, torch.nan)
+        solved = torch.cholesky_solve(covector.unsqueeze(-1), factor).squeeze(-1)
+        return torch.where((failed == 0).unsqueeze(-1), solved, torch.nan)
 
     def message_at(self, message: Natural, point: Tensor) -> Natural:
         return (-2 * message[1] @ point.unsqueeze(-1)).squeeze(-1), message[1]
@@ -139,8 +172,20 @@ class GammaPoint(PointFamily):
         # The step is linear in theta^|p|: in a count over an exposure, in a mean square.
         log, power = message
         if self.power > 0:
-            return -self.power * power * point**self.power, power
+            return self.mean_coordinates(message, point), power
         return log, -log / (self.power * point**self.power)
+
+    def mean_coordinates(self, message: Natural, point: Tensor) -> Tensor:
+        return -self.power * message[1] * point**self.power
+
+    def chart(self, point: Tensor) -> Tensor:
+        return point.log()
+
+    def point(self, chart: Tensor) -> Tensor:
+        return chart.exp()
+
+    def inverse_information(self, message: Natural, point: Tensor, covector: Tensor) -> Tensor:
+        return _over(covector, self.power * self.mean_coordinates(message, point))
 
 
 @dataclass(frozen=True)
@@ -162,6 +207,15 @@ class BetaPoint(PointFamily):
         total = message[0] + message[1]
         return total * point, total * (1 - point)
 
+    def chart(self, point: Tensor) -> Tensor:
+        return torch.logit(point)
+
+    def point(self, chart: Tensor) -> Tensor:
+        return torch.sigmoid(chart)
+
+    def inverse_information(self, message: Natural, point: Tensor, covector: Tensor) -> Tensor:
+        return _over(covector, (message[0] + message[1]) * point * (1 - point))
+
 
 @dataclass(frozen=True)
 class DirichletPoint(PointFamily):
@@ -181,3 +235,18 @@ class DirichletPoint(PointFamily):
 
     def message_at(self, message: Natural, point: Tensor) -> Natural:
         return (message[0].sum(-1, keepdim=True) * point,)
+
+    def mean_coordinates(self, message: Natural, point: Tensor) -> Tensor:
+        return self.message_at(message, point)[0][..., :-1]
+
+    def chart(self, point: Tensor) -> Tensor:
+        return (point[..., :-1] / point[..., -1:]).log()
+
+    def point(self, chart: Tensor) -> Tensor:
+        return torch.softmax(torch.nn.functional.pad(chart, (0, 1)), -1)
+
+    def inverse_information(self, message: Natural, point: Tensor, covector: Tensor) -> Tensor:
+        # n (diag(p) - pp') over all but the last has the inverse (diag(1/p) + 11'/p_last) / n.
+        total = message[0].sum(-1, keepdim=True)
+        solved = covector / point[..., :-1] + covector.sum(-1, keepdim=True) / point[..., -1:]
+        return _over(solved, total)
