@@ -116,7 +116,7 @@ class BLR:
         self.num_steps = 0
         self.info = Info()
         self._builder = EnergyBuilder(model, on_sampled, self.temperature)
-        self._parameters = ModelParameters(params, optim)
+        self.parameters = ModelParameters(params, optim)
         self._memory = SweepMemory()
         self._previous: dict[Block, Natural] = {}
         self._notes: tuple[str, ...] = ()
@@ -166,9 +166,9 @@ class BLR:
 
     @_with_gradients
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
-        """How each factor is evaluated, and why; prints as a table."""
-        objective = self._objective(args, kwargs)
-        return explain(objective.energy, self._notes)
+        """How each factor is evaluated and each parameter moved, and why; prints as a table."""
+        energy = self._objective(args, kwargs).energy
+        return explain(energy, self._notes, self.parameters.explain(energy.traced))
 
     @_with_gradients
     def messages(self, *args: Any, **kwargs: Any) -> dict[str, Natural]:
@@ -197,7 +197,7 @@ class BLR:
 
     def _energy(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Energy:
         """Trace the model, its conjugate parameters lifted if they are to be maximised."""
-        latents, lifted = self.guide.latents, self._parameters.points.lifted
+        latents, lifted = self.guide.latents, self.parameters.points.lifted
 
         def trace(lifted: Mapping[str, LiftedParameter]) -> Traced:
             return self._builder.trace(args, kwargs, latents, lifted)
@@ -210,11 +210,11 @@ class BLR:
         except Exception:  # another branch of the model may need a parameter's value
             if not lifted:
                 raise
-            self._parameters.forget()
+            self.parameters.forget()
             traced = trace({})
         if not self._is_laid_out:
             self._lay_out(traced)
-        return self._parameters.energy(traced, self.guide.layout, trace, build)
+        return self.parameters.energy(traced, self.guide.layout, trace, build)
 
     def _lay_out(self, traced: Traced) -> None:
         """Merge coupled linear-Gaussian latents, once, before the first step."""
@@ -251,8 +251,8 @@ class BLR:
             new = parallel(objective, naturals, messages, rho, safety)
             new = self._local_optima(objective, naturals, messages, new)
         new = self._with_momentum(objective, naturals, new, safety, searched and size is None)
-        moved = self._parameters.maximise(objective, {**energy.points, **new}, rho)
-        self._parameters.optimise(energy.traced, value)
+        moved = self.parameters.maximise(objective, {**energy.points, **new}, rho)
+        self.parameters.optimise(energy.traced, value)
         self.set_state({**new, **moved}, objective)
         self.num_steps += 1
         self.info = Info.of_step(objective, value, messages, {**new, **moved}, safety)
@@ -260,13 +260,13 @@ class BLR:
 
     def state(self, objective: EnergyObjective) -> dict[Block, Natural]:
         """The natural parameters of q and the values of the points, as they are now."""
-        points = self._parameters.current(objective.energy.traced)
+        points = self.parameters.current(objective.energy.traced)
         return {**_detached(self.guide.naturals()), **points}
 
     def set_state(self, new: Mapping[Block, Natural], objective: EnergyObjective) -> None:
         """Write natural parameters to the guide, and points to the param store."""
         self.guide.write({b: new[b] for b in objective.blocks})
-        self._parameters.write(new, objective.energy.traced)
+        self.parameters.write(new, objective.energy.traced)
 
     def _with_momentum(
         self,
@@ -302,7 +302,7 @@ class BLR:
         :raises StaleDataError: if they differ by more than rounding.
         """
         fresh = EnergyBuilder(self.model, "ignore", self.temperature)
-        call, latents, points = objective.call, self.guide.latents, self._parameters.points
+        call, latents, points = objective.call, self.guide.latents, self.parameters.points
         traced = fresh.trace(*call, latents, points.lifted)
         energy = fresh.build(traced, latents, self.guide.layout, points.blocks)
         energy.calibrate(_detached(self.guide.naturals()))

@@ -96,10 +96,9 @@ class _Watch:
     def deterministic(self, fit: Fit, blr: Any, objective: EnergyObjective) -> None:
         """Certify the state that the last step reached, or take the certificate's Newton step."""
         fit.residual = blr.info.residual
-        traced = objective.energy.traced
-        free = {n for n, p in traced.parameters.items() if p.is_free} - set(traced.lifted)
-        if free:
-            fit.reason = f"not certified: the optimum over {sorted(free)} is not known"
+        parameters = blr.parameters
+        if parameters.others:
+            fit.reason = f"not certified: the optimum over {sorted(parameters.others)} is not known"
             return
         self.slow |= SLOW * self.previous < fit.residual
         self.previous = fit.residual
@@ -112,7 +111,8 @@ class _Watch:
         fit.gap = certificate.gap
         if fit.gap <= self.tol:
             fit.converged = True
-            over = f" over q and the parameters {sorted(traced.lifted)}" if traced.lifted else ""
+            points = sorted(parameters.points.by_name)
+            over = f" over q and the parameters {points}" if points else ""
             fit.reason = f"gap {fit.gap:.1e} nats{over} is at most tol={self.tol:g}"
             return
         moved = newton_step(joint, joint.naturals, certificate)

@@ -7,10 +7,12 @@ from collections.abc import Callable, Hashable, Mapping
 
 import torch
 from pyro.optim import PyroOptim
+from torch import Tensor
 
 from . import errors
 from .energy.energy import Energy, Naturals, Value
-from .energy.parameters import LiftedParameter, Parameter
+from .energy.explanation import ParameterExplanation
+from .energy.parameters import LiftedParameter
 from .energy.points import Points, choose_points, packed, write
 from .energy.trace import Traced
 from .families import Natural
@@ -35,6 +37,8 @@ class ModelParameters:
         self.how = how
         self.optim = optim
         self.points = Points()
+        #: The parameters that the last step left to the optimiser.
+        self.others: set[str] = set()
         self._known: dict[Hashable, Points] = {}
         self._averages = Averages()
 
@@ -51,7 +55,7 @@ class ModelParameters:
         if self.how == "optim":
             return build(traced, ())
         key = _statements(traced)
-        if key not in self._known:
+        if key not in self._known or not self.points.are_met_by(traced):
             self._known[key] = choose_points(trace({}), layout, trace)
         if self.points is not self._known[key]:
             self.points = self._known[key]
@@ -66,6 +70,24 @@ class ModelParameters:
         """Take no parameter for a point until the next choice."""
         self.points = Points()
         self._known.clear()
+
+    def explain(self, traced: Traced) -> dict[str, ParameterExplanation]:
+        """How each parameter of a call moves, and why."""
+        blocks = self.points.by_name
+        result = {}
+        for name, parameter in traced.parameters.items():
+            update, family, reason = "optim", "", 'params="optim"'
+            together: tuple[str, ...] = (name,)
+            if not parameter.is_free:
+                update, reason = "fixed", "it does not require a gradient"
+            elif name in blocks:
+                block = blocks[name]
+                update, family, reason = self.how, block.point.name, ""
+                together = tuple(s.name for s in block.sites)
+            elif self.how != "optim":
+                reason = self.points.reasons[name]
+            result[name] = ParameterExplanation(name, update, family, together, reason)
+        return result
 
     # Steps
 
@@ -91,17 +113,18 @@ class ModelParameters:
         :raises ArgumentError: if there are such, and no optimiser.
         """
         others = {n: p for n, p in traced.parameters.items() if p.is_free}
-        for name in traced.lifted:
+        for name in self.points.by_name:
             del others[name]
-        if not others:
-            return
         leaves = [p.leaf for p in others.values()]
         loss = -value.expected_log_joint
-        gradient = torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True)
-        used = [p for p, g in zip(others.values(), gradient, strict=True) if g is not None]
-        if self.optim is None and (used or self.how == "optim"):
-            raise self._no_optimiser(used or list(others.values()))
-        if self.optim is None:
+        gradient: tuple[Tensor | None, ...] = (None,) * len(leaves)
+        if leaves and loss.requires_grad:
+            gradient = torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True)
+        used = {n for n, g in zip(others, gradient, strict=True) if g is not None}
+        self.others = set(others) if self.how == "optim" else used
+        if self.optim is None and self.others:
+            raise self._no_optimiser()
+        if self.optim is None or not others:
             return
         for leaf, g in zip(leaves, gradient, strict=True):
             leaf.grad = torch.zeros_like(leaf) if g is None else g.to(leaf.dtype)
@@ -109,8 +132,8 @@ class ModelParameters:
         for leaf in leaves:
             leaf.grad = None
 
-    def _no_optimiser(self, parameters: list[Parameter]) -> errors.ArgumentError:
-        names = sorted(p.name for p in parameters)
+    def _no_optimiser(self) -> errors.ArgumentError:
+        names = sorted(self.others)
         if self.how == "optim":
             why, other = "have no natural coordinates", ', or ask for EM by params="em"'
         else:

@@ -46,7 +46,8 @@ TraceLifted = Callable[[Mapping[str, LiftedParameter]], Traced]
 class Points:
     """The parameters that have an M-step, and why the others have none.
 
-    :param lifted: how each of them is given to the model.
+    :param lifted: how each of them is given to the model; and each of those that no factor of the
+        call depended on, to see when one does.
     :param blocks: what is maximised together, in the order of an M-step.
     :param reasons: why a parameter is not among them, by name.
     """
@@ -54,6 +55,21 @@ class Points:
     lifted: Mapping[str, LiftedParameter] = field(default_factory=dict)
     blocks: tuple[PointBlock, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def by_name(self) -> dict[str, PointBlock]:
+        """The block of each parameter that has one."""
+        return {s.name: b for b in self.blocks for s in b.sites}
+
+    def are_met_by(self, traced: Traced) -> bool:
+        """Whether the factors of a call depend on no other lifted parameters than these."""
+        unused = set(self.lifted) - set(self.by_name)
+        nodes = (s.log_prob for s in traced.sites if isinstance(s.log_prob, LiftedTensor))
+        return not unused or not any(unused & set(n.site_names) for n in nodes)
+
+
+#: Why a parameter is no point, where it may become one in another call.
+UNUSED = "no factor of the call depends on the tensor that pyro.param gives"
 
 
 def choose_points(plain: Traced, layout: Layout, trace: TraceLifted) -> Points:
@@ -77,19 +93,20 @@ def choose_points(plain: Traced, layout: Layout, trace: TraceLifted) -> Points:
             forms[name] = found
     all_at_once = {name: found[0] for name, found in forms.items()}
     blocks, refused = _attempt(all_at_once, layout, trace)
-    if not refused:
-        return Points(all_at_once, blocks, reasons)
+    if set(refused.values()) <= {UNUSED}:
+        return Points(all_at_once, blocks, {**reasons, **refused})
     # One after the other: the first refusal may be the fault of another parameter.
     lifted: dict[str, LiftedParameter] = {}
     for name, found in forms.items():
         for form in found:
             _, refused = _attempt({**lifted, name: form}, layout, trace)
-            if not refused:
+            if set(refused.values()) <= {UNUSED}:
                 lifted[name] = form
                 reasons.pop(name, None)
                 break
             reasons.setdefault(name, refused.get(name) or next(iter(refused.values())))
-    return Points(lifted, _attempt(lifted, layout, trace)[0], reasons)
+    blocks, unused = _attempt(lifted, layout, trace)
+    return Points(lifted, blocks, {**reasons, **unused})
 
 
 def _attempt(
@@ -122,7 +139,7 @@ def _block(
 ) -> PointBlock | str:
     """The smallest block in whose statistics every factor is linear, or why there is none."""
     if not touching:
-        return "no factor of this call depends on it through a tensor that is recorded"
+        return UNUSED
     for site, node in touching.items():
         if node.poly is None:
             return f"factor {site!r} is no polynomial in it: {node.reason}"
