@@ -252,10 +252,13 @@ class BLR:
             new = self._local_optima(objective, naturals, messages, new)
         new = self._with_momentum(objective, naturals, new, safety, searched and size is None)
         moved = self.parameters.maximise(objective, {**energy.points, **new}, rho)
-        self.parameters.optimise(energy.traced, value)
-        self.set_state({**new, **moved}, objective)
+        after = {**new, **moved}
+        self.parameters.move_others(
+            objective, value, after, rho, lambda: self._objective(*objective.call)
+        )
+        self.set_state(after, objective)
         self.num_steps += 1
-        self.info = Info.of_step(objective, value, messages, {**new, **moved}, safety)
+        self.info = Info.of_step(objective, value, messages, after, safety)
         return -value.elbo
 
     def state(self, objective: EnergyObjective) -> dict[Block, Natural]:

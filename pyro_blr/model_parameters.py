@@ -20,7 +20,10 @@ from .lifting.blocks import Block
 from .lifting.expectation import Layout
 from .lifting.points import PointBlock
 from .objective import EnergyObjective
+from .steps.cone import MAX_HALVINGS
+from .steps.information import information_step
 from .steps.maximisation import Averages, maximise
+from .steps.sweep import ROUNDING
 
 Trace = Callable[[Mapping[str, LiftedParameter]], Traced]
 Build = Callable[[Traced, tuple[PointBlock, ...]], Energy]
@@ -37,8 +40,9 @@ class ModelParameters:
         self.how = how
         self.optim = optim
         self.points = Points()
-        #: The parameters that the last step left to the optimiser.
+        #: The parameters of the last step that are no points, and whether Newton's step moved them.
         self.others: set[str] = set()
+        self.by_newton = False
         self._known: dict[Hashable, Points] = {}
         self._averages = Averages()
 
@@ -86,6 +90,8 @@ class ModelParameters:
                 together = tuple(s.name for s in block.sites)
             elif self.how != "optim":
                 reason = self.points.reasons[name]
+                if self.by_newton and name in self.others:
+                    update, reason = self.how, f"Newton's step: {reason}"
             result[name] = ParameterExplanation(name, update, family, together, reason)
         return result
 
@@ -107,12 +113,22 @@ class ModelParameters:
         for block in self.points.blocks:
             write(block, new[block][0], traced)
 
-    def optimise(self, traced: Traced, value: Value) -> None:
-        """One step of the optimiser on the parameters that are no points.
+    def move_others(
+        self,
+        objective: EnergyObjective,
+        value: Value,
+        new: Naturals,
+        rho: float,
+        retraced: Callable[[], EnergyObjective],
+    ) -> None:
+        """Move the parameters that are no points: by Newton's step, or by the optimiser.
 
-        :raises ArgumentError: if there are such, and no optimiser.
+        :param value: the ELBO at the entry of the step, whose gradient the optimiser gets.
+        :param new: q and the points after this step, at which Newton's step is taken.
+        :param retraced: the objective of the same call at the leaves as they are then.
+        :raises ArgumentError: if there are parameters that only an optimiser can move, and none.
         """
-        others = {n: p for n, p in traced.parameters.items() if p.is_free}
+        others = {n: p for n, p in objective.energy.traced.parameters.items() if p.is_free}
         for name in self.points.by_name:
             del others[name]
         leaves = [p.leaf for p in others.values()]
@@ -120,11 +136,18 @@ class ModelParameters:
         gradient: tuple[Tensor | None, ...] = (None,) * len(leaves)
         if leaves and loss.requires_grad:
             gradient = torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True)
-        used = {n for n, g in zip(others, gradient, strict=True) if g is not None}
-        self.others = set(others) if self.how == "optim" else used
-        if self.optim is None and self.others:
-            raise self._no_optimiser()
-        if self.optim is None or not others:
+        used = {
+            n: p.leaf for (n, p), g in zip(others.items(), gradient, strict=True) if g is not None
+        }
+        self.others = set(others) if self.how == "optim" else set(used)
+        self.by_newton = False
+        if used and self.how == "natural" and objective.energy.is_deterministic:
+            self.by_newton = _newton_step(objective, new, rho, list(used.values()), retraced)
+        if self.by_newton or not leaves:
+            return
+        if self.optim is None:
+            if self.others:
+                raise self._no_optimiser()
             return
         for leaf, g in zip(leaves, gradient, strict=True):
             leaf.grad = torch.zeros_like(leaf) if g is None else g.to(leaf.dtype)
@@ -143,6 +166,37 @@ class ModelParameters:
             f"the model has parameters {names}, which {why}. Mend: give BLR a Pyro optimiser, "
             f"BLR(model, guide, pyro.optim.Adam({{'lr': 0.01}})){other}, or fix them."
         )
+
+
+def _newton_step(
+    objective: EnergyObjective,
+    new: Naturals,
+    rho: float,
+    leaves: list[Tensor],
+    retraced: Callable[[], EnergyObjective],
+) -> bool:
+    """Move leaves by rho times Newton's step, halved until L does not fall; False if there is none.
+
+    The model is run again at each trial, as its constants are functions of the leaves.
+    """
+    before = objective.evaluate(new)
+    step = information_step(before.expected_log_joint, leaves)
+    if step is None:
+        return False
+    start = [leaf.detach().clone() for leaf in leaves]
+    for power in range(MAX_HALVINGS):
+        _set(leaves, [s + rho * 0.5**power * d for s, d in zip(start, step, strict=True)])
+        after = retraced().value(new)
+        if after.elbo >= before.elbo - ROUNDING * max(before.magnitude, after.magnitude):
+            return True
+    _set(leaves, start)
+    return False
+
+
+def _set(leaves: list[Tensor], values: list[Tensor]) -> None:
+    with torch.no_grad():
+        for leaf, value in zip(leaves, values, strict=True):
+            leaf.copy_(value)
 
 
 def _statements(traced: Traced) -> Hashable:
