@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .joint import JointObjective
+from .joint_objective import JointObjective
 from .lifting import host
 from .objective import Call, EnergyObjective
 from .steps.certificate import certify, newton_step

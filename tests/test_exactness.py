@@ -5,7 +5,6 @@
 import ast
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -14,15 +13,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from docs import tables
 from pyro_blr import BLR
-from pyro_blr.energy import energy  # enters the operations into their table
 from pyro_blr.energy.explanation import Explanation
 from pyro_blr.guides import AutoNatural
 from pyro_blr.lifting.densities import registered
 from pyro_blr.lifting.dispatch import OPERATIONS
-from pyro_blr.lifting.predictor import ELEMENTWISE
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "exactness.md").read_text()
+PAGE = tables.PAGE.read_text()
 N = 6
 
 DATA = {
@@ -53,9 +51,9 @@ VALUES = {
 POSITIVE = torch.tensor([0.4, 0.9, 0.3, 0.7, 0.2, 0.6])  # inside every other support
 
 
-def section(title: str) -> str:
-    """The text under a heading, up to the next one."""
-    return re.split(r"^#+ ", PAGE.split(f"# {title}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+def section(title: str, end: str = r"^#+ ") -> str:
+    """The text under a heading, up to the next one (or to the next one of its own level)."""
+    return re.split(end, PAGE.split(f"# {title}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def rows(title: str) -> list[tuple[str, ...]]:
@@ -122,32 +120,19 @@ def test_every_density_with_a_formula_is_listed_and_run() -> None:
     assert missing == set(), "add an exact row for these"
 
 
-def is_public(name: str) -> bool:
-    """Whether users write a name: no operator, no internal, no in-place operation."""
-    homes = (torch, torch.Tensor, F, torch.special)
-    return (
-        not name.startswith("_") and not name.endswith("_") and any(hasattr(h, name) for h in homes)
+@pytest.mark.parametrize("section", tables.SECTIONS)
+def test_the_page_has_the_section(section: str) -> None:
+    assert f"<!-- made by docs/tables.py: {section} -->\n{tables.SECTIONS[section]()}\n" in PAGE, (
+        "run `python -m docs.tables`"
     )
 
 
-@pytest.mark.parametrize(
-    ("title", "module"),
-    [
-        ("Arithmetic", "arithmetic"),
-        ("Shapes", "shape"),
-        ("Indices", "indexing"),
-        ("Products and linear maps", "contraction"),
-    ],
-)
-def test_every_operation_is_listed(title: str, module: str) -> None:
-    entered = {
-        name
-        for name, handler in OPERATIONS.items()
-        if handler.__module__ == f"{energy.operations.__name__}.{module}" and is_public(name)
-    }
-    assert names(title) == entered, f"list in docs/exactness.md what operations/{module}.py does"
+def test_the_sections_are_those_of_the_page() -> None:
+    marked = re.findall(r"<!-- made by docs/tables\.py: (.+) -->", PAGE)
+    assert sorted(marked) == sorted(tables.SECTIONS)
+    assert tables.up_to_date(PAGE) == PAGE
 
 
-def test_every_elementwise_function_is_listed() -> None:
-    public = {name for name in ELEMENTWISE if not name.startswith("_")}
-    assert names("Elementwise functions") == public - set(OPERATIONS), "docs/exactness.md differs"
+def test_every_operation_stands_in_a_section() -> None:
+    listed = set(re.findall(r"`(\w+)`", section("Operations that keep a polynomial", "\n## ")))
+    assert {name for name in OPERATIONS if tables.is_public(name)} <= listed

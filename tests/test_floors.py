@@ -25,8 +25,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "steps": ("errors", "families", "lifting.host"),
     "objective": ("families", "lifting", "energy"),
     "info": ("families", "lifting", "energy", "steps", "objective"),
-    "joint": ("families", "lifting", "energy", "steps", "objective"),
-    "fit": ("lifting.host", "steps", "objective", "joint"),
+    "joint_objective": ("families", "lifting", "energy", "steps", "objective"),
+    "fit": ("lifting.host", "steps", "objective", "joint_objective"),
     "arguments": ("errors", "guides", "steps"),
     "model_parameters": ("errors", "families", "lifting", "energy", "steps", "objective"),
     "blr": (

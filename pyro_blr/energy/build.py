@@ -13,7 +13,7 @@ from ..lifting import constants
 from ..lifting.blocks import Block
 from ..lifting.expectation import Layout, compile_plan
 from ..lifting.plan import Plan
-from ..lifting.polynomial import Polynomial, key_of, polynomial
+from ..lifting.polynomial import Polynomial, constants_of, key_of, polynomial
 from ..lifting.predictor import find_predictor, jumping_operations
 from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import NotPolynomial
@@ -36,7 +36,7 @@ def build_factor(site: TracedSite, layout: Layout) -> Factor:
     node = site.log_prob
     reason = node.reason
     if node.poly is not None:
-        summed = _summed_polynomial(node.poly, site)
+        summed = summed_polynomial(node.poly, site)
         plan, free = _plan(summed, layout)
         if isinstance(plan, Plan):
             return ExactFactor(site.name, plan.blocks, "", plan, free)
@@ -86,7 +86,7 @@ def _constant_factor(site: TracedSite) -> ConstantFactor:
     return ConstantFactor(site.name, frozenset(), "", value)
 
 
-def _summed_polynomial(value: Polynomial, site: TracedSite) -> Polynomial:
+def summed_polynomial(value: Polynomial, site: TracedSite) -> Polynomial:
     """Mask and scale (by rows, if the scale has rows), sum over the batch dims."""
     if site.mask is False:
         return Polynomial((), ())
@@ -127,7 +127,7 @@ def _layout_key(value: Polynomial, layout: Layout) -> Hashable:
 
 
 def _held(value: Polynomial) -> tuple[Any, ...]:
-    return tuple(c.tensor for t in value.terms for c in t.constants)
+    return constants_of(value.terms)
 
 
 def _cached(key: Hashable, compute: Any, held: tuple[Any, ...]) -> Any:

@@ -122,6 +122,9 @@ def _term_couplings(term: Term, latents: Latents) -> Iterator[Coupling]:
     if len(elements) == 2:
         first, second = elements
         yield from _coupling(first, second, latents)
+    for exponential in term.exponentials:
+        exponent = exponential.exponent
+        yield from _predictor_couplings(Polynomial(exponent.dims, exponent.terms), latents)
 
 
 def _predictor_couplings(predictor: Polynomial, latents: Latents) -> Iterator[Coupling]:

@@ -192,7 +192,9 @@ def _powers(site: LatentSite, values: Sequence[Polynomial]) -> tuple[float, ...]
 def _elementwise(site: LatentSite, family: ExponentialFamily, point: PointFamily) -> PointBlock:
     batch = tuple(range(len(site.shape) - site.event_dim))
     shape = tuple(site.shape[d] for d in batch)
-    return PointBlock(site.name, family, (site,), shape, None, {site.name: Placement(batch)}, point)
+    return PointBlock(
+        site.name, family, (site,), shape, None, {site.name: Placement(batch)}, point=point
+    )
 
 
 def _gaussian_blocks(site: LatentSite) -> Iterator[PointBlock]:
@@ -219,7 +221,7 @@ def _joint(sites: tuple[LatentSite, ...], batches: tuple[tuple[int, ...], ...]) 
     shape = tuple(sites[0].shape[d] for d in batches[0])
     name = "+".join(s.name for s in sites)
     point = MultivariateNormalPoint()
-    return PointBlock(name, MultivariateNormal(), sites, shape, offset, placements, point)
+    return PointBlock(name, MultivariateNormal(), sites, shape, offset, placements, point=point)
 
 
 def _joined(

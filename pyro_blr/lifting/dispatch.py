@@ -3,7 +3,10 @@
 
 """What happens when a torch function meets a lifted tensor: it is recorded, or refused."""
 
+import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,13 +14,27 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .polynomial import Polynomial
+from .template import on_meta
 from .tensor import BELOW, Call, LiftedTensor, control_flow, lifted_in, polynomial_of
 from .terms import NotPolynomial
 
 Operation = Callable[..., Any]
 
+
+@dataclass(frozen=True)
+class WholeCall:
+    """A handler that takes the recorded call itself, to run torch's own function on other values.
+
+    :param handle: from the call to polynomials.
+    :param keeps: what it keeps, in words for the documentation.
+    """
+
+    handle: Callable[[Call], Any]
+    keeps: str
+
+
 #: Operations that keep a polynomial, by the torch function's name; see ``operations``.
-OPERATIONS: dict[str, Operation] = {}
+OPERATIONS: dict[str, Operation | WholeCall] = {}
 
 _METADATA = frozenset(
     """
@@ -103,6 +120,8 @@ def _attribute(func: Callable[..., Any], name: str, args: tuple[Any, ...]) -> An
     attribute = getattr(func.__self__, "__name__", "")  # type: ignore[attr-defined]
     if name != "__get__":
         raise control_flow(f"an assignment to `.{attribute}`", args, _IN_PLACE[1])
+    if attribute in ("real", "imag") and args[0].is_complex():
+        return record(func, attribute, args, {})
     if attribute in _IDENTITY_ATTRIBUTES:
         return args[0]
     if attribute in _SHAPE_ATTRIBUTES:
@@ -116,7 +135,10 @@ def _attribute(func: Callable[..., Any], name: str, args: tuple[Any, ...]) -> An
 def record(
     func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
-    """Record a call, and keep the polynomial if the operation allows it."""
+    """Record a call, and keep the polynomial if the operation allows it.
+
+    :raises Exception: what torch itself raises for these shapes and arguments.
+    """
     if any(_is_transformed(t) for t in _tensors((args, kwargs))):
         raise control_flow("a transform of torch.func", (args, kwargs), BELOW)
     call = Call(func, args, kwargs)
@@ -124,38 +146,70 @@ def record(
     operation = OPERATIONS.get(name)
     if operation is None:
         reason = _first_reason(inputs) or f"`{name}` has no closed-form expectation"
-    else:
-        try:
-            result = _run_operation(operation, name, call)
-            return _wrap_polynomials(call, result, _result_dtype(args, kwargs), inputs[0].device)
-        except NotPolynomial as error:
-            reason = str(error)
+        return _wrap_unknown(call, reason, inputs)
+    try:
+        expected = on_meta(call)
+    except NotImplementedError:  # its result's shape depends on values: a boolean mask's does
+        expected = None
+    try:
+        result = _run_operation(operation, name, call)
+        return _wrap_polynomials(call, name, result, expected)
+    except NotPolynomial as error:
+        reason = str(error)
     return _wrap_unknown(call, reason, inputs)
 
 
-def _run_operation(operation: Operation, name: str, call: Call) -> Any:
-    """The polynomial of a call; one that its handler does not understand leaves the algebra.
-
-    Torch functions have many spellings. What was given by keyword is checked against the shape that
-    torch itself gives, so that a keyword which a handler reads otherwise is never silently lost.
-    """
-    keywords = {_KEYWORDS.get(k, k): polynomial_of(v) for k, v in call.kwargs.items()}
-    leading = [keywords.pop(k) for k in ("input", "other") if k in keywords]
-    arguments = [polynomial_of(a) for a in call.args]
+def _run_operation(operation: Operation | WholeCall, name: str, call: Call) -> Any:
+    """The polynomial of a call; one that its handler does not understand leaves the algebra."""
+    if name not in _SPARSE and any(t.layout != torch.strided for t in _tensors(call.args)):
+        raise NotPolynomial(f"`{name}` with a sparse tensor")
     try:
-        result = operation(*leading[:1], *arguments, *leading[1:], **keywords)
+        if isinstance(operation, WholeCall):
+            return operation.handle(call)
+        arguments = [polynomial_of(a) for a in call.args]
+        keywords = {k: polynomial_of(v) for k, v in call.kwargs.items()}
+        if keywords:
+            keywords, rest = _renamed(operation, keywords)
+            arguments += rest
+        return operation(*arguments, **keywords)
     except TypeError as error:
         raise NotPolynomial(f"`{name}` with these arguments ({error})") from error
-    if call.kwargs:
-        results = (result,) if isinstance(result, Polynomial) else tuple(result)
-        expected = [t.shape for t in pytree.tree_leaves(_on_meta(call))]
-        if [p.shape for p in results] != expected:
-            raise NotPolynomial(f"`{name}` with these arguments")
-    return result
 
 
-#: NumPy's names for torch's arguments, which torch accepts.
-_KEYWORDS = {"axis": "dim", "keepdims": "keepdim", "x2": "other"}
+#: Operations that know sparse constants.
+_SPARSE = frozenset({"matmul", "__matmul__", "__rmatmul__", "mm", "mv", "_sparse_mm", "smm"})
+
+#: Torch's names of arguments, and what handlers call them: the first that is a handler's own.
+_SYNONYMS = {
+    **{"axis": ("dim",), "keepdims": ("keepdim",), "size": ("shape",), "sizes": ("shape",)},
+    **dict.fromkeys(("input", "self"), ("start", "base", "left", "value", "index")),
+    **dict.fromkeys(("mat", "mat1", "batch1", "vec1", "tensor1", "x", "x1", "a"), ("left",)),
+    **dict.fromkeys(("mat2", "batch2", "vec2", "vec", "tensor2", "tensor", "y", "x2"), ("right",)),
+    **{"b": ("right",), "other": ("right",)},
+}
+
+
+def _renamed(operation: Operation, keywords: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """Keywords by the names of the handler's parameters, and those that it takes by position."""
+    own, spread = _parameters(operation)
+    named: dict[str, Any] = {}
+    rest: list[Any] = []
+    for keyword, value in keywords.items():
+        choices = (keyword, *_SYNONYMS.get(keyword, ()))
+        name = next((c for c in choices if c in own), keyword)
+        if name == spread:
+            rest.append(value)
+        else:
+            named[name] = value
+    return named, rest
+
+
+@lru_cache(maxsize=1024)
+def _parameters(operation: Operation) -> tuple[frozenset[str], str | None]:
+    """The names of a handler's parameters, and of the one that takes the positional rest."""
+    parameters = inspect.signature(operation).parameters.values()
+    spread = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    return frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD), spread
 
 
 def _is_transformed(tensor: Tensor) -> bool:
@@ -167,20 +221,39 @@ def _first_reason(inputs: list[LiftedTensor]) -> str:
     return next((t.reason for t in inputs if t.poly is None), "")
 
 
-def _wrap_polynomials(call: Call, result: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    if isinstance(result, Polynomial):
-        return LiftedTensor(result.shape, dtype, device, poly=result, call=call)
-    return tuple(
+def _wrap_polynomials(call: Call, name: str, result: Any, expected: Any) -> Any:
+    """Wrap the outputs of a call; torch has said what their shapes and dtypes are.
+
+    A handler that reads an argument otherwise than torch does is never silently believed.
+    """
+    device = call.inputs[0].device
+    polynomials = (result,) if isinstance(result, Polynomial) else tuple(result)
+    if expected is None:
+        dtype = _result_dtype(call.args, call.kwargs)
+        kinds = [(p.shape, dtype) for p in polynomials]
+        spec = None
+    else:
+        leaves, spec = pytree.tree_flatten(expected)
+        kinds = [(t.shape, t.dtype) for t in leaves]
+    if [p.shape for p in polynomials] != [shape for shape, _ in kinds]:
+        raise NotPolynomial(f"`{name}` with these arguments")
+    for _, dtype in kinds:
+        if not dtype.is_floating_point:
+            raise NotPolynomial(f"`{name}` to {dtype}")
+    wrapped = [
         LiftedTensor(p.shape, dtype, device, poly=p, call=call, output=i)
-        for i, p in enumerate(result)
-    )
+        for i, (p, (_, dtype)) in enumerate(zip(polynomials, kinds, strict=True))
+    ]
+    if spec is None:
+        return wrapped[0] if isinstance(result, Polynomial) else tuple(wrapped)
+    return pytree.tree_unflatten(wrapped, spec)
 
 
 def _wrap_unknown(call: Call, reason: str, inputs: list[LiftedTensor]) -> Any:
     """Wrap the outputs of a call without a polynomial; their shapes come from the meta device."""
     device = inputs[0].device
     try:
-        shapes = _on_meta(call)
+        shapes = on_meta(call)
     except (NotImplementedError, RuntimeError) as error:
         name = getattr(call.function, "__name__", str(call.function))
         mend = f"its result's shape must not depend on values, nor its call fail ({error})"
@@ -193,20 +266,6 @@ def _wrap_unknown(call: Call, reason: str, inputs: list[LiftedTensor]) -> Any:
         for i, t in enumerate(leaves)
     ]
     return pytree.tree_unflatten(wrapped, spec)
-
-
-def _on_meta(call: Call) -> Any:
-    """The results of a call without their values: shapes and dtypes as torch has them."""
-
-    def to_meta(value: Any) -> Any:
-        if isinstance(value, LiftedTensor):
-            return torch.empty(value.shape, dtype=value.dtype, device="meta")
-        if isinstance(value, Tensor):
-            return value.detach().to("meta")
-        return value
-
-    args, kwargs = pytree.tree_map(to_meta, (call.args, dict(call.kwargs)))
-    return call.function(*args, **kwargs)
 
 
 def _result_dtype(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.dtype:

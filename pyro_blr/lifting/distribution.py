@@ -9,7 +9,7 @@ never reaches torch's constructor. Its log density is one recorded call that rep
 distribution, with the polynomial of its formula where there is one.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
-from .densities import density_of
+from .densities import density_of, takes_arguments_of
 from .polynomial import Polynomial
 from .tensor import Call, LiftedTensor, control_flow, lifted_in, polynomial_of
 from .terms import NotPolynomial
@@ -118,12 +118,12 @@ def log_density(fn: Any, value: Any) -> Any:
 
 
 def _of_plain(fn: Any, value: LiftedTensor) -> Tensor:
-    formula = density_of(type(fn))
+    density = density_of(type(fn))
     call = Call(BoundLogDensity(fn), (value,), {})
     try:
-        if formula is None:
+        if density is None:
             raise NotPolynomial(f"{type(fn).__name__} has no formula in the statistics of q")
-        result = formula(polynomial_of(value), **_arguments(fn, formula))
+        result = density.formula(polynomial_of(value), **density.reads(fn))
         return LiftedTensor(result.shape, value.dtype, value.device, poly=result, call=call)
     except NotPolynomial as error:
         batch = value.shape[: value.dim() - len(fn.event_shape)]
@@ -131,26 +131,6 @@ def _of_plain(fn: Any, value: LiftedTensor) -> Tensor:
         return LiftedTensor(
             shape, value.dtype, value.device, poly=None, call=call, reason=str(error)
         )
-
-
-def _arguments(fn: Any, formula: Callable[..., Polynomial]) -> dict[str, Any]:
-    """A plain distribution's own arguments, as its formula names them."""
-    given = {name: fn.__dict__[name] for name in type(fn).arg_constraints if name in fn.__dict__}
-    if isinstance(fn, dist.MultivariateNormal) and not given.keys() & {
-        "covariance_matrix",
-        "precision_matrix",
-        "scale_tril",
-    }:
-        given["scale_tril"] = fn._unbroadcasted_scale_tril
-    if isinstance(fn, dist.LogNormal | dist.HalfNormal):
-        given = {"loc": fn.base_dist.loc, "scale": fn.base_dist.scale}
-        if isinstance(fn, dist.HalfNormal):
-            del given["loc"]
-    if isinstance(fn, dist.Exponential):
-        given = {"rate": fn.rate}
-    if isinstance(fn, dist.Beta):
-        given = {"concentration1": fn.concentration1, "concentration0": fn.concentration0}
-    return given
 
 
 class LiftedDistribution(TorchDistribution):
@@ -275,12 +255,12 @@ class LiftedDistribution(TorchDistribution):
             )
 
     def _polynomial(self, value: Any) -> Polynomial:
-        formula = density_of(self.distribution)
-        if formula is None:
+        density = density_of(self.distribution)
+        if density is None or not takes_arguments_of(self.distribution):
             raise NotPolynomial(
                 f"{self.distribution.__name__} has no formula in the statistics of q"
             )
-        return formula(
+        return density.formula(
             polynomial_of(value), **{k: polynomial_of(v) for k, v in self.arguments.items()}
         )
 

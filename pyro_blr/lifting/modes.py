@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..families import Natural
-from .moments import LOG, LOG1M, MEAN, SECOND, Statistic
+from .statistics import LOG, LOG1M, MEAN, SECOND, Statistic
 
 
 class PointFamily(ABC):
@@ -157,7 +157,7 @@ class GammaPoint(PointFamily):
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
-        return LOG, ("power", self.power, 0)
+        return LOG, ("power", self.power)
 
     def values(self, point: Tensor) -> tuple[Tensor, ...]:
         return point.log(), point**self.power

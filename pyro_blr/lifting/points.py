@@ -14,7 +14,7 @@ point has the same statistics as a latent would have, differentiable in the *lea
 its message is the gradient in them, as that of any block.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ from torch import Tensor
 from ..families import Natural
 from .blocks import Block
 from .modes import PointFamily
-from .moments import Moments, Statistic, moments_of
+from .moments import Moments, moments_of
+from .statistics import Statistic
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class PointBlock(Block):
     :param point: the statistics in which L is linear, and where they are largest.
     """
 
-    point: PointFamily
+    point: PointFamily = field(kw_only=True)
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:

@@ -180,9 +180,10 @@ def is_elementwise(node: LiftedTensor) -> bool:
 def is_affine(node: LiftedTensor) -> bool:
     """Whether a node is affine in Gaussian latents, with constant coefficients."""
     return node.poly is not None and all(
-        len(t.atoms) == 0
+        t.is_constant
         or (
             len(t.atoms) == 1
+            and not t.exponentials
             and t.atoms[0].site.gaussian
             and t.atoms[0].kind == "power"
             and t.atoms[0].power == 1

@@ -4,10 +4,10 @@
 """The variance of an affine expression under q, from the compiled plan of its mean."""
 
 from .axes import Axis, all_axes, rename, take
+from .coincidence import coincidence
 from .contraction import Operand
-from .expectation import coincidence
-from .moments import COV
 from .plan import Plan, Product, Stat
+from .statistics import COV
 from .terms import NotPolynomial
 
 
@@ -23,7 +23,7 @@ def variance_plan(mean: Plan) -> Plan:
     moving = [p for p in mean.products if p.stats]
     for i, left in enumerate(moving):
         for right in moving[i:]:
-            if left.stats[0].block is right.stats[0].block:
+            if left.stats[0].blocks == right.stats[0].blocks:
                 times = 1.0 if left is right else 2.0
                 products.append(_covariance(left, _fresh(right, mean.out), mean.out, times))
     return Plan(mean.dims, tuple(products))
@@ -31,6 +31,7 @@ def variance_plan(mean: Plan) -> Plan:
 
 def _covariance(left: Product, right: Product, out: tuple[Axis, ...], times: float) -> Product:
     (a,), (b,) = left.stats, right.stats
+    assert isinstance(a, Stat)
     batch = len(a.block.batch_shape)
     deltas, renaming = coincidence(a.where[:batch], b.where[:batch], out)
     if (left.free or right.free) and (renaming or deltas):
@@ -55,7 +56,5 @@ def _fresh(product: Product, out: tuple[Axis, ...]) -> Product:
     return Product(
         tuple((t, tuple(new.get(a, a) for a in own)) for t, own in product.constants),
         tuple((slot, tuple(rename(w, new) for w in where)) for slot, where in product.free),
-        tuple(
-            Stat(s.block, s.which, tuple(rename(w, new) for w in s.where)) for s in product.stats
-        ),
+        tuple(s.at(tuple(rename(w, new) for w in s.where)) for s in product.stats),
     )

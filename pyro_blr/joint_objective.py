@@ -31,12 +31,6 @@ class PointGeometry:
     block: PointBlock
     message: Natural
 
-    @property
-    def natural_event_dims(self) -> tuple[int, ...]:
-        """One tensor, whose event dim is a Gaussian block's or a simplex's."""
-        vector = self.block.event_size is not None or self.block.family.event_dim == 1
-        return (int(vector),)
-
     def mean_params(self, natural: Natural) -> Natural:
         """A map of the chart whose derivative is the information."""
         point = self.block.point
@@ -47,6 +41,10 @@ class PointGeometry:
         point = self.block.point
         value = point.point(natural[0])
         return (point.inverse_information(self.message, value, covector[0]),)
+
+    def symmetrize(self, covector: tuple[Tensor, ...]) -> Natural:
+        """A covector as it is: no coordinate of a point is a matrix."""
+        return covector
 
     def in_domain(self, natural: Natural) -> Tensor:
         """Whether each coordinate is a number."""

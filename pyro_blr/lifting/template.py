@@ -1,0 +1,129 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A call with its tensors taken out: hashable, and filled again with others.
+
+What torch itself does with a call is asked of torch: its errors, shapes and dtypes by running it on
+the meta device (:func:`on_meta`), its index maps and matrices by running it on numbered elements
+and on unit vectors (``operations.moving``, ``operations.linear``).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .tensor import Call, LiftedTensor
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of a tensor: the number of a lifted or of a given one."""
+
+    lifted: bool
+    number: int
+
+
+@dataclass(frozen=True)
+class Node:
+    """A container in the arguments, with what it holds."""
+
+    kind: type
+    items: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A torch function and its arguments, with slots in the place of tensors.
+
+    :param function: the torch function.
+    :param form: its arguments, positional and by keyword.
+    """
+
+    function: Callable[..., Any]
+    form: Node
+
+    def filled(self, lifted: Sequence[Any], given: Sequence[Any]) -> Any:
+        """The call with tensors in its slots."""
+        args, kwargs = _filled(self.form, lifted, given)
+        return self.function(*args, **kwargs)
+
+
+def take_apart(call: Call) -> tuple[Template, list[LiftedTensor], list[Tensor]]:
+    """The template of a call, its lifted tensors and its given ones."""
+    lifted: list[LiftedTensor] = []
+    given: list[Tensor] = []
+    form = _form((tuple(call.args), dict(call.kwargs)), lifted, given)
+    return Template(call.function, form), lifted, given
+
+
+def _form(value: Any, lifted: list[LiftedTensor], given: list[Tensor]) -> Any:
+    if isinstance(value, LiftedTensor):
+        lifted.append(value)
+        return Slot(True, len(lifted) - 1)
+    if isinstance(value, Tensor):
+        given.append(value)
+        return Slot(False, len(given) - 1)
+    if isinstance(value, list | tuple):
+        kind = list if isinstance(value, list) else tuple
+        return Node(kind, tuple(_form(v, lifted, given) for v in value))
+    if isinstance(value, Mapping):
+        return Node(dict, tuple((k, _form(v, lifted, given)) for k, v in value.items()))
+    if isinstance(value, slice):
+        parts = (value.start, value.stop, value.step)
+        return Node(slice, tuple(_form(v, lifted, given) for v in parts))
+    return value
+
+
+def _filled(form: Any, lifted: Sequence[Any], given: Sequence[Any]) -> Any:
+    if isinstance(form, Slot):
+        return (lifted if form.lifted else given)[form.number]
+    if not isinstance(form, Node):
+        return form
+    if form.kind is dict:
+        return {k: _filled(v, lifted, given) for k, v in form.items}
+    values = [_filled(v, lifted, given) for v in form.items]
+    if form.kind is slice:
+        return slice(*values)
+    return form.kind(values)
+
+
+#: What runs on the meta device in the place of functions that know sparse tensors only.
+_DENSE = {"_sparse_mm": torch.mm, "_sparse_addmm": torch.addmm, "smm": torch.mm}
+
+Kind = tuple[torch.Size, torch.dtype]
+
+
+def on_meta(call: Call) -> Any:
+    """The results of a call without their values: shapes and dtypes as torch has them.
+
+    :raises NotImplementedError: if they depend on values.
+    """
+    template, lifted, given = take_apart(call)
+    dense = _DENSE.get(getattr(call.function, "__name__", ""))
+    if dense is not None:
+        template = Template(dense, template.form)
+    kinds = tuple((t.shape, t.dtype) for t in lifted), tuple((t.shape, t.dtype) for t in given)
+    try:
+        hash(template)
+    except TypeError:  # an argument that no key can hold
+        return _run_on_meta.__wrapped__(template, *kinds, torch.get_default_dtype())
+    return _run_on_meta(template, *kinds, torch.get_default_dtype())
+
+
+@lru_cache(maxsize=4096)
+def _run_on_meta(
+    template: Template, lifted: tuple[Kind, ...], given: tuple[Kind, ...], default: torch.dtype
+) -> Any:
+    def empty(kinds: tuple[Kind, ...]) -> list[Tensor]:
+        return [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in kinds]
+
+    try:
+        return template.filled(empty(lifted), empty(given))
+    except RuntimeError as error:
+        if "cannot be called on meta tensors" not in str(error):
+            raise
+        raise NotImplementedError("the result depends on values") from error
