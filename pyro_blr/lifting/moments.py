@@ -168,7 +168,8 @@ class SharedGaussianMoments(GaussianMoments):
     def draw(self, noise: Tensor | None = None) -> Tensor:
         mean, cov = self.leaves
         noise = torch.randn_like(mean) if noise is None else noise
-        return mean + noise @ torch.linalg.cholesky(cov).mT
+        factor: Tensor = torch.linalg.cholesky(cov)
+        return mean + noise @ factor.mT
 
 
 class _NaturalOfMean(torch.autograd.Function):
@@ -237,7 +238,8 @@ class JointMoments(MeanParamsMoments):
         family: Any = self.block.family
         natural = self._connected_natural
         if which == LOCATION:
-            return family.location(natural)  # type: ignore[no-any-return]
+            location: Tensor = family.location(natural)
+            return location
         if which == SPREAD:
             return family.conditional_covariance(natural)  # type: ignore[no-any-return]
         kind, power = which
