@@ -30,7 +30,7 @@ from .lifting.points import PointBlock
 from .model_parameters import ModelParameters
 from .objective import EnergyObjective
 from .steps.cone import Safety
-from .steps.momentum import extrapolate
+from .steps.momentum import Momentum
 from .steps.schedule import StepSize, decreasing, scheduled
 from .steps.sweep import SweepMemory, parallel, sweep
 
@@ -120,7 +120,7 @@ class BLR:
         self._builder = EnergyBuilder(model, on_sampled, self.temperature)
         self.parameters = ModelParameters(params, optim)
         self._memory = SweepMemory()
-        self._previous: dict[Block, Natural] = {}
+        self._momentum = Momentum(self.momentum)
         self._notes: tuple[str, ...] = ()
         self._is_laid_out = False
 
@@ -264,7 +264,9 @@ class BLR:
             rho = size if size is not None else decreasing(self.num_steps)
             new = parallel(objective, naturals, messages, rho, safety)
             new = self._local_optima(objective, naturals, messages, new)
-        new = self._with_momentum(objective, naturals, new, safety, searched and size is None)
+        partial = {b for b in objective.blocks if energy.rows(b) is not None}
+        never_falls = searched and size is None
+        new = self._momentum.extrapolate(objective, naturals, new, partial, safety, never_falls)
         moved = self.parameters.maximise(objective, {**energy.points, **new}, rho)
         after = {**new, **moved}
         self.parameters.move_others(
@@ -284,22 +286,6 @@ class BLR:
         """Write natural parameters to the guide, and points to the param store."""
         self.guide.write({b: new[b] for b in objective.blocks})
         self.parameters.write(new, objective.energy.traced)
-
-    def _with_momentum(
-        self,
-        objective: EnergyObjective,
-        naturals: Mapping[Block, Natural],
-        new: dict[Block, Natural],
-        safety: Safety,
-        never_falls: bool,
-    ) -> dict[Block, Natural]:
-        """Extrapolate the step along the last one; rows of a subsampled plate stay as they are."""
-        previous, self._previous = self._previous, dict(naturals)
-        if not self.momentum:
-            return new
-        rows = objective.energy.rows
-        whole = {b: n for b, n in previous.items() if b in naturals and rows(b) is None}
-        return extrapolate(objective, naturals, new, whole, self.momentum, safety, never_falls)
 
     def _local_optima(
         self,

@@ -126,6 +126,35 @@ def test_poisson_offset_with_gaussian_effects() -> None:
     assert blr.explain()["y"].tier == "exact"
 
 
+def test_poisson_regression_with_an_offset() -> None:
+    """E exp(x'w) under a full Gaussian; the fit is the joint optimum over q and b."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(30, 3, generator=generator)
+    y = torch.poisson(torch.full((30,), 3.0), generator=generator)
+
+    def model() -> None:
+        b = pyro.param("b", torch.tensor(0.3))
+        w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+        with pyro.plate("n", 30):
+            pyro.sample("y", dist.Poisson((b + X @ w).exp()), obs=y)
+
+    guide = AutoNatural(model)
+    blr = BLR(model, guide, params="em")
+
+    def best_offset() -> Tensor:
+        q = guide.marginal("w")
+        variance = torch.einsum("nd,de,ne->n", X, q.covariance_matrix, X)
+        return (y.sum() / (X @ q.loc + 0.5 * variance).exp().sum()).log()
+
+    for _ in range(5):
+        blr.step()
+        close("b", best_offset())
+    fit = blr.fit(tol=1e-9)
+    assert fit.converged
+    assert abs(best_offset() - pyro.param("b").detach()) < 1e-4
+    assert blr.explain()["y"].tier == "exact"
+
+
 # ---------------------------------------------------------------------- parameters in closed form
 
 

@@ -3,44 +3,59 @@
 
 """Momentum in natural coordinates: a step goes on in the direction of the last one."""
 
-from collections.abc import Mapping
+from collections.abc import Container
 
 from ..families import Natural
 from .cone import MAX_HALVINGS, Safety, inside
-from .objective import Block, Objective
+from .objective import Block, Naturals, Objective
 from .sweep import ROUNDING
 
 
-def extrapolate(
-    objective: Objective,
-    current: Mapping[Block, Natural],
-    proposed: dict[Block, Natural],
-    previous: Mapping[Block, Natural],
-    gamma: float,
-    safety: Safety,
-    never_falls: bool,
-) -> dict[Block, Natural]:
-    """``natural_{t+1} + gamma (natural_t - natural_{t-1})``, inside the cone.
+class Momentum:
+    """Goes on by gamma times the last step, ``natural_{t+1} + gamma (natural_t - natural_{t-1})``.
 
     The fixed points are those of the plain step. An extrapolation that leaves the cone is halved
     until it does not, and left out where it would let the ELBO fall; both are counted.
 
-    :param current: ``natural_t``, where the step began.
-    :param proposed: ``natural_{t+1}`` of the plain step.
-    :param previous: ``natural_{t-1}``, for the blocks that are to be extrapolated.
-    :param never_falls: whether the ELBO is deterministic and must not fall.
+    :param float gamma: in [0, 1).
     """
-    moved = dict(proposed)
-    for block, old in previous.items():
-        direction = tuple(n - o for n, o in zip(current[block], old, strict=True))
-        moved[block] = _inside_cone(block, proposed[block], direction, gamma, safety)
-    if not never_falls:
-        return moved
-    before, after = objective.value(current), objective.value(moved)
-    if after.elbo >= before.elbo - ROUNDING * max(before.magnitude, after.magnitude):
-        return moved
-    safety.refused += 1
-    return proposed
+
+    def __init__(self, gamma: float) -> None:
+        self.gamma = gamma
+        self._previous: Naturals = {}
+
+    def extrapolate(
+        self,
+        objective: Objective,
+        current: Naturals,
+        proposed: dict[Block, Natural],
+        held: Container[Block],
+        safety: Safety,
+        never_falls: bool,
+    ) -> dict[Block, Natural]:
+        """The step with its extrapolation.
+
+        :param current: ``natural_t``, where the step began; it is kept for the next one.
+        :param proposed: ``natural_{t+1}`` of the plain step.
+        :param held: blocks that are not extrapolated: those of which the step saw only some rows.
+        :param never_falls: whether the ELBO is deterministic and must not fall.
+        """
+        previous, self._previous = self._previous, current
+        if not self.gamma:
+            return proposed
+        moved = dict(proposed)
+        for block, natural in proposed.items():
+            if block in previous and block not in held:
+                last = zip(current[block], previous[block], strict=True)
+                direction = tuple(n - o for n, o in last)
+                moved[block] = _inside_cone(block, natural, direction, self.gamma, safety)
+        if not never_falls:
+            return moved
+        before, after = objective.value(current), objective.value(moved)
+        if after.elbo >= before.elbo - ROUNDING * max(before.magnitude, after.magnitude):
+            return moved
+        safety.refused += 1
+        return proposed
 
 
 def _inside_cone(
