@@ -185,6 +185,51 @@ def test_a_prior_of_which_every_parameter_is_learned() -> None:
             close(name, value)
 
 
+def test_a_scale_that_multiplies_what_it_scales() -> None:
+    """Not centred: y ~ N(s u_g, 1), u_g ~ N(0, 1), the maximum over s > 0 a regression on u."""
+    group, y = _counts(5, 40)
+
+    def model() -> None:
+        s = pyro.param("s", torch.tensor(0.5), constraint=positive)
+        with pyro.plate("g", 5):
+            u = pyro.sample("u", dist.Normal(0.0, 1.0))
+        with pyro.plate("n", 40):
+            pyro.sample("y", dist.Normal(s * u[group], 1.0), obs=y)
+
+    blr = em(model)
+    s, sizes = torch.tensor(0.5), torch.bincount(group, minlength=5)
+    totals = torch.zeros(5).index_add(0, group, y)
+    for _ in range(6):
+        blr.step()
+        variance = 1 / (1 + sizes * s.square())
+        mean = variance * s * totals
+        s = (mean * totals).sum() / (sizes * (mean.square() + variance)).sum()
+        close("s", s)
+    assert blr.explain().parameters["s"].family == "ModifiedHalfNormal"
+    assert blr.fit().converged
+
+
+def test_a_scale_of_noise_and_signal() -> None:
+    """y ~ N(s u, s): with log s, 1/s and 1/s^2; the root of the quadratic by hand."""
+    _, y = _counts(2, 20)
+
+    def model() -> None:
+        u = pyro.sample("u", dist.Normal(1.0, 1.0))
+        s = pyro.param("s", torch.tensor(0.5), constraint=positive)
+        with pyro.plate("n", 20):
+            pyro.sample("y", dist.Normal(s * u, s), obs=y)
+
+    blr = em(model)
+    s = torch.tensor(0.5)
+    for _ in range(6):
+        blr.step()
+        mean = (1.0 + y.sum() / s) / 21
+        # maximise -n log s - (y^2 / s^2 - 2 y E[u] / s) / 2 summed over y, in x = 1 / s
+        a, b = y.square().sum(), y.sum() * mean
+        s = 2 * a / (b + (b.square() + 4 * a * 20).sqrt())
+        close("s", s)
+
+
 def test_parameters_that_the_latents_do_not_touch_are_at_their_maximum_in_one_step() -> None:
     _, y = _counts(2, 24)
     classes = torch.arange(24) % 3

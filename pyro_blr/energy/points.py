@@ -26,6 +26,7 @@ from ..lifting.modes import (
     BetaPoint,
     DirichletPoint,
     GammaPoint,
+    ModifiedHalfNormalPoint,
     MultivariateNormalPoint,
     NormalPoint,
     PointFamily,
@@ -168,8 +169,12 @@ def _blocks_of(parameter: LiftedParameter, values: Sequence[Polynomial]) -> Iter
     elif parameter.kind == "proportion":
         yield _elementwise(site, Beta(), BetaPoint())
     else:
-        for power in _powers(site, values):
+        powers = _powers(site, values)
+        for power in powers:
             yield _elementwise(site, Gamma(), GammaPoint(power))
+        for power in powers:
+            if 2 * power in powers:
+                yield _elementwise(site, Gamma(), ModifiedHalfNormalPoint(power))
 
 
 def _any_block(parameter: LiftedParameter) -> PointBlock:

@@ -189,6 +189,56 @@ class GammaPoint(PointFamily):
 
 
 @dataclass(frozen=True)
+class ModifiedHalfNormalPoint(PointFamily):
+    """T = (log theta, theta^p, theta^2p): a standard deviation that multiplies what it scales.
+
+    ``a log theta + b x + c x^2`` with ``x = theta^p`` is largest at the positive root of
+    ``a / p + b x + 2 c x^2 = 0``, if c < 0 and a p >= 0.
+    """
+
+    power: float
+    name = "ModifiedHalfNormal"
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        return LOG, ("power", self.power), ("power", 2 * self.power)
+
+    def values(self, point: Tensor) -> tuple[Tensor, ...]:
+        return point.log(), point**self.power, point ** (2 * self.power)
+
+    def mode(self, message: Natural, point: Tensor) -> Tensor:
+        log, linear, square = message[0] / self.power, message[1], message[2]
+        untouched = (log == 0) & (linear == 0) & (square == 0)
+        root = (linear.square() - 8 * log * square).sqrt()
+        # Of the two forms of the root the one that adds numbers of one sign.
+        value = torch.where(linear > 0, (linear + root) / (-4 * square), 2 * log / (root - linear))
+        inside = (square < 0) & (log >= 0) & (value > 0)
+        value = torch.where(inside, value, 1.0)
+        return _kept(untouched, point, value ** (1 / self.power), inside)
+
+    def message_at(self, message: Natural, point: Tensor) -> Natural:
+        value = point**self.power
+        linear = -2 * message[2] * value - message[0] / (self.power * value)
+        return message[0], linear, message[2]
+
+    def mean_coordinates(self, message: Natural, point: Tensor) -> Tensor:
+        log, _, square = message
+        return self.power * (log * point.log() - square * point ** (2 * self.power))
+
+    def chart(self, point: Tensor) -> Tensor:
+        return point.log()
+
+    def point(self, chart: Tensor) -> Tensor:
+        return chart.exp()
+
+    def inverse_information(self, message: Natural, point: Tensor, covector: Tensor) -> Tensor:
+        # At the mode this is minus the second derivative; unlike that, it is positive everywhere.
+        log, _, square = message
+        curvature = log - 2 * self.power * square * point ** (2 * self.power)
+        return _over(covector, self.power * curvature)
+
+
+@dataclass(frozen=True)
 class BetaPoint(PointFamily):
     """Beta: T = (log theta, log(1 - theta)), mode ``message_1 / (message_1 + message_2)``."""
 
