@@ -3,7 +3,8 @@
 
 """Which factor is exact, by quadrature or sampled, and why."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ..lifting.mends import mend_of
 from .energy import Energy
@@ -34,12 +35,38 @@ class FactorExplanation:
 
 
 @dataclass(frozen=True)
+class ParameterExplanation:
+    """One ``pyro.param`` of the model.
+
+    :param str update: ``"em"``, ``"natural"``, ``"optim"``, or ``"fixed"``.
+    :param str family: the conjugate family whose mode is its M-step; empty where it has none.
+    :param tuple together: the parameters that are maximised together with it, itself among them.
+    :param str reason: why it has no M-step; empty if it has one.
+    """
+
+    name: str
+    update: str
+    family: str
+    together: tuple[str, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        joint = f", with {', '.join(self.together)}" if len(self.together) > 1 else ""
+        why = f"mode of a {self.family}{joint}" if self.family else self.reason
+        return f"parameter {self.name}: {self.update} ({why})"
+
+
+@dataclass(frozen=True)
 class Explanation:
-    """How each factor is evaluated, and which sites share a block. Prints as a table."""
+    """How each factor is evaluated, and which sites share a block. Prints as a table.
+
+    :param parameters: how each ``pyro.param`` moves, by name.
+    """
 
     factors: tuple[FactorExplanation, ...]
     blocks: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    parameters: Mapping[str, ParameterExplanation] = field(default_factory=dict)
 
     def __getitem__(self, site: str) -> FactorExplanation:
         return next(f for f in self.factors if f.site == site)
@@ -62,16 +89,23 @@ class Explanation:
         lines += [_line(row, widths) for row in rows]
         lines.append("blocks of q: " + ", ".join("{" + ", ".join(b) + "}" for b in self.blocks))
         lines += [f"mend of {f.site}: {f.mend}" for f in self.factors if f.mend]
-        return "\n".join((*lines, *self.notes))
+        return "\n".join((*lines, *map(str, self.parameters.values()), *self.notes))
 
     __repr__ = __str__
+
+
+NO_PARAMETERS: Mapping[str, ParameterExplanation] = {}
 
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip()
 
 
-def explain(energy: Energy, notes: tuple[str, ...] = ()) -> Explanation:
+def explain(
+    energy: Energy,
+    notes: tuple[str, ...] = (),
+    parameters: Mapping[str, ParameterExplanation] = NO_PARAMETERS,
+) -> Explanation:
     """The explanation of an energy whose quadrature rules were chosen."""
     rows = []
     for factor in energy.factors:
@@ -96,7 +130,7 @@ def explain(energy: Energy, notes: tuple[str, ...] = ()) -> Explanation:
             )
         )
     blocks = tuple(tuple(s.name for s in b.sites) for b in energy.blocks)
-    return Explanation(tuple(rows), blocks, notes)
+    return Explanation(tuple(rows), blocks, notes, parameters)
 
 
 def _touched(energy: Energy, name: str) -> set[str]:
