@@ -50,6 +50,8 @@ def getitem(value: Polynomial, key: Any) -> Polynomial:
                 else:
                     dims.extend(shared)
             _table(axis, k, shared, renaming)
+    if any(axis is not None and axis.size == 0 for axis in dims):
+        return Polynomial(dims, ())  # no element, so no term
     picked = Polynomial((), value.terms).renamed(renaming).with_dims(dims)
     return picked.simplified() if any(_is_fixed(w) for w in renaming.values()) else picked
 
@@ -126,12 +128,10 @@ def _tables_apart(keys: list[Key]) -> bool:
 
 def _slice(axis: Axis | None, key: slice, renaming: dict[Axis, Address]) -> Axis | None:
     index = range(axis.size if axis else 1)[key]
-    if axis is None or len(index) == axis.size:
-        if axis is None and len(index) == 0:
-            raise NotPolynomial("`__getitem__` of an empty slice")
-        return axis
     if len(index) == 0:
-        raise NotPolynomial("`__getitem__` of an empty slice")
+        return Axis(0)
+    if axis is None or len(index) == axis.size:
+        return axis
     if len(index) == 1:
         renaming[axis] = Gather(index[0], ())
         return None
