@@ -90,8 +90,8 @@ def _as_key(key: Any) -> Key:
     if isinstance(key, Polynomial):
         raise NotPolynomial("`__getitem__` by a latent")
     if isinstance(key, list | tuple | range):
-        key = torch.as_tensor(list(key), device="cpu")
-        key = key if key.numel() else key.long()
+        flat = all(type(k) is int for k in key)
+        key = constants.memo(_as_table, (), tuple(key)) if flat else torch.as_tensor(key)
     elif isinstance(key, np.ndarray):
         key = torch.as_tensor(key, device="cpu")
     if isinstance(key, bool) or (_is_mask(key) and key.dim() == 0):
@@ -103,7 +103,11 @@ def _as_key(key: Any) -> Key:
         return key
     if key.dim() == 0 and key.device.type == "cpu":
         return int(key)
-    return key if key.dtype == torch.long else key.long()
+    return key if key.dtype == torch.long else constants.memo(Tensor.long, (key,))
+
+
+def _as_table(positions: tuple[int, ...]) -> Tensor:
+    return torch.tensor(positions, dtype=torch.long, device="cpu")
 
 
 def _is_mask(key: Any) -> bool:
