@@ -9,6 +9,10 @@
     python -m benchmarks regression_large svi     # some of them
     PYRO_BLR_DATA=folder python -m benchmarks     # with the data sets that are not packaged
 
+``regression_bayespy``, ``ppca`` and ``factorisation`` compare sweeps with BayesPy's
+(``pip install pyro-blr[bench]``); ``a1a`` and ``stan`` read data sets that are not packaged;
+``stan`` counts how many of twenty models of posteriordb need no draws.
+
 Two sides of a ratio are timed in the same run, in turn, on the same number of threads. One thread
 is the default: the operations of a step are small, a second thread slows them whenever another
 process has the core, and the ratio would then measure the neighbours. ``--threads 2`` compares

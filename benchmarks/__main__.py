@@ -18,7 +18,10 @@ from .rows import Row, Settings, Skipped
 
 OUTPUT = Path("benchmarks/output")
 #: Each is a module of this package with ``run(settings) -> Iterator[Row]``.
-NAMES = ("regression_large", "regression_bayespy", "logistic", "a1a", "svi")
+NAMES = (
+    *("regression_large", "regression_bayespy", "ppca", "factorisation"),
+    *("logistic", "a1a", "stan", "svi"),
+)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

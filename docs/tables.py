@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 
 from pyro_blr.energy import energy  # enters the operations into their table
+from pyro_blr.lifting.densities import density_of, registered
 from pyro_blr.lifting.dispatch import OPERATIONS, WholeCall
-from pyro_blr.lifting.predictor import ELEMENTWISE
+from pyro_blr.lifting.elementwise import ELEMENTWISE
 
 PAGE = Path(__file__).resolve().parent / "exactness.md"
 _MARKED = re.compile(r"(<!-- made by docs/tables\.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -84,6 +85,12 @@ def elementwise() -> str:
     return names(sorted(n for n in ELEMENTWISE - set(OPERATIONS) if not n.startswith("_")))
 
 
+def densities() -> str:
+    """The distributions with a formula, and the formula, which its docstring's first line gives."""
+    rows = [(f"`{d.__name__}`", first_sentence(density_of(d).formula)) for d in registered()]
+    return table(("distribution", "log density"), sorted(rows))
+
+
 #: What a section holds, by its name in the page.
 SECTIONS: dict[str, Callable[[], str]] = {
     "arithmetic": operations_of("arithmetic"),
@@ -95,6 +102,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "scattering": operations_of("scattering"),
     "linear": operations_of("linear"),
     "elementwise": elementwise,
+    "densities": densities,
 }
 
 

@@ -16,7 +16,9 @@ from .arguments import check_arguments, check_limits, draws_of, reject_reserved
 from .energy.draws import Draws
 from .energy.energy import EnergyBuilder, Value
 from .energy.explanation import Explanation, explain
+from .energy.joining import join
 from .energy.merging import merge
+from .energy.sharing import share, unshared
 from .energy.trace import Traced
 from .families import Natural
 from .fit import Fit, run
@@ -167,6 +169,9 @@ class BLR:
         traced = self._builder.trace(args, kwargs, self.guide.latents)
         if not self._is_laid_out:
             self._lay_out(traced)
+        elif any(self.guide.layout[name].row_dims for name in traced.rows):
+            # The rows of a subsample move alone: they cannot share a covariance with the others.
+            self._use(unshared(self.guide.blocks))
         energy = self._builder.build(traced, self.guide.latents, self.guide.layout)
         objective = EnergyObjective(energy, None, self._builder.cache, (args, kwargs))
         with torch.no_grad():
@@ -177,19 +182,28 @@ class BLR:
         return objective
 
     def _lay_out(self, traced: Traced) -> None:
-        """Merge coupled linear-Gaussian latents, once, before the first step."""
+        """Choose the blocks of q, once, before the first step.
+
+        Coupled linear-Gaussian latents are merged, Gaussians joined with their own precisions, and
+        covariances that are the same all along a plate held once.
+        """
+        latents = self.guide.latents
+        blocks = [latent.block() for latent in latents.values()]
         if self.blocks == "auto":
-            blocks, self._notes = merge(traced, self.guide.latents)
-            if {b.name for b in blocks} != {b.name for b in self.guide.blocks} or any(
-                b.event_size != self.guide.layout[b.sites[0].name].event_size for b in blocks
-            ):
-                self.guide.merge(blocks)
+            blocks, self._notes = merge(traced, latents)
+            blocks = join(blocks, traced)
         elif any(len(b.sites) > 1 for b in self.guide.blocks):
             raise errors.ArgumentError(
                 'blocks="site" was asked for, but the guide\'s latents were merged by another BLR. '
                 "Mend: make a new guide."
             )
+        self._use(share(blocks, traced))
         self._is_laid_out = True
+
+    def _use(self, blocks: list[Block]) -> None:
+        """Give the guide a layout, if it has another one."""
+        if [_shape_of(b) for b in blocks] != [_shape_of(b) for b in self.guide.blocks]:
+            self.guide.merge(blocks)
 
     def step_on(self, objective: EnergyObjective) -> float:
         """One step on a traced call; :meth:`step` and :meth:`fit` share it."""
@@ -265,6 +279,11 @@ class BLR:
                 "watch (a NumPy array, .data). Mend: call blr.invalidate() after changing data in "
                 "place."
             )
+
+
+def _shape_of(block: Block) -> tuple[Any, ...]:
+    """What makes two blocks the same to a guide."""
+    return block.name, block.family, block.batch_shape, block.event_size, block.row_dims
 
 
 def _detached(naturals: Mapping[Block, Natural]) -> dict[Block, Natural]:

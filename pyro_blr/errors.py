@@ -43,6 +43,10 @@ class SupportError(BLRError, ValueError):
     """An observed value lies outside the support of its distribution."""
 
 
+class ParameterError(BLRError, ValueError):
+    """A constant argument of a distribution lies outside its domain."""
+
+
 class ImproperPosteriorError(BLRError, ValueError):
     """The messages of the model do not sum to a proper distribution."""
 

@@ -115,7 +115,7 @@ class EnergyObjective:
         for factor in self.energy.factors:
             if isinstance(factor, ExactFactor) and block in factor.blocks:
                 for product in factor.plan.products:
-                    if sum(s.block is block for s in product.stats) > 1:
+                    if sum(block in s.blocks for s in product.stats) > 1:
                         return True
         return False
 

@@ -31,7 +31,8 @@ def by_quadrature(x: Tensor, y: Tensor) -> None:
 
 
 def by_draws(x: Tensor, y: Tensor) -> None:
-    w = pyro.sample("w", dist.Normal(0.0, 1.0))
+    """Three Gaussian scalars for each datum: two elements of w and the logarithm of tau."""
+    w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
     tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
     with pyro.plate("data", len(y)):
-        pyro.sample("y_obs", dist.Normal(torch.sin(w * x) * tau, 1.0 + torch.cosh(w)), obs=y)
+        pyro.sample("y_obs", dist.Normal(torch.sin(w[0] * x) * tau, 1.0 + torch.cosh(w[1])), obs=y)

@@ -8,19 +8,23 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 
+from benchmarks import bilinear, factorisation, ppca, stan
 from benchmarks.a1a import largest_fall, load
 from benchmarks.classification import Bound
 from benchmarks.family import Family, State
 from benchmarks.optimum import optimum
 from benchmarks.regression import Statistics, data
 from benchmarks.rows import Check, Row, Settings, Skipped
+from benchmarks.stan_models import EXAMPLES
 from benchmarks.unconstrained import LogJoint
+from pyro_blr import BLR
 from tests.oracles.coordinate_ascent import regression
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +44,42 @@ def test_the_runner_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     quality = {check["name"]: check for check in content["rows"][0]["quality"]}
     assert quality["relative"]["holds"]
     assert not (tmp_path / "a1a.json").exists()
+
+
+@pytest.mark.parametrize("module", [ppca, factorisation])
+def test_both_sides_of_a_bilinear_model_go_the_same_way(module: ModuleType) -> None:
+    rows = list(module.run(Settings(tiny=True)))
+    assert rows
+    assert [row.verdict for row in rows] == ["pass"] * len(rows)
+    assert all(set(row.seconds) == {"BayesPy", "BLR"} for row in rows)
+
+
+def test_a_start_is_the_same_on_both_sides() -> None:
+    problem = bilinear.ppca(20, 4, 2)
+    engine, nodes = problem.bayespy()
+    loss = BLR(problem.model, problem.guide(), blocks="site").evaluate_loss(*problem.args)
+    assert loss == pytest.approx(-float(engine.compute_lowerbound()), rel=1e-12)
+    for site, natural in problem.naturals_of(nodes).items():
+        for theirs, ours in zip(natural, problem.start()[site], strict=True):
+            assert theirs.numpy() == pytest.approx(ours.numpy(), abs=1e-10)
+
+
+def test_the_row_of_a_stan_model_has_time_and_quality() -> None:
+    example = next(e for e in EXAMPLES if e.name == "blr")
+    row = stan.row_of(example, None)
+    assert row.headline.name == "s of a fit"
+    assert row.verdict == "pass"
+    assert row.note.startswith("3 exact, 0 quadrature, 0 sampled")
+
+
+def test_the_quality_of_a_posterior_is_measured_in_reference_sds() -> None:
+    example = next(e for e in EXAMPLES if e.name == "blr")
+    draws = {"beta": torch.randn(1000, 2), "sigma": torch.randn(1000).exp()}
+    guide = SimpleNamespace(sample_posterior=lambda count: draws)
+    reference = {"beta[1]": draws["beta"][:, 0] + 3.0, "beta[2]": 2 * draws["beta"][:, 1]}
+    error, least, largest = stan.quality(example, guide, reference)
+    assert error.value == pytest.approx(3.0 / float(draws["beta"][:, 0].std()))
+    assert (least.value, largest.value) == (pytest.approx(0.5), pytest.approx(1.0))
 
 
 def test_a_name_that_does_not_exist_is_refused() -> None:

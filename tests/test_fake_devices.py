@@ -21,11 +21,11 @@ from pyro_blr.families import Gamma, MultivariateNormal, Normal
 from pyro_blr.guides import AutoNatural
 from pyro_blr.lifting import host, operations, quadrature
 from pyro_blr.lifting.blocks import Block, Placement
+from pyro_blr.lifting.covariance import joint_plan
 from pyro_blr.lifting.expectation import compile_plan
 from pyro_blr.lifting.moments import moments_of
 from pyro_blr.lifting.tensor import LiftedTensor
 from pyro_blr.lifting.terms import LatentSite
-from pyro_blr.lifting.variance import variance_plan
 from pyro_blr.steps.certificate import certify
 from pyro_blr.steps.cone import Safety, plain, retract, safe_step, squared_norm
 from tests.device_models import cases
@@ -205,13 +205,11 @@ def test_expectations_are_evaluated_where_the_statistics_are(device, monkeypatch
         ]
         plans = [compile_plan(v.poly, layout) for v in values]
         results = [t for p in plans for t in p.evaluate(moments)]
-        variance, _ = variance_plan(plans[0]).evaluate(moments)
-        mean = results[0]
-        rule = quadrature.calibrate(torch.nn.functional.logsigmoid, mean, variance).rule
-        results += [
-            variance,
-            quadrature.expectation(torch.nn.functional.logsigmoid, mean, variance, rule),
-        ]
+        pair = joint_plan((f.poly, (f + B[group]).poly), layout, aligned=True)
+        scalars = pair.evaluate(moments, ((), ()))
+        integrand = quadrature.Integrand(lambda g, h: torch.nn.functional.logsigmoid(g * h), 20)
+        rule = quadrature.calibrate(integrand, scalars).rule
+        results += [*scalars.variances, scalars.covariance, integrand.expectation(scalars, rule)]
         natural = moments[layout["w"]].natural
         results += [
             *plain(natural, natural, 0.5),

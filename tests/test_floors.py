@@ -39,7 +39,16 @@ FLOORS: dict[str, tuple[str, ...]] = {
 
 # Who may import Pyro. The algebra, the steps and what joins them may not.
 PYRO = {
-    *("_compat", "families", "lifting.densities", "lifting.distribution", "energy.trace"),
+    *(
+        "_compat",
+        "families",
+        "lifting.densities",
+        "lifting.declared",
+        "lifting.distribution",
+        "lifting.wrappers",
+        "energy.domains",
+        "energy.trace",
+    ),
     *("guides", "arguments", "blr", "arviz", "minimal"),
 }
 

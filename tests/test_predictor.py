@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Quadrature is taken only where each element depends on one Gaussian scalar."""
+"""Quadrature is taken only where each element depends on one or two Gaussian scalars."""
 
 from collections.abc import Callable
 
@@ -36,11 +36,19 @@ ONE_ELEMENT = {
     "unsqueezed after": lambda f: (0.01 + 0.98 * torch.sigmoid(f).unsqueeze(-1)).squeeze(-1),
     "a class of two": lambda f: torch.stack([torch.sigmoid(f), torch.sigmoid(-f)], -1)[:, 0],
 }
-SEVERAL_ELEMENTS = {
+TWO_ELEMENTS = {
     "a product of neighbours": lambda f: torch.sigmoid(f) * torch.sigmoid(f).flip(0),
     "gathered twice": lambda f: torch.sigmoid(f) * torch.sigmoid(f)[GROUP],
     "shifted": lambda f: torch.sigmoid(f) * torch.sigmoid(f).roll(1, 0),
     "an outer product": lambda f: (torch.sigmoid(f) * torch.sigmoid(f).unsqueeze(-1))[0],
+}
+SEVERAL_ELEMENTS = {
+    "a product of three": lambda f: (
+        torch.sigmoid(f) * torch.sigmoid(f).flip(0) * torch.sigmoid(f)[GROUP]
+    ),
+    "gathered from two": lambda f: (
+        (torch.sigmoid(f) * torch.tanh(f).flip(0).square())[GROUP] * f.exp()
+    ),
     "a softmax": lambda f: torch.softmax(f, -1),
     "a mean": lambda f: torch.sigmoid(f) * torch.sigmoid(f).mean(),
 }
@@ -49,6 +57,11 @@ SEVERAL_ELEMENTS = {
 @pytest.mark.parametrize("case", ONE_ELEMENT)
 def test_one_element_is_integrated_by_quadrature(case: str) -> None:
     assert _tier(ONE_ELEMENT[case]) == "quadrature"
+
+
+@pytest.mark.parametrize("case", TWO_ELEMENTS)
+def test_two_elements_are_integrated_jointly(case: str) -> None:
+    assert _tier(TWO_ELEMENTS[case]) == "quadrature"
 
 
 @pytest.mark.parametrize("case", SEVERAL_ELEMENTS)

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ..lifting import constants
 from ..lifting.blocks import Block
+from ..lifting.elementwise import jumping_operations
 from ..lifting.expectation import Layout, compile_plan
+from ..lifting.laws import JointPlan, joint_plan
 from ..lifting.plan import Plan
-from ..lifting.polynomial import Polynomial, key_of, polynomial
-from ..lifting.predictor import find_predictor, jumping_operations
+from ..lifting.polynomial import Polynomial, constants_of, key_of, polynomial
+from ..lifting.predictor import Predictor, find_predictor
 from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import NotPolynomial
-from ..lifting.variance import variance_plan
 from .factors import (
     ConstantFactor,
     ExactFactor,
@@ -36,36 +37,29 @@ def build_factor(site: TracedSite, layout: Layout) -> Factor:
     node = site.log_prob
     reason = node.reason
     if node.poly is not None:
-        summed = _summed_polynomial(node.poly, site)
+        summed = summed_polynomial(node.poly, site)
         plan, free = _plan(summed, layout)
         if isinstance(plan, Plan):
             return ExactFactor(site.name, plan.blocks, "", plan, free)
         reason = plan
     blocks = frozenset(layout[s.name] for s in node.sites)
-    predictor = find_predictor(node)
     summed_node = _Summed(node, site.mask, site.scale)
-    if isinstance(predictor, str):
+    predictor = find_predictor(node)
+    joint = predictor if isinstance(predictor, str) else _joint_plan(predictor, layout)
+    if isinstance(predictor, str) or isinstance(joint, str):
         # A density with a polynomial is off the exact tier for its moment; else for its operation.
-        why = f"{node.reason}; {predictor}" if node.reason not in ("", predictor) else predictor
+        why = f"{joint}; {node.reason}" if node.reason not in ("", joint) else str(joint)
         why = reason if node.poly is not None else why
         return _sampled(site.name, blocks, why, summed_node)
-    assert predictor.value.poly is not None
-    (mean, variance), free = _predictor_plans(predictor.value.poly, layout)
-    return QuadratureFactor(
-        site.name,
-        blocks,
-        reason,
-        predictor,
-        mean,
-        variance,
-        free,
-        summed_node,
-    )
+    if len(predictor.scalars) > 1:
+        reason += "; a function of two Gaussian scalars"
+    constants_of = tuple(key_of(p)[1] for p in _polynomials(predictor))
+    return QuadratureFactor(site.name, blocks, reason, predictor, joint, constants_of, summed_node)
 
 
 def resample(factor: QuadratureFactor) -> SampledFactor:
     """The factor when no quadrature rule is good enough."""
-    reason = f"quadrature disagrees by {factor.error:.1e} nats at the finest rule; {factor.reason}"
+    reason = f"{factor.refusal}; {factor.reason}"
     return _sampled(factor.name, factor.blocks, reason, factor.summed)
 
 
@@ -86,7 +80,7 @@ def _constant_factor(site: TracedSite) -> ConstantFactor:
     return ConstantFactor(site.name, frozenset(), "", value)
 
 
-def _summed_polynomial(value: Polynomial, site: TracedSite) -> Polynomial:
+def summed_polynomial(value: Polynomial, site: TracedSite) -> Polynomial:
     """Mask and scale (by rows, if the scale has rows), sum over the batch dims."""
     if site.mask is False:
         return Polynomial((), ())
@@ -127,7 +121,7 @@ def _layout_key(value: Polynomial, layout: Layout) -> Hashable:
 
 
 def _held(value: Polynomial) -> tuple[Any, ...]:
-    return tuple(c.tensor for t in value.terms for c in t.constants)
+    return constants_of(value.terms)
 
 
 def _cached(key: Hashable, compute: Any, held: tuple[Any, ...]) -> Any:
@@ -135,15 +129,22 @@ def _cached(key: Hashable, compute: Any, held: tuple[Any, ...]) -> Any:
     return compute() if cache is None else cache.lookup(key, compute, held)
 
 
-def _predictor_plans(
-    value: Polynomial, layout: Layout
-) -> tuple[tuple[Plan, Plan], tuple[Tensor, ...]]:
-    """The plans of an affine expression's mean and variance, and its free constants."""
-    structure, free = key_of(value)
-    key = ("predictor", structure, _layout_key(value, layout))
+def _polynomials(predictor: Predictor) -> tuple[Polynomial, ...]:
+    """The scalars of a predictor as polynomials."""
+    return tuple(node.poly for node in predictor.values if node.poly is not None)
 
-    def compute() -> tuple[Plan, Plan]:
-        mean = compile_plan(value, layout)
-        return mean, variance_plan(mean)
 
-    return _cached(key, compute, _held(value)), free
+def _joint_plan(predictor: Predictor, layout: Layout) -> JointPlan | str:
+    """The plan of the scalars' joint law, or why there is none."""
+    values = _polynomials(predictor)
+    structures = tuple(key_of(value)[0] for value in values)
+    layouts = tuple(_layout_key(value, layout) for value in values)
+    key = ("scalars", structures, layouts, predictor.aligned)
+
+    def compute() -> JointPlan | str:
+        try:
+            return joint_plan(values, layout, predictor.aligned)
+        except NotPolynomial as error:
+            return str(error)
+
+    return _cached(key, compute, tuple(t for v in values for t in _held(v)))  # type: ignore[no-any-return]

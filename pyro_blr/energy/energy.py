@@ -16,6 +16,7 @@ from ..families import Natural
 from ..lifting import constants, host, operations, quadrature
 from ..lifting.blocks import Block
 from ..lifting.expectation import Layout
+from ..lifting.mends import mend_of
 from ..lifting.moments import Moments, moments_of
 from ..lifting.plan import zero_of
 from .build import build_factor, resample
@@ -85,8 +86,8 @@ class Energy:
 
     def _refuse(self, factor: QuadratureFactor, moments: Mapping[Block, Moments]) -> None:
         if factor.error != factor.error or factor.error == float("inf"):
-            mean, variance = factor.marginal(moments)
-            if not host.truth(torch.isfinite(mean).all() & torch.isfinite(variance).all()):
+            scalars = factor.scalars(moments)
+            if not host.truth(_are_finite((*scalars.means, *scalars.variances))):
                 raise non_finite(factor.name)
         place = self.factors.index(factor)
         self.factors[place] = resample(factor)
@@ -167,6 +168,10 @@ class Energy:
         raise non_finite(", ".join(b.name for b in self.blocks))
 
 
+def _are_finite(values: tuple[Tensor, ...]) -> Tensor:
+    return torch.stack([torch.isfinite(v).all() for v in values]).all()
+
+
 def non_finite(site: str) -> errors.NonFiniteError:
     """The error for a factor that is NaN or infinite."""
     return errors.NonFiniteError(
@@ -218,6 +223,9 @@ class EnergyBuilder:
                 f"{factor.reason}. Its part of the loss and of the messages is a Monte Carlo "
                 "estimate."
             )
+            mend = mend_of(factor.reason)
+            if mend is not None:
+                text += f" A spelling that needs no draws, where it fits: {mend}."
             if self.on_sampled == "error":
                 raise errors.SampledFactorError(
                     text + ' Mend: rewrite the operation, or allow it by on_sampled="warn".'

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..lifting import host, quadrature
+from ..lifting import quadrature
 from ..lifting.blocks import Block
+from ..lifting.laws import JointPlan
 from ..lifting.moments import Moments
 from ..lifting.plan import Plan
 from ..lifting.predictor import Predictor
+from ..lifting.scalars import Scalars, Spreads
 from ..lifting.tensor import LiftedTensor, replay
 from .draws import Draws
 
@@ -93,68 +95,93 @@ class _Summed:
         return log_prob.sum(), log_prob.detach().abs().sum()
 
 
+#: A rule of this many times the calibrated nodes is not taken over: the scalars became so wide that
+#: choosing the rule anew costs less.
+STALE = 2.0
+
+
 @dataclass(eq=False)
 class QuadratureFactor(Factor):
-    """An elementwise function of one Gaussian scalar.
+    """An elementwise function of one or two Gaussian scalars.
 
-    :param mean: the plan of the predictor's mean. # shape: that of the predictor
-    :param variance: the plan of its variance.
+    :param joint: the plan of the scalars' means, variances and covariance.
+    :param free: its free constants, for each scalar.
     """
 
     predictor: Predictor
-    mean: Plan
-    variance: Plan
-    free: tuple[Tensor, ...]
+    joint: JointPlan
+    free: tuple[tuple[Tensor, ...], ...]
     summed: _Summed
+    tolerance: float = quadrature.QUAD_TOL
     rule: quadrature.Rule | None = None
-    #: The widest predictor's standard deviation where the rule was chosen.
-    spread: float = 0.0
+    #: How wide the scalars were where the rule was chosen.
+    spreads: Spreads = ()
+    #: Why no rule is good enough, if so.
+    refusal: str = ""
 
     tier = "quadrature"
 
-    def _function(self, nodes: Tensor) -> Tensor:
-        """The elementwise log density at predictors with a dim of nodes in front."""
+    @property
+    def _integrand(self) -> quadrature.Integrand:
+        return quadrature.Integrand(self._function, self.predictor.density.numel())
+
+    def _function(self, *nodes: Tensor) -> Tensor:
+        """The elementwise log density at scalars with a dim of nodes in front."""
         density = self.predictor.density
         if self.predictor.rearranges:
-            return torch.vmap(self._at)(nodes)
-        own = nodes.dim() - 1
-        padded = nodes.reshape(nodes.shape[0], *(1,) * (density.dim() - own), *nodes.shape[1:])
-        values = {id(n): padded for n in self.predictor.nodes}
-        (result,) = replay([density], values)
-        return result.expand(nodes.shape[0], *density.shape)  # type: ignore[no-any-return]
+            return torch.vmap(self._at)(*nodes)
+        result = self._replayed(*(_padded(n, density.dim()) for n in nodes))
+        return result.expand(nodes[0].shape[0], *density.shape)
 
-    def _at(self, value: Tensor) -> Tensor:
-        """The elementwise log density at one value of the predictor."""
-        values = {id(n): value for n in self.predictor.nodes}
-        (result,) = replay([self.predictor.density], values)
-        return result.expand(self.predictor.density.shape)  # type: ignore[no-any-return]
+    def _at(self, *values: Tensor) -> Tensor:
+        """The elementwise log density at one value of the scalars."""
+        return self._replayed(*values).expand(self.predictor.density.shape)
 
-    def marginal(self, moments: MomentsMap) -> tuple[Tensor, Tensor]:
-        """The predictor's mean and variance."""
-        mean, _ = self.mean.evaluate(moments, self.free)
-        variance, _ = self.variance.evaluate(moments, self.free)
-        return mean, variance.expand(mean.shape)
+    def _replayed(self, *values: Tensor) -> Tensor:
+        scalars = zip(self.predictor.scalars, values, strict=True)
+        given = {id(n): value for nodes, value in scalars for n in nodes}
+        (result,) = replay([self.predictor.program], given)
+        return result  # type: ignore[no-any-return]
+
+    def scalars(self, moments: MomentsMap) -> Scalars:
+        """The scalars' joint law."""
+        return self.joint.evaluate(moments, self.free)
 
     def calibrate(self, moments: MomentsMap, tolerance: float) -> bool:
         """Choose the rule at these moments; False if none is good enough."""
+        self.tolerance = tolerance
         with torch.no_grad():
-            mean, variance = self.marginal(moments)
-            found = quadrature.calibrate(self._function, mean, variance, tolerance)
-            self.spread = _widest(variance)
-        self.error = found.error
-        self.rule = found.rule
-        return found.accepted
+            self._choose(self.scalars(moments))
+        return not self.refusal
+
+    def _choose(self, scalars: Scalars) -> None:
+        with torch.no_grad():
+            found = quadrature.calibrate(self._integrand, scalars, self.tolerance)
+        self.rule, self.error, self.refusal = found.rule, found.error, found.refusal
+        self.spreads = scalars.spreads()
+
+    def _rule_for(self, scalars: Scalars) -> quadrature.Rule:
+        """The rule at scalars that may have become wider since it was chosen."""
+        assert self.rule is not None
+        rule = self.rule.at_spreads(self.spreads, scalars.spreads())
+        if rule.size <= STALE * self.rule.size:
+            return rule
+        self._choose(scalars)
+        return self.rule
 
     def evaluate(self, moments: MomentsMap, draws: Draws | None, touching: Block | None) -> Value:
-        assert self.rule is not None
-        mean, variance = self.marginal(moments)
-        widest = _widest(variance.detach())
-        rule = self.rule.at_spread(widest / self.spread) if self.spread > 0 else self.rule
-        expected = quadrature.expectation(self._function, mean, variance, rule)
+        scalars = self.scalars(moments)
+        expected = self._integrand.expectation(scalars, self._rule_for(scalars))
         density, node = self.predictor.density, self.summed.node
         if node is not density:
             (expected,) = replay([node], {id(density): expected})
         return self.summed(expected)
+
+
+def _padded(nodes: Tensor, ndim: int) -> Tensor:
+    """Nodes whose dims behind the first broadcast against a tensor of ``ndim`` dims."""
+    missing = ndim - (nodes.dim() - 1)
+    return nodes.reshape(nodes.shape[0], *(1,) * missing, *nodes.shape[1:])
 
 
 @dataclass(eq=False)
@@ -176,7 +203,3 @@ class SampledFactor(Factor):
             total = value if total is None else (total[0] + value[0], total[1] + value[1])
         assert total is not None
         return total[0] / draws.count, total[1] / draws.count
-
-
-def _widest(variance: Tensor) -> float:
-    return host.number(variance.max().sqrt()) if variance.numel() else 0.0

@@ -70,8 +70,11 @@ Latents = Mapping[str, Latent]
 def block_values(block: Block, latents: Latents, draw: Tensor) -> dict[LatentSite, Tensor]:
     """The variables of a block's sites, cut from a draw of the block.
 
-    :param draw: # shape: (*sample, *batch[, event_size])
+    :param draw: # shape: (*sample, *batch[, event_size]); rows that share a covariance are one dim
     """
+    if block.row_dims:
+        sample = draw.shape[: draw.dim() - len(block.own_shape) - 2]
+        draw = draw.reshape(*sample, *block.batch_shape, draw.shape[-1])
     values = {}
     for site in block.sites:
         values[site] = cut(block, site, draw, len(block.batch_shape)).to(latents[site.name].dtype)

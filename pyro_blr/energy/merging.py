@@ -86,8 +86,9 @@ def _structure(traced: Traced, latents: Latents) -> tuple[list[dict[str, int]], 
         else:
             predictor = find_predictor(node)
             if not isinstance(predictor, str):
-                assert predictor.value.poly is not None
-                pairs.update(dict.fromkeys(_predictor_couplings(predictor.value.poly, latents)))
+                for scalar in predictor.values:
+                    assert scalar.poly is not None
+                    pairs.update(dict.fromkeys(_predictor_couplings(scalar.poly, latents)))
     return degrees, list(pairs)
 
 
@@ -122,6 +123,9 @@ def _term_couplings(term: Term, latents: Latents) -> Iterator[Coupling]:
     if len(elements) == 2:
         first, second = elements
         yield from _coupling(first, second, latents)
+    for exponential in term.exponentials:
+        exponent = exponential.exponent
+        yield from _predictor_couplings(Polynomial(exponent.dims, exponent.terms), latents)
 
 
 def _predictor_couplings(predictor: Polynomial, latents: Latents) -> Iterator[Coupling]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.distribution import COERCIONS
@@ -18,9 +17,11 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from .. import errors
-from ..lifting import constants, host
-from ..lifting.distribution import coerce, log_density
+from ..lifting.distribution import coerce
 from ..lifting.tensor import LiftedTensor, last_refusal
+from ..lifting.transforms import forward, log_jacobian, sum_rightmost
+from ..lifting.wrappers import log_density, pulled_back
+from .domains import check_arguments, checked_matrices, checked_value
 from .latents import Latent, Latents
 
 
@@ -111,7 +112,8 @@ class LiftMessenger(Messenger):
         self.traced.seen.add(latent.name)
         if latent.transform is None:
             return variable  # type: ignore[no-any-return]
-        value = latent.transform(variable)
+        value = forward(latent.transform, variable)
+        value.is_value = True
         msg["infer"] = {**msg["infer"], "_pyro_blr_variable": variable}
         return value  # type: ignore[no-any-return]
 
@@ -125,12 +127,14 @@ class LiftMessenger(Messenger):
         self.traced.is_subsampled |= any(
             f.full_size not in (None, f.size) for f in msg["cond_indep_stack"]
         )
+        check_arguments(msg["name"], fn)
         if msg["is_observed"] and not isinstance(value, LiftedTensor):
-            value = _checked_value(msg["name"], fn, value, mask)
-        log_prob = log_density(fn, value)
+            value = checked_value(msg["name"], fn, value, mask)
         variable = msg["infer"].get("_pyro_blr_variable")
-        if variable is not None:
-            log_prob = log_prob + _log_jacobian(self.latents[msg["name"]], variable, msg["value"])
+        if variable is None:
+            log_prob = log_density(fn, value)
+        else:
+            log_prob = _variable_log_density(self.latents[msg["name"]], fn, variable, value)
         self.traced.sites.append(TracedSite(msg["name"], log_prob, msg["scale"], mask))
 
     def _pyro_post_param(self, msg: dict[str, Any]) -> None:
@@ -162,10 +166,16 @@ def _check_plates(
         )
 
 
-def _log_jacobian(latent: Latent, variable: Any, value: Any) -> Any:
-    jacobian = latent.transform.log_abs_det_jacobian(variable, value)
-    extra = latent.site.event_dim - latent.transform.domain.event_dim
-    return jacobian.sum(tuple(range(-extra, 0))) if extra > 0 else jacobian
+def _variable_log_density(latent: Latent, fn: Any, variable: Any, value: Any) -> Any:
+    """The log density of q's variable along the site's batch dims: with the Jacobian."""
+    transform = latent.transform
+    assert transform is not None
+    base = pulled_back(fn, transform)
+    if base is not None:
+        return log_density(base, variable)
+    jacobian = log_jacobian(transform, variable, value)
+    extra = latent.site.event_dim - transform.domain.event_dim
+    return log_density(fn, value) + sum_rightmost(jacobian, extra)
 
 
 def missing_site(name: str, fn: Any) -> errors.BLRError:
@@ -188,90 +198,12 @@ def discrete_site(name: str) -> errors.DiscreteLatentError:
     )
 
 
-def _checked_value(name: str, fn: Any, value: Any, mask: Any) -> Any:
-    """An observed value, checked against its support once; masked places may hold anything."""
-    if not isinstance(value, Tensor):
-        return value
-    support = _support(fn)
-    if support is None:
-        return value
-    if isinstance(mask, Tensor):
-        value = constants.memo(_filled, (value, mask), _Same(support))
-    elif mask is False:
-        return constants.memo(_filled, (value, torch.zeros((), dtype=torch.bool)), _Same(support))
-    if _is_real(support):
-        return value
-    if not constants.memo(_inside, (value,), _Same(support)):
-        raise _outside(name, fn, value)
-    return value
-
-
-def _outside(name: str, fn: Any, value: Tensor) -> errors.BLRError:
-    if value.is_floating_point() and not host.truth(torch.isfinite(value).all()):
-        return errors.NonFiniteError(
-            f"the data of site {name!r} hold a NaN or an infinity. Mend: remove these rows, or "
-            "mask them: poutine.mask(mask=~torch.isnan(y))."
-        )
-    kind = getattr(fn, "distribution", type(fn)).__name__
-    return errors.SupportError(
-        f"an observed value of site {name!r} lies outside the support of {kind}, {_support(fn)}. "
-        "Mend: check the data and their encoding, mask the wrong ones by poutine.mask, or choose "
-        "another distribution."
-    )
-
-
-def _support(fn: Any) -> Any:
-    """The support where it can be named without values of latents."""
-    try:
-        support = fn.support
-    except (NotImplementedError, errors.ControlFlowError):
-        return None
-    if not hasattr(support, "check") or isinstance(support, property):
-        return None
-    return support
-
-
-def _is_real(support: Any) -> bool:
-    base = getattr(support, "base_constraint", support)
-    return base is dist.constraints.real
-
-
-class _Same:
-    """A support as part of a key: supports with bounds are new objects at each trace."""
-
-    def __init__(self, support: Any) -> None:
-        self.support = support
-        self.key = (type(support), str(support), support.event_dim)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-
-def _inside(value: Tensor, same: _Same) -> bool:
-    return host.truth(same.support.check(value).all())
-
-
-def _filled(value: Tensor, mask: Tensor, same: _Same) -> Tensor:
-    """The data with harmless values at masked places (NaN times 0 would be NaN)."""
-    support, event_dim = same.support, same.support.event_dim
-    shown = mask.reshape(mask.shape + (1,) * event_dim).to(value.device)
-    inside = support.check(value)
-    good = inside.reshape(inside.shape + (1,) * event_dim)
-    if host.truth(good.all()):
-        return value
-    filler = 1.0 if host.truth(support.check(torch.ones_like(value)).all()) else 0.0
-    return torch.where(shown | good, value, torch.full_like(value, filler))
-
-
 @contextmanager
 def without_validation() -> Iterator[None]:
-    """Lifted values cannot be checked one by one; observed ones are, by :func:`_checked_value`."""
+    """Lifted values cannot be checked one by one; what is constant is, by ``domains``."""
     torch_checks = torch.distributions.Distribution._validate_args
     try:
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(False), checked_matrices():
             yield
     finally:
         torch.distributions.Distribution.set_default_validate_args(torch_checks)

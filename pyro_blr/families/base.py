@@ -4,12 +4,15 @@
 """The contract of an exponential family in its two coordinate systems."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from pyro_blr.errors import ArgumentError
+from pyro_blr.errors import ArgumentError, DomainError
 
 Natural = tuple[Tensor, ...]
 """Natural parameters: one tensor a block, event dimensions rightmost."""
@@ -29,7 +32,8 @@ class ExponentialFamily(ABC):
 
     with natural parameters :math:`n` and mean parameters :math:`\mu`. Every tensor has the shape
     ``(*batch, *event)``, where the event of the i-th one has ``natural_event_dims[i]`` dimensions;
-    a matrix block is symmetric and is paired by the sum over all its entries.
+    a matrix block is symmetric (but see :meth:`symmetrize`) and is paired by the sum over all its
+    entries.
 
     Methods are exact: nothing is clamped, and no method reads a value back to the host. Outside
     the domain their results mean nothing (most often NaN); ask :meth:`in_domain`.
@@ -109,6 +113,7 @@ class ExponentialFamily(ABC):
         """Return the Pyro distribution, of ``batch_shape`` ``batch``.
 
         :param natural: natural parameters in the domain.
+        :raises DomainError: by families of matrices, if they are outside it.
         """
 
     @abstractmethod
@@ -232,6 +237,18 @@ class ExponentialFamily(ABC):
             raise ArgumentError(f"{self.name} declares no natural parameters.")
         return total
 
+    def symmetrize(self, blocks: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the blocks, with (M + M')/2 for each matrix M.
+
+        A family with a matrix block that is not symmetric overrides it.
+
+        :param blocks: one tensor a natural parameter.
+        """
+        return tuple(
+            0.5 * (block + block.mT) if dims == 2 else block
+            for dims, block in zip(self.natural_event_dims, blocks, strict=True)
+        )
+
     def batch_shape(self, natural: Natural) -> torch.Size:
         """Return the batch shape; blocks broadcast against each other.
 
@@ -272,6 +289,21 @@ class ExponentialFamily(ABC):
             f"A {type(distribution).__name__} is not in the family {self.name}; pass a "
             f"{self.distribution_type.__name__} or a tuple of natural parameters."
         )
+
+    @contextmanager
+    def naming_domain(self) -> Iterator[None]:
+        """Turn the errors of Pyro's constructors into a :class:`DomainError` with the mend.
+
+        They check their arguments anyway; a check of our own would wait for the device again.
+        """
+        try:
+            yield
+        except (ValueError, LinAlgError) as error:
+            raise DomainError(
+                f"These natural parameters are outside the domain of {self.name}. Mend: ask "
+                f"{type(self).__name__}.in_domain(natural), and shorten the step that led here. "
+                f"({str(error).splitlines()[0]})"
+            ) from error
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

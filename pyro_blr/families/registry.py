@@ -13,10 +13,11 @@ from pyro_blr.families.base import ExponentialFamily
 
 F = TypeVar("F", ExponentialFamily, type[ExponentialFamily])
 
+# Keys are classes of distributions, and the classes of families that are found by name only.
 _FAMILIES: dict[type, ExponentialFamily] = {}
 
 
-def register_family(family: F, *distribution_types: type) -> F:
+def register_family(family: F, *distribution_types: type, by_name: bool = False) -> F:
     """Make a family known for some classes of distributions; also a class decorator.
 
     A distribution belongs to the family of its most specific registered class, so a subclass may
@@ -24,13 +25,16 @@ def register_family(family: F, *distribution_types: type) -> F:
 
     :param family: a family, as an instance or as a class.
     :param distribution_types: classes of distributions; ``family.distribution_type`` if none.
+    :param by_name: whether no distribution belongs to it, so that it is found by its name only:
+        another family is the better guess for its distributions.
     :return: the argument ``family``.
     """
     given = family if isinstance(family, type) else type(family)
     if not issubclass(given, ExponentialFamily):
         raise ArgumentError(f"{family!r} is not a family; derive it from ExponentialFamily.")
     instance = family() if isinstance(family, type) else family
-    for distribution_type in distribution_types or (instance.distribution_type,):
+    default = type(instance) if by_name else instance.distribution_type
+    for distribution_type in distribution_types or (default,):
         _FAMILIES[distribution_type] = instance
     return family
 

@@ -3,6 +3,7 @@
 
 """The automatic guide in natural coordinates."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -23,8 +24,8 @@ from ..families import Natural
 from ..lifting import host
 from ..lifting.blocks import Block
 from .choice import choose_latents, full_value
-from .marginals import marginal, quantile
-from .start import given_natural, initial_natural, merged_natural
+from .marginals import marginal, own_law, quantile
+from .start import given_natural, initial_natural, located, merged_natural
 from .store import NaturalStore
 
 
@@ -112,9 +113,13 @@ class AutoNatural(AutoGuide):
         self.set_up(args, kwargs)
 
     def _prototype(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        model = InitMessenger(self.init_loc_fn)(self.model)
+        model = InitMessenger(located(self.init_loc_fn))(self.model)
         hidden = poutine.block(model, prototype_hide_fn)
-        self.prototype_trace = poutine.block(poutine.trace(hidden).get_trace)(*args, **kwargs)
+        with warnings.catch_warnings():
+            # torch's Wishart tests whether its draws are regular and warns if they are.
+            warnings.filterwarnings("ignore", "Singular sample detected", UserWarning)
+            trace = poutine.block(poutine.trace(hidden).get_trace)(*args, **kwargs)
+        self.prototype_trace = trace
         if self.master is not None:
             self.master()._check_prototype(self.prototype_trace)
         sites = dict(self.prototype_trace.iter_stochastic_nodes())
@@ -190,7 +195,7 @@ class AutoNatural(AutoGuide):
         natural = self.naturals()[block]
         if not _is_merged(block, latent):
             return natural
-        return given_natural(latent, _own_marginal(block, natural, latent))
+        return given_natural(latent, own_law(block, _detached(natural), latent))
 
     def _block_natural(self, block: Block, own: Mapping[str, Natural]) -> Natural:
         if len(block.sites) == 1 and not _is_merged(block, self.latents[block.name]):
@@ -326,12 +331,8 @@ def _detached(natural: Natural) -> Natural:
 def _is_merged(block: Block, latent: Latent) -> bool:
     """Whether a block is another than the site's own."""
     own = latent.block()
-    same = own.batch_shape == block.batch_shape and own.event_size == block.event_size
-    return len(block.sites) > 1 or not same
-
-
-def _own_marginal(block: Block, natural: Natural, latent: Latent) -> Any:
-    distribution = marginal(block, _detached(natural), latent)
-    if isinstance(distribution, dist.MultivariateNormal) and latent.block().event_size is None:
-        return dist.Normal(distribution.loc, distribution.variance.sqrt())
-    return distribution
+    return len(block.sites) > 1 or (own.batch_shape, own.event_size, own.family) != (
+        block.batch_shape,
+        block.event_size,
+        block.family,
+    )

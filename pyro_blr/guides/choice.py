@@ -3,18 +3,21 @@
 
 """Which family q has for each latent: the one that its own messages call for.
 
-A latent's candidate is the family on its support (Gamma for positive values, Beta for the unit
-interval, Dirichlet for the simplex, Normal for real ones). The candidate is kept if every factor
-that touches the latent is linear in the candidate's mean parameters, found by running the model
-once on lifted latents, without reading data; otherwise q is a Gaussian on the unconstrained space.
+A latent's candidates are the families on its support (Gamma and inverse Gamma for positive values,
+Beta for the unit interval, Dirichlet for the simplex, Wishart for positive definite matrices), that
+of its prior first. A candidate is kept if every factor that touches the latent is linear in the
+candidate's mean parameters, found by running the model on lifted latents, without reading data.
+Where none is kept, and for real values, q is a Gaussian on the unconstrained space.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.distributions.constraints import interval
 from torch.distributions.transforms import ExpTransform
 
 from .. import errors
@@ -26,10 +29,14 @@ from ..families import (
     Dirichlet,
     ExponentialFamily,
     Gamma,
+    InverseGamma,
     MultivariateNormal,
     Normal,
+    Wishart,
+    find_family,
     get_family,
 )
+from ..lifting import host
 from ..lifting.expectation import is_linear
 from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import LatentSite
@@ -46,34 +53,50 @@ def choose_latents(
     :param families: the families that the user named.
     :param trace: runs the model on given latents.
     """
-    chosen = {name: _candidate(name, site, families.get(name)) for name, site in sites.items()}
-    open_names = {
-        n for n, latent in chosen.items() if n not in families and not latent.site.gaussian
-    }
-    while open_names:
-        refused = _not_conjugate(trace(chosen), chosen, open_names)
-        if not refused:
-            break
+    left = {name: _candidates(name, site, families.get(name)) for name, site in sites.items()}
+    chosen = {name: next(candidates) for name, candidates in left.items()}
+    open_names = {n for n in chosen if n not in families and not chosen[n].site.gaussian}
+    while refused := _not_conjugate(trace(chosen), chosen, open_names):
         for name in refused:
-            chosen[name] = unconstrained(name, sites[name])
-        open_names -= refused
+            chosen[name] = next(left[name])
+        open_names -= {name for name in refused if chosen[name].site.gaussian}
     return chosen
 
 
-def _candidate(name: str, site: Any, named: Any) -> Latent:
+def _candidates(name: str, site: Any, named: Any) -> Iterator[Latent]:
+    """The laws to try for a latent, the last one of which always serves."""
     support = site["fn"].support
     if support.is_discrete:
         raise discrete_site(name)
     base = _base(support)
     if named is not None:
-        return _named(name, site, _family(name, named), base)
+        yield _named(name, site, _family(name, named), base)
+        return
+    prior = find_family(site["fn"])
+    for family in sorted(_on_support(base), key=lambda f: f != prior):
+        yield _own(name, site, family)
+    yield unconstrained(name, site)
+
+
+def _on_support(base: Any) -> tuple[ExponentialFamily, ...]:
+    """The families that are laws on a support, the usual one first."""
     if base in (constraints.positive, constraints.nonnegative):
-        return _own(name, site, Gamma())
-    if base is constraints.unit_interval:
-        return _own(name, site, Beta())
+        return Gamma(), InverseGamma()
+    if base is constraints.unit_interval or _is_unit_interval(base):
+        return (Beta(),)
     if base is constraints.simplex:
-        return _own(name, site, Dirichlet())
-    return unconstrained(name, site)
+        return (Dirichlet(),)
+    if base is constraints.positive_definite:
+        return (Wishart(),)
+    return ()
+
+
+def _is_unit_interval(base: Any) -> bool:
+    """Whether an interval with bounds of its own, as a Uniform has, is (0, 1)."""
+    if not isinstance(base, interval):
+        return False
+    low, high = (torch.as_tensor(b, device="cpu") for b in (base.lower_bound, base.upper_bound))
+    return host.truth((low == 0).all() & (high == 1).all())
 
 
 def _family(name: str, named: Any) -> ExponentialFamily:
@@ -103,12 +126,7 @@ def _named(name: str, site: Any, family: ExponentialFamily, base: Any) -> Latent
                 "name Normal, or declare the dims that belong together by .to_event(1)."
             )
         return latent
-    supports = {
-        "Gamma": (constraints.positive, constraints.nonnegative),
-        "Beta": (constraints.unit_interval,),
-        "Dirichlet": (constraints.simplex,),
-    }.get(family.name, ())
-    if base not in supports:
+    if family not in _on_support(base):
         raise errors.ArgumentError(
             f"families[{name!r}] is {family.name}, which does not fit the support of the site, "
             f"{site['fn'].support}. Mend: leave it out, or name a family on that support."
@@ -146,7 +164,7 @@ def unconstrained(name: str, site: Any) -> Latent:
     if _base(support) not in (constraints.real,) and support is not constraints.real_vector:
         # torch's own bijection to the positives adds an affine map that does nothing.
         positive = support in (constraints.positive, constraints.nonnegative)
-        transform = ExpTransform() if positive else biject_to(support)
+        transform = ExpTransform() if positive else _bijection(name, support)
         shape = tuple(transform.inverse_shape(value.shape))
         event_dim = transform.domain.event_dim
     family = Normal() if event_dim == 0 else MultivariateNormal()
@@ -154,6 +172,22 @@ def unconstrained(name: str, site: Any) -> Latent:
     return Latent(
         variable, family, transform, plates, site["fn"].event_dim, value.dtype, value.device
     )
+
+
+def _bijection(name: str, support: Any) -> Any:
+    """The transform from real numbers to a support.
+
+    :raises GuideError: if torch knows none.
+    """
+    try:
+        return biject_to(support)
+    except NotImplementedError as error:
+        raise errors.GuideError(
+            f"latent {name!r} is on {support}, where no family of pyro_blr is conjugate in this "
+            "model, and from real numbers there is no transform to it. Mend: use a Wishart latent "
+            "as the precision_matrix of a MultivariateNormal and nowhere else, or write a "
+            "covariance as scales times an LKJCholesky factor."
+        ) from error
 
 
 def full_value(site: Any) -> tuple[Tensor, dict[int, tuple[str, int]]]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..energy.latents import Latent, cut
-from ..families import Natural
+from ..families import InverseGamma, Natural, NormalWishart
 from ..lifting.blocks import Block
-from ..lifting.moments import GaussianMoments
+from ..lifting.moments import moments_of
 
 #: Grid points for a numerical quantile; on a grid of +-12 spread units in the unconstrained space
 #: the cumulated trapezoid of a smooth density is accurate to rounding.
@@ -25,10 +25,11 @@ def marginal(block: Block, natural: Natural, latent: Latent) -> Any:
     :param natural: the natural parameters of the block that holds the site.
     """
     if not latent.site.gaussian:
-        cast = tuple(n.to(latent.dtype) for n in natural)
+        own = scale_natural(block, natural, latent)
+        cast = tuple(n.to(latent.dtype) for n in own)
         return _with_event_dim(latent.family.distribution(cast), latent.value_event_dim)
     with torch.no_grad():
-        base = _gaussian(block, natural, latent)
+        base = (_student if block.is_joint else _gaussian)(block, natural, latent)
     if latent.transform is None:
         return _with_event_dim(base, latent.value_event_dim)
     if (
@@ -46,53 +47,159 @@ def _with_event_dim(distribution: Any, event_dim: int) -> Any:
     return distribution.to_event(missing) if missing > 0 else distribution
 
 
+def scale_natural(block: Block, natural: Natural, latent: Latent) -> Natural:
+    """The natural parameters of a latent that is not Gaussian, also where it scales a joint law."""
+    if not block.is_joint:
+        return natural
+    family: Any = block.family
+    return family.scale_marginal(natural)  # type: ignore[no-any-return]
+
+
+def own_law(block: Block, natural: Natural, latent: Latent) -> Any:
+    """The law of a site in its own family: of a Gaussian that shares a block with its precision,
+    the one with its conditional precision at the mean.
+    """
+    if not latent.site.gaussian:
+        return latent.family.distribution(scale_natural(block, natural, latent))
+    own = _gaussian(block, natural, latent)
+    if isinstance(own, dist.MultivariateNormal) and latent.block().event_size is None:
+        return dist.Normal(own.loc, own.variance.sqrt())
+    return own
+
+
 def _gaussian(block: Block, natural: Natural, latent: Latent) -> Any:
-    moments = GaussianMoments(block, tuple(n.detach() for n in natural))
-    mean, covariance = (t.detach() for t in moments.leaves)
-    site = latent.site
+    mean, covariance = _location_and_spread(block, natural)
     if block.event_size is None:
         return dist.Normal(mean.to(latent.dtype), covariance.sqrt().to(latent.dtype))
-    loc = cut(block, site, mean, len(block.batch_shape)).to(latent.dtype)
-    place = block.event_slice(site)
-    event_dims = block.event_dims(site)
-    own = covariance[..., place, place]
-    batch_dims = block.placements[site.name].batch_dims
-    vector = len(event_dims) == 1 and event_dims[0] == len(site.shape) - 1
-    if vector and batch_dims == tuple(range(len(site.shape) - 1)):
-        return dist.MultivariateNormal(loc, covariance_matrix=own.to(latent.dtype))
+    loc, scale, matrix = _of_site(block, latent, mean, covariance)
+    if matrix is not None:
+        return dist.MultivariateNormal(loc, covariance_matrix=matrix)
+    return _with_event_dim(dist.Normal(loc, scale), latent.site.event_dim)
+
+
+def _student(block: Block, natural: Natural, latent: Latent) -> Any:
+    """A Gaussian whose precision is latent too has a Student t for its marginal."""
+    family: Any = block.family
+    law = family.marginal_location(natural)
+    df = law.df.to(latent.dtype)
+    covariance = law.scale_tril @ law.scale_tril.mT
+    loc, scale, matrix = _of_site(block, latent, law.loc, covariance)
+    if matrix is not None:
+        return dist.MultivariateStudentT(df, loc, torch.linalg.cholesky(matrix))
+    df = _cut_location(block, latent, df.unsqueeze(-1).expand(law.loc.shape))
+    return _with_event_dim(dist.StudentT(df, loc, scale), latent.site.event_dim)
+
+
+def _location_and_spread(block: Block, natural: Natural) -> tuple[Tensor, Tensor]:
+    """The means and covariances of a Gaussian block. # shape: (*batch[, D]), (*batch[, D, D])"""
+    natural = tuple(n.detach() for n in natural)
+    if block.is_joint:
+        family: Any = block.family
+        expected = family.scale_family.mean_params(family.scale_marginal(natural))[1]
+        if isinstance(family, NormalWishart):
+            kappa = family.kappa(natural).unsqueeze(-1).unsqueeze(-1)
+            return family.location(natural), torch.linalg.inv(kappa * expected)
+        spread = family.conditional_covariance(natural)
+        return family.location(natural), spread / expected.unsqueeze(-1).unsqueeze(-1)
+    moments: Any = moments_of(block, natural)
+    return moments.mean.detach(), moments.covariance.detach()
+
+
+def _of_site(
+    block: Block, latent: Latent, mean: Tensor, covariance: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A site's location, its elementwise scale, and its matrix where its event is one vector."""
+    site = latent.site
+    batch = len(block.batch_shape)
+    loc = _cut_location(block, latent, mean).to(latent.dtype)
     variance = covariance.diagonal(dim1=-2, dim2=-1)
-    scale = cut(block, site, variance, len(block.batch_shape)).sqrt().to(latent.dtype)
-    return _with_event_dim(dist.Normal(loc, scale), site.event_dim)
+    scale = _cut_location(block, latent, variance).sqrt().to(latent.dtype)
+    event_dims = block.event_dims(site)
+    vector = len(event_dims) == 1 and event_dims[0] == len(site.shape) - 1
+    if not vector or block.placements[site.name].batch_dims != tuple(range(batch)):
+        return loc, scale, None
+    place = block.event_slice(site)
+    return loc, scale, covariance[..., place, place].to(latent.dtype)
+
+
+def _cut_location(block: Block, latent: Latent, value: Tensor) -> Tensor:
+    return cut(block, latent.site, value, len(block.batch_shape))
 
 
 def quantile(block: Block, natural: Natural, latent: Latent, probability: float) -> Tensor:
     """The elementwise quantile of a site's marginal. # shape: that of the site's value"""
     with torch.no_grad():
-        if latent.site.gaussian:
-            moments = GaussianMoments(block, tuple(n.detach() for n in natural))
-            mean = cut_to_site(block, latent, moments.leaves[0].detach())
-            scale = cut_to_site(block, latent, moments.variance.detach()).sqrt()
+        if block.gaussian:
+            mean, covariance = _location_and_spread(block, natural)
+            scalar = block.event_size is None
+            variance = covariance if scalar else covariance.diagonal(dim1=-2, dim2=-1)
             level = torch.tensor(probability, dtype=torch.float64, device=mean.device)
-            variable = mean + scale * torch.special.ndtri(level)
+            normal = torch.special.ndtri(level)
+            variable = _cut_location(block, latent, mean + variance.sqrt() * normal)
             return latent.value_of(variable)
-        return _numerical_quantile(natural, latent, probability).to(latent.dtype)
+        if latent.site.gaussian:
+            law = _elementwise(_student(block, natural, latent))
+            return _numerical_quantile(law, probability).to(latent.dtype)
+        own = tuple(n.double() for n in scale_natural(block, natural, latent))
+        law = _elementwise(latent.family.distribution(own))
+        if isinstance(law, torch.distributions.Wishart):
+            return _sampled_quantile(law, probability).to(latent.dtype)
+        quantiles = _numerical_quantile(law, probability)
+        inverse = isinstance(latent.family, InverseGamma)
+        return (quantiles.reciprocal() if inverse else quantiles).to(latent.dtype)
 
 
-def cut_to_site(block: Block, latent: Latent, value: Tensor) -> Tensor:
-    """A site's part of a block's elementwise tensor."""
-    return cut(block, latent.site, value, len(block.batch_shape))
+def _elementwise(law: Any) -> Any:
+    """The law of each element alone: a Dirichlet's are Beta, a vector Student t's Student t."""
+    while isinstance(law, torch.distributions.Independent):
+        law = law.base_dist
+    if isinstance(law, torch.distributions.Dirichlet):
+        a = law.concentration
+        return dist.Beta(a, a.sum(-1, keepdim=True) - a)
+    if isinstance(law, dist.MultivariateStudentT):
+        scale = law.scale_tril.square().sum(-1).sqrt()
+        return dist.StudentT(law.df.unsqueeze(-1), law.loc, scale)
+    return law
 
 
-def _numerical_quantile(natural: Natural, latent: Latent, probability: float) -> Tensor:
-    """Quantiles of Gamma and Beta elements (a Dirichlet's elements are Beta)."""
-    family = latent.family.distribution(tuple(n.double() for n in natural))
-    if isinstance(family, torch.distributions.Dirichlet):
-        a = family.concentration
-        family = dist.Beta(a, a.sum(-1, keepdim=True) - a)
-    if isinstance(family, torch.distributions.Gamma):
+#: Draws for the quantiles of a Wishart's entries, which have no closed form: a median is then off
+#: by 1.25 / sqrt(10000) of a standard deviation.
+WISHART_DRAWS = 10001
+
+
+def _sampled_quantile(law: Any, probability: float) -> Tensor:
+    """Quantiles of draws with a seed of their own, so that asking twice gives the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return law.sample((WISHART_DRAWS,)).quantile(probability, 0)  # type: ignore[no-any-return]
+
+
+class _Sinh:
+    """The map from the grid to a Student t in its own scale, whose tails are powers."""
+
+    def __init__(self, law: Any) -> None:
+        self.law = law
+
+    def __call__(self, points: Tensor) -> Tensor:
+        value: Tensor = self.law.loc + self.law.scale * points.sinh()
+        return value
+
+    def log_abs_det_jacobian(self, points: Tensor, values: Tensor) -> Tensor:
+        density: Tensor = self.law.scale.log() + points.cosh().log()
+        return density
+
+
+def _numerical_quantile(family: Any, probability: float) -> Tensor:
+    """Quantiles of Gamma, Beta and Student t elements, by the trapezoid of their densities."""
+    if isinstance(family, torch.distributions.StudentT):
+        spread, center = torch.ones_like(family.loc), torch.zeros_like(family.loc)
+        transform: Any = _Sinh(family)
+    elif isinstance(family, torch.distributions.InverseGamma):
+        return _numerical_quantile(dist.Gamma(family.concentration, family.rate), 1 - probability)
+    elif isinstance(family, torch.distributions.Gamma):
         spread = torch.special.polygamma(1, family.concentration).sqrt()
         center = torch.digamma(family.concentration) - family.rate.log()
-        transform: Any = torch.distributions.transforms.ExpTransform()
+        transform = torch.distributions.transforms.ExpTransform()
     else:
         a, b = family.concentration1, family.concentration0
         spread = (torch.special.polygamma(1, a) + torch.special.polygamma(1, b)).sqrt()

@@ -3,21 +3,43 @@
 
 """Where q starts, and how it moves between layouts of blocks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import biject_to
 
 from .. import errors
+from ..energy.domains import check_arguments
 from ..energy.latents import Latent, Latents
-from ..families import Natural
+from ..families import Beta, Gamma, InverseGamma, Natural, NormalWishart, Wishart
 from ..lifting import host
 from ..lifting.blocks import Block
+from ..lifting.terms import LatentSite
 
-#: The shape parameter of a Gamma, Beta or Dirichlet that starts from a location alone, without a
-#: prior of its family: mean equal to the location, relative standard deviation 1 / sqrt(4) = 1/2.
+#: The shape parameter of a Gamma, inverse Gamma, Beta, Dirichlet or (beside its size) Wishart that
+#: starts from a location alone, without a prior of its family: mean equal to the location, relative
+#: standard deviation about 1 / sqrt(4) = 1/2.
 START_SHAPE = 4.0
+
+
+def located(init_loc_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """An ``init_loc_fn`` that starts a prior without draws (ImproperUniform) at a feasible point.
+
+    That is the image of 0 on the unconstrained space. The prior's arguments are checked before.
+    """
+
+    def init(site: Any) -> Any:
+        check_arguments(site["name"], site["fn"])
+        try:
+            return init_loc_fn(site)
+        except NotImplementedError:
+            fn = site["fn"]
+            transform = biject_to(fn.support)
+            return transform(torch.zeros(transform.inverse_shape(fn.shape())))
+
+    return init
 
 
 def initial_natural(latent: Latent, site: Any, value: Tensor, init_scale: float) -> Natural:
@@ -57,10 +79,17 @@ def gaussian_natural(latent: Latent, mean: Tensor, scale: float) -> Natural:
 
 
 def _from_location(latent: Latent, value: Tensor) -> Natural:
+    family = latent.family
+    if isinstance(family, Wishart):
+        size = value.shape[-1]
+        df = torch.full(value.shape[:-2], START_SHAPE + size, dtype=value.dtype)
+        return 0.5 * (df - size - 1), -0.5 * (START_SHAPE + size) * torch.linalg.inv(value)
     shape = torch.full_like(value, START_SHAPE)
-    if latent.family.name == "Gamma":
+    if isinstance(family, Gamma):
         return shape - 1, -shape / value
-    if latent.family.name == "Beta":
+    if isinstance(family, InverseGamma):
+        return -shape - 1, -(shape - 1) * value
+    if isinstance(family, Beta):
         return shape * value - 1, shape * (1 - value) - 1
     return (shape * value * value.shape[-1] - 1,)
 
@@ -122,16 +151,58 @@ def _inner(latent: Latent, given: Any) -> Any:
 
 
 def merged_natural(block: Block, own: Mapping[str, Natural], latents: Latents) -> Natural:
-    """Natural parameters of a merged Gaussian block from those of its sites: block diagonal.
+    """Natural parameters of a merged block from those of its sites.
+
+    Sites of a Gaussian start independent of each other (block diagonal). Rows that share a
+    covariance take the mean of theirs, and a Gaussian with its precision keeps the mean, and as its
+    conditional precision what it had on average: in both cases the nearest member of the family.
 
     :param own: the natural parameters of each site's own block.
     """
+    if block.is_joint:
+        return _joint_natural(block, own, latents)
+    linear, square = _gaussian_natural(block, block.sites, own, latents)
+    return _shared(linear, square, block.row_dims) if block.row_dims else (linear, square)
+
+
+def _shared(linear: Tensor, square: Tensor, row_dims: int) -> Natural:
+    """The natural parameters of rows with one covariance: that of the rows, averaged."""
+    linear = linear.flatten(linear.dim() - 1 - row_dims, -2)
+    square = square.flatten(square.dim() - 2 - row_dims, -3)
+    mean = torch.linalg.solve(-2 * square, linear.unsqueeze(-1)).squeeze(-1)
+    precision = torch.linalg.inv(torch.linalg.inv(-2 * square).mean(-3))
+    return mean @ precision, -0.5 * precision
+
+
+def _joint_natural(block: Block, own: Mapping[str, Natural], latents: Latents) -> Natural:
+    """Natural parameters of a Gaussian and its precision from those of both alone."""
+    family: Any = block.family
+    scale = latents[block.scale.name].family
+    natural = own[block.scale.name]
+    linear, square = _gaussian_natural(block, block.sites[:-1], own, latents)
+    precision = -2 * square
+    mean = torch.linalg.solve(precision, linear.unsqueeze(-1)).squeeze(-1)
+    expected = scale.mean_params(natural)[1]
+    law = scale.distribution(natural)
+    if isinstance(family, NormalWishart):
+        kappa = (precision @ torch.linalg.inv(expected)).diagonal(dim1=-2, dim2=-1).mean(-1)
+        given = family.distribution_type(mean, kappa, law.df, law.precision_matrix)
+    else:
+        conditional = precision / expected.unsqueeze(-1).unsqueeze(-1)
+        given = family.distribution_type(mean, conditional, law.concentration, law.rate)
+    return family.natural_of(given)  # type: ignore[no-any-return]
+
+
+def _gaussian_natural(
+    block: Block, sites: Sequence[LatentSite], own: Mapping[str, Natural], latents: Latents
+) -> tuple[Tensor, Tensor]:
+    """The Gaussian sites of a block, independent of each other."""
     assert block.event_size is not None
-    size = block.event_size
+    size = block.location_size if block.is_joint else block.event_size
     first = own[block.sites[0].name][0]
     linear = torch.zeros(*block.batch_shape, size, dtype=torch.float64, device=first.device)
     square = torch.zeros(*block.batch_shape, size, size, dtype=torch.float64, device=first.device)
-    for site in block.sites:
+    for site in sites:
         latent = latents[site.name]
         place = block.event_slice(site)
         vector, matrix = _dense(latent, own[site.name], block.placements[site.name].batch_dims)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..families import ExponentialFamily
+from ..families import ExponentialFamily, NormalGamma, NormalInverseGamma, NormalWishart
 from .axes import Address, Gather, all_axes, axes_of, device_of, grid
 from .terms import Atom, LatentSite
 
@@ -40,6 +40,8 @@ class Block:
     :param tuple batch_shape: the dims along which its elements are independent.
     :param int event_size: the length of the event dim; ``None`` where the family has scalar events.
     :param placements: where each site lies, by name.
+    :param int row_dims: how many of the last batch dims share one covariance, that is never
+        expanded along them.
     """
 
     name: str
@@ -48,11 +50,32 @@ class Block:
     batch_shape: tuple[int, ...]
     event_size: int | None
     placements: Mapping[str, Placement]
+    row_dims: int = 0
 
     @property
     def gaussian(self) -> bool:
         """Whether the block is Gaussian."""
-        return self.sites[0].gaussian
+        return self.sites[0].gaussian and not self.is_joint
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether it is a Gaussian whose precision is its last site."""
+        return isinstance(self.family, NormalGamma | NormalInverseGamma | NormalWishart)
+
+    @property
+    def scale(self) -> LatentSite:
+        """The precision (or variance) of a joint block."""
+        return self.sites[-1]
+
+    @property
+    def own_shape(self) -> tuple[int, ...]:
+        """The batch dims along which covariances differ."""
+        return self.batch_shape[: len(self.batch_shape) - self.row_dims]
+
+    @property
+    def location_size(self) -> int:
+        """The length of the Gaussian part of a joint block's event dim."""
+        return self.placements[self.scale.name].offset
 
     def event_dims(self, site: LatentSite) -> tuple[int, ...]:
         """The dims of a site that lie along the block's event dim."""
@@ -67,16 +90,21 @@ class Block:
             size *= site.shape[d]
         return slice(start, start + size)
 
+    def batch_of(self, atom: Atom) -> tuple[Address, ...]:
+        """The addresses of an atom along the block's batch dims."""
+        return tuple(atom.where[d] for d in self.placements[atom.site.name].batch_dims)
+
     def place(self, atom: Atom) -> tuple[tuple[Address, ...], Address | None]:
         """The addresses of an atom along the block's batch dims and along its event dim."""
         placement = self.placements[atom.site.name]
-        batch = tuple(atom.where[d] for d in placement.batch_dims)
+        batch = self.batch_of(atom)
         if self.event_size is None:
             return batch, None
         dims = self.event_dims(atom.site)
         where = [atom.where[d] for d in dims]
         sizes = tuple(atom.site.shape[d] for d in dims)
-        whole = placement.offset == 0 and sizes == (self.event_size,)
+        size = self.location_size if self.is_joint else self.event_size
+        whole = placement.offset == 0 and sizes == (size,)
         return batch, where[0] if whole else _ravel(where, sizes, placement.offset)
 
 

@@ -68,19 +68,21 @@ def fold(
 ) -> tuple[Operand, ...]:
     """Contract constants over the axes that nothing else runs along; in float64.
 
-    Constants that share a kept axis but each have axes of their own (the two X of a predictor's
-    variance) are not multiplied out: the result would be larger than both. They come back apart.
+    Where the product would be larger than its factors (the two X of a predictor's variance, ``X'X``
+    of more columns than rows) they are not multiplied out and come back apart, each along the axes
+    that others need too.
     """
     operands = together([_resolved(tensor, where) for tensor, where in factors])
     if not operands:
         return ((torch.tensor(number, dtype=torch.float64, device="cpu"), ()),)
     out = tuple(dict.fromkeys(a for _, axes in operands for a in axes if a in kept))
-    if prod(a.size for a in out) > 4 * max(t.numel() for t, _ in operands):
-        first, *rest = (_fold_one([o], tuple(a for a in o[1] if a in kept)) for o in operands)
-        return ((first * number, _kept(operands[0], kept)),) + tuple(
-            (r, _kept(o, kept)) for r, o in zip(rest, operands[1:], strict=True)
-        )
-    return ((_fold_one(operands, out) * number, out),)
+    if prod(a.size for a in out) <= 4 * max(t.numel() for t, _ in operands):
+        return ((_fold_one(operands, out) * number, out),)
+    every = [a for _, axes in operands for a in axes]
+    needed = kept | {a for a in every if every.count(a) > 1}
+    apart = [(_fold_one([o], own), own) for o in operands for own in [_kept(o, needed)]]
+    (first, axes), *rest = apart
+    return ((first * number, axes), *rest)
 
 
 def together(operands: Iterable[Operand]) -> list[Operand]:

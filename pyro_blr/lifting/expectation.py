@@ -4,37 +4,54 @@
 """The expectation of a polynomial under q, compiled to a few contractions.
 
 Blocks are independent under q, so the expectation of a product is the product of the blocks'
-moments; a block's own moment is looked up by :func:`_block_moment`. :func:`compile_plan` then does
+moments. Products of Gaussian variables, and exponentials of affine expressions of them, are reduced
+to means, covariances and the masses ``E[exp f]``, whatever their number. :func:`compile_plan` does
 once what depends on constants alone: it folds them, pushes index maps of statistics into them (a
 sum over rows becomes a sum over groups) and merges like products. What is left to do at each step
 costs what the latents cost, whatever the number of rows.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from .axes import Address, Axis, all_axes, device_of, grid, rename, same_address
+from .axes import Address, Axis, all_axes, rename, same_address
 from .blocks import Block
+from .coincidence import coincidence
+from .covariance import covariance_plan
 from .folding import Expanded, folded_product, merge_into, merged_product
-from .moments import COV, LOG, LOG1M, MEAN, SECOND, sufficient_statistics
-from .plan import Plan, Product, Stat
+from .joint import joint_moment
+from .plan import Marginal, Mass, Plan, Product, Stat, is_linear_product
 from .polynomial import Polynomial, key_of
-from .terms import Atom, Constant, NotPolynomial, Term, same_atoms
+from .statistics import COV, MEAN, SECOND, Statistic, sufficient_statistics
+from .terms import (
+    Affine,
+    Atom,
+    Constant,
+    Exponential,
+    LatentSite,
+    NotPolynomial,
+    Term,
+    same_atoms,
+)
 
 Layout = Mapping[str, Block]
 
 
-def compile_plan(value: Polynomial, layout: Layout) -> Plan:
+def compile_plan(value: Polynomial, layout: Layout, free: tuple[Tensor, ...] | None = None) -> Plan:
     """Compile E_q of a polynomial.
 
+    :param free: the constants that require a gradient, in the order of their places; those of the
+        polynomial itself if None.
     :raises NotPolynomial: if a moment that it needs has no closed form here.
     """
     out = value.out
-    free = key_of(value)[1]
+    free = key_of(value)[1] if free is None else free
+    marginals = _Marginals(layout, free)
     merged: dict[object, tuple[Product, Tensor | None]] = {}
     for term in value.terms:
-        for expanded in _expectation(term, layout, out):
+        for expanded in _expectation(term, layout, out, marginals):
             merge_into(merged, folded_product(expanded, out, free), out)
     return Plan(value.dims, tuple(merged_product(p, c) for p, c in merged.values()))
 
@@ -44,134 +61,286 @@ def is_linear(value: Polynomial, layout: Layout, block: Block) -> bool:
 
     :returns: False also where the expectation has no closed form.
     """
-    sufficient = sufficient_statistics(block)
     try:
-        for term in value.terms:
-            for product in _expectation(term, layout, value.out):
-                own = [s for s in product.stats if s.block is block]
-                if len(own) > 1 or any(s.which not in sufficient for s in own):
-                    return False
+        return all(
+            is_linear_product(product.stats, block)
+            for term in value.terms
+            for product in _expectation(term, layout, value.out, None)
+        )
     except NotPolynomial:
         return False
-    return True
 
 
-def _expectation(term: Term, layout: Layout, out: tuple[Axis, ...]) -> list[Expanded]:
-    groups: dict[Block, list[Atom]] = {}
+class _Marginals:
+    """The laws of the exponents of one polynomial, compiled once each."""
+
+    def __init__(self, layout: Layout, free: tuple[Tensor, ...]) -> None:
+        self.layout = layout
+        self.free = free
+        self._known: dict[object, Marginal] = {}
+
+    def of(self, exponent: Affine, power: float) -> Marginal:
+        """The law of ``power * exponent``."""
+        value = Polynomial(exponent.dims, (t.scaled(power) for t in exponent.terms))
+        structure, free = key_of(value)
+        key = structure, tuple(id(t) for t in free)
+        if key not in self._known:
+            mean = compile_plan(value, self.layout, self.free)
+            self._known[key] = Marginal(mean, covariance_plan(mean, mean, mean.dims))
+        return self._known[key]
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """A product on its way to its expectation.
+
+    :param elements: Gaussian variables that are still to be paired.
+    :param tilts: the exponentials, whose exponents shift the variables' means.
+    """
+
+    product: Expanded
+    elements: tuple[Atom, ...]
+    tilts: tuple[Exponential, ...]
+
+    def renamed(self, renaming: dict[Axis, Address]) -> "_Partial":
+        if not renaming:
+            return self
+        product = self.product
+        return _Partial(
+            Expanded(
+                product.number,
+                tuple(c.renamed(renaming) for c in product.constants),
+                tuple(s.at(tuple(rename(w, renaming) for w in s.where)) for s in product.stats),
+            ),
+            tuple(a.renamed(renaming) for a in self.elements),
+            tuple(e.renamed(renaming) for e in self.tilts),
+        )
+
+    def times(
+        self,
+        number: float,
+        consts: tuple[Constant, ...],
+        stats: tuple[Stat | Mass, ...],
+        left: tuple[Atom, ...],
+    ) -> "_Partial":
+        """The product with more factors, and the elements that are left."""
+        own = self.product
+        grown = Expanded(own.number * number, own.constants + consts, own.stats + stats)
+        return _Partial(grown, left, self.tilts)
+
+
+def _expectation(
+    term: Term, layout: Layout, out: tuple[Axis, ...], marginals: _Marginals | None
+) -> list[Expanded]:
+    """E of a product of independent blocks' statistics, as a sum of products.
+
+    Under the density tilted by exp(f), f affine in Gaussians, every Gaussian z keeps its covariance
+    and its mean becomes ``E[z] + Cov(z, f)``; the mass is ``E[exp f]``. Products of Gaussian
+    variables then follow by Isserlis' theorem, pair by pair.
+    """
+    elements: list[Atom] = []
+    others: dict[Block, list[Atom]] = {}
     for atom in term.atoms:
-        groups.setdefault(layout[atom.site.name], []).append(atom)
-    products = [Expanded(term.number, term.constants, ())]
-    for block, atoms in groups.items():
-        moment = _block_moment(block, atoms, out)
-        products = [
-            _renamed(Expanded(p.number * number, p.constants + consts, p.stats + stats), renaming)
-            for p in products
-            for number, consts, stats, renaming in moment
-        ]
-    return products
+        block = layout[atom.site.name]
+        if block.gaussian:
+            elements += [atom] * int(atom.power)
+        else:
+            others.setdefault(block, []).append(atom)
+    if len(elements) > MAX_DEGREE:
+        names = " ".join(dict.fromkeys(a.site.name for a in elements))
+        raise NotPolynomial(f"degree {len(elements)} in {names}")
+    tilts = _combined(term.exponentials)
+    choices: list[tuple[Stat | Mass, ...]] = [_masses(tilts, layout, marginals)]
+    for block, atoms in others.items():
+        joint = block.is_joint
+        own = joint_moment(block, atoms, term, out) if joint else [_own_moment(block, atoms)]
+        choices = [(*before, *more) for before in choices for more in own]
+    left = [
+        _Partial(Expanded(term.number, term.constants, stats), tuple(elements), tilts)
+        for stats in choices
+    ]
+    done: list[Expanded] = []
+    while left:
+        partial = left.pop()
+        if partial.elements:
+            left.extend(reversed(_paired(partial, layout, out)))
+        else:
+            done.append(partial.product)
+    return done
 
 
-def _renamed(product: Expanded, renaming: dict[Axis, Address]) -> Expanded:
-    if not renaming:
-        return product
-    return Expanded(
-        product.number,
-        tuple(c.renamed(renaming) for c in product.constants),
-        tuple(
-            Stat(s.block, s.which, tuple(rename(w, renaming) for w in s.where))
-            for s in product.stats
-        ),
-    )
+#: Gaussian variables in one product: the number of pairings grows as 1, 2, 4, 10, 26, 76.
+MAX_DEGREE = 6
 
 
-Moment = tuple[float, tuple[Constant, ...], tuple[Stat, ...], dict[Axis, Address]]
+def _paired(partial: _Partial, layout: Layout, out: tuple[Axis, ...]) -> list[_Partial]:
+    """The first variable at its mean, shifted by each tilt, and paired with each other one."""
+    first, *rest = partial.elements
+    block = layout[first.site.name]
+    twins = [a for a in rest if layout[a.site.name] is block]
+    shifts = [t for e in partial.tilts for t in e.terms if layout[t.atoms[0].site.name] is block]
+    others = tuple(a for a in rest if not any(a is t for t in twins))
+    if len(twins) == 1 and not shifts and _coincide(block, first, twins[0]):
+        own = _own_batch(block, first)
+        if not block.row_dims or _sums_rows_alone(partial, block, first, others, out):
+            where = (*own, *_event(block, first), *_event(block, twins[0]))
+            return [partial.times(1.0, (), (Stat(block, SECOND, where),), others)]
+    mean = Stat(block, MEAN, _flat(block, first))
+    result = [partial.times(1.0, (), (mean,), tuple(rest))]
+    for term in shifts:
+        result.append(_covaried(partial, block, first, term, tuple(rest), out))
+    for i, other in enumerate(rest):
+        if layout[other.site.name] is block:
+            left = (*rest[:i], *rest[i + 1 :])
+            pair = Term(1.0, (), (other,))
+            result.append(_covaried(partial, block, first, pair, left, out))
+    return result
 
 
-def _block_moment(block: Block, atoms: list[Atom], out: tuple[Axis, ...]) -> list[Moment]:
-    """The expectation of a product of one block's atoms, as a sum of products of its statistics."""
-    if block.gaussian:
-        if any(a.kind == "exp" for a in atoms):
-            return [_tilted_moment(block, atoms)]
-        return _gaussian_moment(block, atoms, out)
-    return [_elementwise_moment(block, atoms)]
+def _covaried(
+    partial: _Partial,
+    block: Block,
+    first: Atom,
+    term: Term,
+    left: tuple[Atom, ...],
+    out: tuple[Axis, ...],
+) -> _Partial:
+    """The product with ``Cov(first, term)``, term a multiple of one variable of the same block.
+
+    Elements of a plate are correlated only where they coincide.
+    """
+    batch, other = block.batch_of(first), block.batch_of(term.atoms[0])
+    deltas, renaming = coincidence(batch, other, out)
+    events = (*_event(block, first), *_event(block, term.atoms[0]))
+    cov = Stat(block, COV, (*_own_batch(block, first), *events))
+    grown = partial.times(term.number, term.constants + deltas, (cov,), left)
+    return grown.renamed(renaming)
 
 
-def _elementwise_moment(block: Block, atoms: list[Atom]) -> Moment:
-    """Gamma, Beta, Dirichlet: one statistic, or powers of the same element."""
+def _own_batch(block: Block, atom: Atom) -> tuple[Address, ...]:
+    """The addresses along the batch dims that have covariances of their own."""
+    return block.batch_of(atom)[: len(block.own_shape)]
+
+
+def _sums_rows_alone(
+    partial: _Partial, block: Block, pair: Atom, others: tuple[Atom, ...], out: tuple[Axis, ...]
+) -> bool:
+    """Whether the product is summed over all rows of ``z z'`` and nothing else runs along them.
+
+    Then it holds the mean parameter ``sum_n z_n z_n'`` of rows that share a covariance.
+    """
+    rows = block.batch_of(pair)[len(block.own_shape) :]
+    own = partial.product
+    elsewhere = {
+        *out,
+        *all_axes(w for f in (*own.constants, *own.stats, *others) for w in f.where),
+        *all_axes((*_own_batch(block, pair), *_event(block, pair))),
+    }
+    plain = [w for w in rows if isinstance(w, Axis) and w not in elsewhere]
+    fixed = [
+        w
+        for w, size in zip(rows, block.batch_shape[len(block.own_shape) :], strict=True)
+        if size == 1
+    ]
+    return len(plain) + len(fixed) == len(rows) and len(set(plain)) == len(plain)
+
+
+def _coincide(block: Block, first: Atom, second: Atom) -> bool:
+    mine, theirs = block.batch_of(first), block.batch_of(second)
+    return all(same_address(v, w) for v, w in zip(mine, theirs, strict=True))
+
+
+def _event(block: Block, atom: Atom) -> tuple[Address, ...]:
+    event = block.place(atom)[1]
+    return () if event is None else (event,)
+
+
+def _combined(exponentials: tuple[Exponential, ...]) -> tuple[Exponential, ...]:
+    """Powers of the same exponential at the same elements joined; those that vanish dropped."""
+    joined: list[Exponential] = []
+    for one in exponentials:
+        for i, other in enumerate(joined):
+            if _same_exponential(one, other):
+                power = one.power + other.power
+                joined[i] = Exponential(other.exponent, power, other.where)
+                break
+        else:
+            joined.append(one)
+    return tuple(e for e in joined if e.power != 0)
+
+
+def _same_exponential(first: Exponential, second: Exponential) -> bool:
+    if first.exponent is not second.exponent and _leaf_of(first) is not _leaf_of(second):
+        return False
+    if first.exponent is not second.exponent and _leaf_of(first) is None:
+        return False
+    return all(same_address(v, w) for v, w in zip(first.where, second.where, strict=True))
+
+
+def _leaf_of(exponential: Exponential) -> LatentSite | None:
+    """The latent whose elements the exponent is, if it is no more than that."""
+    terms = exponential.exponent.terms
+    if len(terms) > 1 or terms[0].constants or terms[0].number != 1.0:
+        return None
+    return terms[0].atoms[0].site
+
+
+def _masses(
+    tilts: tuple[Exponential, ...], layout: Layout, marginals: _Marginals | None
+) -> tuple[Mass, ...]:
+    """``E[exp(f + g + ...)]``: one mass for each set of exponents that share no block."""
+    groups: list[list[Exponential]] = []
+    for tilt in tilts:
+        mine = _blocks(tilt, layout)
+        touching = [g for g in groups if any(mine & _blocks(e, layout) for e in g)]
+        groups = [g for g in groups if not any(g is t for t in touching)]
+        groups.append([*(e for g in touching for e in g), tilt])
+    return tuple(_mass(group, layout, marginals) for group in groups)
+
+
+def _blocks(tilt: Exponential, layout: Layout) -> frozenset[Block]:
+    return frozenset(layout[s.name] for s in tilt.exponent.sites)
+
+
+def _mass(group: list[Exponential], layout: Layout, marginals: _Marginals | None) -> Mass:
+    heavy = [s.name for e in group for s in e.exponent.sites if not layout[s.name].gaussian]
+    if heavy:
+        raise NotPolynomial(f"`exp` of {heavy[0]}, whose posterior has heavy tails")
+    if len(group) == 1:
+        exponent, power, where = group[0].exponent, group[0].power, group[0].where
+    else:
+        axes = all_axes(w for e in group for w in e.where)
+        exponent = Affine(axes, tuple(t for e in group for t in e.terms))
+        power, where = 1.0, axes
+    marginal = None if marginals is None else marginals.of(exponent, power)
+    blocks = tuple(dict.fromkeys(layout[s.name] for s in exponent.sites))
+    return Mass(blocks, marginal, tuple(a.size for a in exponent.dims), where)
+
+
+def _own_moment(block: Block, atoms: list[Atom]) -> tuple[Stat, ...]:
+    """Gamma, Beta, Dirichlet, Wishart: one statistic, or powers of the same element."""
     name = atoms[0].site.name
     if any(not same_atoms(a, atoms[0]) for a in atoms[1:]):
         raise NotPolynomial(f"a product of different elements of {name}")
     kinds = {a.kind for a in atoms}
+    sufficient = sufficient_statistics(block)
     if kinds == {"power"}:
-        power = sum(a.power for a in atoms)
-        if power == 0:
-            return 1.0, (), (), {}
-        return 1.0, (), (Stat(block, ("power", power, 0), atoms[0].where),), {}
+        which: Statistic = ("power", sum(a.power for a in atoms))
+        if which not in sufficient and atoms[0].site.event_dim == 2:
+            raise NotPolynomial(f"power {which[1]:g} of the matrix {name}")
+        return () if which[1] == 0 else (Stat(block, which, atoms[0].where),)
     if len(atoms) > 1:
         raise NotPolynomial(f"a product of {' and '.join(sorted(kinds))} of {name}")
-    which = LOG if atoms[0].kind == "log" else LOG1M
-    if which not in sufficient_statistics(block):
-        raise NotPolynomial(f"log(1 - {name}) under a {block.family.name}")
-    return 1.0, (), (Stat(block, which, atoms[0].where),), {}
+    which = (atoms[0].kind, 1.0)
+    if which not in sufficient:
+        raise NotPolynomial(f"{LOGARITHMS[atoms[0].kind].format(name)} under a {block.family.name}")
+    return (Stat(block, which, atoms[0].where),)
 
 
-def _tilted_moment(block: Block, atoms: list[Atom]) -> Moment:
-    """E[z^k exp(p z)] of one Gaussian element (log-normal moments)."""
-    name = atoms[0].site.name
-    if any(not same_atoms(a, atoms[0]) for a in atoms[1:]):
-        raise NotPolynomial(f"exp of {name} times another element of its block")
-    degree = sum(int(a.power) for a in atoms if a.kind == "power")
-    power = sum(a.power for a in atoms if a.kind == "exp")
-    if degree > 2:
-        raise NotPolynomial(f"degree {degree} in {name}")
-    where = _flat(block, atoms[0])
-    if power == 0:
-        if degree == 0:
-            return 1.0, (), (), {}
-        second = where if block.event_size is None else (*where, where[-1])
-        which = MEAN if degree == 1 else SECOND
-        return 1.0, (), (Stat(block, which, where if degree == 1 else second),), {}
-    return 1.0, (), (Stat(block, ("exp", power, degree), where),), {}
+#: How the logarithms are written in a reason.
+LOGARITHMS = {"log": "log({})", "log1m": "log(1 - {})", "logdet": "logdet({})"}
 
 
 def _flat(block: Block, atom: Atom) -> tuple[Address, ...]:
     batch, event = block.place(atom)
     return batch if event is None else (*batch, event)
-
-
-def _gaussian_moment(block: Block, atoms: list[Atom], out: tuple[Axis, ...]) -> list[Moment]:
-    """Means and second moments; elements of a plate are correlated only where they coincide."""
-    elements = [a for a in atoms for _ in range(int(a.power))]
-    if len(elements) == 1:
-        return [(1.0, (), (Stat(block, MEAN, _flat(block, elements[0])),), {})]
-    if len(elements) > 2:
-        raise NotPolynomial(f"degree {len(elements)} in {atoms[0].site.name}")
-    (batch1, event1), (batch2, event2) = (block.place(a) for a in elements)
-    events = () if event1 is None or event2 is None else (event1, event2)
-    if all(same_address(v, w) for v, w in zip(batch1, batch2, strict=True)):
-        return [(1.0, (), (Stat(block, SECOND, (*batch1, *events)),), {})]
-    means = tuple(Stat(block, MEAN, _flat(block, a)) for a in elements)
-    deltas, renaming = coincidence(batch1, batch2, out)
-    cov = Stat(block, COV, (*batch1, *events))
-    return [(1.0, (), means, {}), (1.0, deltas, (cov,), renaming)]
-
-
-def coincidence(
-    first: tuple[Address, ...], second: tuple[Address, ...], out: tuple[Axis, ...]
-) -> tuple[tuple[Constant, ...], dict[Axis, Address]]:
-    """Restrict a product to where two batch addresses coincide: contracted axes, or 0-1 tables."""
-    deltas: list[Constant] = []
-    renaming: dict[Axis, Address] = {}
-    for x, y in zip(first, second, strict=True):
-        if same_address(x, y):
-            continue
-        if isinstance(y, Axis) and y not in out and y not in renaming:
-            renaming[y] = x
-        elif isinstance(x, Axis) and x not in out and x not in renaming:
-            renaming[x] = y
-        else:
-            axes = all_axes((x, y))
-            device = device_of((x, y))
-            table = grid(x, axes, device) == grid(y, axes, device)
-            deltas.append(Constant(table.expand([a.size for a in axes]).double(), axes))
-    return tuple(deltas), renaming

@@ -26,7 +26,7 @@ from .axes import (
     same_address,
 )
 from .contraction import Operand, contract, fold, together
-from .plan import Product, Stat
+from .plan import Mass, Product, Stat
 from .terms import Constant
 
 
@@ -36,7 +36,7 @@ class Expanded:
 
     number: float
     constants: tuple[Constant, ...]
-    stats: tuple[Stat, ...]
+    stats: tuple[Stat | Mass, ...]
 
 
 def folded_product(term: Expanded, out: tuple[Axis, ...], free: tuple[Tensor, ...]) -> Product:
@@ -55,13 +55,13 @@ def folded_product(term: Expanded, out: tuple[Axis, ...], free: tuple[Tensor, ..
     return Product(folded, tuple(slots), tuple(stats))
 
 
-def _joined(consts: tuple[Operand, ...], stats: list[Stat]) -> tuple[Operand, ...]:
+def _joined(consts: tuple[Operand, ...], stats: list[Stat | Mass]) -> tuple[Operand, ...]:
     """Multiply constants out where the result is no larger than what it meets anyway."""
     if len(consts) < 2:
         return consts
     axes = tuple(dict.fromkeys(a for _, own in consts for a in own))
     size = prod(a.size for a in axes)
-    largest = max((prod(_stat_shape(s)) for s in stats), default=1)
+    largest = max((prod(s.shape) for s in stats), default=1)
     if size > max(largest, max(t.numel() for t, _ in consts)):
         return consts
     return ((contract(together(consts), axes), axes),)
@@ -78,15 +78,15 @@ class _Place:
 
 
 def _push_gathers(
-    consts: tuple[Operand, ...], stats: list[Stat], outside: set[Axis]
-) -> tuple[tuple[Operand, ...], list[Stat]]:
+    consts: tuple[Operand, ...], stats: list[Stat | Mass], outside: set[Axis]
+) -> tuple[tuple[Operand, ...], list[Stat | Mass]]:
     """``sum_n c[n] S[i[n]] = sum_p S[p] (sum_{n: i[n]=p} c[n])``: gathers become sums of constants.
 
     All index maps that share an axis are pushed together; a set of maps that also reaches an axis
     of the result, a free constant or a plainly addressed statistic is left alone.
     """
     places = [
-        _Place(i, dim, address, _stat_shape(stat)[dim])
+        _Place(i, dim, address, stat.shape[dim])
         for i, stat in enumerate(stats)
         for dim, address in enumerate(stat.where)
         if isinstance(address, Gather)
@@ -136,23 +136,18 @@ def _connected(places: list[_Place]) -> list[list[_Place]]:
     return groups
 
 
-def _stat_shape(stat: Stat) -> tuple[int, ...]:
-    block = stat.block
-    if not block.gaussian:
-        return block.sites[0].shape
-    event = () if block.event_size is None else (block.event_size, block.event_size)
-    return (*block.batch_shape, *event)
-
-
-def _readdress(stat: Stat, dim: int, axis: Axis | None) -> Stat:
+def _readdress(stat: Stat | Mass, dim: int, axis: Axis | None) -> Stat | Mass:
     where = list(stat.where)
     where[dim] = axis if axis is not None else Gather(0, ())
-    return Stat(stat.block, stat.which, tuple(where))
+    return stat.at(tuple(where))
 
 
-#: A pushed index map may make a constant this much larger than what it replaces, never more:
-#: a pair of maps (user, item) would otherwise become a dense table of users times items.
-GROWTH = 4
+#: A pair of index maps (user, item) makes a dense table of users times items. A cell of it costs a
+#: multiplication, a row a gather and a scatter of both statistics, 50 times as much where measured
+#: (20000 rows, 16 columns): so a table may have this many cells a row (or of 512 rows), ...
+GROWTH = 32
+#: ... and this many in all: 32 MB.
+MAX_CELLS = 2**22
 
 
 def scatter(
@@ -176,7 +171,7 @@ def scatter(
     cells = 1
     for size in sizes:
         cells *= size
-    if cells > GROWTH * max(rows, 4096):
+    if cells > min(GROWTH * max(rows, 512), max(MAX_CELLS, 4 * rows)):
         return None
     order = [own.index(a) for a in (*(x for x in axes if x in own), *rest)]
     tensor = tensor.permute(order)
@@ -223,12 +218,12 @@ def merge_into(
         merged[object()] = (product, None)
         return
     names = {a: -1 - i for i, a in enumerate(out)}
-    stats = sorted(product.stats, key=lambda s: (s.block.name, s.which))
+    stats = sorted(product.stats, key=lambda s: str(s.key))
     signature: list[object] = [
         tuple((slot, _address_names(where, names)) for slot, where in product.free)
     ]
     for s in stats:
-        signature.append((s.block.name, s.which, _address_names(s.where, names)))
+        signature.append((s.key, _address_names(s.where, names)))
     tensor, axes = product.constants[0]
     order = sorted(range(len(axes)), key=lambda i: names[axes[i]])
     key = (tuple(signature), tuple(names[axes[i]] for i in order))

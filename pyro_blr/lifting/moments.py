@@ -19,16 +19,7 @@ from torch import Tensor
 
 from ..families import Natural
 from .blocks import Block
-
-Statistic = tuple[str, float, int]
-
-#: Statistics that are mean parameters: L is linear in them where the factor is conjugate.
-MEAN: Statistic = ("power", 1, 0)
-SECOND: Statistic = ("power", 2, 0)
-LOG: Statistic = ("log", 1, 0)
-LOG1M: Statistic = ("log1m", 1, 0)
-#: The central second moment of a Gaussian, for predictors and coinciding plate elements.
-COV: Statistic = ("cov", 2, 0)
+from .statistics import COV, LOCATION, MEAN, SECOND, SPREAD, Statistic, sufficient_statistics
 
 
 class Moments(ABC):
@@ -70,7 +61,7 @@ class Moments(ABC):
 
     @abstractmethod
     def draw(self, noise: Tensor | None = None) -> Tensor:
-        """A draw of the block, differentiable in the leaves. # shape: (*batch, *event)
+        """A draw of the block, differentiable in the leaves, as the family has its values.
 
         :param noise: standard normal noise of the draw's shape, for families that can use it.
         """
@@ -94,26 +85,28 @@ class GaussianMoments(Moments):
 
     def _statistic(self, which: Statistic) -> Tensor:
         mean, cov = self.leaves
-        kind, power, degree = which
         if which == MEAN:
             return mean
         if which == COV:
             return cov
-        if which == SECOND:
-            outer = mean * mean if self._scalar else mean.unsqueeze(-1) * mean.unsqueeze(-2)
-            return cov + outer
-        assert kind == "exp"
-        # E[z^k exp(p z)]: the density is tilted to mean m + p v, with total mass exp(pm + p^2 v/2).
-        variance = self.variance
-        mass = (power * mean + 0.5 * power**2 * variance).exp()
-        tilted = mean + power * variance
-        return mass * (1, tilted, tilted.square() + variance)[degree]
+        assert which == SECOND
+        outer = mean * mean if self._scalar else mean.unsqueeze(-1) * mean.unsqueeze(-2)
+        return cov + outer
+
+    @property
+    def mean(self) -> Tensor:
+        """The means. # shape: (*batch[, D])"""
+        return self.leaves[0]
+
+    @property
+    def covariance(self) -> Tensor:
+        """The covariances (variances of scalars). # shape: (*batch[, D, D])"""
+        return self.leaves[1]
 
     @property
     def variance(self) -> Tensor:
         """The marginal variances. # shape: that of the mean"""
-        cov = self.leaves[1]
-        return cov if self._scalar else cov.diagonal(dim1=-2, dim2=-1)
+        return self.covariance if self._scalar else self.covariance.diagonal(dim1=-2, dim2=-1)
 
     def message(self, gradient: tuple[Tensor, ...]) -> Natural:
         dmean, dcov = gradient
@@ -130,6 +123,53 @@ class GaussianMoments(Moments):
             return mean + cov.sqrt() * noise
         factor: Tensor = torch.linalg.cholesky(cov)
         return mean + (factor @ noise.unsqueeze(-1)).squeeze(-1)
+
+
+class SharedGaussianMoments(GaussianMoments):
+    """Rows with one common covariance, which is never expanded along them.
+
+    Leaves: mean # shape: (*own, N, D) and covariance # shape: (*own, D, D). The mean parameters are
+    the means and ``N Cov + sum_n m_n m_n'``, hence the division by N in the message.
+    """
+
+    def _coordinates(self, natural: Natural) -> tuple[Tensor, ...]:
+        factor = torch.linalg.cholesky(-2 * natural[1])
+        mean = torch.cholesky_solve(natural[0].mT, factor).mT
+        return mean, torch.cholesky_inverse(factor)
+
+    def _statistic(self, which: Statistic) -> Tensor:
+        mean, cov = self.leaves
+        if which == MEAN:
+            return self.mean
+        if which == COV:
+            return cov
+        assert which == SECOND
+        return mean.shape[-2] * cov + mean.mT @ mean
+
+    @property
+    def mean(self) -> Tensor:
+        mean = self.leaves[0]
+        return mean.reshape(*self.block.batch_shape, mean.shape[-1])
+
+    @property
+    def covariance(self) -> Tensor:
+        cov = self.leaves[1]
+        own = cov.shape[:-2]
+        rows = (1,) * self.block.row_dims
+        matrix = cov.shape[-2:]
+        return cov.reshape(*own, *rows, *matrix).expand(*self.block.batch_shape, *matrix)
+
+    def message(self, gradient: tuple[Tensor, ...]) -> Natural:
+        dmean, dcov = gradient
+        mean = self.leaves[0].detach()
+        dcov = 0.5 * (dcov + dcov.mT) / mean.shape[-2]
+        return dmean - 2 * (mean @ dcov), dcov
+
+    def draw(self, noise: Tensor | None = None) -> Tensor:
+        mean, cov = self.leaves
+        noise = torch.randn_like(mean) if noise is None else noise
+        factor: Tensor = torch.linalg.cholesky(cov)
+        return mean + noise @ factor.mT
 
 
 class _NaturalOfMean(torch.autograd.Function):
@@ -171,30 +211,46 @@ class MeanParamsMoments(Moments):
         sufficient = sufficient_statistics(self.block)
         if which in sufficient:
             return self.leaves[sufficient.index(which)]
-        kind, power, _ = which
+        kind, power = which
         assert kind == "power"
         value = self.block.family.expected_power(self._connected_natural, power)
         assert value is not None
         return value
 
     def message(self, gradient: tuple[Tensor, ...]) -> Natural:
-        return gradient
+        # Only the symmetric part of a matrix parameter's derivative acts on symmetric matrices.
+        dims = self.block.family.natural_event_dims
+        return tuple(0.5 * (g + g.mT) if d == 2 else g for g, d in zip(gradient, dims, strict=True))
 
     def draw(self, noise: Tensor | None = None) -> Tensor:
         return self.block.family.rsample(self._connected_natural)
 
 
-def sufficient_statistics(block: Block) -> tuple[Statistic, ...]:
-    """The statistics that are a block's mean parameters, in their order."""
-    if block.gaussian:
-        return (MEAN, SECOND)
-    return {
-        "Gamma": (LOG, MEAN),
-        "Beta": (LOG, LOG1M),
-        "Dirichlet": (LOG,),
-    }.get(block.family.name, ())
+class JointMoments(MeanParamsMoments):
+    """A Gaussian z and its precision tau: also the moments of z that are no mean parameters.
+
+    Given tau, z has the mean ``LOCATION`` and the covariance ``SPREAD / tau``.
+    """
+
+    def _statistic(self, which: Statistic) -> Tensor:
+        if which in sufficient_statistics(self.block):
+            return super()._statistic(which)
+        family: Any = self.block.family
+        natural = self._connected_natural
+        if which == LOCATION:
+            location: Tensor = family.location(natural)
+            return location
+        if which == SPREAD:
+            return family.conditional_covariance(natural)  # type: ignore[no-any-return]
+        kind, power = which
+        assert kind == "power"
+        scale = family.scale_marginal(natural)
+        value: Tensor = family.scale_family.expected_power(scale, power)
+        return value
 
 
 def moments_of(block: Block, natural: Natural) -> Moments:
     """The statistics of a block at given natural parameters."""
-    return (GaussianMoments if block.gaussian else MeanParamsMoments)(block, natural)
+    if block.gaussian:
+        return (SharedGaussianMoments if block.row_dims else GaussianMoments)(block, natural)
+    return (JointMoments if block.is_joint else MeanParamsMoments)(block, natural)

@@ -3,7 +3,7 @@
 
 """A compiled expectation: a sum of products of folded constants and moments of blocks."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 from .axes import Address, Axis, common_device, on_device, take
 from .blocks import Block
 from .contraction import Operand, contract
-from .moments import Moments, Statistic, sufficient_statistics
+from .moments import Moments
+from .statistics import Statistic, statistic_shape, sufficient_statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +23,79 @@ class Stat:
     block: Block
     which: Statistic
     where: tuple[Address, ...]
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The block that it is of."""
+        return (self.block,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the dims that its addresses name (a vector's lacks the last one)."""
+        return statistic_shape(self.block, self.which)
+
+    @property
+    def key(self) -> Hashable:
+        """What it is a statistic of, wherever it is taken."""
+        return self.block.name, self.which
+
+    def at(self, where: tuple[Address, ...]) -> "Stat":
+        """The same statistic at other addresses."""
+        return Stat(self.block, self.which, where)
+
+    def tensor(
+        self, moments: Mapping[Block, Moments], free: tuple[Tensor, ...], known: dict[int, Tensor]
+    ) -> Tensor:
+        """Its value, before it is addressed."""
+        return moments[self.block].statistic(self.which)
+
+
+@dataclass(frozen=True, eq=False)
+class Marginal:
+    """The law of a tensor that is affine in Gaussian latents, element by element."""
+
+    mean: "Plan"
+    variance: "Plan"
+
+    def expected_exp(self, moments: Mapping[Block, Moments], free: tuple[Tensor, ...]) -> Tensor:
+        """``E[exp f] = exp(mean + variance / 2)``, the mass of the density tilted by exp(f)."""
+        mean, _ = self.mean.evaluate(moments, free)
+        variance, _ = self.variance.evaluate(moments, free)
+        return (mean + 0.5 * variance).exp()
+
+
+@dataclass(frozen=True, eq=False)
+class Mass:
+    """``E[exp f]`` of an affine Gaussian f, addressed like a tensor.
+
+    :param blocks: the blocks that f depends on.
+    :param marginal: f's law, or None while only the structure matters.
+    :param shape: the sizes of f's dims.
+    """
+
+    blocks: tuple[Block, ...]
+    marginal: Marginal | None
+    shape: tuple[int, ...]
+    where: tuple[Address, ...]
+
+    @property
+    def key(self) -> Hashable:
+        """The exponent, wherever it is taken."""
+        return "exp", id(self.marginal)
+
+    def at(self, where: tuple[Address, ...]) -> "Mass":
+        """The same expectation at other addresses."""
+        return Mass(self.blocks, self.marginal, self.shape, where)
+
+    def tensor(
+        self, moments: Mapping[Block, Moments], free: tuple[Tensor, ...], known: dict[int, Tensor]
+    ) -> Tensor:
+        """Its value, before it is addressed; computed once an evaluation."""
+        assert self.marginal is not None
+        name = id(self.marginal)
+        if name not in known:
+            known[name] = self.marginal.expected_exp(moments, free)
+        return known[name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +108,13 @@ class Product:
 
     constants: tuple[Operand, ...]
     free: tuple[tuple[int, tuple[Address, ...]], ...]
-    stats: tuple[Stat, ...]
+    stats: tuple[Stat | Mass, ...]
     _placed: dict[torch.device, "Product"] = field(default_factory=dict, repr=False)
 
     @property
     def blocks(self) -> frozenset[Block]:
         """The blocks that occur."""
-        return frozenset(s.block for s in self.stats)
+        return frozenset(b for s in self.stats for b in s.blocks)
 
     def on(self, device: torch.device) -> "Product":
         """The product with what was made from shapes alone on the statistics' device, once."""
@@ -49,7 +123,7 @@ class Product:
         if device not in self._placed:
             consts = tuple((t.to(device), axes) for t, axes in self.constants)
             free = tuple((slot, _on_device(where, device)) for slot, where in self.free)
-            stats = tuple(Stat(s.block, s.which, _on_device(s.where, device)) for s in self.stats)
+            stats = tuple(s.at(_on_device(s.where, device)) for s in self.stats)
             self._placed[device] = Product(consts, free, stats)
         return self._placed[device]
 
@@ -76,12 +150,7 @@ class Plan:
 
     def is_linear_in(self, block: Block) -> bool:
         """Whether the expectation is linear in a block's mean parameters, given the others."""
-        sufficient = sufficient_statistics(block)
-        for product in self.products:
-            own = [s for s in product.stats if s.block is block]
-            if len(own) > 1 or any(s.which not in sufficient for s in own):
-                return False
-        return True
+        return all(is_linear_product(product.stats, block) for product in self.products)
 
     def evaluate(
         self,
@@ -97,10 +166,11 @@ class Plan:
         shape = [a.size if a else 1 for a in self.dims]
         total: Tensor | None = None
         magnitude: Tensor | None = None
+        known: dict[int, Tensor] = {}
         for product in self.products:
             if touching is not None and touching not in product.blocks:
                 continue
-            value = _evaluate(product, moments, free, out)
+            value = _evaluate(product, moments, free, out, known)
             size = value.detach().abs().sum()
             total = value if total is None else total + value
             magnitude = size if magnitude is None else magnitude + size
@@ -108,6 +178,13 @@ class Plan:
             zero = zero_of(moments)
             return zero.expand(shape), zero
         return total.expand([a.size for a in out]).reshape(shape), magnitude
+
+
+def is_linear_product(stats: Iterable[Stat | Mass], block: Block) -> bool:
+    """Whether a product is linear in a block's mean parameters: at most one of them occurs."""
+    own = [s for s in stats if block in s.blocks]
+    sufficient = sufficient_statistics(block)
+    return len(own) < 2 and all(isinstance(s, Stat) and s.which in sufficient for s in own)
 
 
 def zero_of(moments: Mapping[Block, Moments]) -> Tensor:
@@ -121,14 +198,15 @@ def _evaluate(
     moments: Mapping[Block, Moments],
     free: tuple[Tensor, ...],
     out: tuple[Axis, ...],
+    known: dict[int, Tensor],
 ) -> Tensor:
-    product = product.on(common_device(moments[s.block].leaves[0] for s in product.stats))
+    product = product.on(common_device(moments[b].leaves[0] for b in product.blocks))
     operands = list(product.constants)
     for slot, where in product.free:
         tensor, axes = take(free[slot], where)
         operands.append((tensor.double(), axes))
     for stat in product.stats:
-        operands.append(take(moments[stat.block].statistic(stat.which), stat.where))
+        operands.append(take(stat.tensor(moments, free, known), stat.where))
     present = {a for _, axes in operands for a in axes}
     kept = tuple(a for a in out if a in present)
     value = contract(operands, kept)

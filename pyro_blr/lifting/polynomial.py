@@ -4,11 +4,11 @@
 """Polynomials in the statistics of latents, with named axes: the exact tier's algebra.
 
 A :class:`Polynomial` is a sum of products. Each product has a number, some constant tensors and
-some atoms (:class:`Atom`: a power, an exponential or a logarithm of the elements of one latent),
-each addressed by named axes. Sums, products, contractions and indexing stay in this form by
-construction, without rewriting: it is canonical from the start (the form of Autoconj, Hoffman,
-Johnson & Tran 2018). Operations that leave it raise :class:`NotPolynomial`, which the caller turns
-into another tier.
+some atoms (:class:`Atom`: a power or a logarithm of the elements of one latent) and exponentials of
+affine Gaussian expressions, each addressed by named axes. Sums, products, contractions and indexing
+stay in this form by construction, without rewriting: it is canonical from the start (the form of
+Autoconj, Hoffman, Johnson & Tran 2018). Operations that leave it raise :class:`NotPolynomial`,
+which the caller turns into another tier.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,15 +23,15 @@ from .axes import Address, Axis, Gather, Renaming, address_key
 from .terms import (
     Atom,
     Constant,
+    Exponential,
     LatentSite,
     NotPolynomial,
     Term,
     are_alike,
     atom_log,
     atom_power,
-    exp_of_constant,
+    exp_of,
     is_host_number,
-    is_variable,
     log_of_number,
     real_power,
     with_fixed_numbers,
@@ -86,12 +86,12 @@ class Polynomial:
     @property
     def is_constant(self) -> bool:
         """Whether no latent occurs."""
-        return not any(term.atoms for term in self.terms)
+        return all(term.is_constant for term in self.terms)
 
     @property
     def sites(self) -> tuple[LatentSite, ...]:
         """The latents that occur, each once."""
-        return tuple(dict.fromkeys(a.site for term in self.terms for a in term.atoms))
+        return tuple(dict.fromkeys(s for term in self.terms for s in term.sites))
 
     def renamed(self, renaming: Renaming) -> "Polynomial":
         """Rename axes; an axis among the dims may only become another axis."""
@@ -131,7 +131,7 @@ class Polynomial:
 
     def __mul__(self, other: Numeric) -> "Polynomial":
         if isinstance(other, int | float):
-            scaled = (Term(t.number * other, t.constants, t.atoms) for t in self.terms)
+            scaled = (t.scaled(other) for t in self.terms)
             return Polynomial(self.dims, scaled if other != 0 else ())
         left, right, dims = align(self, polynomial(other))
         return Polynomial(dims, (s.times(t) for s in left.terms for t in right.terms))
@@ -161,7 +161,10 @@ class Polynomial:
         consts = tuple(
             Constant(constants.memo(torch.pow, (c.tensor,), power), c.where) for c in term.constants
         )
-        return Polynomial(self.dims, (Term(number, consts, atoms),))
+        exponentials = tuple(
+            Exponential(e.exponent, e.power * power, e.where) for e in term.exponentials
+        )
+        return Polynomial(self.dims, (Term(number, consts, atoms, exponentials),))
 
     def log(self) -> "Polynomial":
         """The logarithm of a product is a sum; that of a sum is not in the algebra."""
@@ -174,26 +177,13 @@ class Polynomial:
             Term(1.0, (Constant(constants.memo(torch.log, (c.tensor,)), c.where),), ())
             for c in term.constants
         ] + [atom_log(a) for a in term.atoms]
+        pieces += [t for e in term.exponentials for t in e.terms]
         terms = (*total.terms, *pieces) if term.number != 1.0 else tuple(pieces)
         return Polynomial(self.dims, terms)
 
     def exp(self) -> "Polynomial":
-        """``exp(c z)`` of a Gaussian element is an atom; so are its products with constants."""
-        factors: list[Constant] = []
-        atoms: list[Atom] = []
-        number = 1.0
-        for term in self.terms:
-            if not set(term.axes) <= set(self.out):
-                raise NotPolynomial("exp of a contraction")
-            if not term.atoms:
-                scale = exp_of_constant(term)
-                number *= scale.number
-                factors += scale.constants
-                continue
-            if len(term.atoms) > 1 or term.constants or not is_variable(term.atoms[0]):
-                raise NotPolynomial("exp of an expression")
-            atoms.append(Atom(term.atoms[0].site, "exp", term.number, term.atoms[0].where))
-        return Polynomial(self.dims, (Term(number, tuple(factors), tuple(atoms)),))
+        """The exponential of a sum of affine Gaussian terms, constants and logarithms."""
+        return Polynomial(self.dims, (exp_of(self.terms, self.out),))
 
     def sum(self, dims: Sequence[int], keepdim: bool = False) -> "Polynomial":
         """Sum over dims: drop their axes; an axis that a term lacks multiplies it by its size."""
@@ -254,10 +244,11 @@ class Polynomial:
         if len(self.terms) != 2:
             return None
         one, rest = sorted(self.terms, key=lambda t: len(t.atoms))
-        if one.atoms or one.constants or one.number != 1.0 or len(rest.atoms) != 1:
+        if not one.is_constant or one.constants or one.number != 1.0 or len(rest.atoms) != 1:
             return None
         (atom,) = rest.atoms
-        plain = rest.number == -1.0 and not rest.constants and set(rest.axes) <= set(self.out)
+        plain = rest.number == -1.0 and not rest.constants and not rest.exponentials
+        plain = plain and set(rest.axes) <= set(self.out)
         if plain and atom.kind == "power" and atom.power == 1 and not atom.site.gaussian:
             return Atom(atom.site, "log1m", 1, atom.where)
         return None
@@ -316,33 +307,49 @@ def key_of(value: Polynomial) -> tuple[object, tuple[Tensor, ...]]:
     Constants that require a gradient are named by their place only, and are returned: the same plan
     serves whatever they are.
     """
-    numbers: dict[Axis, int] = {}
     free: list[Tensor] = []
+    return _key(value.dims, value.terms, free), tuple(free)
+
+
+def _key(dims: Dims, terms: tuple[Term, ...], free: list[Tensor]) -> object:
+    numbers: dict[Axis, int] = {}
 
     def number(axis: Axis) -> tuple[int, int]:
         return numbers.setdefault(axis, len(numbers)), axis.size
 
-    def tensor_key(tensor: Tensor) -> object:
-        if tensor.requires_grad:
-            if not any(t is tensor for t in free):
-                free.append(tensor)
-            slot = next(i for i, t in enumerate(free) if t is tensor)
-            return ("free", slot, tensor.shape, tensor.dtype, tensor.device)
-        return constants.key_of(tensor)
+    def address(where: tuple[Address, ...]) -> tuple[object, ...]:
+        return tuple(address_key(w, number) for w in where)
 
-    dims = tuple(number(a) if a else None for a in value.dims)
-    terms = tuple(
+    head = tuple(number(a) if a else None for a in dims)
+    body = tuple(
         (
             t.number,
+            tuple((_tensor_key(c.tensor, free), *address(c.where)) for c in t.constants),
+            tuple((a.site.name, a.kind, a.power, *address(a.where)) for a in t.atoms),
             tuple(
-                (tensor_key(c.tensor), *(address_key(w, number) for w in c.where))
-                for c in t.constants
-            ),
-            tuple(
-                (a.site.name, a.kind, a.power, *(address_key(w, number) for w in a.where))
-                for a in t.atoms
+                (_key(e.exponent.dims, e.exponent.terms, free), e.power, *address(e.where))
+                for e in t.exponentials
             ),
         )
-        for t in value.terms
+        for t in terms
     )
-    return (dims, terms), tuple(free)
+    return head, body
+
+
+def _tensor_key(tensor: Tensor, free: list[Tensor]) -> object:
+    if not tensor.requires_grad:
+        return constants.key_of(tensor)
+    if not any(t is tensor for t in free):
+        free.append(tensor)
+    slot = next(i for i, t in enumerate(free) if t is tensor)
+    return ("free", slot, tensor.shape, tensor.dtype, tensor.device)
+
+
+def constants_of(terms: Iterable[Term]) -> tuple[Tensor, ...]:
+    """Every constant tensor of some terms, those inside exponents among them."""
+    found: tuple[Tensor, ...] = ()
+    for term in terms:
+        found += tuple(c.tensor for c in term.constants)
+        for exponential in term.exponentials:
+            found += constants_of(exponential.exponent.terms)
+    return found

@@ -92,13 +92,9 @@ class Curvature:
     def symmetric(self, vector: Vector) -> Vector:
         """Only the symmetric part of a matrix parameter's derivative acts on symmetric steps."""
         by_block = self.split(vector)
-        result = []
+        result: list[Tensor] = []
         for block in self.blocks:
-            dims = block.family.natural_event_dims
-            result += [
-                0.5 * (t + t.mT) if d == 2 else t
-                for t, d in zip(by_block[block], dims, strict=True)
-            ]
+            result += block.family.symmetrize(by_block[block])
         return result
 
 

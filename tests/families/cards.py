@@ -68,6 +68,32 @@ def multivariate_normal(q: Any, z: Tensor) -> Card:
     )
 
 
+def diagonal_normal(q: Any, z: Tensor) -> Card:
+    each = normal(q.base_dist, z)
+    return Card(
+        one(z, 1),
+        each.statistics,
+        each.natural,
+        each.mean_params,
+        each.log_partition.sum(-1),
+        each.entropy.sum(-1),
+    )
+
+
+def shared_covariance_normal(q: Any, z: Tensor) -> Card:
+    M, P = q.base_dist.loc, q.base_dist.precision_matrix[..., 0, :, :]
+    N, D = M.shape[-2:]
+    MP, log_det = torch.einsum("...ni,...ij->...nj", M, P), torch.logdet(P)
+    return Card(
+        one(z, 2),
+        (z, torch.einsum("...ni,...nj->...ij", z, z)),
+        (MP, -P / 2),
+        (M, torch.einsum("...ni,...nj->...ij", M, M) + N * P.inverse()),
+        (M * MP).sum((-2, -1)) / 2 - N * log_det / 2 + N * D * LOG_TWO_PI / 2,
+        N * D / 2 + N * D * LOG_TWO_PI / 2 - N * log_det / 2,
+    )
+
+
 def gamma(q: Any, z: Tensor) -> Card:
     a, b = q.concentration, q.rate
     return Card(
@@ -143,13 +169,171 @@ def poisson(q: Any, z: Tensor) -> Card:
     )
 
 
+def inverse_gamma(q: Any, z: Tensor) -> Card:
+    a, b = q.concentration, q.rate
+    return Card(
+        one(z),
+        (z.log(), 1 / z),
+        (-a - 1, -b),
+        (b.log() - digamma(a), a / b),
+        lgamma(a) - a * b.log(),
+        a + b.log() + lgamma(a) - (1 + a) * digamma(a),
+    )
+
+
+def multivariate_digamma(a: Tensor, D: int) -> Tensor:
+    return sum((digamma(a - i / 2) for i in range(D)), torch.zeros_like(a))
+
+
+def wishart(q: Any, z: Tensor) -> Card:
+    nu, V = q.df, q.covariance_matrix
+    D = V.shape[-1]
+    log_det, log_gamma = torch.logdet(V), torch.mvlgamma(nu / 2, D)
+    psi = multivariate_digamma(nu / 2, D)
+    return Card(
+        one(z, 2),
+        (torch.logdet(z), z),
+        ((nu - D - 1) / 2, -V.inverse() / 2),
+        (psi + D * math.log(2) + log_det, nu[..., None, None] * V),
+        log_gamma + nu * D * math.log(2) / 2 + nu * log_det / 2,
+        log_gamma
+        + D * (D + 1) * math.log(2) / 2
+        + (D + 1) * log_det / 2
+        - (nu - D - 1) * psi / 2
+        + nu * D / 2,
+    )
+
+
+def normal_gamma(q: Any, z: Tensor) -> Card:
+    a, b, m, P = q.concentration, q.rate, q.loc, q.precision_matrix
+    z, tau = z[..., :-1], z[..., -1]
+    D, log_det = m.shape[-1], torch.logdet(P)
+    Pm = torch.einsum("...ij,...j->...i", P, m)
+    mm = torch.einsum("...i,...j->...ij", m, m)
+    zz = torch.einsum("...i,...j->...ij", z, z)
+    entropy = a - b.log() + lgamma(a) + (1 - a) * digamma(a)
+    return Card(
+        one(z, 1),
+        (tau.log(), tau, tau[..., None] * z, tau[..., None, None] * zz),
+        (a - 1 + D / 2, -b - (m * Pm).sum(-1) / 2, Pm, -P / 2),
+        (
+            digamma(a) - b.log(),
+            a / b,
+            m * (a / b)[..., None],
+            P.inverse() + mm * (a / b)[..., None, None],
+        ),
+        lgamma(a) - a * b.log() - log_det / 2 + D * LOG_TWO_PI / 2,
+        entropy + D * (1 + LOG_TWO_PI - digamma(a) + b.log()) / 2 - log_det / 2,
+    )
+
+
+def normal_inverse_gamma(q: Any, z: Tensor) -> Card:
+    a, b, m, P = q.concentration, q.rate, q.loc, q.precision_matrix
+    z, s = z[..., :-1], z[..., -1]
+    D, log_det = m.shape[-1], torch.logdet(P)
+    Pm = torch.einsum("...ij,...j->...i", P, m)
+    mm = torch.einsum("...i,...j->...ij", m, m)
+    zz = torch.einsum("...i,...j->...ij", z, z)
+    entropy = a + b.log() + lgamma(a) - (1 + a) * digamma(a)
+    return Card(
+        one(z, 1),
+        (s.log(), 1 / s, z / s[..., None], zz / s[..., None, None]),
+        (-a - 1 - D / 2, -b - (m * Pm).sum(-1) / 2, Pm, -P / 2),
+        (
+            b.log() - digamma(a),
+            a / b,
+            m * (a / b)[..., None],
+            P.inverse() + mm * (a / b)[..., None, None],
+        ),
+        lgamma(a) - a * b.log() - log_det / 2 + D * LOG_TWO_PI / 2,
+        entropy + D * (1 + LOG_TWO_PI - digamma(a) + b.log()) / 2 - log_det / 2,
+    )
+
+
+def normal_wishart(q: Any, z: Tensor) -> Card:
+    m, kappa, nu, V = q.loc, q.kappa, q.df, q.precision_matrix.inverse()
+    D = m.shape[-1]
+    z, L = z[..., :D], z[..., D:].reshape(*z.shape[:-1], D, D)
+    whole = wishart(torch.distributions.Wishart(nu, covariance_matrix=V), L)
+    Vm, Lz = torch.einsum("...ij,...j->...i", V, m), torch.einsum("...ij,...j->...i", L, z)
+    mm = torch.einsum("...i,...j->...ij", m, m)
+    expected_log = whole.mean_params[0]
+    return Card(
+        one(z, 1),
+        (torch.logdet(L), L, Lz, (z * Lz).sum(-1)),
+        (
+            (nu - D) / 2,
+            -V.inverse() / 2 - kappa[..., None, None] * mm / 2,
+            kappa[..., None] * m,
+            -kappa / 2,
+        ),
+        (
+            expected_log,
+            nu[..., None, None] * V,
+            nu[..., None] * Vm,
+            D / kappa + nu * (m * Vm).sum(-1),
+        ),
+        whole.log_partition - D * kappa.log() / 2 + D * LOG_TWO_PI / 2,
+        whole.entropy + D * (1 + LOG_TWO_PI - kappa.log()) / 2 - expected_log / 2,
+    )
+
+
 CARDS: dict[type, Callable[[Any, Tensor], Card]] = {
     f.Normal: normal,
     f.MultivariateNormal: multivariate_normal,
+    f.DiagonalNormal: diagonal_normal,
+    f.SharedCovarianceNormal: shared_covariance_normal,
     f.Gamma: gamma,
     f.Beta: beta,
     f.Dirichlet: dirichlet,
     f.Bernoulli: bernoulli,
     f.Categorical: categorical,
+    f.InverseGamma: inverse_gamma,
+    f.Wishart: wishart,
+    f.NormalGamma: normal_gamma,
+    f.NormalInverseGamma: normal_inverse_gamma,
+    f.NormalWishart: normal_wishart,
     Poisson: poisson,
+}
+
+
+def kl_gamma(q: Any, p: Any) -> Tensor:
+    a, b, c, d = q.concentration, q.rate, p.concentration, p.rate
+    return (a - c) * digamma(a) - lgamma(a) + lgamma(c) + c * (b.log() - d.log()) + a * (d - b) / b
+
+
+def kl_wishart(q: Any, p: Any) -> Tensor:
+    D, V = q.event_shape[-1], q.covariance_matrix
+    ratio = p.precision_matrix @ V
+    trace = ratio.diagonal(dim1=-2, dim2=-1).sum(-1)
+    gammas = torch.mvlgamma(p.df / 2, D) - torch.mvlgamma(q.df / 2, D)
+    digammas = (q.df - p.df) / 2 * multivariate_digamma(q.df / 2, D)
+    return gammas + digammas - p.df / 2 * torch.logdet(ratio) + q.df / 2 * (trace - D)
+
+
+def kl_normal_gamma(q: Any, p: Any) -> Tensor:
+    # The expectation over tau of the divergence of two normals, and that of tau itself.
+    ratio = torch.linalg.solve(q.precision_matrix, p.precision_matrix)
+    gap = q.loc - p.loc
+    square = torch.einsum("...i,...ij,...j->...", gap, p.precision_matrix, gap)
+    trace = ratio.diagonal(dim1=-2, dim2=-1).sum(-1)
+    spread = trace - gap.shape[-1] - torch.logdet(ratio)
+    return kl_gamma(q, p) + (spread + q.concentration / q.rate * square) / 2
+
+
+def kl_normal_wishart(q: Any, p: Any) -> Tensor:
+    q_l = torch.distributions.Wishart(q.df, precision_matrix=q.precision_matrix)
+    p_l = torch.distributions.Wishart(p.df, precision_matrix=p.precision_matrix)
+    gap, ratio = q.loc - p.loc, p.kappa / q.kappa
+    square = torch.einsum("...i,...ij,...j->...", gap, q_l.mean, gap)
+    spread = gap.shape[-1] * (ratio - 1 - ratio.log())
+    return kl_wishart(q_l, p_l) + (spread + p.kappa * square) / 2
+
+
+# Divergences that torch does not have, or not for batches, from the textbook.
+KLS: dict[type, Callable[[Any, Any], Tensor]] = {
+    f.Wishart: kl_wishart,
+    f.NormalGamma: kl_normal_gamma,
+    f.NormalInverseGamma: kl_normal_gamma,
+    f.NormalWishart: kl_normal_wishart,
 }

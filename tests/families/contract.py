@@ -55,14 +55,6 @@ def t(*numbers: float) -> Tensor:
     return values[0] if len(numbers) == 1 else values
 
 
-def symmetric(family: ExponentialFamily, natural: Natural) -> Natural:
-    """Matrix blocks, symmetrised: a family is defined on symmetric ones only."""
-    return tuple(
-        (tensor + tensor.mT) / 2 if dims == 2 else tensor
-        for dims, tensor in zip(family.natural_event_dims, natural, strict=True)
-    )
-
-
 def unit_covectors(family: ExponentialFamily, natural: Natural) -> list[tuple[Tensor, ...]]:
     """A basis of the covectors: a one in each event entry of each block, in every batch element."""
     basis = []
@@ -73,7 +65,7 @@ def unit_covectors(family: ExponentialFamily, natural: Natural) -> list[tuple[Te
             covector[which].view(*covector[which].shape[: covector[which].dim() - dims], -1)[
                 ..., k
             ] = 1.0
-            basis.append(symmetric(family, covector))
+            basis.append(family.symmetrize(covector))
     return basis
 
 
@@ -96,10 +88,44 @@ def round_trip_bound(row: Row, natural: Natural, factor: float = 16.0) -> tuple[
     return bound
 
 
+def _precision(normal: Draw, size: int) -> Tensor:
+    root = normal(size, size)
+    return root @ root.mT + 0.5 * torch.eye(size)
+
+
 def _multivariate_normal(normal: Draw) -> Natural:
-    root = normal(3, 3)
-    precision = root @ root.mT + 0.5 * torch.eye(3)
+    precision = _precision(normal, 3)
     return (precision @ normal(3).unsqueeze(-1)).squeeze(-1), -precision / 2
+
+
+def _shared_covariance_normal(normal: Draw) -> Natural:
+    precision = _precision(normal, 2)
+    return normal(3, 2) @ precision, -precision / 2
+
+
+def _wishart(normal: Draw) -> Natural:
+    return normal().exp(), -_precision(normal, 3)
+
+
+def _normal_gamma(normal: Draw) -> Natural:
+    precision, location = _precision(normal, 2), normal(2)
+    direction = (precision @ location.unsqueeze(-1)).squeeze(-1)
+    rate = normal().exp() + (location * direction).sum(-1) / 2
+    return normal().exp() + 0.3, -rate, direction, -precision / 2
+
+
+def _normal_inverse_gamma(normal: Draw) -> Natural:
+    first, *rest = _normal_gamma(normal)
+    return -first - 2, *rest
+
+
+def _normal_wishart(normal: Draw) -> Natural:
+    location, kappa, (first, second) = normal(2), normal().exp(), _wishart(normal)
+    second = second[..., :2, :2]
+    square = location.unsqueeze(-1) * location.unsqueeze(-2)
+    direction = kappa.unsqueeze(-1) * location
+    second = second - kappa.unsqueeze(-1).unsqueeze(-1) * square / 2
+    return first + 0.5, second, direction, -kappa / 2
 
 
 def _digammas(natural: Natural) -> tuple[Tensor, ...]:
@@ -112,6 +138,10 @@ def _digammas(natural: Natural) -> tuple[Tensor, ...]:
 def _gamma_scale(natural: Natural) -> tuple[Tensor, ...]:
     shape, rate = natural[0] + 1, -natural[1]
     return shape.digamma().abs() + 2 * rate.log().abs() + shape.log().abs(), shape / rate
+
+
+def _inverse_gamma_scale(natural: Natural) -> tuple[Tensor, ...]:
+    return _gamma_scale((-natural[0] - 2, natural[1]))
 
 
 INDEFINITE = torch.tensor([[1.0, 2.0], [2.0, 4.0 - 1e-9]], dtype=torch.float64)
@@ -129,6 +159,19 @@ ROWS = (
             (t(1.0, 1.0), -INDEFINITE),
             (t(1.0, 1.0), torch.zeros(2, 2, dtype=torch.float64)),
             (t(1.0, 1.0), torch.eye(2, dtype=torch.float64)),
+        ),
+    ),
+    Row(
+        f.DiagonalNormal(),
+        lambda normal: (2 * normal(3), -normal(3).exp() / 2),
+        outside=((t(1.0, 1.0), t(-1.0, 0.0)), (t(1.0, 1.0), t(1e-300, -1.0))),
+    ),
+    Row(
+        f.SharedCovarianceNormal(),
+        _shared_covariance_normal,
+        outside=(
+            (torch.ones(3, 2).double(), -INDEFINITE),
+            (torch.ones(3, 2).double(), torch.zeros(2, 2).double()),
         ),
     ),
     Row(
@@ -161,6 +204,55 @@ ROWS = (
         f.Categorical(),
         lambda normal: (2 * normal(3),),
         outside=((t(0.0, math.inf),), (t(-math.inf, 0.0),)),
+    ),
+    Row(
+        f.InverseGamma(),
+        lambda normal: (-normal().exp() - 1.1, -normal().exp()),
+        outside=((t(-1.0), t(-1.0)), (t(-1.0 + 1e-15), t(-1.0)), (t(-2.0), t(0.0))),
+        powers=(0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 0.25, -3.7, 0.9),
+        mean_scale=_inverse_gamma_scale,
+    ),
+    Row(
+        f.Wishart(),
+        _wishart,
+        outside=(
+            (t(-1.0), -torch.eye(2, dtype=torch.float64)),
+            (t(-1.0 - 1e-15), -torch.eye(2, dtype=torch.float64)),
+            (t(1.0), -INDEFINITE),
+            (t(1.0), torch.zeros(2, 2, dtype=torch.float64)),
+        ),
+    ),
+    Row(
+        f.NormalGamma(),
+        _normal_gamma,
+        outside=(
+            # a = 0; b = 0, used up by m'P m/2; P = 0.
+            (t(-0.5), t(-2.0), torch.ones(1).double(), -torch.ones(1, 1).double()),
+            (t(1.0), t(-0.125), torch.ones(1).double(), -2.0 * torch.ones(1, 1).double()),
+            (t(1.0), t(-2.0), torch.ones(1).double(), torch.zeros(1, 1).double()),
+            (t(1.0), t(-2.0), torch.ones(2).double(), -INDEFINITE),
+        ),
+    ),
+    Row(
+        f.NormalInverseGamma(),
+        _normal_inverse_gamma,
+        outside=(
+            (t(-1.5), t(-2.0), torch.ones(1).double(), -torch.ones(1, 1).double()),
+            (t(-3.0), t(-0.125), torch.ones(1).double(), -2.0 * torch.ones(1, 1).double()),
+            (t(-3.0), t(-2.0), torch.ones(1).double(), torch.zeros(1, 1).double()),
+            (t(-3.0), t(-2.0), torch.ones(2).double(), -INDEFINITE),
+        ),
+    ),
+    Row(
+        f.NormalWishart(),
+        _normal_wishart,
+        outside=(
+            # nu = D - 1; V^-1 = 0, used up by kappa m m'/2; kappa = 0; V^-1 indefinite.
+            (t(-0.5), -torch.ones(1, 1).double(), torch.ones(1).double(), t(-1.0)),
+            (t(1.0), -0.25 * torch.ones(1, 1).double(), torch.ones(1).double(), t(-1.0)),
+            (t(1.0), -torch.ones(1, 1).double(), torch.ones(1).double(), t(0.0)),
+            (t(1.0), -INDEFINITE, torch.zeros(2).double(), t(-1.0)),
+        ),
     ),
     Row(
         Poisson(),

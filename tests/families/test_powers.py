@@ -21,11 +21,12 @@ def by_quadrature(row: Row, natural: tuple[Tensor, ...], power: float) -> Tensor
 
     The step cancels in the ratio of two integrals of the same, unnormalised, density of u.
     """
-    if row.family.name == "Gamma":
-        # z^a exp(-b z); exp(40) is far beyond every quantile.
-        log_z = torch.arange(-500.0, 40.0, 0.0025, dtype=torch.float64)
+    if row.family.name in ("Gamma", "InverseGamma"):
+        # z^a exp(-b z), or z^-a exp(-b / z); exp(40) is far beyond every quantile.
+        sign = 1.0 if row.family.name == "Gamma" else -1.0
+        log_z = sign * torch.arange(-500.0, 40.0, 0.0025, dtype=torch.float64)
         log_weight = (natural[0] + 1).unsqueeze(-1) * log_z
-        log_weight = log_weight + natural[1].unsqueeze(-1) * log_z.exp()
+        log_weight = log_weight + natural[1].unsqueeze(-1) * (sign * log_z).exp()
     else:
         # z^a (1 - z)^rest; an element of a Dirichlet is a Beta.
         u = torch.arange(-500.0, 500.0, 0.0025, dtype=torch.float64)
@@ -47,6 +48,8 @@ def test_against_quadrature(row, power):
     expected = by_quadrature(row, natural, power)
     # The integrand falls as exp(exponent u) towards u = -500: 0.1 leaves exp(-50) there.
     exponent = natural[0] + 1 + power
+    if row.family.name == "InverseGamma":
+        exponent = -exponent
     reliable = exponent > 0.1
     assert bool(reliable.any())
     torch.testing.assert_close(moment[reliable], expected[reliable], rtol=1e-10, atol=0.0)
@@ -56,8 +59,10 @@ def test_against_quadrature(row, power):
 @pytest.mark.parametrize("row", [r for r in ROWS if r.powers], ids=lambda row: row.family.name)
 @pytest.mark.parametrize("power", [1.0, -1.0, 0.5, -0.5, 3.7])
 def test_gradient(row, power):
-    # Shapes of 2 and more, so that every moment exists.
+    # Shapes of 2 (InverseGamma: 4) and more, so that every moment exists.
     natural = tuple(n + 2 if bool((n > -1).all()) else n for n in row.random((3,)))
+    if row.family.name == "InverseGamma":
+        natural = natural[0] - 4, natural[1]
     free = tuple(n.clone().requires_grad_() for n in natural)
     assert torch.autograd.gradcheck(lambda *n: row.family.expected_power(n, power), free)
 

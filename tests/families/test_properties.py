@@ -25,23 +25,71 @@ def normal(m: float, s: float) -> Natural:
 
 
 @st.composite
-def multivariate_normals(draw: st.DrawFn) -> Natural:
+def precisions(draw: st.DrawFn) -> Tensor:
+    """Positive definite matrices whose eigenvalues are up to 1e4 apart."""
     size = draw(st.integers(1, 4))
-    seed = draw(st.integers(0, 1000))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
     orthogonal = torch.linalg.qr(
         torch.randn(size, size, generator=generator, dtype=torch.float64)
     ).Q
     scales = tensor(*(draw(st.floats(-2, 2).map(lambda x: 10.0**x)) for _ in range(size)))
     precision = (orthogonal * scales) @ orthogonal.mT
-    precision = (precision + precision.mT) / 2
-    mean = torch.randn(size, generator=generator, dtype=torch.float64)
-    return precision @ mean, -precision / 2
+    return (precision + precision.mT) / 2
 
+
+def location(precision: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(precision.shape[-1], generator=generator, dtype=torch.float64)
+
+
+def multivariate_normal(precision: Tensor, seed: int) -> Natural:
+    return precision @ location(precision, seed), -precision / 2
+
+
+def diagonal_normal(precision: Tensor, seed: int) -> Natural:
+    diagonal = precision.diagonal()
+    return diagonal * location(precision, seed), -diagonal / 2
+
+
+def shared_covariance_normal(precision: Tensor, seed: int) -> Natural:
+    rows = torch.stack([location(precision, seed + k) for k in range(3)])
+    return rows @ precision, -precision / 2
+
+
+def normal_gamma(precision: Tensor, seed: int, a: float, b: float) -> Natural:
+    m = location(precision, seed)
+    return (
+        tensor(a - 1 + len(m) / 2)[0],
+        -b - m @ precision @ m / 2,
+        precision @ m,
+        -precision / 2,
+    )
+
+
+def normal_inverse_gamma(precision: Tensor, seed: int, a: float, b: float) -> Natural:
+    first, *rest = normal_gamma(precision, seed, a, b)
+    return -first - 2, *rest
+
+
+def normal_wishart(rate: Tensor, seed: int, x: float, kappa: float) -> Natural:
+    m = location(rate, seed)
+    return (
+        tensor(x - 0.5)[0],
+        -rate - kappa * torch.outer(m, m) / 2,
+        kappa * m,
+        tensor(-kappa / 2)[0],
+    )
+
+
+SEED = st.integers(0, 1000)
+# Joint blocks: a precision known to 1e-4 beside one known to 1e+4 has lost what is between them.
+MODERATE = st.floats(-1, 2).map(lambda x: 10.0**x)
 
 WIDE = {
     "Normal": st.builds(normal, REAL, st.floats(-4, 4).map(lambda x: 10.0**x)),
-    "MultivariateNormal": multivariate_normals(),
+    "MultivariateNormal": st.builds(multivariate_normal, precisions(), SEED),
+    "DiagonalNormal": st.builds(diagonal_normal, precisions(), SEED),
+    "SharedCovarianceNormal": st.builds(shared_covariance_normal, precisions(), SEED),
     "Gamma": st.builds(lambda a, b: (tensor(a - 1), tensor(-b)), SHAPE, RATE),
     "Beta": st.builds(lambda a, b: (tensor(a - 1), tensor(b - 1)), SHAPE, SHAPE),
     "Dirichlet": st.lists(SHAPE, min_size=2, max_size=6).map(lambda a: (tensor(*a) - 1,)),
@@ -49,6 +97,11 @@ WIDE = {
     "Categorical": st.lists(st.floats(-15, 15), min_size=1, max_size=6).map(
         lambda x: (tensor(*x),)
     ),
+    "InverseGamma": st.builds(lambda a, b: (tensor(-a - 1), tensor(-b)), SHAPE, RATE),
+    "Wishart": st.builds(lambda w, x: (tensor(x - 1)[0], -w), precisions(), SHAPE),
+    "NormalGamma": st.builds(normal_gamma, precisions(), SEED, MODERATE, MODERATE),
+    "NormalInverseGamma": st.builds(normal_inverse_gamma, precisions(), SEED, MODERATE, MODERATE),
+    "NormalWishart": st.builds(normal_wishart, precisions(), SEED, MODERATE, MODERATE),
     "Poisson": st.floats(-5, 3).map(lambda x: (tensor(x),)),
 }
 

@@ -12,6 +12,7 @@ from pyro_blr.families import registry
 from tests.families.contract import ROWS
 from tests.families.poisson import Poisson
 
+BY_NAME = ("DiagonalNormal", "SharedCovarianceNormal")
 BUILT_IN = [row for row in ROWS if row.family.name != "Poisson"]
 
 
@@ -25,10 +26,12 @@ def test_instance_class_and_distribution_give_the_family(row):
     family = row.family
     distribution = family.distribution(row.random((3,)))
     assert f.get_family(family) is family
-    for key in (type(family), distribution, type(distribution), family.distribution_type):
-        assert f.get_family(key) == family
-    assert f.get_family(distribution.mask(False)) == family
-    assert f.get_family(dist.ExpandedDistribution(distribution, (2, 3))) == family
+    assert f.get_family(type(family)) == family
+    assert family in f.registered_families()
+    distributions = (distribution, type(distribution), family.distribution_type)
+    wrapped = (distribution.mask(False), dist.ExpandedDistribution(distribution, (2, 3)))
+    for key in (*distributions, *wrapped):
+        assert (f.find_family(key) == family) == (family.name not in BY_NAME)
     assert repr(family) == f"{family.name}()"
     assert len({family, type(family)()}) == 1
 
@@ -50,7 +53,7 @@ def test_natural_of_through_wrappers(row):
             family.natural_of(wide), family.expand(direct, (2, 3)), strict=True
         ):
             torch.testing.assert_close(got, expected, rtol=1e-14, atol=0.0)
-    if family.name != "Normal":
+    if family.name != "Normal":  # it would become a vector
         for got, expected in zip(family.natural_of(distribution.to_event(1)), direct, strict=True):
             assert torch.equal(got, expected)
 
@@ -68,6 +71,51 @@ def test_normal_to_event_is_multivariate():
     assert family.batch_shape(family.natural_of(wide)) == (2, 4)
     # Elements of a matrix have no joint covariance in these families.
     assert f.get_family(dist.Normal(loc, scale).to_event(2)) == f.Normal()
+
+
+def test_the_families_by_name_take_their_distributions():
+    loc, scale = torch.randn(4, 3), torch.rand(4, 3) + 0.1
+    first, second = f.DiagonalNormal().natural_of(dist.Normal(loc, scale).to_event(1))
+    torch.testing.assert_close(first, loc / scale**2)
+    torch.testing.assert_close(second, -0.5 / scale**2)
+    with pytest.raises(ArgumentError, match=r"Mend: pass Normal\(loc, scale\).to_event\(1\)"):
+        f.DiagonalNormal().natural_of(dist.Normal(0.0, 1.0))
+
+
+@pytest.mark.parametrize("argument", ["covariance_matrix", "precision_matrix", "scale_tril"])
+@pytest.mark.parametrize("shape", [(2, 2), (1, 2, 2), (5, 1, 2, 2)], ids=str)
+def test_shared_covariance_is_read_once_for_all_rows(argument, shape):
+    family, loc = f.SharedCovarianceNormal(), torch.randn(5, 4, 2, dtype=torch.float64)
+    root = torch.tensor([[1.0, 0.0], [0.4, 2.0]], dtype=torch.float64).expand(shape)
+    matrix = root if argument == "scale_tril" else root @ root.mT
+    rows = dist.MultivariateNormal(loc, **{argument: matrix})
+    natural = family.natural_of(rows.to_event(1))
+    assert [n.shape for n in natural] == [(5, 4, 2), (5, 2, 2)]
+    back = family.distribution(natural)
+    torch.testing.assert_close(back.base_dist.loc, loc)
+    torch.testing.assert_close(back.base_dist.covariance_matrix, rows.covariance_matrix)
+    value = torch.randn(5, 4, 2, dtype=torch.float64)
+    torch.testing.assert_close(family.log_prob(natural, value), rows.to_event(1).log_prob(value))
+
+
+def test_shared_covariance_refuses_what_it_cannot_hold():
+    family, loc, eye = f.SharedCovarianceNormal(), torch.zeros(4, 2), torch.eye(2)
+    with pytest.raises(ArgumentError, match=r"event of this MultivariateNormal .*to_event\(1\)"):
+        family.natural_of(dist.MultivariateNormal(loc, eye))
+    each = eye.repeat(4, 1, 1)
+    with pytest.raises(ArgumentError, match=r"one for each of its 4 rows.*\(..., 1, D, D\)"):
+        family.natural_of(dist.MultivariateNormal(loc, each).to_event(1))
+
+
+def test_shared_covariance_is_never_expanded_along_the_rows():
+    # 10^5 rows of 64 numbers: a covariance for each of them would take 3 GiB.
+    family, rows, dim = f.SharedCovarianceNormal(), 100_000, 64
+    natural = (torch.ones(rows, dim), -0.5 * torch.eye(dim))
+    assert family.mean_params(natural)[1].shape == (dim, dim)
+    assert bool(family.entropy(natural).isfinite())
+    base = family.distribution(natural).base_dist
+    assert base._unbroadcasted_scale_tril.shape == (1, dim, dim)
+    assert base.precision_matrix.stride(-3) == 0
 
 
 def test_torch_distributions_and_subclasses():

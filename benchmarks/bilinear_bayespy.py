@@ -1,0 +1,95 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""One model in pyro_blr and in BayesPy: the same bound, the same optimum, the time of a sweep."""
+
+import statistics
+from dataclasses import dataclass, field
+
+from pyro_blr import BLR
+
+from .a1a import largest_fall
+from .bilinear import Problem
+from .rows import Check, Row
+from .timing import fresh, in_turn, ratio
+
+#: Sweeps before either side is timed: both have folded or allocated by then what they keep.
+WARM_SWEEPS = 2
+TIMED_SWEEPS = 20
+#: Both sides have converged when a sweep moves neither bound by more than this, relatively.
+STILL = 1e-9
+MOST_SWEEPS = 300
+#: Of the bound, relatively: at one q, and at the two optima.
+SAME_Q, SAME_OPTIMUM = 1e-8, 1e-6
+
+
+@dataclass(eq=False)
+class Sides:
+    """Both engines at the same start; -ELBO at the entry of our sweeps, at the end of theirs."""
+
+    problem: Problem
+    ours: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        fresh()
+        self.guide = self.problem.guide()
+        self.blr = BLR(self.problem.model, self.guide, blocks="site")
+        self.bayespy, self.nodes = self.problem.bayespy()
+
+    def sweep(self, times: int) -> dict[str, list[float]]:
+        """Sweep in turn."""
+        return in_turn(times, BayesPy=self._their_sweep, BLR=self._our_sweep)
+
+    def _our_sweep(self) -> None:
+        self.ours.append(self.blr.step(*self.problem.args))
+
+    def _their_sweep(self) -> None:
+        self.bayespy.update(repeat=1, verbose=False, tol=None)
+        self.theirs.append(-float(self.bayespy.L[self.bayespy.iter - 1]))
+
+    @property
+    def still(self) -> bool:
+        """Whether the last sweep moved neither bound."""
+        return all(
+            len(losses) > 1 and abs(losses[-1] - losses[-2]) <= STILL * abs(losses[-1])
+            for losses in (self.ours, self.theirs)
+        )
+
+
+def compare(benchmark: str, problem: Problem, limit: float, timed: int = TIMED_SWEEPS) -> Row:
+    """The time of a sweep, both packages going the same way; then on to both optima."""
+    sides = Sides(problem)
+    sides.sweep(WARM_SWEEPS)
+    times = sides.sweep(timed)
+    while not sides.still and len(sides.ours) < MOST_SWEEPS:
+        sides.sweep(1)
+    return Row(
+        benchmark,
+        f"sweep, {problem.name}",
+        Check("x faster than BayesPy", ratio(times["BayesPy"], times["BLR"]), limit, "at least"),
+        quality(sides),
+        times,
+        ", ".join(f"{k} {1e3 * statistics.median(v):.2f} ms" for k, v in times.items())
+        + f"; {len(sides.ours)} sweeps",
+    )
+
+
+def quality(sides: Sides) -> list[Check]:
+    """What the two bounds and the way there are worth."""
+    optimum = loss(sides)
+    theirs = sides.theirs[-1]
+    fall = largest_fall([*sides.ours, optimum])
+    sides.guide.set_natural(sides.problem.naturals_of(sides.nodes))
+    same_q = loss(sides)
+    return [
+        Check("relative ELBO difference at BayesPy's q", abs(same_q / theirs - 1), SAME_Q),
+        Check("of the optima", abs(optimum / theirs - 1), SAME_OPTIMUM),
+        Check("largest fall / 64 eps |ELBO|", fall, 1.0),
+        Check("not converged", not sides.still, 0),
+    ]
+
+
+def loss(sides: Sides) -> float:
+    """-ELBO of the guide."""
+    return sides.blr.evaluate_loss(*sides.problem.args)

@@ -1,0 +1,26 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Twenty of posteriordb's example models in plain vectorised Pyro, priors included.
+
+Magnusson et al., *posteriordb: Testing, Benchmarking and Developing Bayesian Inference Algorithms*
+(arXiv 2407.04967); the models are those of Stan's own examples, benchmarks and case studies. They
+were not written for this package: how many of them it evaluates without draws is a measurement.
+
+A parameter without a prior in Stan has ``dist.ImproperUniform`` here, a bounded one ``Uniform``;
+Stan's truncated Cauchy and normal priors of scales are ``HalfCauchy`` and ``HalfNormal``.
+``database`` finds the data by ``PYRO_BLR_DATA``; ``Example.synthetic`` stands in for them.
+"""
+
+from . import counts, hierarchical, mixtures, regression, series
+from .example import Example, origin
+
+EXAMPLES: tuple[Example, ...] = (
+    *regression.EXAMPLES,
+    *hierarchical.EXAMPLES,
+    *counts.EXAMPLES,
+    *series.EXAMPLES,
+    *mixtures.EXAMPLES,
+)
+
+__all__ = ["EXAMPLES", "Example", "origin"]

@@ -1,0 +1,259 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Data against supports, constant arguments against their domains: each looked at once.
+
+While a model runs on lifted latents the checks of torch and Pyro are off: they ask for the values
+of latents. What is constant is checked here instead, through :mod:`..lifting.constants`: data and
+arguments that were seen before cost a look into the cache.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.distribution import COERCIONS
+from torch import Tensor
+
+from .. import errors
+from ..lifting import constants, host
+from ..lifting.densities import as_given, density_of
+from ..lifting.distribution import LiftedDistribution
+from ..lifting.tensor import LiftedTensor
+
+
+def check_arguments(name: str, fn: Any) -> None:
+    """Check the constant arguments of a site's distribution, and of what it wraps.
+
+    :raises ParameterError: if one of them lies outside its domain.
+    :raises NonFiniteError: if one of them is NaN.
+    """
+    for inner in _distributions(fn):
+        kind, declared, given = _arguments(inner)
+        for argument, value in given.items():
+            constraint = declared.get(argument)
+            if constraint is None or not _can_be_checked(constraint, value):
+                continue
+            if not _is_inside(value, constraint):
+                raise _wrong_argument(name, kind, argument, value, constraint)
+
+
+def _distributions(fn: Any) -> Iterator[Any]:
+    """A distribution and those that it is made of."""
+    yield fn
+    for part in ("base_dist", "_component_distribution", "_mixture_distribution"):
+        inner = getattr(fn, "__dict__", {}).get(part)
+        if inner is not None:
+            yield from _distributions(inner)
+    for argument in getattr(fn, "arguments", {}).values():
+        if isinstance(argument, torch.distributions.Distribution):
+            yield from _distributions(argument)
+
+
+def _arguments(fn: Any) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
+    """The class's name, the domains of its arguments, and the arguments themselves."""
+    if isinstance(fn, LiftedDistribution):
+        declared = getattr(fn.distribution, "arg_constraints", {})
+        return _kind(fn), declared if isinstance(declared, dict) else {}, fn.arguments
+    density = density_of(type(fn))
+    given = as_given(fn) if density is None else density.reads(fn)
+    return _kind(fn), fn.arg_constraints, given
+
+
+def _can_be_checked(constraint: Any, value: Any) -> bool:
+    if isinstance(value, LiftedTensor) or not isinstance(value, Tensor | float | int):
+        return False
+    if isinstance(value, Tensor) and (value.requires_grad or not host.readable(value)):
+        return False  # a pyro.param has its own domain, a fake tensor no value
+    return not dist.constraints.is_dependent(constraint) and not _is_real(constraint)
+
+
+def _is_inside(value: Any, constraint: Any) -> bool:
+    same = _Same(constraint)
+    if not isinstance(value, Tensor):
+        return bool(constants.memo(_number_inside, (), float(value), same))
+    # A batch that was expanded is as good as one of its elements.
+    for d in range(value.dim() - constraint.event_dim):
+        if value.stride(d) == 0 and value.shape[d] > 1:
+            value = value.narrow(d, 0, 1)
+    return bool(constants.memo(_inside, (value,), same))
+
+
+def _number_inside(value: float, same: "_Same") -> bool:
+    return host.truth(same.support.check(torch.tensor(value, dtype=torch.float64)).all())
+
+
+@contextmanager
+def checked_matrices() -> Iterator[None]:
+    """Check constant matrices when a distribution is made: torch factors them at once.
+
+    :raises ParameterError: without the site's name, which it does not have yet.
+    """
+    COERCIONS.append(_check_matrices)
+    try:
+        yield
+    finally:
+        if _check_matrices in COERCIONS:
+            COERCIONS.remove(_check_matrices)
+
+
+def _check_matrices(distribution: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    declared = getattr(distribution, "arg_constraints", {})
+    if not isinstance(declared, dict):
+        return
+    matrices = [k for k, c in declared.items() if c is dist.constraints.positive_definite]
+    if not matrices:
+        return
+    given = dict(zip(distribution.__signature__.parameters, args, strict=False)) | dict(kwargs)
+    for argument in matrices:
+        value, constraint = given.get(argument), declared[argument]
+        if _can_be_checked(constraint, value) and not _is_inside(value, constraint):
+            raise _wrong_argument("", distribution.__name__, argument, value, constraint)
+
+
+def _wrong_argument(
+    name: str, kind: str, argument: str, value: Any, constraint: Any
+) -> errors.BLRError:
+    what = f"the argument {argument!r} of {kind}" + (f" at site {name!r}" if name else "")
+    value = torch.as_tensor(value)
+    if not host.truth((value == value).all()):
+        return errors.NonFiniteError(
+            f"{what} holds a NaN. Mend: look for the place where it is computed."
+        )
+    return errors.ParameterError(
+        f"{what} lies outside its domain, {constraint}. Mend: {_mend(constraint)}."
+    )
+
+
+def _mend(constraint: Any) -> str:
+    if constraint is dist.constraints.positive_definite:
+        return "give a symmetric matrix whose eigenvalues are positive, or its scale_tril"
+    if constraint is dist.constraints.unit_interval:
+        return "give a probability between 0 and 1, or pass its log-odds as logits"
+    return "correct the value, or map it into the domain, as F.softplus does for scales and rates"
+
+
+def checked_value(name: str, fn: Any, value: Any, mask: Any) -> Any:
+    """An observed value, checked against its support once; masked places may hold anything."""
+    if not isinstance(value, Tensor):
+        return value
+    _check_shape(name, fn, value)
+    support = _support(fn)
+    if support is None:
+        return value
+    if isinstance(mask, Tensor):
+        value = constants.memo(_filled, (value, mask), _Same(support))
+    elif mask is False:
+        return constants.memo(_filled, (value, torch.zeros((), dtype=torch.bool)), _Same(support))
+    if _is_real(support):
+        return value
+    if not constants.memo(_inside, (value,), _Same(support)):
+        raise _outside(name, fn, value)
+    if support.is_discrete and not constants.memo(_is_exact_count, (value,)):
+        raise errors.SupportError(
+            f"a count of site {name!r} is beyond 2**{_exact_bits(value.dtype)}, from where on "
+            f"{value.dtype} does not hold every integer. Mend: give the counts in torch.float64, "
+            "or model so large a count as a real number."
+        )
+    return value
+
+
+def _check_shape(name: str, fn: Any, value: Tensor) -> None:
+    event = tuple(fn.event_shape)
+    cut = value.dim() - len(event)
+    if cut >= 0 and tuple(value.shape[cut:]) == event:
+        try:
+            torch.broadcast_shapes(fn.batch_shape, value.shape[:cut])
+            return
+        except RuntimeError:
+            pass
+    raise errors.SupportError(
+        f"the observed value of site {name!r} has shape {tuple(value.shape)}, which does not fit "
+        f"{_kind(fn)} of batch shape {tuple(fn.batch_shape)} and event shape {event}. Mend: "
+        "reshape the data, or change the event dims by .to_event() or a plate."
+    )
+
+
+def _exact_bits(dtype: torch.dtype) -> int:
+    """Up to 2 to this power every integer is a floating number: that of the digits of one."""
+    wide = dtype if dtype.is_floating_point else torch.float64
+    return 1 - round(math.log2(torch.finfo(wide).eps))
+
+
+def _is_exact_count(value: Tensor) -> bool:
+    return host.truth((value.abs() <= 2 ** _exact_bits(value.dtype)).all())
+
+
+def _outside(name: str, fn: Any, value: Tensor) -> errors.BLRError:
+    if value.is_floating_point() and not host.truth(torch.isfinite(value).all()):
+        return errors.NonFiniteError(
+            f"the data of site {name!r} hold a NaN or an infinity. Mend: remove these rows, or "
+            "mask them: poutine.mask(mask=~torch.isnan(y))."
+        )
+    return errors.SupportError(
+        f"an observed value of site {name!r} lies outside the support of {_kind(fn)}, "
+        f"{_support(fn)}. Mend: check the data and their encoding, mask the wrong ones by "
+        "poutine.mask, or choose another distribution."
+    )
+
+
+def _kind(fn: Any) -> str:
+    return str(getattr(fn, "distribution", type(fn)).__name__)
+
+
+def _support(fn: Any) -> Any:
+    """The support where it can be named without values of latents."""
+    try:
+        support = fn.support
+    except (NotImplementedError, errors.ControlFlowError):
+        return None
+    if not hasattr(support, "check") or isinstance(support, property):
+        return None
+    return support
+
+
+def _is_real(support: Any) -> bool:
+    base = getattr(support, "base_constraint", support)
+    return base is dist.constraints.real
+
+
+class _Same:
+    """A support as part of a key: supports with bounds are new objects at each trace."""
+
+    def __init__(self, support: Any) -> None:
+        self.support = support
+        self.key = _content(support)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def _content(item: Any) -> Any:
+    """A constraint as a key; its bounds may be tensors, of which ``str`` shows a few elements."""
+    if isinstance(item, Tensor):
+        return constants.key_of(item)
+    if isinstance(item, dist.constraints.Constraint):
+        return type(item), tuple((k, _content(v)) for k, v in vars(item).items())
+    return str(item)
+
+
+def _inside(value: Tensor, same: _Same) -> bool:
+    return host.truth(same.support.check(value).all())
+
+
+def _filled(value: Tensor, mask: Tensor, same: _Same) -> Tensor:
+    """The data with harmless values at masked places (NaN times 0 would be NaN)."""
+    support, event_dim = same.support, same.support.event_dim
+    shown = mask.reshape(mask.shape + (1,) * event_dim).to(value.device)
+    inside = support.check(value)
+    good = inside.reshape(inside.shape + (1,) * event_dim)
+    if host.truth(good.all()):
+        return value
+    filler = 1.0 if host.truth(support.check(torch.ones_like(value)).all()) else 0.0
+    return torch.where(shown | good, value, torch.full_like(value, filler))

@@ -1,0 +1,122 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Gaussians that share a block with their own precision: Normal-Gamma and its relatives.
+
+Where every factor that touches a Gaussian z or a precision tau is linear in ``log tau``, ``tau``,
+``tau z`` and ``tau z z'``, given the other latents, the exact posterior of both is one
+Normal-Gamma law, evidence included; apart they would be a mean field. The same holds for a variance
+(Normal-inverse-Gamma) and for a precision matrix (Normal-Wishart).
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+from ..families import (
+    ExponentialFamily,
+    Gamma,
+    InverseGamma,
+    NormalGamma,
+    NormalInverseGamma,
+    NormalWishart,
+    Wishart,
+)
+from ..lifting.axes import same_address
+from ..lifting.blocks import Block, Placement
+from ..lifting.expectation import is_linear
+from ..lifting.polynomial import Polynomial
+from ..lifting.terms import LatentSite
+from .build import summed_polynomial
+from .merging import MAX_BLOCK_SIZE
+from .trace import Traced
+
+#: The joint family of a Gaussian and a scale, by the scale's own family.
+JOINT: dict[type[ExponentialFamily], ExponentialFamily] = {
+    Gamma: NormalGamma(),
+    InverseGamma: NormalInverseGamma(),
+    Wishart: NormalWishart(),
+}
+
+
+def join(blocks: Sequence[Block], traced: Traced) -> list[Block]:
+    """The blocks, each Gaussian one with its precision where their joint posterior is exact."""
+    blocks = list(blocks)
+    factors = summed_factors(traced)
+    for scale in [b for b in blocks if type(b.family) in JOINT]:
+        for gaussian in [b for b in blocks if b.gaussian]:
+            joint = _joint_block(gaussian, scale, factors)
+            if joint is None:
+                continue
+            trial = [joint if b is gaussian else b for b in blocks if b is not scale]
+            if is_conjugate(joint, trial, traced, factors):
+                blocks = trial
+                break
+    return blocks
+
+
+def summed_factors(traced: Traced) -> dict[str, Polynomial]:
+    """The log density of each site that is a polynomial, summed over its plates."""
+    nodes = ((s, getattr(s.log_prob, "poly", None)) for s in traced.sites)
+    return {s.name: summed_polynomial(poly, s) for s, poly in nodes if poly is not None}
+
+
+def is_conjugate(
+    block: Block, blocks: Sequence[Block], traced: Traced, factors: dict[str, Polynomial]
+) -> bool:
+    """Whether every factor is linear in the block's mean parameters, given the others."""
+    layout = {s.name: b for b in blocks for s in b.sites}
+    own = {s.name for s in block.sites}
+    for site in traced.sites:
+        if own.isdisjoint(getattr(site.log_prob, "site_names", ())):
+            continue
+        if site.name not in factors or not is_linear(factors[site.name], layout, block):
+            return False
+    return True
+
+
+def _joint_block(gaussian: Block, scale: Block, factors: dict[str, Polynomial]) -> Block | None:
+    """The block of both: the scale's batch dims stay, all other dims of z are its event."""
+    (own,) = scale.sites
+    batch = tuple(range(len(scale.batch_shape)))
+    placements: dict[str, Placement] = {}
+    offset = 0
+    for site in gaussian.sites:
+        dims = _aligned(site, own, batch, factors)
+        if dims is None:
+            return None
+        placements[site.name] = Placement(dims, offset)
+        offset += prod(s for d, s in enumerate(site.shape) if d not in dims)
+    if offset > MAX_BLOCK_SIZE or (own.event_dim == 2 and offset != own.shape[-1]):
+        return None
+    placements[own.name] = Placement(batch, offset)
+    sites = (*gaussian.sites, own)
+    size = offset + prod(own.shape[len(batch) :])
+    name = "+".join(s.name for s in sites)
+    family = JOINT[type(scale.family)]
+    return Block(name, family, sites, scale.batch_shape, size, placements)
+
+
+def _aligned(
+    site: LatentSite, scale: LatentSite, batch: tuple[int, ...], factors: dict[str, Polynomial]
+) -> tuple[int, ...] | None:
+    """The dims of a site along which the scale's batch dims run in their products, or None."""
+    for factor in factors.values():
+        for term in factor.terms:
+            mine = [a for a in term.atoms if a.site is site]
+            theirs = [a for a in term.atoms if a.site is scale]
+            if not mine or not theirs:
+                continue
+            dims: list[int] = []
+            for d in batch:
+                fits = [
+                    e
+                    for e, where in enumerate(mine[0].where)
+                    if e not in dims
+                    and site.shape[e] == scale.shape[d]
+                    and same_address(where, theirs[0].where[d])
+                ]
+                if not fits:
+                    return None
+                dims.append(fits[0])
+            return tuple(dims)
+    return None

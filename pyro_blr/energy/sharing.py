@@ -1,0 +1,64 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Covariances that are the same all along a plate are held once.
+
+In probabilistic PCA every ``x_n`` has the precision ``I + E[tau W'W]``: the messages to all rows
+have one precision matrix. Such rows are one variable of the family with a shared covariance, whose
+second mean parameter is ``sum_n E[x_n x_n']``. A block is held so where every factor is linear in
+these mean parameters; what q can be is the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..families import MultivariateNormal, SharedCovarianceNormal
+from ..lifting.blocks import Block, Placement
+from .joining import is_conjugate, summed_factors
+from .trace import Traced
+
+
+def share(blocks: Sequence[Block], traced: Traced) -> list[Block]:
+    """The blocks, with the batch dims along which all messages have one precision as rows."""
+    blocks = list(blocks)
+    factors = summed_factors(traced)
+    for i, block in enumerate(blocks):
+        for rows in _choices(block, traced):
+            shared = _with_rows(block, rows)
+            trial = [*blocks[:i], shared, *blocks[i + 1 :]]
+            if is_conjugate(shared, trial, traced, factors):
+                blocks = trial
+                break
+    return blocks
+
+
+def unshared(blocks: Sequence[Block]) -> list[Block]:
+    """The blocks, each element with a covariance of its own again."""
+    return [
+        replace(b, family=MultivariateNormal(), row_dims=0) if b.row_dims else b for b in blocks
+    ]
+
+
+def _choices(block: Block, traced: Traced) -> list[tuple[int, ...]]:
+    """The sets of batch dims to try: all of them together, then each alone."""
+    subsampled = any(s.name in traced.rows for s in block.sites)
+    if not block.gaussian or block.event_size is None or subsampled:
+        return []
+    long = tuple(d for d, size in enumerate(block.batch_shape) if size > 1)
+    return [long, *((d,) for d in long if len(long) > 1)] if long else []
+
+
+def _with_rows(block: Block, rows: tuple[int, ...]) -> Block:
+    """The block with some batch dims last, as rows that share a covariance."""
+    order = [d for d in range(len(block.batch_shape)) if d not in rows] + list(rows)
+    placements = {
+        name: Placement(tuple(p.batch_dims[d] for d in order), p.offset)
+        for name, p in block.placements.items()
+    }
+    return replace(
+        block,
+        family=SharedCovarianceNormal(),
+        batch_shape=tuple(block.batch_shape[d] for d in order),
+        placements=placements,
+        row_dims=len(rows),
+    )

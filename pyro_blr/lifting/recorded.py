@@ -1,0 +1,132 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Log densities as functions that can be recorded, and replayed at values of what is lifted.
+
+A distribution may hold lifted tensors anywhere: among its arguments, in a base distribution, in a
+transform. :func:`lifted_parts` finds them, :func:`realised` gives the distribution with values in
+their place.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.distributions.transforms import Transform
+
+from .tensor import Call, LiftedTensor
+from .terms import NotPolynomial
+
+
+class LogDensity:
+    """``log p(value)`` of a distribution, as a function of the value and of its lifted tensors.
+
+    :param fn: the distribution.
+    :param elementwise: whether each element depends on one element of the value and of each lifted
+        tensor.
+    """
+
+    __name__ = "log_prob"
+
+    def __init__(self, fn: Any, elementwise: bool) -> None:
+        self.fn = fn
+        self.lifted = lifted_parts(fn)
+        self.elementwise = elementwise
+
+    def of(self, value: Any) -> Call:
+        """The recorded call at a value."""
+        return Call(self, (value, *self.lifted), {})
+
+    def __call__(self, value: Any, *parts: Tensor) -> Tensor:
+        with unchecked():
+            if not self.lifted:
+                return self.fn.log_prob(value)  # type: ignore[no-any-return]
+            wide = torch.float64 in {t.dtype for t in (value, *parts) if isinstance(t, Tensor)}
+            given = [_double(t) if wide else t for t in (value, *parts)]
+            values = {id(t): v for t, v in zip(self.lifted, given[1:], strict=True)}
+            fn = realised(self.fn, values, wide=wide)
+            return fn.log_prob(given[0])  # type: ignore[no-any-return]
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Leave out the checks of values: nodes and draws are q's own, and a check waits for them."""
+    default = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(default)
+
+
+def no_formula(fn: Any) -> NotPolynomial:
+    """The reason of a distribution without a formula; ``fn`` is it or its class."""
+    name = fn.__name__ if isinstance(fn, type) else type(fn).__name__
+    return NotPolynomial(f"{name} has no formula in the statistics of q")
+
+
+def lifted_parts(root: Any) -> tuple[LiftedTensor, ...]:
+    """Every lifted tensor that a distribution, a transform or a container holds, each once."""
+    found: dict[int, LiftedTensor] = {}
+    seen: set[int] = set()
+    stack = [root]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, LiftedTensor):
+            found.setdefault(id(item), item)
+        elif id(item) not in seen:
+            seen.add(id(item))
+            stack.extend(reversed(_inside(item)))
+    return tuple(found.values())
+
+
+def _inside(item: Any) -> list[Any]:
+    if isinstance(item, list | tuple):
+        return list(item)
+    if isinstance(item, Mapping):
+        return list(item.values())
+    if isinstance(item, Distribution | Transform):
+        return list(vars(item).values())
+    return []
+
+
+def realised(
+    item: Any, values: Mapping[int, Tensor], done: dict[int, Any] | None = None, wide: bool = False
+) -> Any:
+    """A copy with values in the place of lifted tensors; what holds none is not copied.
+
+    :param values: by the ``id`` of the lifted tensors.
+    :param wide: whether floating constants become float64, since some of torch's densities return
+        their narrowest argument's dtype.
+    """
+    done = {} if done is None else done
+    if isinstance(item, LiftedTensor):
+        return values[id(item)]
+    if isinstance(item, Tensor):
+        return _double(item) if wide else item
+    if isinstance(item, list | tuple) and not isinstance(item, torch.Size):
+        return type(item)(realised(i, values, done, wide) for i in item)
+    if isinstance(item, dict):
+        return {k: realised(v, values, done, wide) for k, v in item.items()}
+    if not isinstance(item, Distribution | Transform):
+        return item
+    if id(item) in done:
+        return done[id(item)]
+    if not lifted_parts(item) and not wide:
+        return item
+    build = getattr(item, "built", None)
+    if build is not None:
+        done[id(item)] = build(lambda inner: realised(inner, values, done, wide))
+        return done[id(item)]
+    copy = object.__new__(type(item))
+    done[id(item)] = copy
+    copy.__dict__.update({k: realised(v, values, done, wide) for k, v in vars(item).items()})
+    return copy
+
+
+def _double(value: Any) -> Any:
+    floating = isinstance(value, Tensor) and value.dtype.is_floating_point
+    return value.double() if floating else value

@@ -1,0 +1,53 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The names of a block's statistics, and which of them are its mean parameters."""
+
+from .blocks import Block
+
+#: A statistic: what is taken, and the power of the variable.
+Statistic = tuple[str, float]
+
+MEAN: Statistic = ("power", 1)
+SECOND: Statistic = ("power", 2)
+RECIPROCAL: Statistic = ("power", -1)
+LOG: Statistic = ("log", 1)
+LOG1M: Statistic = ("log1m", 1)
+LOGDET: Statistic = ("logdet", 1)
+#: The central second moment of a Gaussian, for predictors and coinciding plate elements.
+COV: Statistic = ("cov", 2)
+#: Of a joint block (z, tau): tau z and tau z z'; with a Wishart matrix L: L z and z'L z.
+SCALED: Statistic = ("scaled", 1)
+SCALED_SECOND: Statistic = ("scaled", 2)
+#: Of a joint block: the mean of z, and the covariance of z times tau.
+LOCATION: Statistic = ("location", 1)
+SPREAD: Statistic = ("spread", 2)
+
+#: The mean parameters of each family that is a law of latents, in their order. A Gaussian has its
+#: own (below): L is differentiated in its mean and covariance.
+_SUFFICIENT: dict[str, tuple[Statistic, ...]] = {
+    "Gamma": (LOG, MEAN),
+    "InverseGamma": (LOG, RECIPROCAL),
+    "Beta": (LOG, LOG1M),
+    "Dirichlet": (LOG,),
+    "Wishart": (LOGDET, MEAN),
+    "NormalGamma": (LOG, MEAN, SCALED, SCALED_SECOND),
+    "NormalInverseGamma": (LOG, RECIPROCAL, SCALED, SCALED_SECOND),
+    "NormalWishart": (LOGDET, MEAN, SCALED, SCALED_SECOND),
+}
+
+
+def sufficient_statistics(block: Block) -> tuple[Statistic, ...]:
+    """The statistics that are a block's mean parameters, in their order."""
+    return (MEAN, SECOND) if block.gaussian else _SUFFICIENT.get(block.family.name, ())
+
+
+def statistic_shape(block: Block, which: Statistic) -> tuple[int, ...]:
+    """The sizes of the dims by which a statistic is addressed."""
+    if block.gaussian:
+        batch = block.batch_shape if which == MEAN else block.own_shape
+        return batch if block.event_size is None else (*batch, block.event_size, block.event_size)
+    if not block.is_joint:
+        return block.sites[0].shape
+    size = block.location_size
+    return (*block.batch_shape, size, size)
