@@ -16,6 +16,7 @@ from ..families import Natural
 from ..lifting import constants, host, operations, quadrature
 from ..lifting.blocks import Block
 from ..lifting.expectation import Layout
+from ..lifting.mends import mend_of
 from ..lifting.moments import Moments, moments_of
 from ..lifting.plan import zero_of
 from .build import build_factor, resample
@@ -222,6 +223,9 @@ class EnergyBuilder:
                 f"{factor.reason}. Its part of the loss and of the messages is a Monte Carlo "
                 "estimate."
             )
+            mend = mend_of(factor.reason)
+            if mend is not None:
+                text += f" A spelling that needs no draws, where it fits: {mend}."
             if self.on_sampled == "error":
                 raise errors.SampledFactorError(
                     text + ' Mend: rewrite the operation, or allow it by on_sampled="warn".'

@@ -5,6 +5,7 @@
 
 from dataclasses import dataclass
 
+from ..lifting.mends import mend_of
 from .energy import Energy
 
 
@@ -19,6 +20,8 @@ class FactorExplanation:
     :param tuple latents: the latents that it depends on.
     :param str reason: what keeps it from the exact tier, or from being conjugate; empty if nothing.
     :param float error: the quadrature's error in nats an element, 0 on the other tiers.
+    :param str mend: for a sampled factor, the spelling that would keep it deterministic, where one
+        is known for the operations that the reason names.
     """
 
     site: str
@@ -27,6 +30,7 @@ class FactorExplanation:
     latents: tuple[str, ...]
     reason: str
     error: float
+    mend: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Explanation:
         lines = [_line(head, widths), _line(tuple("-" * w for w in widths), widths)]
         lines += [_line(row, widths) for row in rows]
         lines.append("blocks of q: " + ", ".join("{" + ", ".join(b) + "}" for b in self.blocks))
+        lines += [f"mend of {f.site}: {f.mend}" for f in self.factors if f.mend]
         return "\n".join((*lines, *self.notes))
 
     __repr__ = __str__
@@ -84,8 +89,11 @@ def explain(energy: Energy, notes: tuple[str, ...] = ()) -> Explanation:
                 b.name for b in energy.blocks if b in factor.blocks and not factor.is_linear_in(b)
             ]
             reason = f"closed form, but not linear in the mean parameters of {', '.join(curved)}"
+        mend = mend_of(reason) if factor.tier == "sampled" else None
         rows.append(
-            FactorExplanation(factor.name, factor.tier, conjugate, sites, reason, factor.error)
+            FactorExplanation(
+                factor.name, factor.tier, conjugate, sites, reason, factor.error, mend or ""
+            )
         )
     blocks = tuple(tuple(s.name for s in b.sites) for b in energy.blocks)
     return Explanation(tuple(rows), blocks, notes)

@@ -113,6 +113,7 @@ class LiftMessenger(Messenger):
         if latent.transform is None:
             return variable  # type: ignore[no-any-return]
         value = forward(latent.transform, variable)
+        value.is_value = True
         msg["infer"] = {**msg["infer"], "_pyro_blr_variable": variable}
         return value  # type: ignore[no-any-return]
 
