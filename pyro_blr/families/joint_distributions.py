@@ -98,7 +98,8 @@ class _ScaledNormal(dist.TorchDistribution):
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Any:
         """Return the distribution with its batch dimensions expanded."""
         new = self._get_checked_instance(type(self), _instance)
-        _expanded(self, new, torch.Size(batch_shape))
+        batch_shape = torch.Size(batch_shape)
+        _expanded(self, new, batch_shape)
         super(dist.TorchDistribution, new).__init__(batch_shape, self.event_shape, False)
         new._validate_args = self._validate_args
         return new
@@ -205,7 +206,8 @@ class NormalWishartDistribution(dist.TorchDistribution):
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Any:
         """Return the distribution with its batch dimensions expanded."""
         new = self._get_checked_instance(NormalWishartDistribution, _instance)
-        _expanded(self, new, torch.Size(batch_shape))
+        batch_shape = torch.Size(batch_shape)
+        _expanded(self, new, batch_shape)
         super(dist.TorchDistribution, new).__init__(batch_shape, self.event_shape, False)
         new._validate_args = self._validate_args
         return new

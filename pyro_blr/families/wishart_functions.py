@@ -23,10 +23,6 @@ from torch import Tensor
 
 from pyro_blr.families import gamma_functions as fn
 
-# Newton's method on log g(x) in log x: the start is within a factor 1.5 for D up to 1000, and five
-# steps reach rounding everywhere; tests/families/test_wishart_functions.py has the figures.
-_NEWTON_STEPS = 6
-
 
 def shapes(x: Tensor, dim: int) -> Tensor:
     """Return x + j/2 for j = 0, ..., D - 1; the last one is a = nu/2.
@@ -119,17 +115,19 @@ def bregman_stirling(x_p: Tensor, x_q: Tensor, dim: int) -> Tensor:
 def inverse_log_minus_digamma(y: Tensor, dim: int) -> Tensor:
     """Return x with D log a - psi_D(a) = y, by Newton's method.
 
-    As :func:`gamma_functions.inverse_log_minus_digamma`, which it is for D = 1: on the logarithm
-    of both sides in log x. ``x y`` runs from D(D + 1)/4 (y -> 0) to 1 (y -> infinity).
+    The left side g is completely monotone in x, and 1/g close to a line at both ends. Newton's
+    method on 1/g rises to the root from ``x = 1/(2 y)`` or ``a = D(D + 1)/(4 y)``, the larger of
+    two lower bounds (from log a - psi(a) >= 1/2a): in 4 steps for D = 1, and where shapes of
+    1 and of D lie apart, in one more for each doubling of D.
 
     :param y: positive numbers.
     :param dim: D.
     """
-    x = (0.25 * dim * (dim + 1.0) + y) / (y * (1.0 + y))
-    for _ in range(_NEWTON_STEPS):
+    offset = 0.5 * (dim - 1.0)
+    x = torch.maximum(0.5 / y, 0.25 * dim * (dim + 1.0) / y - offset)
+    for _ in range(4 + (dim - 1).bit_length()):
         current = log_minus_digamma(x, dim)
-        slope = x / (x + 0.5 * (dim - 1.0)) * trigamma_excess(x, dim)
-        x = x * ((current / y).log() * current / slope).exp()
+        x = x + (current / y) * (current - y) * (x + offset) / trigamma_excess(x, dim)
     return x
 
 
