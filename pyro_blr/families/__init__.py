@@ -36,7 +36,7 @@ from pyro_blr.families.registry import (
 )
 from pyro_blr.families.shared_covariance_normal import SharedCovarianceNormal
 from pyro_blr.families.von_mises import VonMises
-from pyro_blr.families.wishart import Wishart
+from pyro_blr.families.wishart import Wishart, WishartDistribution
 
 __all__ = [
     "Bernoulli",
@@ -67,6 +67,7 @@ __all__ = [
     "SharedCovarianceNormal",
     "VonMises",
     "Wishart",
+    "WishartDistribution",
     "find_family",
     "get_family",
     "register_family",

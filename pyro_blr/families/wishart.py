@@ -22,6 +22,20 @@ def _trace_of_product(left: Tensor, right: Tensor) -> Tensor:
     return (left * right).sum((-2, -1))
 
 
+class WishartDistribution(dist.Wishart):
+    """Pyro's Wishart with draws by Bartlett's decomposition alone.
+
+    Its own sampler takes every regular draw for a singular one, warns and draws again.
+    """
+
+    def rsample(self, sample_shape: tuple[int, ...] = (), max_try_correction: Any = None) -> Tensor:
+        """Return draws, differentiable in the parameters; nothing is tried again."""
+        x = 0.5 * (self.df - self.event_shape[-1] + 1.0)
+        factor = matrices.cholesky(0.5 * self.precision_matrix)
+        root, _ = fn.draws(x, factor, sample_shape)
+        return root @ root.mT
+
+
 class Wishart(ExponentialFamily):
     """Wishart of a D x D matrix with nu degrees of freedom and scale V: the Gamma of matrices.
 
@@ -42,7 +56,7 @@ class Wishart(ExponentialFamily):
     event_dim = 2
     natural_event_dims = (0, 2)
     support = constraints.positive_definite
-    distribution_type = dist.Wishart
+    distribution_type = WishartDistribution
     has_rsample = True
 
     def _shape(self, natural: Natural) -> Tensor:
@@ -79,7 +93,9 @@ class Wishart(ExponentialFamily):
 
     def distribution(self, natural: Natural) -> Any:
         with self.naming_domain():
-            return dist.Wishart(2.0 * self._shape(natural), precision_matrix=-2.0 * natural[1])
+            return WishartDistribution(
+                2.0 * self._shape(natural), precision_matrix=-2.0 * natural[1]
+            )
 
     def natural_of(self, distribution: Any) -> Natural:
         wishart = unwrap(distribution)
@@ -112,16 +128,8 @@ class Wishart(ExponentialFamily):
         dim = natural_q[1].shape[-1]
         return main + fn.bregman_stirling(natural_p[0] + 1.0, natural_q[0] + 1.0, dim)
 
-    def sample(self, natural: Natural, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        # torch's own sampler takes every regular draw for a singular one, warns and draws again.
-        with torch.no_grad():
-            return self.rsample(natural, sample_shape)
-
     def rsample(self, natural: Natural, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        # W = C C': for K = C'^-1, K B B' K' has the scale K K'/2 = W^-1/2 = V.
-        factor = matrices.cholesky(-natural[1])
-        bartlett = fn.bartlett_factor(natural[0] + 1.0, factor.shape[-1], sample_shape)
-        root = matrices.triangular_solve(factor.mT, bartlett, upper=True)
+        root, _ = fn.draws(natural[0] + 1.0, matrices.cholesky(-natural[1]), sample_shape)
         return root @ root.mT
 
 

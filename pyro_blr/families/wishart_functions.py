@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pyro_blr.families import gamma_functions as fn
+from pyro_blr.families import matrices
 
 
 def shapes(x: Tensor, dim: int) -> Tensor:
@@ -147,3 +148,17 @@ def bartlett_factor(x: Tensor, dim: int, sample_shape: tuple[int, ...] = ()) -> 
     squares = unit.rsample(torch.Size(sample_shape))
     noise = torch.randn((*squares.shape, dim), dtype=x.dtype, device=x.device)
     return torch.diag_embed(squares.sqrt()) + math.sqrt(0.5) * noise.tril(-1)
+
+
+def draws(x: Tensor, factor: Tensor, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+    """Return draws of a Wishart as ``root root'``, differentiable in x and in the factor.
+
+    For K = C'^-1, ``K B B' K'`` has the scale ``K K'/2 = (C C')^-1/2``.
+
+    :param x: a - (D - 1)/2, positive numbers  # shape: (*batch,)
+    :param factor: C, the Cholesky factor of V^-1/2  # shape: (*batch, D, D)
+    :param sample_shape: shape of the independent draws.
+    :return: root = K B, and B  # shapes: (*sample_shape, *batch, D, D)
+    """
+    bartlett = bartlett_factor(x, factor.shape[-1], sample_shape)
+    return matrices.triangular_solve(factor.mT, bartlett, upper=True), bartlett

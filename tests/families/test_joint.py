@@ -122,3 +122,12 @@ def test_a_wishart_by_any_of_its_parameters(argument):
     close(back.covariance_matrix, wishart.covariance_matrix)
     value = family.sample(family.natural_of(wishart), (6,))
     close(back.log_prob(value), wishart.log_prob(value))
+
+
+def test_the_draws_of_a_wishart_do_not_warn():
+    # Pyro's own takes a regular draw for a singular one; warnings are errors here.
+    family, natural = f.Wishart(), (torch.tensor([0.0, 3.0]), -torch.eye(3).expand(2, 3, 3) / 2)
+    assert family.distribution(natural).sample((5,)).shape == (5, 2, 3, 3)
+    assert family.distribution(natural).expand((4, 2)).rsample().shape == (4, 2, 3, 3)
+    with pytest.warns(UserWarning, match="Singular"):
+        dist.Wishart(torch.tensor(5.0), torch.eye(3)).sample()
