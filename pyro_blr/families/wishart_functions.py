@@ -118,8 +118,8 @@ def inverse_log_minus_digamma(y: Tensor, dim: int) -> Tensor:
 
     The left side g is completely monotone in x, and 1/g close to a line at both ends. Newton's
     method on 1/g rises to the root from ``x = 1/(2 y)`` or ``a = D(D + 1)/(4 y)``, the larger of
-    two lower bounds (from log a - psi(a) >= 1/2a): in 4 steps for D = 1, and where shapes of
-    1 and of D lie apart, in one more for each doubling of D.
+    two lower bounds (from log a - psi(a) >= 1/2a). Between x = 1/D and x = D, where g is flat,
+    the start is far off: 4 steps reach rounding for D = 1, one more for each doubling of D.
 
     :param y: positive numbers.
     :param dim: D.
@@ -160,5 +160,7 @@ def draws(x: Tensor, factor: Tensor, sample_shape: tuple[int, ...] = ()) -> tupl
     :param sample_shape: shape of the independent draws.
     :return: root = K B, and B  # shapes: (*sample_shape, *batch, D, D)
     """
-    bartlett = bartlett_factor(x, factor.shape[-1], sample_shape)
+    # One draw of x for each matrix of the factor's batch, also where x has fewer.
+    each = x.expand(torch.broadcast_shapes(x.shape, factor.shape[:-2]))
+    bartlett = bartlett_factor(each, factor.shape[-1], sample_shape)
     return matrices.triangular_solve(factor.mT, bartlett, upper=True), bartlett
