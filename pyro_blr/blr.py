@@ -190,8 +190,9 @@ class BLR:
         self.guide.set_up(args, kwargs, self._builder)
         energy = self._energy(args, kwargs)
         objective = EnergyObjective(energy, None, self._builder.cache, (args, kwargs))
-        with torch.no_grad():
-            energy.calibrate(_detached(self.guide.naturals()))
+        if energy.needs_rules:
+            with torch.no_grad():
+                energy.calibrate(_detached(self.guide.naturals()))
         if any(f.tier == "sampled" for f in energy.factors):
             objective.draws = Draws(self.guide.latents, self.num_draws)
         self._builder.report_sampled(energy)
@@ -245,18 +246,23 @@ class BLR:
         if [_shape_of(b) for b in blocks] != [_shape_of(b) for b in self.guide.blocks]:
             self.guide.merge(blocks)
 
-    def step_on(self, objective: EnergyObjective) -> float:
-        """One step on a traced call; :meth:`step` and :meth:`fit` share it."""
+    def step_on(self, objective: EnergyObjective, watched: bool = False) -> float:
+        """One step on a traced call; :meth:`step` and :meth:`fit` share it.
+
+        :param watched: whether the residual at the entry will be asked for, so that all messages
+            are taken from one backward pass; a sweep needs the first block's only.
+        """
         energy = objective.energy
         naturals = _detached(self.guide.naturals())
         value = objective.evaluate(naturals)
         energy.check_finite(value, objective.draws)
-        messages = objective.messages_of(value, objective.blocks)
+        size = scheduled(self.step_size, self.num_steps)
+        searched = energy.is_deterministic and (size is None or size == 1.0)
+        few = searched and not watched
+        messages = objective.messages_of(value, objective.blocks[:1] if few else objective.blocks)
         if self.check_every and self.num_steps % self.check_every == 0:
             self._check(objective, value)
         safety = Safety()
-        size = scheduled(self.step_size, self.num_steps)
-        searched = energy.is_deterministic and (size is None or size == 1.0)
         if searched:
             rho = 1.0
             new = sweep(objective, naturals, messages, size, safety, self._memory)

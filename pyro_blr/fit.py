@@ -60,7 +60,7 @@ def run(
     with tqdm(total=max_steps, disable=not progress, desc="BLR", leave=True) as bar:
         while fit.steps < max_steps:
             objective = blr._objective(args, kwargs)
-            fit.losses.append(blr.step_on(objective))
+            fit.losses.append(blr.step_on(objective, watched=objective.energy.is_deterministic))
             fit.steps += 1
             bar.update()
             bar.set_postfix_str(f"loss {fit.losses[-1]:.4f}", refresh=False)

@@ -42,7 +42,7 @@ class Info:
         safety: Safety,
     ) -> "Info":
         """The record of a step."""
-        before = {b: value.moments[b].natural for b in messages}
+        before = {b: value.moments[b].natural for b in objective.blocks}
         return cls(-value.elbo, safety, objective, before, messages, after)
 
     @cached_property
@@ -56,7 +56,10 @@ class Info:
     def residual(self) -> float:
         """``d'Fd/2`` in nats at the entry, d = natural - message: the length of a full step."""
         total = 0.0
+        messages = self._messages
+        if len(messages) < len(self._before):
+            messages = self._objective.messages(self._before)
         for block, natural in self._before.items():
-            step = tuple(n - m for n, m in zip(natural, self._messages[block], strict=True))
+            step = tuple(n - m for n, m in zip(natural, messages[block], strict=True))
             total += 0.5 * host.number(squared_norm(block.family, natural, step))
         return total

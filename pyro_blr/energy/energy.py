@@ -98,11 +98,14 @@ class Energy:
             if point in factor.blocks
         )
 
+    @property
+    def needs_rules(self) -> bool:
+        """Whether a factor is by quadrature."""
+        return any(isinstance(f, QuadratureFactor) for f in self.factors)
+
     def calibrate(self, naturals: Naturals, tolerance: float = quadrature.QUAD_TOL) -> None:
         """Choose each quadrature factor's rule; those without a good one become sampled."""
         chosen = [f for f in self.factors if isinstance(f, QuadratureFactor)]
-        if not chosen:
-            return
         moments = self.moments(naturals)
         for factor in chosen:
             if not factor.calibrate(moments, tolerance):

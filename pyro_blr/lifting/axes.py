@@ -199,6 +199,9 @@ def take(tensor: Tensor, where: tuple[Address, ...]) -> tuple[Tensor, tuple[Axis
 
     Ranges and integers are views; only index tables copy.
     """
+    axes = _plain(where)
+    if axes is not None:
+        return _diagonal(tensor, axes)
     rest: list[Address] = []
     for address in where:
         if isinstance(address, Axis) or isinstance(address.index, Tensor):

@@ -37,11 +37,12 @@ def contract(operands: list[Operand], out: tuple[Axis, ...]) -> Tensor:
     elif len(arrays) == 1 and set(arrays[0][1]) == set(out):
         value = arrays[0][0].permute([arrays[0][1].index(a) for a in out])
     else:
-        value = _einsum([t for t, _ in arrays], _equation([axes for _, axes in arrays], out))
+        value = _einsum([t for t, _ in arrays], _equation(tuple(axes for _, axes in arrays), out))
     return prod(scalars, start=value) if scalars else value
 
 
-def _equation(axes: list[tuple[Axis, ...]], out: tuple[Axis, ...]) -> str:
+@lru_cache(maxsize=4096)
+def _equation(axes: tuple[tuple[Axis, ...], ...], out: tuple[Axis, ...]) -> str:
     names: dict[Axis, str] = {}
 
     def letters(which: tuple[Axis, ...]) -> str:
@@ -107,7 +108,7 @@ def _fold_one(operands: list[Operand], out: tuple[Axis, ...]) -> Tensor:
         return operands[0][0].double()
     operands = sorted(operands, key=lambda o: (o[0].dim(), _place_in_memory(o[0])))
     tensors = tuple(t for t, _ in operands)
-    return constants.memo(_fold_einsum, tensors, _equation([a for _, a in operands], out))  # type: ignore[no-any-return]
+    return constants.memo(_fold_einsum, tensors, _equation(tuple(a for _, a in operands), out))  # type: ignore[no-any-return]
 
 
 def _place_in_memory(tensor: Tensor) -> int:

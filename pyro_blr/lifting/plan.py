@@ -5,6 +5,7 @@
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -111,7 +112,7 @@ class Product:
     stats: tuple[Stat | Mass, ...]
     _placed: dict[torch.device, "Product"] = field(default_factory=dict, repr=False)
 
-    @property
+    @cached_property
     def blocks(self) -> frozenset[Block]:
         """The blocks that occur."""
         return frozenset(b for s in self.stats for b in s.blocks)
@@ -139,18 +140,25 @@ class Plan:
     dims: tuple[Axis | None, ...]
     products: tuple[Product, ...]
 
-    @property
+    @cached_property
     def out(self) -> tuple[Axis, ...]:
         return tuple(a for a in self.dims if a)
 
-    @property
+    @cached_property
     def blocks(self) -> frozenset[Block]:
         """The blocks that occur."""
         return frozenset(b for p in self.products for b in p.blocks)
 
+    @cached_property
+    def _linear(self) -> dict[Block, bool]:
+        return {}
+
     def is_linear_in(self, block: Block) -> bool:
         """Whether the expectation is linear in a block's mean parameters, given the others."""
-        return all(is_linear_product(product.stats, block) for product in self.products)
+        if block not in self._linear:
+            linear = (is_linear_product(product.stats, block) for product in self.products)
+            self._linear[block] = all(linear)
+        return self._linear[block]
 
     def evaluate(
         self,
@@ -165,18 +173,18 @@ class Plan:
         out = self.out
         shape = [a.size if a else 1 for a in self.dims]
         total: Tensor | None = None
-        magnitude: Tensor | None = None
+        sizes: list[Tensor] = []
         known: dict[int, Tensor] = {}
         for product in self.products:
             if touching is not None and touching not in product.blocks:
                 continue
             value = _evaluate(product, moments, free, out, known)
-            size = value.detach().abs().sum()
+            sizes.append(value.detach() if value.dim() == 0 else value.detach().abs().sum())
             total = value if total is None else total + value
-            magnitude = size if magnitude is None else magnitude + size
-        if total is None or magnitude is None:
+        if total is None:
             zero = zero_of(moments)
             return zero.expand(shape), zero
+        magnitude = sizes[0].abs() if len(sizes) == 1 else torch.stack(sizes).abs().sum()
         return total.expand([a.size for a in out]).reshape(shape), magnitude
 
 

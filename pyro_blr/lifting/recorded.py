@@ -77,20 +77,24 @@ def lifted_parts(root: Any) -> tuple[LiftedTensor, ...]:
         item = stack.pop()
         if isinstance(item, LiftedTensor):
             found.setdefault(id(item), item)
-        elif id(item) not in seen:
+        elif id(item) not in seen and (inside := _inside(item)):
             seen.add(id(item))
-            stack.extend(reversed(_inside(item)))
+            stack.extend(reversed(inside))
     return tuple(found.values())
 
 
+#: What holds no lifted tensor and is met most often.
+_LEAVES = frozenset({Tensor, torch.Size, int, float, bool, str, type(None)})
+
+
 def _inside(item: Any) -> list[Any]:
-    if isinstance(item, list | tuple):
-        return list(item)
-    if isinstance(item, Mapping):
-        return list(item.values())
+    if type(item) in _LEAVES:
+        return []
     if isinstance(item, Distribution | Transform):
         return list(vars(item).values())
-    return []
+    if isinstance(item, list | tuple):
+        return list(item)
+    return list(item.values()) if isinstance(item, Mapping) else []
 
 
 def realised(
