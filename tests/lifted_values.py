@@ -6,6 +6,7 @@ The evaluation shares nothing with the package's contractions: every factor of a
 on the full grid of the product's axes, and the axes outside the result are summed.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from pyro_blr.lifting.terms import Atom, LatentSite, Term
 
 assert operations  # importing it enters the torch operations into the table
 
-FUNCTIONS = {"exp": torch.exp, "log": torch.log, "log1m": lambda z: torch.log(1 - z)}
+FUNCTIONS = {"log": torch.log, "log1m": lambda z: torch.log(1 - z)}
 
 
 def lifted(name: str, *shape: int, gaussian: bool = True) -> LiftedTensor:
@@ -31,10 +32,14 @@ def value_at(poly: Polynomial, point: dict[str, Tensor]) -> Tensor:
     """The value of a polynomial where each latent has a value. # shape: poly.shape"""
     total = torch.zeros(poly.shape)
     for term in poly.terms:
-        total = total + _term(term, poly.out, point).reshape(
-            [a.size if a in term.axes else 1 for a in poly.dims]  # type: ignore[union-attr]
-        )
+        total = total + _along(term, poly.dims, point)
     return total
+
+
+def _along(term: Term, dims: Sequence[Axis | None], point: dict[str, Tensor]) -> Tensor:
+    """A product along dims, broadcast over those that it does not run along."""
+    value = _term(term, tuple(a for a in dims if a), point)
+    return value.reshape([a.size if a and a in term.axes else 1 for a in dims])
 
 
 def _term(term: Term, out: tuple[Axis, ...], point: dict[str, Tensor]) -> Tensor:
@@ -44,6 +49,9 @@ def _term(term: Term, out: tuple[Axis, ...], point: dict[str, Tensor]) -> Tensor
         product = product * _picked(constant.tensor, constant.where, axes)
     for atom in term.atoms:
         product = product * _statistic(atom, _picked(point[atom.site.name], atom.where, axes))
+    for exponential in term.exponentials:
+        exponent = sum((_along(t, axes, point) for t in exponential.terms), torch.zeros(()))
+        product = product * exponent.exp()
     summed = [i for i, a in enumerate(axes) if a not in out]
     return product.sum(summed) if summed else product
 
@@ -51,7 +59,7 @@ def _term(term: Term, out: tuple[Axis, ...], point: dict[str, Tensor]) -> Tensor
 def _statistic(atom: Atom, value: Tensor) -> Tensor:
     if atom.kind == "power":
         return value**atom.power
-    return FUNCTIONS[atom.kind](atom.power * value if atom.kind == "exp" else value)
+    return FUNCTIONS[atom.kind](value)
 
 
 def _picked(tensor: Tensor, where: tuple[Address, ...], axes: list[Axis]) -> Tensor:
