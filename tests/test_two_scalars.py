@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Factors of two jointly Gaussian scalars: value and gradient against fine quadrature."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
