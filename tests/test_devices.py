@@ -22,6 +22,7 @@ from pyro_blr.lifting.blocks import Block, Placement
 from pyro_blr.lifting.expectation import compile_plan
 from pyro_blr.lifting.folding import sorted_segment_sum
 from pyro_blr.lifting.moments import moments_of
+from pyro_blr.lifting.scalars import Scalars
 from pyro_blr.lifting.tensor import LiftedTensor
 from pyro_blr.lifting.terms import LatentSite
 from tests.device_models import cases, moved
@@ -127,9 +128,12 @@ def test_torchs_default_device_does_not_reach_a_model_on_the_host():
     with torch.device("meta"):
         lifted = LiftedTensor.of_site(w, torch.float64, torch.device("cpu"))
         plans = [compile_plan(f(lifted).poly, {"w": block}) for f in (rearranged, torch.sum)]
-        rule = quadrature.Rule(1, 9.0)
+        one = torch.ones_like(mean)
+        pair = Scalars((mean, mean), (one, one), 0.5 * one)
+        integrand = quadrature.Integrand(torch.mul, 6)
+        rule = quadrature.calibrate(integrand, pair).rule
         values = [plan.evaluate(moments)[0].detach() for plan in plans]
-        square = quadrature.expectation(torch.square, mean, torch.ones_like(mean), rule)
+        product = integrand.expectation(pair, rule)
     torch.testing.assert_close(values, [rearranged(mean), mean.sum()])
-    torch.testing.assert_close(square, mean.square() + 1.0)
+    torch.testing.assert_close(product, mean.square() + 0.5)
     forget_tables()

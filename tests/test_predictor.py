@@ -81,3 +81,49 @@ def test_a_rearranged_density_has_the_expectation_of_the_plain_one() -> None:
         pyro.set_rng_seed(0)
         losses.append(BLR(model, AutoNatural(model)).evaluate_loss(indexed))
     assert abs(losses[0] - losses[1]) < 1e-10
+
+
+C = torch.linspace(-0.5, 1.0, 6, dtype=torch.float64)
+#: An index behind elementwise functions, and the same values with the index in front.
+MOVED = {
+    "a row of constants": (
+        lambda f: (f.exp() * C)[GROUP],
+        lambda f: f[GROUP].exp() * C[GROUP],
+    ),
+    "a column of constants": (
+        lambda f: (f.exp() + C.reshape(6, 1))[2][GROUP],
+        lambda f: f[GROUP].exp() + C[2],
+    ),
+    "two moves": (
+        lambda f: torch.tanh(f.exp().flip(0) - 1)[GROUP],
+        lambda f: torch.tanh(f.flip(0)[GROUP].exp() - 1),
+    ),
+    "another dim": (
+        lambda f: torch.where(C > 0, f.exp(), C).reshape(2, 3).t().reshape(-1),
+        lambda f: torch.where(
+            C.reshape(2, 3).t().reshape(-1) > 0,
+            f.reshape(2, 3).t().reshape(-1).exp(),
+            C.reshape(2, 3).t().reshape(-1),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MOVED)
+def test_an_index_moved_in_front_leaves_the_expectation(case: str) -> None:
+    """Each row has two scalars of one block, so that the index has to be moved."""
+
+    def model(behind: bool) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        f = X @ w
+        with pyro.plate("n", 6):
+            scale = MOVED[case][0 if behind else 1](f)
+            pyro.sample("y", dist.Bernoulli(logits=scale * torch.sin(f)), obs=Y)
+
+    losses = []
+    for behind in (True, False):
+        pyro.set_rng_seed(0)
+        blr = BLR(model, AutoNatural(model), on_sampled="error")
+        assert "two Gaussian scalars" in blr.explain(behind)["y"].reason
+        losses.append(blr.evaluate_loss(behind))
+    assert abs(losses[0] - losses[1]) < 1e-10

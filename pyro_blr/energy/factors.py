@@ -151,14 +151,14 @@ class QuadratureFactor(Factor):
         """Choose the rule at these moments; False if none is good enough."""
         self.tolerance = tolerance
         with torch.no_grad():
-            self._choose(self.scalars(moments))
-        return not self.refusal
+            scalars = self.scalars(moments)
+        found = quadrature.calibrate(self._integrand, scalars, tolerance)
+        self._take(found, scalars)
+        self.refusal = found.refusal
+        return not found.refusal
 
-    def _choose(self, scalars: Scalars) -> None:
-        with torch.no_grad():
-            found = quadrature.calibrate(self._integrand, scalars, self.tolerance)
-        self.rule, self.error, self.refusal = found.rule, found.error, found.refusal
-        self.spreads = scalars.spreads()
+    def _take(self, found: quadrature.Calibration, scalars: Scalars) -> None:
+        self.rule, self.error, self.spreads = found.rule, found.error, scalars.spreads()
 
     def _rule_for(self, scalars: Scalars) -> quadrature.Rule:
         """The rule at scalars that may have become wider since it was chosen."""
@@ -166,8 +166,13 @@ class QuadratureFactor(Factor):
         rule = self.rule.at_spreads(self.spreads, scalars.spreads())
         if rule.size <= STALE * self.rule.size:
             return rule
-        self._choose(scalars)
-        return self.rule
+        found = quadrature.calibrate(self._integrand, scalars, self.tolerance)
+        if not found.refusal:
+            self._take(found, scalars)
+            return found.rule
+        # The next step's calibration will refuse the factor; a trial step is judged by the best.
+        fits = quadrature.within_limits(rule, self._integrand.elements)
+        return rule if fits else found.rule
 
     def evaluate(self, moments: MomentsMap, draws: Draws | None, touching: Block | None) -> Value:
         scalars = self.scalars(moments)

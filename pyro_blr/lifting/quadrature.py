@@ -246,13 +246,18 @@ def _refusal(rule: Rule, error: float, elements: int) -> str:
     """Why a rule and the next finer ones are not tried, if so."""
     if max(rule.levels) >= LAST_LEVEL:
         return _disagrees(error)
-    nodes = 2 * rule.size
-    if len(rule.steps) > 1 and (nodes > MAX_NODES or nodes * elements > MAX_VALUES):
+    if not within_limits(rule, 2 * elements):  # the next two rules have more nodes by sqrt(2), or 2
         return (
-            f"quadrature over two Gaussian scalars takes {nodes} nodes or more for each of "
+            f"quadrature over two Gaussian scalars takes {2 * rule.size} nodes or more for each of "
             f"{elements} elements (the limits are {MAX_NODES} nodes and {MAX_VALUES} values)"
         )
     return ""
+
+
+def within_limits(rule: Rule, elements: int) -> bool:
+    """Whether a rule of two scalars is small enough to be evaluated; of one it always is."""
+    small = rule.size <= MAX_NODES and rule.size * elements <= MAX_VALUES
+    return len(rule.levels) == 1 or small
 
 
 def _disagrees(error: float) -> str:

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from tests.oracles.quadrature import Expectation, expectation
+from tests.oracles.quadrature import Expectation, expectation, joint_expectation
 
 MOMENTS = [(0.0, 1.0), (1.3, 0.02), (-2.0, 31.6)]
 
@@ -100,3 +100,21 @@ def test_errors():
         expectation(lambda f: np.sign(f - 0.1234), 0.0, 1.0)
     with np.errstate(over="ignore"), pytest.raises(ValueError, match="half_width"):
         expectation(np.exp, 0.0, 30.0)
+
+
+def test_joint_moments_of_a_tilted_gaussian() -> None:
+    """E[f^2 exp(g)] = exp(m2 + v2 / 2) ((m1 + c)^2 + v1) and its derivatives, g tilting f by c."""
+    m1, m2, v1, v2, c = 0.3, -0.4, 0.25, 0.16, 0.12
+    found = joint_expectation(lambda f, g: f**2 * np.exp(g), [m1, m2], [[v1, c], [c, v2]])
+    mass, tilted = np.exp(m2 + v2 / 2), m1 + c
+    value = mass * (tilted**2 + v1)
+    assert found.value == pytest.approx(value, rel=1e-12)
+    assert found.d_mean == pytest.approx([2 * mass * tilted, value], rel=1e-10)
+    # An off-diagonal entry is half the derivative in the covariance, which stands there twice.
+    slopes = [[mass, mass * tilted], [mass * tilted, value / 2]]
+    assert found.d_covariance == pytest.approx(np.array(slopes), rel=1e-9)
+
+
+def test_a_joint_integrand_with_a_kink_is_refused() -> None:
+    with pytest.raises(ArithmeticError):
+        joint_expectation(lambda f, g: np.abs(f - 0.1), [0, 0], np.eye(2), finest=0.2)
