@@ -92,7 +92,8 @@ USES = [
     likelihood("Laplace(z, s)", REAL, DRAWN),
     likelihood("Gumbel(z, 0.7)", REAL),
     likelihood("Gumbel(X @ w, n)", REAL),
-    likelihood("Gumbel(0.0, s)", REAL, BY_NODES),
+    # Of positive data only: for a negative y, E exp(-y / s) is infinite.
+    likelihood("Gumbel(0.0, s)", POSITIVE, BY_NODES),
     likelihood("Cauchy(X @ w, 1.0)", REAL, BY_NODES),
     likelihood("StudentT(4.0, X @ w, 1.0)", REAL, BY_NODES),
     likelihood("Logistic(X @ w, 1.0)", REAL, BY_NODES),
