@@ -6,6 +6,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,16 +40,28 @@ assert operations  # importing it enters the torch operations into the table
 class Value:
     """A value of the ELBO, or of the terms of it that touch a block.
 
+    What a message does not need, the entropy and the magnitude, is computed when it is asked for.
+
     :param elbo: differentiable in the moments' leaves through ``expected_log_joint`` alone.
-    :param magnitude: the sum of the absolute terms; ``64 eps`` times it bounds the rounding error.
+    :param terms: the sum of the absolute factors' terms.
     """
 
     expected_log_joint: Tensor
-    entropy: Tensor
-    magnitude: float
+    terms: Tensor
     moments: Mapping[Block, Moments]
+    entropy_of: Callable[[], Tensor]
 
-    @property
+    @cached_property
+    def entropy(self) -> Tensor:
+        """The entropy of q, or of the block that the terms touch, in nats."""
+        return self.entropy_of()
+
+    @cached_property
+    def magnitude(self) -> float:
+        """The sum of the absolute terms; ``64 eps`` times it bounds the rounding error."""
+        return host.number(self.terms + self.entropy.detach().abs())
+
+    @cached_property
     def elbo(self) -> float:
         """In nats, a float (this waits for the device)."""
         return host.number((self.expected_log_joint + self.entropy).detach())
@@ -144,9 +157,7 @@ class Energy:
             value, size = factor.evaluate(moments, draws, touching)
             total = total + value.double()
             magnitude = magnitude + size
-        entropy = self.entropy(moments, touching)
-        magnitude = magnitude + entropy.detach().abs()
-        return Value(total, entropy, host.number(magnitude), moments)
+        return Value(total, magnitude, moments, lambda: self.entropy(moments, touching))
 
     def entropy(self, moments: Mapping[Block, Moments], touching: Block | None = None) -> Tensor:
         """The entropy of q; of a latent in a subsampled plate, its rows scaled up."""

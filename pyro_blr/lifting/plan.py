@@ -175,10 +175,11 @@ class Plan:
         total: Tensor | None = None
         sizes: list[Tensor] = []
         known: dict[int, Tensor] = {}
+        device = common_device(moments[b].leaves[0] for b in self.blocks)
         for product in self.products:
             if touching is not None and touching not in product.blocks:
                 continue
-            value = _evaluate(product, moments, free, out, known)
+            value = _evaluate(product.on(device), moments, free, out, known)
             sizes.append(value.detach() if value.dim() == 0 else value.detach().abs().sum())
             total = value if total is None else total + value
         if total is None:
@@ -208,13 +209,14 @@ def _evaluate(
     out: tuple[Axis, ...],
     known: dict[int, Tensor],
 ) -> Tensor:
-    product = product.on(common_device(moments[b].leaves[0] for b in product.blocks))
     operands = list(product.constants)
     for slot, where in product.free:
         tensor, axes = take(free[slot], where)
         operands.append((tensor.double(), axes))
     for stat in product.stats:
         operands.append(take(stat.tensor(moments, free, known), stat.where))
+    if not out:
+        return contract(operands, ())
     present = {a for _, axes in operands for a in axes}
     kept = tuple(a for a in out if a in present)
     value = contract(operands, kept)
