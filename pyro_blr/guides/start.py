@@ -12,9 +12,19 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from .. import errors
+from .._compat import init_to_median
 from ..energy.domains import check_arguments
 from ..energy.latents import Latent, Latents
-from ..families import Beta, Gamma, InverseGamma, Natural, NormalWishart, Wishart
+from ..families import (
+    Beta,
+    ExponentialFamily,
+    Gamma,
+    InverseGamma,
+    Natural,
+    NormalWishart,
+    Wishart,
+    find_family,
+)
 from ..lifting import host
 from ..lifting.blocks import Block
 from ..lifting.terms import LatentSite
@@ -26,13 +36,19 @@ START_SHAPE = 4.0
 
 
 def located(init_loc_fn: Callable[..., Any]) -> Callable[..., Any]:
-    """An ``init_loc_fn`` that starts a prior without draws (ImproperUniform) at a feasible point.
+    """An ``init_loc_fn`` that also serves priors whose draws say nothing.
 
-    That is the image of 0 on the unconstrained space. The prior's arguments are checked before.
+    One without draws (ImproperUniform) starts at a feasible point, the image of 0 on the
+    unconstrained space. The draws of a vague Gamma are near 0 (the median of Gamma(1e-3, 1e-3) is
+    1e-301), and what it scales would start at infinity: by default precisions and variances start
+    where a precision is at its mean. The prior's arguments are checked before.
     """
 
     def init(site: Any) -> Any:
         check_arguments(site["name"], site["fn"])
+        family = find_family(site["fn"])
+        if init_loc_fn is init_to_median and isinstance(family, Gamma | InverseGamma | Wishart):
+            return _at_mean_precision(family, site["fn"])
         try:
             return init_loc_fn(site)
         except NotImplementedError:
@@ -41,6 +57,13 @@ def located(init_loc_fn: Callable[..., Any]) -> Callable[..., Any]:
             return transform(torch.zeros(transform.inverse_shape(fn.shape())))
 
     return init
+
+
+def _at_mean_precision(family: ExponentialFamily, prior: Any) -> Tensor:
+    """E[z] of a precision, 1 / E[1/z] of a variance."""
+    expected = family.mean_params(family.natural_of(prior))[1]
+    value = expected.reciprocal() if isinstance(family, InverseGamma) else expected
+    return value.expand(prior.shape())
 
 
 def initial_natural(latent: Latent, site: Any, value: Tensor, init_scale: float) -> Natural:
