@@ -23,7 +23,7 @@ from .objective import EnergyObjective
 from .steps.cone import MAX_HALVINGS
 from .steps.information import information_step
 from .steps.maximisation import Averages, maximise
-from .steps.sweep import ROUNDING
+from .steps.sweep import has_not_fallen
 
 Trace = Callable[[Mapping[str, LiftedParameter]], Traced]
 Build = Callable[[Traced, tuple[PointBlock, ...]], Energy]
@@ -187,7 +187,7 @@ def _newton_step(
     for power in range(MAX_HALVINGS):
         _set(leaves, [s + rho * 0.5**power * d for s, d in zip(start, step, strict=True)])
         after = retraced().value(new)
-        if after.elbo >= before.elbo - ROUNDING * max(before.magnitude, after.magnitude):
+        if has_not_fallen(before, after):
             return True
     _set(leaves, start)
     return False

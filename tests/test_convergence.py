@@ -8,6 +8,7 @@ short, the way is long), and a symmetric saddle is a stationary point (the resid
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyro_blr.steps.sweep import has_not_fallen
 from tests.checks import engine
 
 SD = 0.8
@@ -277,3 +279,19 @@ def test_sampled_fit_is_not_converged_from_far_away() -> None:
     fit = blr.fit(x, y, max_steps=1, tol=1e-3)
     assert not fit.converged
     assert fit.reason
+
+
+def test_an_infinite_fall_is_a_fall() -> None:
+    """The rounding of an infinite term is infinite too: it must not excuse the step to it."""
+
+    @dataclass(frozen=True)
+    class At:
+        elbo: float
+        magnitude: float
+
+    before = At(-25.0, 100.0)
+    assert has_not_fallen(before, At(-25.0 - 1e-13, 100.0))
+    assert not has_not_fallen(before, At(-25.1, 100.0))
+    assert not has_not_fallen(before, At(-math.inf, math.inf))
+    assert not has_not_fallen(before, At(math.nan, math.nan))
+    assert not has_not_fallen(before, At(math.inf, math.inf))

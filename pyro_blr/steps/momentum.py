@@ -8,7 +8,7 @@ from collections.abc import Container
 from ..families import Natural
 from .cone import MAX_HALVINGS, Safety, inside
 from .objective import Block, Naturals, Objective
-from .sweep import ROUNDING
+from .sweep import has_not_fallen
 
 
 class Momentum:
@@ -52,7 +52,7 @@ class Momentum:
         if not never_falls:
             return moved
         before, after = objective.value(current), objective.value(moved)
-        if after.elbo >= before.elbo - ROUNDING * max(before.magnitude, after.magnitude):
+        if has_not_fallen(before, after):
             return moved
         safety.refused += 1
         return proposed

@@ -3,13 +3,14 @@
 
 """One step of the Bayesian Learning Rule on a deterministic ELBO, block by block."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .. import errors
 from ..families import Natural
 from .cone import MAX_HALVINGS, Safety, has_retraction, inside, plain, retract, safe_step
-from .objective import Block, Naturals, Objective
+from .objective import Block, Evaluation, Naturals, Objective
 
 #: An ELBO that falls by less than this times its magnitude has not fallen: each term carries a few
 #: rounding errors of 2.2e-16 relative, and about thirty operations lie between two terms.
@@ -96,8 +97,7 @@ def _searched_step(
     for _ in range(MAX_HALVINGS):
         for proposal, retracted in _proposals(block, natural, message, rho):
             after = objective.value({**current, block: proposal}, block)
-            slack = ROUNDING * max(before.magnitude, after.magnitude)
-            if after.elbo >= before.elbo - slack:
+            if has_not_fallen(before, after):
                 safety.retractions += retracted
                 memory.step_sizes[block.name] = rho
                 return proposal
@@ -106,6 +106,12 @@ def _searched_step(
     safety.refused += 1
     memory.step_sizes[block.name] = 1.0
     return natural
+
+
+def has_not_fallen(before: Evaluation, after: Evaluation) -> bool:
+    """Whether the ELBO is as high as before, up to rounding; an infinite one has fallen."""
+    slack = ROUNDING * max(before.magnitude, after.magnitude)
+    return math.isfinite(slack) and after.elbo >= before.elbo - slack
 
 
 def _proposals(
