@@ -273,7 +273,7 @@ class NormalInverseGammaRegression(JointCase):
 
 
 class NormalWishartMean(JointCase):
-    """mu and L of a Normal vector: L ~ Wishart(df, V), mu ~ N(m0, (kappa L)^-1), y ~ N(mu, L^-1)."""
+    """A Normal vector: L ~ Wishart(df, V), mu ~ N(m0, (kappa L)^-1), y ~ N(mu, L^-1)."""
 
     name = "normal_wishart_mean"
     kappa = 0.4
@@ -320,8 +320,7 @@ class NormalWishartMean(JointCase):
         return total
 
 
-#: (A plate's elements start apart from each other, so ``NormalGammaPlate`` is for tests that give no
-#: start.)
+#: Without ``NormalGammaPlate``: a plate's elements start apart, so no start fits its posterior.
 JOINT: tuple[Case, ...] = (
     NormalGammaMean(),
     NormalGammaRegression(),
