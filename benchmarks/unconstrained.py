@@ -3,7 +3,7 @@
 
 """A Pyro model as a function: the log joint density of many points of the unconstrained space."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -44,6 +44,14 @@ class LogJoint:
         with pyro.validation_enabled(False):
             result: Tensor = torch.func.vmap(self._one)(u)
         return result
+
+    def inverse(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The points of the unconstrained space at values of the latents. # shape: (draws, dim)"""
+        parts = [
+            t.inv(values[name]).reshape(len(values[name]), -1)
+            for name, (_, t) in self._sites.items()
+        ]
+        return torch.cat(parts, -1)
 
     def _one(self, u: Tensor) -> Tensor:
         values, jacobian = {}, u.new_zeros(())

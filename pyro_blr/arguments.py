@@ -4,6 +4,7 @@
 """Checks of the engine's arguments: wrong ones are refused where they are given, with the mend."""
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,32 @@ def check_arguments(
         )
     if check_every is not None and not (isinstance(check_every, int) and check_every > 0):
         raise errors.ArgumentError(f"check_every must be a positive integer, not {check_every!r}.")
+
+
+def check_rule(params: Any, temperature: Any, momentum: Any) -> None:
+    """Refuse options of the rule that have no meaning.
+
+    :raises ArgumentError: naming the option.
+    """
+    if params not in ("optim", "em", "natural"):
+        raise errors.ArgumentError(
+            f'params must be "optim", "em" or "natural", not {params!r}. Mend: "em" maximises over '
+            'the parameters whose M-step is closed, "optim" leaves all of them to the optimiser.'
+        )
+    if not _is_number(temperature) or not 0 < temperature < math.inf:
+        raise errors.ArgumentError(
+            f"temperature must be a positive number, not {temperature!r}. Mend: 1 is Bayes' rule; "
+            "a larger one trusts the data less."
+        )
+    if not _is_number(momentum) or not 0 <= momentum < 1:
+        raise errors.ArgumentError(
+            f"momentum must be a number in [0, 1), not {momentum!r}. Mend: leave it out, or try "
+            "0.5; at 1 steps would never die out."
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_loss(loss: Any) -> None:

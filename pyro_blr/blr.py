@@ -12,12 +12,13 @@ from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 
 from . import errors
-from .arguments import check_arguments, check_limits, draws_of, reject_reserved
+from .arguments import check_arguments, check_limits, check_rule, draws_of, reject_reserved
 from .energy.draws import Draws
-from .energy.energy import EnergyBuilder, Value
+from .energy.energy import Energy, EnergyBuilder, Value
 from .energy.explanation import Explanation, explain
 from .energy.joining import join
 from .energy.merging import merge
+from .energy.parameters import LiftedParameter
 from .energy.sharing import share, unshared
 from .energy.trace import Traced
 from .families import Natural
@@ -25,8 +26,11 @@ from .fit import Fit, run
 from .guides.auto_natural import AutoNatural
 from .info import Info
 from .lifting.blocks import Block
+from .lifting.points import PointBlock
+from .model_parameters import ModelParameters
 from .objective import EnergyObjective
 from .steps.cone import Safety
+from .steps.momentum import Momentum
 from .steps.schedule import StepSize, decreasing, scheduled
 from .steps.sweep import SweepMemory, parallel, sweep
 
@@ -63,13 +67,22 @@ class BLR:
 
     :param callable model: an ordinary Pyro model.
     :param AutoNatural guide: a guide in natural coordinates.
-    :param PyroOptim optim: drives what has no natural coordinates: ``pyro.param`` in the model.
+    :param PyroOptim optim: drives what has no natural coordinates (see ``params``).
     :param ELBO loss: a Pyro loss, for its ``num_particles`` (draws of sampled factors).
     :param step_size: ``"auto"`` (the largest step that does not let the ELBO fall; decreasing steps
         where factors are sampled), a number in (0, 1], or a function of the step.
     :param blocks: ``"auto"`` merges latents, and elements of a plate, that are jointly
         linear-Gaussian and coupled, into one Gaussian block; ``"site"`` keeps one block a site.
     :param on_sampled: ``"warn"``, ``"error"`` or ``"ignore"`` for factors that need draws.
+    :param params: how ``pyro.param`` moves. ``"optim"``: by the optimiser. ``"em"``: to the maximum
+        of the ELBO over it given q, in closed form, after each step in q. ``"natural"``: along the
+        natural gradient in the metric of the joint complete-data Fisher information, by the step
+        size; at step size 1 that is EM. Under both the optimiser moves what has no closed form;
+        :meth:`explain` says which.
+    :param float temperature: T of generalised Bayes: log densities of observed sites and terms of
+        ``pyro.factor`` are divided by it, priors are not. The loss is -ELBO of that target.
+    :param float momentum: gamma in [0, 1): natural parameters go on by gamma times the last step,
+        as far as the cone (and a deterministic ELBO under ``"auto"``) allows.
     :param check_every: compare with a trace without any cache at every so many steps.
     :raises ArgumentError: for arguments that cannot be used.
     """
@@ -84,12 +97,19 @@ class BLR:
         step_size: StepSize = "auto",
         blocks: str = "auto",
         on_sampled: str = "warn",
+        params: str = "optim",
+        temperature: float = 1.0,
+        momentum: float = 0.0,
         check_every: int | None = None,
     ) -> None:
         check_arguments(model, guide, optim, loss, step_size, blocks, on_sampled, check_every)
+        check_rule(params, temperature, momentum)
         self.model = model
         self.guide = guide
         self.optim = optim
+        self.params = params
+        self.temperature = float(temperature)
+        self.momentum = float(momentum)
         self.loss = loss
         self.step_size = step_size
         self.blocks = blocks
@@ -97,8 +117,10 @@ class BLR:
         self.num_draws = draws_of(loss, NUM_DRAWS)
         self.num_steps = 0
         self.info = Info()
-        self._builder = EnergyBuilder(model, on_sampled)
+        self._builder = EnergyBuilder(model, on_sampled, self.temperature)
+        self.parameters = ModelParameters(params, optim)
         self._memory = SweepMemory()
+        self._momentum = Momentum(self.momentum)
         self._notes: tuple[str, ...] = ()
         self._is_laid_out = False
 
@@ -146,9 +168,9 @@ class BLR:
 
     @_with_gradients
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
-        """How each factor is evaluated, and why; prints as a table."""
-        objective = self._objective(args, kwargs)
-        return explain(objective.energy, self._notes)
+        """How each factor is evaluated and each parameter moved, and why; prints as a table."""
+        energy = self._objective(args, kwargs).energy
+        return explain(energy, self._notes, self.parameters.explain(energy.traced))
 
     @_with_gradients
     def messages(self, *args: Any, **kwargs: Any) -> dict[str, Natural]:
@@ -166,13 +188,7 @@ class BLR:
     def _objective(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> EnergyObjective:
         """Trace the model and choose the tier of each factor at the guide's state."""
         self.guide.set_up(args, kwargs, self._builder)
-        traced = self._builder.trace(args, kwargs, self.guide.latents)
-        if not self._is_laid_out:
-            self._lay_out(traced)
-        elif any(self.guide.layout[name].row_dims for name in traced.rows):
-            # The rows of a subsample move alone: they cannot share a covariance with the others.
-            self._use(unshared(self.guide.blocks))
-        energy = self._builder.build(traced, self.guide.latents, self.guide.layout)
+        energy = self._energy(args, kwargs)
         objective = EnergyObjective(energy, None, self._builder.cache, (args, kwargs))
         with torch.no_grad():
             energy.calibrate(_detached(self.guide.naturals()))
@@ -180,6 +196,30 @@ class BLR:
             objective.draws = Draws(self.guide.latents, self.num_draws)
         self._builder.report_sampled(energy)
         return objective
+
+    def _energy(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Energy:
+        """Trace the model, its conjugate parameters lifted if they are to be maximised."""
+        latents, lifted = self.guide.latents, self.parameters.points.lifted
+
+        def trace(lifted: Mapping[str, LiftedParameter]) -> Traced:
+            return self._builder.trace(args, kwargs, latents, lifted)
+
+        def build(traced: Traced, points: tuple[PointBlock, ...]) -> Energy:
+            return self._builder.build(traced, latents, self.guide.layout, points)
+
+        try:
+            traced = trace(lifted)
+        except Exception:  # another branch of the model may need a parameter's value
+            if not lifted:
+                raise
+            self.parameters.forget()
+            traced = trace({})
+        if not self._is_laid_out:
+            self._lay_out(traced)
+        elif any(self.guide.layout[name].row_dims for name in traced.rows):
+            # The rows of a subsample move alone: they cannot share a covariance with the others.
+            self._use(unshared(self.guide.blocks))
+        return self.parameters.energy(traced, self.guide.layout, trace, build)
 
     def _lay_out(self, traced: Traced) -> None:
         """Choose the blocks of q, once, before the first step.
@@ -216,17 +256,36 @@ class BLR:
             self._check(objective, value)
         safety = Safety()
         size = scheduled(self.step_size, self.num_steps)
-        if energy.is_deterministic and (size is None or size == 1.0):
+        searched = energy.is_deterministic and (size is None or size == 1.0)
+        if searched:
+            rho = 1.0
             new = sweep(objective, naturals, messages, size, safety, self._memory)
         else:
             rho = size if size is not None else decreasing(self.num_steps)
             new = parallel(objective, naturals, messages, rho, safety)
             new = self._local_optima(objective, naturals, messages, new)
-        self._step_parameters(energy.traced, value)
-        self.guide.write(new)
+        partial = {b for b in objective.blocks if energy.rows(b) is not None}
+        never_falls = searched and size is None
+        new = self._momentum.extrapolate(objective, naturals, new, partial, safety, never_falls)
+        moved = self.parameters.maximise(objective, {**energy.points, **new}, rho)
+        after = {**new, **moved}
+        self.parameters.move_others(
+            objective, value, after, rho, lambda: self._objective(*objective.call)
+        )
+        self.set_state(after, objective)
         self.num_steps += 1
-        self.info = Info.of_step(objective, value, messages, new, safety)
+        self.info = Info.of_step(objective, value, messages, after, safety)
         return -value.elbo
+
+    def state(self, objective: EnergyObjective) -> dict[Block, Natural]:
+        """The natural parameters of q and the values of the points, as they are now."""
+        points = self.parameters.current(objective.energy.traced)
+        return {**_detached(self.guide.naturals()), **points}
+
+    def set_state(self, new: Mapping[Block, Natural], objective: EnergyObjective) -> None:
+        """Write natural parameters to the guide, and points to the param store."""
+        self.guide.write({b: new[b] for b in objective.blocks})
+        self.parameters.write(new, objective.energy.traced)
 
     def _local_optima(
         self,
@@ -241,34 +300,15 @@ class BLR:
                 new[block] = messages[block]
         return new
 
-    def _step_parameters(self, traced: Traced, value: Value) -> None:
-        leaves = {n: t for n, t in traced.parameters.items() if t.requires_grad}
-        if not leaves:
-            return
-        if self.optim is None:
-            raise errors.ArgumentError(
-                f"the model has parameters {sorted(leaves)}, which have no natural coordinates. "
-                "Mend: give BLR a Pyro optimiser, BLR(model, guide, pyro.optim.Adam({'lr': 0.01})),"
-                " or fix them."
-            )
-        tensors = list(leaves.values())
-        loss = -value.expected_log_joint
-        gradient = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
-        for tensor, g in zip(tensors, gradient, strict=True):
-            tensor.grad = torch.zeros_like(tensor) if g is None else g.to(tensor.dtype)
-        self.optim(set(tensors))
-        for tensor in tensors:
-            tensor.grad = None
-
     def _check(self, objective: EnergyObjective, value: Value) -> None:
         """Compare with a trace that uses no cache.
 
         :raises StaleDataError: if they differ by more than rounding.
         """
-        fresh = EnergyBuilder(self.model, "ignore")
-        call = objective.call
-        traced = fresh.trace(*call, self.guide.latents)
-        energy = fresh.build(traced, self.guide.latents, self.guide.layout)
+        fresh = EnergyBuilder(self.model, "ignore", self.temperature)
+        call, latents, points = objective.call, self.guide.latents, self.parameters.points
+        traced = fresh.trace(*call, latents, points.lifted)
+        energy = fresh.build(traced, latents, self.guide.layout, points.blocks)
         energy.calibrate(_detached(self.guide.naturals()))
         other = EnergyObjective(energy, objective.draws, fresh.cache, call)
         now = other.value(self.guide.naturals())

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from .joint_objective import JointObjective
 from .lifting import host
 from .objective import Call, EnergyObjective
 from .steps.certificate import certify, newton_step
@@ -95,26 +96,28 @@ class _Watch:
     def deterministic(self, fit: Fit, blr: Any, objective: EnergyObjective) -> None:
         """Certify the state that the last step reached, or take the certificate's Newton step."""
         fit.residual = blr.info.residual
-        parameters = objective.energy.traced.parameters
-        if any(p.requires_grad for p in parameters.values()):
-            fit.reason = f"not certified: the optimum over {sorted(parameters)} is not known"
+        parameters = blr.parameters
+        if parameters.others:
+            fit.reason = f"not certified: the optimum over {sorted(parameters.others)} is not known"
             return
         self.slow |= SLOW * self.previous < fit.residual
         self.previous = fit.residual
         slow = self.slow and fit.residual < NEWTON_BELOW
         if fit.steps < self.next_check or not (slow or fit.residual <= self.tol):
             return
-        naturals = {b: tuple(t.detach() for t in n) for b, n in blr.guide.naturals().items()}
+        joint = JointObjective(objective, blr.state(objective))
         generator = torch.Generator().manual_seed(fit.steps)
-        certificate = certify(objective, naturals, self.tol, generator)
+        certificate = certify(joint, joint.naturals, self.tol, generator)
         fit.gap = certificate.gap
         if fit.gap <= self.tol:
             fit.converged = True
-            fit.reason = f"gap {fit.gap:.1e} nats is at most tol={self.tol:g}"
+            points = sorted(parameters.points.by_name)
+            over = f" over q and the parameters {points}" if points else ""
+            fit.reason = f"gap {fit.gap:.1e} nats{over} is at most tol={self.tol:g}"
             return
-        moved = newton_step(objective, naturals, certificate)
+        moved = newton_step(joint, joint.naturals, certificate)
         if moved is not None:
-            blr.guide.write(moved)
+            blr.set_state(joint.by_block(moved), objective)
         else:
             self.next_check = fit.steps + 5
 

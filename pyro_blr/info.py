@@ -42,7 +42,7 @@ class Info:
         safety: Safety,
     ) -> "Info":
         """The record of a step."""
-        before = {b: m.natural for b, m in value.moments.items()}
+        before = {b: value.moments[b].natural for b in messages}
         return cls(-value.elbo, safety, objective, before, messages, after)
 
     @cached_property

@@ -15,7 +15,8 @@ from .energy.factors import ExactFactor
 from .families import Natural
 from .lifting import constants
 from .lifting.blocks import Block
-from .lifting.moments import Moments, moments_of
+from .lifting.moments import Moments
+from .lifting.points import statistics_of
 
 Naturals = Mapping[Block, Natural]
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -44,6 +45,11 @@ class EnergyObjective:
         """The blocks of q, in the order of a sweep."""
         return self.energy.blocks
 
+    @property
+    def points(self) -> tuple[Block, ...]:
+        """The points of the parameters, in the order of an M-step."""
+        return tuple(self.energy.points)
+
     def evaluate(self, naturals: Naturals, touching: Block | None = None) -> Value:
         """The ELBO with the graph that messages need."""
         with constants.using(self.cache):
@@ -60,11 +66,12 @@ class EnergyObjective:
         Statistics made without a graph must not serve an evaluation with one, nor the other way.
         """
         known = self._known[torch.is_grad_enabled()]
-        for block in self.blocks:
-            natural = naturals[block]
+        points = self.energy.points
+        for block in (*self.blocks, *points):
+            natural = naturals.get(block, points.get(block, ()))
             if block not in known or known[block][0] is not natural:
-                known[block] = (natural, moments_of(block, _detached(natural)))
-        return {block: known[block][1] for block in self.blocks}
+                known[block] = (natural, statistics_of(block, _detached(natural)))
+        return {block: known[block][1] for block in (*self.blocks, *points)}
 
     def messages(self, naturals: Naturals, only: Block | None = None) -> dict[Block, Natural]:
         """dL/dmean_params of every block, or of one."""

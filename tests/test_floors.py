@@ -19,17 +19,19 @@ FLOORS: dict[str, tuple[str, ...]] = {
     **{name: () for name in GROUND},
     "families": ("errors",),
     "lifting": ("errors", "families"),
-    "energy": ("errors", "families", "lifting"),
+    "energy": ("errors", "_compat", "families", "lifting"),
     "guides": ("errors", "_compat", "families", "lifting", "energy"),
     # A step sees families and an objective: no trace, no guide, and of lifting the waits alone.
     "steps": ("errors", "families", "lifting.host"),
     "objective": ("families", "lifting", "energy"),
     "info": ("families", "lifting", "energy", "steps", "objective"),
-    "fit": ("lifting.host", "steps", "objective"),
+    "joint_objective": ("families", "lifting", "energy", "steps", "objective"),
+    "fit": ("lifting.host", "steps", "objective", "joint_objective"),
     "arguments": ("errors", "guides", "steps"),
+    "model_parameters": ("errors", "families", "lifting", "energy", "steps", "objective"),
     "blr": (
         *("errors", "families", "lifting", "energy", "guides", "steps"),
-        *("objective", "info", "fit", "arguments"),
+        *("objective", "info", "fit", "arguments", "model_parameters"),
     ),
     "arviz": (*GROUND, "energy", "guides", "blr"),
     # Stands apart: the idea in two files, an oracle for the tests.
@@ -49,7 +51,7 @@ PYRO = {
         "energy.domains",
         "energy.trace",
     ),
-    *("guides", "arguments", "blr", "arviz", "minimal"),
+    *("guides", "arguments", "model_parameters", "blr", "arviz", "minimal"),
 }
 
 # Files of one floor that need each other. The lower one imports the upper one inside a function.

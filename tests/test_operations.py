@@ -13,6 +13,8 @@ from torch.utils import _pytree as pytree
 
 from pyro_blr.lifting import constants
 from pyro_blr.lifting.dispatch import OPERATIONS
+from pyro_blr.lifting.operations import linear, scattering
+from pyro_blr.lifting.polynomial import key_of
 from pyro_blr.lifting.tensor import LiftedTensor
 from tests import operation_calls
 from tests.lifted_values import lifted, value_at
@@ -134,3 +136,92 @@ def test_what_leaves_the_algebra_says_which_operation(expression: str) -> None:
     (result,) = run(expression, names)
     assert result.poly is None
     assert f"`{LEAVING[expression]}`" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("expression", "module", "reason"),
+    [
+        ("F.conv1d(t, KERNEL[:, :3])", linear, "`conv1d` would need a matrix of 1.2e+03 bytes"),
+        ("v.cumsum(0)", linear, "`cumsum` would need a matrix of 7.2e+01 bytes; at most 6.0e+01"),
+        (
+            "COO @ v",
+            scattering,
+            "`matmul` with 2 entries in one of 4 rows would take 1.3e+02 bytes",
+        ),
+    ],
+)
+def test_what_would_take_too_much_memory_says_how_much(
+    expression: str, module: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LIMIT", 60)
+    (result,) = run(expression, names_and_values()[0])
+    assert result.poly is None and reason in result.reason
+
+
+def test_dims_that_are_mapped_slice_by_slice_stay_out_of_the_matrix() -> None:
+    z = lifted("z", 50, 4)
+    (term,) = z.cumsum(1).poly.terms
+    assert [tuple(c.tensor.shape) for c in term.constants] == [(4, 4)]
+    (term,) = torch.linalg.solve(torch.eye(50) * 2, z).poly.terms
+    assert [tuple(c.tensor.shape) for c in term.constants] == [(50, 50)]
+
+
+def test_a_sparse_matrix_is_not_made_dense() -> None:
+    rows = torch.arange(1000)
+    matrix = torch.sparse_coo_tensor(
+        torch.stack([rows, rows % 7]), torch.ones(1000), (1000, 5000), check_invariants=True
+    )
+    (term,) = (matrix @ lifted("z", 5000)).poly.terms
+    assert sum(c.tensor.numel() for c in term.constants) == 1000
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "F.conv1d(t, c.expand(2, 3, 2))",
+        "torch.cat([v, c[0, 0]])",
+        "F.conv1d(t, KERNEL, c[0, 0, :1].expand(4))",
+        "torch.linalg.solve(C33 * c[0, 0, 0].exp(), v)",
+        "torch.index_put(v, (IDX[:1],), c[0, 0, :1])",
+    ],
+)
+def test_gradients_in_constants_are_kept(expression: str) -> None:
+    """A `pyro.param` in the place of data: its gradient is that of torch's own result."""
+    names, point = names_and_values()
+    gradients = []
+    with constants.using(constants.ConstantCache()):
+        for values in (names, point):
+            c = torch.linspace(0.1, 0.6, 2).reshape(1, 1, 2).requires_grad_()
+            (result,) = run(expression, values | {"c": c})
+            value = value_at(result.poly, point) if values is names else result
+            value.square().sum().backward()
+            gradients.append(c.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "v.cumsum(0)",
+        "F.conv1d(SIGNAL, a[..., None])",
+        "torch.cat([v, C3])",
+        "COO @ v",
+        "v[BIG]",
+        "torch.zeros(5).index_add(0, BIG, v[BIG])",
+        "v[BIG.tolist()]",
+        "v[BIG.int()]",
+    ],
+)
+def test_tables_are_made_once(expression: str) -> None:
+    """The same call in the next trace adds nothing to the cache: its tables are found again."""
+    names, _ = names_and_values()
+    scope = names | {"BIG": torch.arange(100) % 3}
+    cache = constants.ConstantCache()
+    big = scope["BIG"].int()
+    with constants.using(cache):
+        sizes = []
+        for _ in range(3):
+            cache.next_trace()
+            (result,) = run(expression.replace("BIG.int()", "INT"), scope | {"INT": big})
+            sizes.append((len(cache), key_of(result.poly)[0]))
+    assert sizes[0] == sizes[1] == sizes[2]

@@ -20,6 +20,7 @@ from tests.checks import engine, total_entropy
 from tests.oracles import monte_carlo
 from tests.spelling_catalogue import PREDICTORS, SCALES
 from tests.spelling_data import KEEP, N, X, Y, assert_close
+from tests.spelling_operations import OPERATION_PREDICTORS, OPERATION_SCALES
 from tests.spelling_regression import (
     check_regression,
     declare_multivariate,
@@ -33,14 +34,14 @@ from tests.spelling_regression import (
 )
 
 
-@pytest.mark.parametrize("spelling", PREDICTORS)
+@pytest.mark.parametrize("spelling", PREDICTORS | OPERATION_PREDICTORS)
 def test_predictor(spelling: str) -> None:
-    check_regression(regression(PREDICTORS[spelling]))
+    check_regression(regression((PREDICTORS | OPERATION_PREDICTORS)[spelling]))
 
 
-@pytest.mark.parametrize("spelling", SCALES)
+@pytest.mark.parametrize("spelling", SCALES | OPERATION_SCALES)
 def test_standard_deviation_from_a_precision(spelling: str) -> None:
-    check_regression(regression(scale=SCALES[spelling]))
+    check_regression(regression(scale=(SCALES | OPERATION_SCALES)[spelling]))
 
 
 @pytest.mark.parametrize("blocks", ["site", "auto"])

@@ -26,6 +26,7 @@ from tests.spelling_data import (
     assert_every_factor_exact,
     randn,
 )
+from tests.spelling_operations import OPERATION_GATHERS
 
 GROUP_MEAN, GROUP_SD = randn(G), randn(G).exp()
 NOISE = 0.7
@@ -69,9 +70,10 @@ def check_groups(predict: Predict, mean: Tensor, variance: Tensor) -> None:
     assert_close(expected_log_joint(blr, q), group_by_hand(mean, variance))
 
 
-@pytest.mark.parametrize("spelling", GATHERS)
+@pytest.mark.parametrize("spelling", GATHERS | OPERATION_GATHERS)
 def test_gather(spelling: str) -> None:
-    check_groups(GATHERS[spelling], GROUP_MEAN[GROUP], GROUP_SD[GROUP] ** 2)
+    predict = (GATHERS | OPERATION_GATHERS)[spelling]
+    check_groups(predict, GROUP_MEAN[GROUP], GROUP_SD[GROUP] ** 2)
 
 
 DIFFERENCES: dict[str, Predict] = {

@@ -13,6 +13,7 @@ from pyro import poutine
 from tests.checks import engine, expected_log_joint
 from tests.oracles import monte_carlo
 from tests.spelling_data import assert_close, assert_every_factor_exact
+from tests.spelling_maps import MAPS
 from tests.spelling_structures import (
     STRUCTURES,
     coin,
@@ -54,7 +55,7 @@ def random_q(model: Callable[[], None], seed: int) -> dict[str, Any]:
     return q
 
 
-@pytest.mark.parametrize("model", STRUCTURES, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("model", STRUCTURES + MAPS, ids=lambda m: m.__name__)
 def test_structure_agrees_with_monte_carlo(model: Callable[[], None]) -> None:
     q = random_q(model, seed=3)
     blr, _ = engine(model, q, blocks="site")

@@ -48,7 +48,7 @@ def build_factor(site: TracedSite, layout: Layout) -> Factor:
     joint = predictor if isinstance(predictor, str) else _joint_plan(predictor, layout)
     if isinstance(predictor, str) or isinstance(joint, str):
         # A density with a polynomial is off the exact tier for its moment; else for its operation.
-        why = f"{node.reason}; {joint}" if node.reason not in ("", joint) else str(joint)
+        why = f"{joint}; {node.reason}" if node.reason not in ("", joint) else str(joint)
         why = reason if node.poly is not None else why
         return _sampled(site.name, blocks, why, summed_node)
     if len(predictor.scalars) > 1:

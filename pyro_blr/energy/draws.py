@@ -11,6 +11,7 @@ from torch import Tensor
 from ..lifting import host
 from ..lifting.blocks import Block
 from ..lifting.moments import GaussianMoments, Moments
+from ..lifting.points import PointMoments
 from ..lifting.terms import LatentSite
 from .latents import Latents, block_values
 
@@ -40,6 +41,8 @@ class Draws:
     def _particle(self, moments: Mapping[Block, Moments], i: int) -> dict[LatentSite, Tensor]:
         values: dict[LatentSite, Tensor] = {}
         for number, (block, own) in enumerate(moments.items()):
+            if isinstance(own, PointMoments):  # no sampled factor depends on it
+                continue
             if isinstance(own, GaussianMoments):
                 draw = own.draw(self._gaussian_noise(block, own, i))
             else:

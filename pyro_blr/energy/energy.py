@@ -4,7 +4,7 @@
 """L(mean_params) = E_q[log p(x, z)] of an ordinary Pyro model, and the ELBO."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +16,21 @@ from ..families import Natural
 from ..lifting import constants, host, operations, quadrature
 from ..lifting.blocks import Block
 from ..lifting.expectation import Layout
-from ..lifting.moments import Moments, moments_of
+from ..lifting.mends import mend_of
+from ..lifting.moments import Moments
 from ..lifting.plan import zero_of
+from ..lifting.points import PointBlock, statistics_of
 from .build import build_factor, resample
 from .draws import Draws
-from .factors import ConstantFactor, Factor, QuadratureFactor, SampledFactor
+from .factors import ConstantFactor, ExactFactor, Factor, QuadratureFactor, SampledFactor
 from .latents import Latents
+from .parameters import LiftedParameter
+from .points import packed
 from .trace import Traced, trace_model
 
 Naturals = Mapping[Block, Natural]
+
+NOTHING_LIFTED: Mapping[str, LiftedParameter] = {}
 
 assert operations  # importing it enters the torch operations into the table
 
@@ -53,14 +59,23 @@ class Energy:
 
     :param traced: the run of the model.
     :param layout: the block of each site.
+    :param points: the blocks of the parameters that were lifted.
     """
 
-    def __init__(self, traced: Traced, latents: Latents, layout: Layout) -> None:
+    def __init__(
+        self,
+        traced: Traced,
+        latents: Latents,
+        layout: Layout,
+        points: Sequence[PointBlock] = (),
+    ) -> None:
         self.traced = traced
         self.latents = latents
-        self.layout = layout
+        self.layout = {**layout, **{s.name: b for b in points for s in b.sites}}
         self.blocks: tuple[Block, ...] = tuple(dict.fromkeys(layout.values()))
-        self.factors: list[Factor] = [build_factor(site, layout) for site in traced.sites]
+        #: The value of each point where the model was traced.
+        self.points: dict[Block, Natural] = {b: (packed(b, traced),) for b in points}
+        self.factors: list[Factor] = [build_factor(site, self.layout) for site in traced.sites]
 
     @property
     def is_deterministic(self) -> bool:
@@ -72,6 +87,16 @@ class Energy:
     def is_subsampled(self) -> bool:
         """Whether some factor is scaled up from a part of its plate."""
         return self.traced.is_subsampled
+
+    @property
+    def are_points_conjugate(self) -> bool:
+        """Whether every factor is exact, and linear in the statistics of each point."""
+        return all(
+            isinstance(factor, ExactFactor) and factor.is_linear_in(point)
+            for point in self.points
+            for factor in self.factors
+            if point in factor.blocks
+        )
 
     def calibrate(self, naturals: Naturals, tolerance: float = quadrature.QUAD_TOL) -> None:
         """Choose each quadrature factor's rule; those without a good one become sampled."""
@@ -92,8 +117,12 @@ class Energy:
         self.factors[place] = resample(factor)
 
     def moments(self, naturals: Naturals) -> dict[Block, Moments]:
-        """The moments of every block, to be differentiated in their leaves."""
-        return {block: moments_of(block, naturals[block]) for block in self.blocks}
+        """The moments of every block and point, to be differentiated in their leaves.
+
+        :param naturals: points that are not among them are where the model was traced.
+        """
+        known = {**self.points, **naturals}
+        return {b: statistics_of(b, known[b]) for b in (*self.blocks, *self.points)}
 
     def evaluate(
         self,
@@ -186,11 +215,15 @@ class EnergyBuilder:
 
     :param model: the user's model.
     :param on_sampled: ``"warn"``, ``"error"`` or ``"ignore"`` for factors that need draws.
+    :param temperature: what the log densities of observed sites are divided by.
     """
 
-    def __init__(self, model: Callable[..., Any], on_sampled: str = "warn") -> None:
+    def __init__(
+        self, model: Callable[..., Any], on_sampled: str = "warn", temperature: float = 1.0
+    ) -> None:
         self.model = model
         self.on_sampled = on_sampled
+        self.temperature = temperature
         self.cache = constants.ConstantCache()
         self._warned: set[str] = set()
 
@@ -198,16 +231,31 @@ class EnergyBuilder:
         """Forget everything that was computed from constants."""
         self.cache.clear()
 
-    def trace(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], latents: Latents) -> Traced:
-        """Run the model once on lifted latents."""
+    def trace(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        latents: Latents,
+        lifted: Mapping[str, LiftedParameter] = NOTHING_LIFTED,
+    ) -> Traced:
+        """Run the model once on lifted latents, and on the lifted parameters that are named."""
         self.cache.next_trace()
         with constants.using(self.cache):
-            return trace_model(self.model, args, kwargs, latents)
+            return trace_model(self.model, args, kwargs, latents, lifted, self.temperature)
 
-    def build(self, traced: Traced, latents: Latents, layout: Layout) -> Energy:
-        """The energy of a traced call under a layout of blocks."""
+    def build(
+        self,
+        traced: Traced,
+        latents: Latents,
+        layout: Layout,
+        points: Sequence[PointBlock] = (),
+    ) -> Energy:
+        """The energy of a traced call under a layout of blocks.
+
+        :param points: the blocks of the lifted parameters.
+        """
         with constants.using(self.cache):
-            return Energy(traced, latents, layout)
+            return Energy(traced, latents, layout, points)
 
     def report_sampled(self, energy: Energy) -> None:
         """Warn of (or refuse) sampled factors, once a site.
@@ -222,6 +270,9 @@ class EnergyBuilder:
                 f"{factor.reason}. Its part of the loss and of the messages is a Monte Carlo "
                 "estimate."
             )
+            mend = mend_of(factor.reason)
+            if mend is not None:
+                text += f" A spelling that needs no draws, where it fits: {mend}."
             if self.on_sampled == "error":
                 raise errors.SampledFactorError(
                     text + ' Mend: rewrite the operation, or allow it by on_sampled="warn".'

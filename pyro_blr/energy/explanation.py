@@ -3,8 +3,10 @@
 
 """Which factor is exact, by quadrature or sampled, and why."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from ..lifting.mends import mend_of
 from .energy import Energy
 
 
@@ -19,6 +21,8 @@ class FactorExplanation:
     :param tuple latents: the latents that it depends on.
     :param str reason: what keeps it from the exact tier, or from being conjugate; empty if nothing.
     :param float error: the quadrature's error in nats an element, 0 on the other tiers.
+    :param str mend: for a sampled factor, the spelling that would keep it deterministic, where one
+        is known for the operations that the reason names.
     """
 
     site: str
@@ -27,15 +31,42 @@ class FactorExplanation:
     latents: tuple[str, ...]
     reason: str
     error: float
+    mend: str = ""
+
+
+@dataclass(frozen=True)
+class ParameterExplanation:
+    """One ``pyro.param`` of the model.
+
+    :param str update: ``"em"``, ``"natural"``, ``"optim"``, or ``"fixed"``.
+    :param str family: the conjugate family whose mode is its M-step; empty where it has none.
+    :param tuple together: the parameters that are maximised together with it, itself among them.
+    :param str reason: why it has no M-step; empty if it has one.
+    """
+
+    name: str
+    update: str
+    family: str
+    together: tuple[str, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        joint = f", with {', '.join(self.together)}" if len(self.together) > 1 else ""
+        why = f"mode of a {self.family}{joint}" if self.family else self.reason
+        return f"parameter {self.name}: {self.update} ({why})"
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """How each factor is evaluated, and which sites share a block. Prints as a table."""
+    """How each factor is evaluated, and which sites share a block. Prints as a table.
+
+    :param parameters: how each ``pyro.param`` moves, by name.
+    """
 
     factors: tuple[FactorExplanation, ...]
     blocks: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    parameters: Mapping[str, ParameterExplanation] = field(default_factory=dict)
 
     def __getitem__(self, site: str) -> FactorExplanation:
         return next(f for f in self.factors if f.site == site)
@@ -57,16 +88,24 @@ class Explanation:
         lines = [_line(head, widths), _line(tuple("-" * w for w in widths), widths)]
         lines += [_line(row, widths) for row in rows]
         lines.append("blocks of q: " + ", ".join("{" + ", ".join(b) + "}" for b in self.blocks))
-        return "\n".join((*lines, *self.notes))
+        lines += [f"mend of {f.site}: {f.mend}" for f in self.factors if f.mend]
+        return "\n".join((*lines, *map(str, self.parameters.values()), *self.notes))
 
     __repr__ = __str__
+
+
+NO_PARAMETERS: Mapping[str, ParameterExplanation] = {}
 
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip()
 
 
-def explain(energy: Energy, notes: tuple[str, ...] = ()) -> Explanation:
+def explain(
+    energy: Energy,
+    notes: tuple[str, ...] = (),
+    parameters: Mapping[str, ParameterExplanation] = NO_PARAMETERS,
+) -> Explanation:
     """The explanation of an energy whose quadrature rules were chosen."""
     rows = []
     for factor in energy.factors:
@@ -84,11 +123,14 @@ def explain(energy: Energy, notes: tuple[str, ...] = ()) -> Explanation:
                 b.name for b in energy.blocks if b in factor.blocks and not factor.is_linear_in(b)
             ]
             reason = f"closed form, but not linear in the mean parameters of {', '.join(curved)}"
+        mend = mend_of(reason) if factor.tier == "sampled" else None
         rows.append(
-            FactorExplanation(factor.name, factor.tier, conjugate, sites, reason, factor.error)
+            FactorExplanation(
+                factor.name, factor.tier, conjugate, sites, reason, factor.error, mend or ""
+            )
         )
     blocks = tuple(tuple(s.name for s in b.sites) for b in energy.blocks)
-    return Explanation(tuple(rows), blocks, notes)
+    return Explanation(tuple(rows), blocks, notes, parameters)
 
 
 def _touched(energy: Energy, name: str) -> set[str]:

@@ -17,12 +17,14 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from .. import errors
+from .._compat import constraint_of
 from ..lifting.distribution import coerce
 from ..lifting.tensor import LiftedTensor, last_refusal
 from ..lifting.transforms import forward, log_jacobian, sum_rightmost
 from ..lifting.wrappers import log_density, pulled_back
 from .domains import check_arguments, checked_matrices, checked_value
 from .latents import Latent, Latents
+from .parameters import LiftedParameter, Parameter
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class TracedSite:
     """A sample site of the model and its log density along its batch dims.
 
     :param log_prob: lifted where anything in it is a latent, a plain tensor elsewhere.
-    :param scale: what it is multiplied by (subsampling, ``poutine.scale``).
+    :param scale: what it is multiplied by (subsampling, ``poutine.scale``, 1 / temperature).
     :param mask: None, a bool, or a tensor that broadcasts over the batch dims.
     """
 
@@ -46,23 +48,33 @@ class Traced:
 
     :param rows: for each latent in a subsampled plate, the indices along its dims.
     :param local_scale: the scale of those latents' plates.
-    :param parameters: the unconstrained ``pyro.param`` tensors that the model used.
+    :param parameters: the ``pyro.param`` statements that the model made, by name.
+    :param lifted: those of them whose value was lifted.
     """
 
     sites: list[TracedSite] = field(default_factory=list)
     rows: dict[str, dict[int, Tensor]] = field(default_factory=dict)
     local_scale: dict[str, float] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
-    parameters: dict[str, Tensor] = field(default_factory=dict)
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    lifted: dict[str, LiftedParameter] = field(default_factory=dict)
     is_subsampled: bool = False
 
 
 class LiftMessenger(Messenger):
-    """Gives each latent its lifted value and records the log density of every site."""
+    """Gives each latent its lifted value and records the log density of every site.
 
-    def __init__(self, latents: Latents) -> None:
+    :param lifted: the parameters that get a lifted value too.
+    :param temperature: what the log densities of observed sites are divided by.
+    """
+
+    def __init__(
+        self, latents: Latents, lifted: Mapping[str, LiftedParameter], temperature: float
+    ) -> None:
         super().__init__()
         self.latents = latents
+        self.lifted = lifted
+        self.temperature = temperature
         self.traced = Traced()
 
     def __enter__(self) -> Any:
@@ -113,6 +125,7 @@ class LiftMessenger(Messenger):
         if latent.transform is None:
             return variable  # type: ignore[no-any-return]
         value = forward(latent.transform, variable)
+        value.is_value = True
         msg["infer"] = {**msg["infer"], "_pyro_blr_variable": variable}
         return value  # type: ignore[no-any-return]
 
@@ -134,13 +147,21 @@ class LiftMessenger(Messenger):
             log_prob = log_density(fn, value)
         else:
             log_prob = _variable_log_density(self.latents[msg["name"]], fn, variable, value)
-        self.traced.sites.append(TracedSite(msg["name"], log_prob, msg["scale"], mask))
+        tempered = msg["is_observed"] and self.temperature != 1
+        scale = msg["scale"] / self.temperature if tempered else msg["scale"]
+        self.traced.sites.append(TracedSite(msg["name"], log_prob, scale, mask))
 
     def _pyro_post_param(self, msg: dict[str, Any]) -> None:
-        value = msg["value"]
+        name, value = msg["name"], msg["value"]
         unconstrained = getattr(value, "unconstrained", None)
         leaf = unconstrained() if callable(unconstrained) else value
-        self.traced.parameters[msg["name"]] = leaf
+        constraint = constraint_of(name, msg["kwargs"].get("constraint"))
+        parameter = Parameter(name, leaf, value.detach(), constraint)
+        self.traced.parameters[name] = parameter
+        lifted = self.lifted.get(name)
+        if lifted is not None and parameter.is_free and lifted.site.shape == value.shape:
+            self.traced.lifted[name] = lifted
+            msg["value"] = lifted.lift(parameter)
 
     @property
     def subsamples(self) -> dict[str, Tensor]:
@@ -209,13 +230,18 @@ def without_validation() -> Iterator[None]:
 
 
 def trace_model(
-    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], latents: Latents
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    latents: Latents,
+    lifted: Mapping[str, LiftedParameter],
+    temperature: float,
 ) -> Traced:
-    """Run the model once on lifted latents.
+    """Run the model once on lifted latents, and on lifted parameters where some are named.
 
     :raises GuideError: if the guide and the model do not hold the same latents.
     """
-    messenger = LiftMessenger(latents)
+    messenger = LiftMessenger(latents, lifted, temperature)
     with poutine.block(), without_validation(), messenger:
         messenger.subsamples.clear()
         last_refusal.set(None)

@@ -22,7 +22,10 @@ MeanParams = tuple[Tensor, ...]
 
 
 class ExponentialFamily(ABC):
-    r"""A minimal exponential family, without state: parameters are passed to every method.
+    r"""A minimal exponential family: parameters are passed to every method.
+
+    It has no state but, in some families, a fixed count in its attributes (the trials of a
+    binomial): two families are equal if their classes and their counts are.
 
     Mathematically,
 
@@ -54,7 +57,7 @@ class ExponentialFamily(ABC):
     natural_event_dims: ClassVar[tuple[int, ...]]
     """Number of rightmost event dimensions of each natural (and mean) parameter."""
 
-    support: ClassVar[Any]
+    support: Any
     """The values it puts mass on, as a constraint of ``pyro.distributions.constraints``."""
 
     distribution_type: ClassVar[Any]
@@ -135,6 +138,13 @@ class ExponentialFamily(ABC):
         """
 
     # ----- May override ---------------------------------------------------------------------
+
+    def for_distribution(self, distribution: Any) -> "ExponentialFamily":
+        """Return the family of a distribution of this kind; a count is the distribution's.
+
+        :param distribution: of a class that the family is registered for.
+        """
+        return self
 
     def log_base_measure(self, value: Tensor) -> Tensor:
         """Return log h(value); h = 1 unless overridden.
@@ -306,11 +316,12 @@ class ExponentialFamily(ABC):
             ) from error
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        fixed = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({fixed})"
 
     def __eq__(self, other: object) -> bool:
-        # Families carry no state, so two instances of one class are the same family.
-        return type(self) is type(other)
+        # The counts of the instance are all of its state.
+        return type(self) is type(other) and vars(self) == vars(other)
 
     def __hash__(self) -> int:
-        return hash(type(self))
+        return hash((type(self), tuple(sorted(vars(self).items()))))

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from pyro_blr.families.base import ExponentialFamily, MeanParams, Natural
+from pyro_blr.families.odds import log_odds
 from pyro_blr.families.registry import register_family, unwrap
 
 
@@ -58,10 +59,7 @@ class Bernoulli(ExponentialFamily):
         bernoulli = unwrap(distribution)
         if not isinstance(bernoulli, torch.distributions.Bernoulli):
             raise self.wrong_distribution(distribution)
-        if "probs" in vars(bernoulli):
-            # Their .logits would be clamped to +-36.
-            return (bernoulli.probs.logit(),)
-        return (bernoulli.logits,)
+        return (log_odds(bernoulli),)
 
     def inverse_fisher(self, natural: Natural, covector: tuple[Tensor, ...]) -> Natural:
         return (covector[0] / (natural[0].sigmoid() * (-natural[0]).sigmoid()),)

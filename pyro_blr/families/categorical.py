@@ -14,11 +14,12 @@ from torch.nn.functional import pad
 
 from pyro_blr.errors import ArgumentError
 from pyro_blr.families.base import ExponentialFamily, MeanParams, Natural
+from pyro_blr.families.odds import class_log_odds
 from pyro_blr.families.registry import register_family, unwrap
 
 
-def _logits(natural: Natural) -> Tensor:
-    """Return the log-odds of all K classes  # shape: (*batch, K)."""
+def all_log_odds(natural: Natural) -> Tensor:
+    """Return the log-odds of all K classes against the last  # shape: (*batch, K)"""
     return pad(natural[0], (0, 1))
 
 
@@ -40,10 +41,10 @@ class Categorical(ExponentialFamily):
     distribution_type = dist.Categorical
 
     def log_partition(self, natural: Natural) -> Tensor:
-        return _logits(natural).logsumexp(-1)
+        return all_log_odds(natural).logsumexp(-1)
 
     def mean_params(self, natural: Natural) -> MeanParams:
-        probs = _logits(natural).softmax(-1)
+        probs = all_log_odds(natural).softmax(-1)
         return (probs.narrow(-1, 0, probs.shape[-1] - 1),)
 
     def natural(self, mean_params: MeanParams) -> Natural:
@@ -66,34 +67,34 @@ class Categorical(ExponentialFamily):
         return (natural[0].abs() < math.inf).all(-1)
 
     def distribution(self, natural: Natural) -> Any:
-        return dist.Categorical(logits=_logits(natural))
+        return dist.Categorical(logits=all_log_odds(natural))
 
     def natural_of(self, distribution: Any) -> Natural:
         categorical = unwrap(distribution)
         if not isinstance(categorical, torch.distributions.Categorical):
             raise self.wrong_distribution(distribution)
-        # Where probabilities were given, .logits would be clamped to -36.
-        given = "probs" in vars(categorical)
-        logits = categorical.probs.log() if given else categorical.logits
-        return (logits[..., :-1] - logits[..., -1:],)
+        return (class_log_odds(categorical),)
 
     def inverse_fisher(self, natural: Natural, covector: tuple[Tensor, ...]) -> Natural:
         # F = diag(p) - p p' over the first K - 1 classes; F^-1 = diag(1/p) + 11'/p_(K-1).
         (first,) = covector
         free = first.shape[-1]
-        probs, reference = _logits(natural).softmax(-1).split((free, 1), -1)
+        probs, reference = all_log_odds(natural).softmax(-1).split((free, 1), -1)
         return (first / probs + first.sum(-1, keepdim=True) / reference,)
 
     def entropy(self, natural: Natural) -> Tensor:
-        log_probs = _logits(natural).log_softmax(-1)
+        log_probs = all_log_odds(natural).log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum(-1)
 
     def kl(self, natural_q: Natural, natural_p: Natural) -> Tensor:
-        log_q, log_p = _logits(natural_q).log_softmax(-1), _logits(natural_p).log_softmax(-1)
+        log_q, log_p = (
+            all_log_odds(natural_q).log_softmax(-1),
+            all_log_odds(natural_p).log_softmax(-1),
+        )
         return (log_q.exp() * (log_q - log_p)).sum(-1)
 
     def log_prob(self, natural: Natural, value: Tensor) -> Tensor:
-        log_probs = _logits(natural).log_softmax(-1)
+        log_probs = all_log_odds(natural).log_softmax(-1)
         log_probs, index = torch.broadcast_tensors(log_probs, value.long().unsqueeze(-1))
         density: Tensor = log_probs.gather(-1, index[..., :1]).squeeze(-1)
         return density

@@ -50,18 +50,39 @@ def split_matrix(value: Tensor) -> tuple[Tensor, Tensor]:
     return vector, rows.unflatten(-1, (dim, dim))
 
 
-def _expanded(distribution: Any, new: Any, batch_shape: torch.Size) -> Any:
-    """Return new with the parameters of a distribution, expanded to a batch shape."""
-    for name, constraint in distribution.arg_constraints.items():
-        given = getattr(distribution, name)
-        event = given.shape[given.dim() - constraint.event_dim :]
-        setattr(new, name, given.expand(batch_shape + event))
-    return new
+class _PackedDistribution(dist.TorchDistribution):
+    """Several variables in one vector; the parameters broadcast over the batch."""
+
+    event_dims: ClassVar[dict[str, int]]
+    """Number of event dimensions of each parameter."""
+
+    has_rsample = True
+
+    def __init__(self, size: int, validate_args: bool | None, **parameters: Tensor) -> None:
+        batches = (p.shape[: p.dim() - self.event_dims[name]] for name, p in parameters.items())
+        batch_shape = torch.broadcast_shapes(*batches)
+        self._expand_parameters(batch_shape, parameters)
+        super().__init__(batch_shape, torch.Size((size,)), validate_args=validate_args)
+
+    def _expand_parameters(self, batch_shape: torch.Size, parameters: dict[str, Tensor]) -> None:
+        for name, parameter in parameters.items():
+            event = parameter.shape[parameter.dim() - self.event_dims[name] :]
+            setattr(self, name, parameter.expand(batch_shape + event))
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Any:
+        """Return the distribution with its batch dimensions expanded."""
+        new = self._get_checked_instance(type(self), _instance)
+        batch_shape = torch.Size(batch_shape)
+        new._expand_parameters(batch_shape, {name: getattr(self, name) for name in self.event_dims})
+        torch.distributions.Distribution.__init__(new, batch_shape, self.event_shape, False)
+        new._validate_args = self._validate_args
+        return new
 
 
-class _ScaledNormal(dist.TorchDistribution):
+class _ScaledNormal(_PackedDistribution):
     """A number s and a vector z whose precision matrix, given s, is a multiple of P."""
 
+    event_dims: ClassVar = {"loc": 1, "precision_matrix": 2, "concentration": 0, "rate": 0}
     arg_constraints: ClassVar[dict[str, Any]] = {
         "loc": constraints.real_vector,
         "precision_matrix": constraints.positive_definite,
@@ -69,7 +90,6 @@ class _ScaledNormal(dist.TorchDistribution):
         "rate": constraints.positive,
     }
     support = vector_then_positive
-    has_rsample = True
 
     def __init__(
         self,
@@ -79,13 +99,14 @@ class _ScaledNormal(dist.TorchDistribution):
         rate: Tensor,
         validate_args: bool | None = None,
     ) -> None:
-        batch_shape = torch.broadcast_shapes(
-            loc.shape[:-1], precision_matrix.shape[:-2], concentration.shape, rate.shape
+        super().__init__(
+            loc.shape[-1] + 1,
+            validate_args,
+            loc=loc,
+            precision_matrix=precision_matrix,
+            concentration=concentration,
+            rate=rate,
         )
-        self.loc = loc.expand(batch_shape + loc.shape[-1:])
-        self.precision_matrix = precision_matrix.expand(batch_shape + precision_matrix.shape[-2:])
-        self.concentration, self.rate = concentration.expand(batch_shape), rate.expand(batch_shape)
-        super().__init__(batch_shape, torch.Size((loc.shape[-1] + 1,)), validate_args=validate_args)
 
     def scale_marginal(self) -> Any:
         """Return the distribution of s."""
@@ -94,14 +115,6 @@ class _ScaledNormal(dist.TorchDistribution):
     def precision_factor(self, scale: Tensor) -> Tensor:
         """Return the multiple of P at s."""
         raise NotImplementedError
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Any:
-        """Return the distribution with its batch dimensions expanded."""
-        new = self._get_checked_instance(type(self), _instance)
-        _expanded(self, new, torch.Size(batch_shape))
-        super(dist.TorchDistribution, new).__init__(batch_shape, self.event_shape, False)
-        new._validate_args = self._validate_args
-        return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density at (z_1, ..., z_D, s), in nats."""
@@ -163,7 +176,7 @@ class NormalInverseGammaDistribution(_ScaledNormal):
         return scale.reciprocal()
 
 
-class NormalWishartDistribution(dist.TorchDistribution):
+class NormalWishartDistribution(_PackedDistribution):
     """Law of (z, L): L is Wishart(nu, V) and z, given L, normal (m, (kappa L)^-1).
 
     :param loc: m  # shape: (*batch, D)
@@ -172,8 +185,8 @@ class NormalWishartDistribution(dist.TorchDistribution):
     :param precision_matrix: V^-1  # shape: (*batch, D, D)
     """
 
+    event_dims: ClassVar = {"loc": 1, "kappa": 0, "df": 0, "precision_matrix": 2}
     support = vector_then_positive_definite
-    has_rsample = True
 
     def __init__(
         self,
@@ -183,14 +196,15 @@ class NormalWishartDistribution(dist.TorchDistribution):
         precision_matrix: Tensor,
         validate_args: bool | None = None,
     ) -> None:
-        batch_shape = torch.broadcast_shapes(
-            loc.shape[:-1], kappa.shape, df.shape, precision_matrix.shape[:-2]
-        )
         dim = loc.shape[-1]
-        self.loc = loc.expand(batch_shape + loc.shape[-1:])
-        self.kappa, self.df = kappa.expand(batch_shape), df.expand(batch_shape)
-        self.precision_matrix = precision_matrix.expand(batch_shape + precision_matrix.shape[-2:])
-        super().__init__(batch_shape, torch.Size((dim + dim * dim,)), validate_args=validate_args)
+        super().__init__(
+            dim + dim * dim,
+            validate_args,
+            loc=loc,
+            kappa=kappa,
+            df=df,
+            precision_matrix=precision_matrix,
+        )
 
     @property
     def arg_constraints(self) -> dict[str, Any]:
@@ -201,14 +215,6 @@ class NormalWishartDistribution(dist.TorchDistribution):
             "df": constraints.greater_than(self.loc.shape[-1] - 1),
             "precision_matrix": constraints.positive_definite,
         }
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Any:
-        """Return the distribution with its batch dimensions expanded."""
-        new = self._get_checked_instance(NormalWishartDistribution, _instance)
-        _expanded(self, new, torch.Size(batch_shape))
-        super(dist.TorchDistribution, new).__init__(batch_shape, self.event_shape, False)
-        new._validate_args = self._validate_args
-        return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density at (z, L row by row), in nats."""
@@ -224,11 +230,10 @@ class NormalWishartDistribution(dist.TorchDistribution):
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
         """Return draws of (z, L row by row), differentiable in the parameters."""
         dim = self.loc.shape[-1]
-        # V^-1/2 = C C' and B of Bartlett: with K = C'^-1, L = (K B)(K B)' and (K B)'^-1 = C B'^-1.
+        # L = root root' with root = C'^-1 B, so that root'^-1 = C B'^-1.
         factor = matrices.cholesky(0.5 * self.precision_matrix)
-        bartlett = fn.bartlett_factor(0.5 * (self.df - dim + 1.0), dim, sample_shape)
-        root = matrices.triangular_solve(factor.mT, bartlett, upper=True)
-        noise = torch.randn((*bartlett.shape[:-1], 1), dtype=bartlett.dtype, device=bartlett.device)
+        root, bartlett = fn.draws(0.5 * (self.df - dim + 1.0), factor, sample_shape)
+        noise = torch.randn((*root.shape[:-1], 1), dtype=root.dtype, device=root.device)
         spread = factor @ matrices.triangular_solve(bartlett.mT, noise, upper=True)
         vector = self.loc + spread.squeeze(-1) / self.kappa.sqrt().unsqueeze(-1)
         return torch.cat([vector, (root @ root.mT).flatten(-2)], -1)

@@ -74,7 +74,9 @@ def find_family(family: Any) -> ExponentialFamily | None:
     """Return the family, or None where none is registered.
 
     ``Normal(...).to_event(1)`` is a multivariate normal: one full covariance over the event.
-    Other distributions under ``to_event`` are products, of the family of their elements.
+    Other distributions under ``to_event`` are products, of the family of their elements. Where
+    the family has a fixed count, such as ``Binomial(10)``, a distribution gives its own; a class
+    of distributions or of families gives a count of 1.
 
     :param family: a family, its class, a distribution, or a class of distributions.
     """
@@ -85,7 +87,8 @@ def find_family(family: Any) -> ExponentialFamily | None:
     inner = unwrap(family)
     if isinstance(inner, torch.distributions.Normal) and len(family.event_shape) == 1:
         return _lookup(torch.distributions.MultivariateNormal)
-    return _lookup(type(inner))
+    found = _lookup(type(inner))
+    return None if found is None else found.for_distribution(inner)
 
 
 def get_family(family: Any) -> ExponentialFamily:

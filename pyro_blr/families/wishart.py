@@ -23,18 +23,16 @@ def _trace_of_product(left: Tensor, right: Tensor) -> Tensor:
 
 
 class WishartDistribution(dist.Wishart):
-    """Pyro's Wishart with draws of its own.
+    """Pyro's Wishart with draws by Bartlett's decomposition alone.
 
-    torch's sampler takes every regular draw for a singular one, warns and draws again.
+    Its own sampler takes every regular draw for a singular one, warns and draws again.
     """
 
-    def rsample(self, sample_shape: Any = (), max_try_correction: int | None = None) -> Tensor:
-        """Return draws, differentiable in the parameters  # shape: (*sample_shape, *batch, D, D)"""
-        # V = L L': for K = sqrt(2) L, K B B' K' has the scale K K'/2 = V.
-        factor = self.scale_tril
-        dim = factor.shape[-1]
-        bartlett = fn.bartlett_factor(0.5 * (self.df - dim + 1.0), dim, tuple(sample_shape))
-        root: Tensor = math.sqrt(2.0) * factor @ bartlett
+    def rsample(self, sample_shape: tuple[int, ...] = (), max_try_correction: Any = None) -> Tensor:
+        """Return draws, differentiable in the parameters; nothing is tried again."""
+        x = 0.5 * (self.df - self.event_shape[-1] + 1.0)
+        factor = matrices.cholesky(0.5 * self.precision_matrix)
+        root, _ = fn.draws(x, factor, sample_shape)
         return root @ root.mT
 
 
@@ -58,7 +56,7 @@ class Wishart(ExponentialFamily):
     event_dim = 2
     natural_event_dims = (0, 2)
     support = constraints.positive_definite
-    distribution_type = dist.Wishart
+    distribution_type = WishartDistribution
     has_rsample = True
 
     def _shape(self, natural: Natural) -> Tensor:
@@ -95,8 +93,9 @@ class Wishart(ExponentialFamily):
 
     def distribution(self, natural: Natural) -> Any:
         with self.naming_domain():
-            shape = 2.0 * self._shape(natural)
-            return WishartDistribution(shape, precision_matrix=-2.0 * natural[1])
+            return WishartDistribution(
+                2.0 * self._shape(natural), precision_matrix=-2.0 * natural[1]
+            )
 
     def natural_of(self, distribution: Any) -> Natural:
         wishart = unwrap(distribution)
@@ -128,6 +127,10 @@ class Wishart(ExponentialFamily):
         main = shape_p * matrices.relative_divergence(factor_q, factor_p, shape_q / shape_p)
         dim = natural_q[1].shape[-1]
         return main + fn.bregman_stirling(natural_p[0] + 1.0, natural_q[0] + 1.0, dim)
+
+    def rsample(self, natural: Natural, sample_shape: tuple[int, ...] = ()) -> Tensor:
+        root, _ = fn.draws(natural[0] + 1.0, matrices.cholesky(-natural[1]), sample_shape)
+        return root @ root.mT
 
 
 register_family(Wishart, torch.distributions.Wishart)

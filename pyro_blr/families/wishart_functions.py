@@ -22,10 +22,7 @@ import torch
 from torch import Tensor
 
 from pyro_blr.families import gamma_functions as fn
-
-# Newton's method on log g(x) in log x: the start is within a factor 1.5 for D up to 1000, and five
-# steps reach rounding everywhere; tests/families/test_wishart_functions.py has the figures.
-_NEWTON_STEPS = 6
+from pyro_blr.families import matrices
 
 
 def shapes(x: Tensor, dim: int) -> Tensor:
@@ -119,17 +116,19 @@ def bregman_stirling(x_p: Tensor, x_q: Tensor, dim: int) -> Tensor:
 def inverse_log_minus_digamma(y: Tensor, dim: int) -> Tensor:
     """Return x with D log a - psi_D(a) = y, by Newton's method.
 
-    As :func:`gamma_functions.inverse_log_minus_digamma`, which it is for D = 1: on the logarithm
-    of both sides in log x. ``x y`` runs from D(D + 1)/4 (y -> 0) to 1 (y -> infinity).
+    The left side g is completely monotone in x, and 1/g close to a line at both ends. Newton's
+    method on 1/g rises to the root from ``x = 1/(2 y)`` or ``a = D(D + 1)/(4 y)``, the larger of
+    two lower bounds (from log a - psi(a) >= 1/2a). Between x = 1/D and x = D, where g is flat,
+    the start is far off: 4 steps reach rounding for D = 1, one more for each doubling of D.
 
     :param y: positive numbers.
     :param dim: D.
     """
-    x = (0.25 * dim * (dim + 1.0) + y) / (y * (1.0 + y))
-    for _ in range(_NEWTON_STEPS):
+    offset = 0.5 * (dim - 1.0)
+    x = torch.maximum(0.5 / y, 0.25 * dim * (dim + 1.0) / y - offset)
+    for _ in range(4 + (dim - 1).bit_length()):
         current = log_minus_digamma(x, dim)
-        slope = x / (x + 0.5 * (dim - 1.0)) * trigamma_excess(x, dim)
-        x = x * ((current / y).log() * current / slope).exp()
+        x = x + (current / y) * (current - y) * (x + offset) / trigamma_excess(x, dim)
     return x
 
 
@@ -149,3 +148,19 @@ def bartlett_factor(x: Tensor, dim: int, sample_shape: tuple[int, ...] = ()) -> 
     squares = unit.rsample(torch.Size(sample_shape))
     noise = torch.randn((*squares.shape, dim), dtype=x.dtype, device=x.device)
     return torch.diag_embed(squares.sqrt()) + math.sqrt(0.5) * noise.tril(-1)
+
+
+def draws(x: Tensor, factor: Tensor, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+    """Return draws of a Wishart as ``root root'``, differentiable in x and in the factor.
+
+    For K = C'^-1, ``K B B' K'`` has the scale ``K K'/2 = (C C')^-1/2``.
+
+    :param x: a - (D - 1)/2, positive numbers  # shape: (*batch,)
+    :param factor: C, the Cholesky factor of V^-1/2  # shape: (*batch, D, D)
+    :param sample_shape: shape of the independent draws.
+    :return: root = K B, and B  # shapes: (*sample_shape, *batch, D, D)
+    """
+    # One draw of x for each matrix of the factor's batch, also where x has fewer.
+    each = x.expand(torch.broadcast_shapes(x.shape, factor.shape[:-2]))
+    bartlett = bartlett_factor(each, factor.shape[-1], sample_shape)
+    return matrices.triangular_solve(factor.mT, bartlett, upper=True), bartlett

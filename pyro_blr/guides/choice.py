@@ -26,6 +26,7 @@ from ..energy.latents import Latent
 from ..energy.trace import Traced, discrete_site
 from ..families import (
     Beta,
+    DiagonalNormal,
     Dirichlet,
     ExponentialFamily,
     Gamma,
@@ -116,9 +117,9 @@ def _base(support: Any) -> Any:
 
 def _named(name: str, site: Any, family: ExponentialFamily, base: Any) -> Latent:
     """The family that the user asked for, if the site's support allows it."""
-    if isinstance(family, Normal | MultivariateNormal):
+    if isinstance(family, Normal | DiagonalNormal | MultivariateNormal):
         latent = unconstrained(name, site)
-        if isinstance(family, Normal):
+        if not isinstance(family, MultivariateNormal):
             return _scalar(latent)
         if latent.site.event_dim == 0:
             raise errors.ArgumentError(

@@ -4,6 +4,7 @@
 """Where q starts, and how it moves between layouts of blocks."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -212,24 +213,31 @@ def _gaussian_natural(
 
 
 def _dense(latent: Latent, natural: Natural, kept: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """A site's own natural parameters with all dims but the kept ones joined to one event dim."""
-    block = latent.block()
-    batch = latent.batch_dims
-    joined = [d for d in batch if d not in kept]
-    order = [batch.index(d) for d in (*kept, *joined)]
+    """A site's own natural parameters with all dims but the kept ones joined to one event dim.
+
+    Along kept dims elements are independent: where the site's own law correlates them (an event
+    dim), they keep their means and conditional variances.
+    """
+    site, batch = latent.site, latent.batch_dims
+    event = tuple(d for d in range(len(site.shape)) if d not in batch)
+    joined = tuple(d for d in range(len(site.shape)) if d not in kept)
     linear, square = natural
-    if block.event_size is None:
-        linear, square = linear.unsqueeze(-1), square.unsqueeze(-1).unsqueeze(-1)
-    n = len(batch)
-    linear = linear.permute(*order, n)
-    square = square.permute(*order, n, n + 1)
-    outer = linear.shape[: len(kept)]
-    rows = 1
+    event_shape = tuple(site.shape[d] for d in event)
+    linear = linear.reshape(site.shape)
+    own = square.reshape([*(site.shape[d] for d in batch), *event_shape, *event_shape])
+    # One letter a dim for rows, and another for columns where rows and columns may differ.
+    column = {d: d + len(site.shape) if d in joined else d for d in range(len(site.shape))}
+    operands: list[Any] = [own, [*batch, *event, *(column[d] for d in event)]]
     for d in joined:
-        rows *= latent.site.shape[d]
-    event = linear.shape[-1]
-    linear = linear.reshape(*outer, rows * event)
-    square = square.reshape(*outer, rows, event, event)
-    eye = torch.eye(rows, dtype=square.dtype, device=square.device)
-    full = torch.einsum("...ref,rs->...resf", square, eye)
-    return linear, full.reshape(*outer, rows * event, rows * event)
+        if d in batch:
+            eye = torch.eye(site.shape[d], dtype=own.dtype, device=own.device)
+            operands += [eye, [d, column[d]]]
+    full = torch.einsum(*operands, [*kept, *joined, *(column[d] for d in joined)])
+    size = prod(site.shape[d] for d in joined)
+    outer = [site.shape[d] for d in kept]
+    full = full.reshape([*outer, size, size])
+    if set(kept) & set(event):
+        mean = torch.linalg.solve(-2 * square, natural[0].unsqueeze(-1)).reshape(site.shape)
+        vector = mean.permute((*kept, *joined)).reshape([*outer, size, 1])
+        return (-2 * full @ vector).squeeze(-1), full
+    return linear.permute((*kept, *joined)).reshape([*outer, size]), full

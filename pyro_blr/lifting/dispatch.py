@@ -251,7 +251,7 @@ def _wrap_polynomials(call: Call, name: str, result: Any, expected: Any) -> Any:
         for i, (p, (_, dtype)) in enumerate(zip(polynomials, kinds, strict=True))
     ]
     if spec is None:
-        return wrapped[0] if isinstance(result, Polynomial) else tuple(wrapped)
+        return wrapped[0] if len(wrapped) == 1 else tuple(wrapped)
     return pytree.tree_unflatten(wrapped, spec)
 
 

@@ -52,6 +52,29 @@ JUMPING = frozenset(
 )
 
 
+#: Sums and products: what they join is not what makes an expectation hard.
+ARITHMETIC = frozenset(
+    """
+    add addcmul sub subtract rsub mul multiply div divide true_divide neg negative positive sum mean
+    lerp matmul mm mv bmm dot einsum linear cumsum where log_prob to type double float clone
+    contiguous __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __neg__
+    __pos__ __matmul__ __rmatmul__
+    """.split()  # noqa: SIM905 - as above
+)
+
+
+def functions_of(density: LiftedTensor) -> tuple[str, ...]:
+    """The functions that a value without a polynomial went through, the outermost first.
+
+    Sums, products, what moves elements, and the transforms that q's own variables go through are
+    left out.
+    """
+    values = {id(n) for n in program([density]) if n.is_value}
+    nodes = (n for n in reversed(program([density], values)) if id(n) not in values)
+    names = (name_of(n) for n in nodes if n.poly is None)
+    return tuple(dict.fromkeys(n for n in names if n and n not in ARITHMETIC | REARRANGING))
+
+
 def name_of(node: LiftedTensor) -> str:
     """The name of the torch function that a node is a result of."""
     return "" if node.call is None else getattr(node.call.function, "__name__", "")

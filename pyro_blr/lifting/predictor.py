@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .commuting import commuted
-from .elementwise import LINEAR_TAIL, is_affine, is_elementwise, name_of, rearranges
+from .elementwise import LINEAR_TAIL, functions_of, is_affine, is_elementwise, name_of, rearranges
 from .polynomial import key_of
 from .tensor import LiftedTensor, program
 
@@ -82,11 +82,11 @@ def _is_tail(node: LiftedTensor) -> bool:
 def _search(density: LiftedTensor, program: LiftedTensor) -> Predictor | str:
     """The predictor of the cut with the fewest scalars, each of which one element depends on."""
     frontier = _frontier(program)
-    if isinstance(frontier, str):
-        return frontier
+    if frontier is None:
+        return _without_rule(density, "several elements")
     cuts = [cut for cut in _cuts(frontier) if len(cut) <= MOST]
     if not cuts:
-        return f"it depends on more than {MOST} Gaussian scalars per element"
+        return _without_rule(density, f"more than {MOST} Gaussian scalars per element")
     found: Predictor | str = ""
     for cut in sorted(cuts, key=len):
         found = _found(density, program, cut)
@@ -95,8 +95,22 @@ def _search(density: LiftedTensor, program: LiftedTensor) -> Predictor | str:
     return found
 
 
-def _frontier(density: LiftedTensor) -> list[LiftedTensor] | str:
-    """The nearest affine nodes on every path, through elementwise operations."""
+def _without_rule(density: LiftedTensor, what: str) -> str:
+    """The reason where no rule serves: the functions, and what they depend on together."""
+    functions = functions_of(density)[:LISTED]
+    if not functions:
+        return f"it depends on {what}"
+    return f"{', '.join(f'`{f}`' for f in functions)} of {what}"
+
+
+#: Functions that a reason lists, the outermost first.
+LISTED = 3
+
+
+def _frontier(density: LiftedTensor) -> list[LiftedTensor] | None:
+    """The nearest affine nodes on every path, through elementwise operations; None if another
+    operation, or a latent that is not Gaussian, lies on one.
+    """
     frontier: dict[int, LiftedTensor] = {}
     seen: set[int] = set()
     stack = [density]
@@ -108,7 +122,7 @@ def _frontier(density: LiftedTensor) -> list[LiftedTensor] | str:
         if is_affine(node):
             frontier[id(node)] = node
         elif node.call is None or not is_elementwise(node):
-            return node.reason or f"{node!r} is not Gaussian"
+            return None
         else:
             stack.extend(node.call.inputs)
     return list(frontier.values())

@@ -11,11 +11,13 @@ ball, weighted by the standard normal density and normalised:
 
 For g analytic in a strip of half-width d around the real axis its error is of order
 ``exp(-2 pi d / (s h))`` (Trefethen & Weideman 2014, Theorem 5.1; plus ``exp(-2 pi^2 / h^2)`` from
-the weight), so halving h squares the error. Hence the difference of the rules with h and h/2 is the
-error of the coarse one. The rule that is used has the step h / sqrt(2): a difference of 1e-8 nats
-leaves it an error of ``1e-8 ** sqrt(2)`` = 5e-12, so that derivatives in the moments, which lose a
-few digits, are good to 1e-8 as well. Gauss-Hermite rules, whose error for a log-sigmoid decays only
-like ``exp(-c sqrt(n))``, need their nodes anew for each n and allow no such statement.
+the weight), so a step of h / sqrt(2) raises the error at least to the power sqrt(2): 1e-8 becomes
+5e-12. Hence the difference of the rules with h and h / sqrt(2) is the error of the coarse one. The
+fine one is used. Gauss-Hermite rules, whose error for a log-sigmoid decays only like
+``exp(-c sqrt(n))``, allow no such statement. Where the strip narrows in the tail of the other
+scalar (``exp(f) g`` in a log-sigmoid) the error falls more slowly, and derivatives in the moments
+lose a few digits: so the fine rule's error, estimated from the last two differences, is asked to
+be a hundredth of the tolerance where that can be had.
 
 A narrow likelihood needs a small h: the rule is refined at the likelihood's own scale, and of two
 scalars only the one that needs it. Outside the ball lies the probability ``exp(-R^2 / 2)`` for two
@@ -38,9 +40,11 @@ from .scalars import Scalars, Spreads
 #: a growing g (exp(f) moves its mass to t = s) is followed outwards as far as 27.
 HALF_WIDTHS = (9.0, 15.0, 27.0)
 
-#: The first step and the last. At step 1 a smooth g is exact to 3e-9 (the weight's own term
-#: e^-19.7). One scalar's last rule has 2 * 9 * 2 ** 10 nodes.
-FIRST_STEP, LAST_STEP = 1.0, 2.0**-10
+#: A step is ``2 ** (-level / OCTAVE)``, and is refined by sqrt(2). At level 0 a smooth g is exact
+#: to 3e-9 (the weight's own term e^-19.7). One scalar's last rule has 2 * 9 * 2 ** 10 nodes.
+OCTAVE = 4
+REFINEMENT = OCTAVE // 2
+LAST_LEVEL = 10 * OCTAVE
 
 #: Elements of one evaluation: nodes are evaluated in pieces of at most this many values (2 MB),
 #: which stay in the cache from one operation of the density to the next.
@@ -54,6 +58,15 @@ MAX_VALUES = 2**25
 #: The default bound on a datum's error, in nats.
 QUAD_TOL = 1e-8
 
+#: The part of the tolerance that the used rule's error is estimated at. It leaves derivatives in
+#: the moments good to the tolerance itself: they lose a factor of 40 in a log-sigmoid of exp(f) g.
+CAUTION = 0.01
+
+#: Two scalars' differences below SMALL nats that stay above SLOW times the last PATIENCE times in a
+#: row mean a kink (which halves them) or a jump. An analytic g has ``h exp(-2 pi d / h)`` at worst:
+#: once its ratio is as low as 0.37, the next ones are 0.28 and 0.19.
+SMALL, SLOW, PATIENCE = 1e-3, 0.3, 3
+
 #: Directions in which the tail of two scalars is looked at.
 DIRECTIONS = 16
 
@@ -62,52 +75,50 @@ DIRECTIONS = 16
 class Rule:
     """A trapezoidal rule on a grid, within a ball.
 
-    :param steps: the grid's step in each of the one or two standardised variables.
+    :param levels: how fine the grid is in each of the one or two standardised variables.
     :param half_width: the ball's radius in standard deviations.
     """
 
-    steps: tuple[float, ...]
+    levels: tuple[int, ...]
     half_width: float
 
-    def nodes(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Nodes and weights. # shape: (K, d), (K,)"""
-        return _nodes(self.steps, self.half_width, dtype, device)
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """The grid's steps."""
+        return tuple(2.0 ** (-level / OCTAVE) for level in self.levels)
 
     @property
     def size(self) -> int:
         """About the number of nodes: the ball's volume over a cell's."""
-        if len(self.steps) == 1:
-            return 1 + 2 * int(self.half_width / self.steps[0])
-        return math.ceil(math.pi * self.half_width**2 / math.prod(self.steps))
+        ball = 2 * self.half_width if len(self.levels) == 1 else math.pi * self.half_width**2
+        return math.ceil(ball / math.prod(self.steps))
 
-    def refined(self, dims: Iterable[int], by: float = 2.0) -> "Rule":
-        """The rule with smaller steps in some dims."""
-        chosen = set(dims)
-        steps = tuple(h / by if i in chosen else h for i, h in enumerate(self.steps))
-        return Rule(steps, self.half_width)
+    def nodes(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Nodes and weights. # shape: (K, d), (K,)"""
+        return _nodes(self, dtype, device)
+
+    def refined(self, dims: Iterable[int]) -> "Rule":
+        """The rule with steps smaller by sqrt(2) in some dims."""
+        levels = list(self.levels)
+        for i in dims:
+            levels[i] += REFINEMENT
+        return Rule(tuple(levels), self.half_width)
 
     def at_spreads(self, calibrated: Spreads, now: Spreads) -> "Rule":
-        """The rule that resolves each scalar as finely at other spreads of them: s h stays.
-
-        Steps shrink by quarter octaves, so that few rules are met.
-        """
+        """The rule that resolves each scalar as finely at other spreads of them: s h stays."""
         resolved = [max(h * s for h, s in zip(self.steps, row, strict=True)) for row in calibrated]
-        steps = []
-        for j, h in enumerate(self.steps):
-            wanted = max(
-                (h * row[j] / fine for row, fine in zip(now, resolved, strict=True) if fine > 0),
-                default=1.0,
-            )
-            octaves = math.ceil(4 * math.log2(wanted)) / 4 if wanted > 1 else 0.0
-            steps.append(max(h * 2.0**-octaves, min(h, LAST_STEP / 2)))
-        return Rule(tuple(steps), self.half_width)
+        levels = []
+        for j, (level, h) in enumerate(zip(self.levels, self.steps, strict=True)):
+            ratios = (h * row[j] / fine for row, fine in zip(now, resolved, strict=True) if fine)
+            wider = max(ratios, default=1.0)
+            finer = math.ceil(OCTAVE * math.log2(wider)) if wider > 1 else 0
+            levels.append(min(level + finer, LAST_LEVEL + OCTAVE))
+        return Rule(tuple(levels), self.half_width)
 
 
 @lru_cache(maxsize=64)
-def _nodes(
-    steps: tuple[float, ...], half_width: float, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    nodes = _ball(steps, half_width)
+def _nodes(rule: Rule, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    nodes = _ball(rule.steps, rule.half_width)
     weights = (-0.5 * nodes.square().sum(-1)).exp()
     weights = weights / weights.sum()
     return nodes.to(device, dtype), weights.to(device, dtype)
@@ -164,13 +175,16 @@ class Integrand:
         assert total is not None
         return total
 
-    def tail(self, scalars: Scalars, half_width: float) -> float:
-        """The probability outside the ball times the largest value met on its sphere."""
+    def tails(self, scalars: Scalars) -> list[float]:
+        """For each ball the probability outside times the largest value met on its sphere."""
         mean = scalars.means[0]
-        sphere = _directions(len(scalars.means)).to(mean.device, mean.dtype) * half_width
-        values = self.function(*scalars.at(sphere))
-        outside = math.exp(-0.5 * half_width**2)
-        return host.number(values.abs().max()) * outside if values.numel() else 0.0
+        sphere = _directions(len(scalars.means)).to(mean.device, mean.dtype)
+        values = self.function(*scalars.at(torch.cat([r * sphere for r in HALF_WIDTHS])))
+        if not values.numel():
+            return [0.0 for _ in HALF_WIDTHS]
+        largest = values.abs().reshape(len(HALF_WIDTHS), -1).amax(1)
+        outside = [math.exp(-0.5 * r**2) for r in HALF_WIDTHS]
+        return [host.number(v) * p for v, p in zip(largest, outside, strict=True)]
 
 
 def _directions(dims: int) -> Tensor:
@@ -188,40 +202,49 @@ def calibrate(integrand: Integrand, scalars: Scalars, tolerance: float = QUAD_TO
     :param tolerance: in nats per element.
     """
     with torch.no_grad():
-        for half_width in HALF_WIDTHS:
-            found = _refine(integrand, scalars, tolerance, half_width)
-            if found.refusal or integrand.tail(scalars, half_width) <= tolerance:
-                return found
-    return Calibration(found.rule, math.inf, "it grows too fast in the tails for quadrature")
+        tails = integrand.tails(scalars)
+        for i, half_width in enumerate(HALF_WIDTHS):
+            # Further out a value may overflow, which says nothing, or show where the mass has gone.
+            further = any(tolerance < tail < math.inf for tail in tails[i + 1 :])
+            if tails[i] <= tolerance and not further:
+                return _refine(integrand, scalars, tolerance, half_width)
+    rule = Rule((0,) * len(scalars.means), half_width)
+    return Calibration(rule, math.inf, "it grows too fast in the tails for quadrature")
 
 
 def _refine(
     integrand: Integrand, scalars: Scalars, tolerance: float, half_width: float
 ) -> Calibration:
-    """Halve the step of each scalar until halving it once more changes nothing."""
+    """Refine each scalar's step until refining it once more changes nothing."""
     dims = range(len(scalars.means))
-    rule, error = Rule((FIRST_STEP,) * len(dims), half_width), math.inf
+    rule, error = Rule((0,) * len(dims), half_width), 1.0
     value: Tensor | None = None
+    slow = 0
     while True:
         refusal = _refusal(rule, error, integrand.elements)
         if refusal:
-            return Calibration(rule, error, refusal)
+            return Calibration(rule, error, refusal if error > tolerance else "")
         value = integrand.expectation(scalars, rule) if value is None else value
         finer = [integrand.expectation(scalars, rule.refined([i])) for i in dims]
         errors = [_difference(fine, value) for fine in finer]
-        error = sum(errors)
-        if error <= tolerance:
-            return Calibration(rule.refined(dims, by=math.sqrt(2)), error)
+        previous, error = error, sum(errors)
         if not math.isfinite(error):
             return Calibration(rule, error, _disagrees(error))
-        coarse = [i for i in dims if errors[i] > tolerance / len(dims)]
+        # Errors fall faster and faster: the next difference is at most the last two's ratio away.
+        if error <= tolerance and error * min(1.0, error / previous) <= CAUTION * tolerance:
+            return Calibration(rule.refined(dims), error)
+        slow = slow + 1 if SLOW * previous < error < SMALL else 0
+        if len(dims) > 1 and slow == PATIENCE:
+            return Calibration(rule, error, _falls_slowly(rule, error))
+        wanted = tolerance if error > tolerance else CAUTION * tolerance
+        coarse = [i for i in dims if errors[i] > wanted / len(dims)]
         rule = rule.refined(coarse)
         value = finer[coarse[0]] if len(coarse) == 1 else None
 
 
 def _refusal(rule: Rule, error: float, elements: int) -> str:
     """Why a rule and the next finer ones are not tried, if so."""
-    if min(rule.steps) <= LAST_STEP:
+    if max(rule.levels) >= LAST_LEVEL:
         return _disagrees(error)
     nodes = 2 * rule.size
     if len(rule.steps) > 1 and (nodes > MAX_NODES or nodes * elements > MAX_VALUES):
@@ -234,6 +257,13 @@ def _refusal(rule: Rule, error: float, elements: int) -> str:
 
 def _disagrees(error: float) -> str:
     return f"quadrature disagrees by {error:.1e} nats at the finest rule"
+
+
+def _falls_slowly(rule: Rule, error: float) -> str:
+    return (
+        f"quadrature disagrees by {error:.1e} nats at {rule.size} nodes, and this falls too slowly "
+        "(a kink or a jump)"
+    )
 
 
 def _difference(left: Tensor, right: Tensor) -> float:

@@ -3,8 +3,7 @@
 
 """One or two jointly Gaussian scalars an element, and their values at standard normal nodes."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -40,7 +39,7 @@ class Root:
         return [[self.own[0], None], [self.cross, self.own[1]]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Scalars:
     """One or two jointly Gaussian scalars for each element of a factor.
 
@@ -53,24 +52,14 @@ class Scalars:
     means: tuple[Tensor, ...]
     variances: tuple[Tensor, ...]
     covariance: Tensor | None = None
+    root: Root = field(init=False)
 
-    @cached_property
-    def root(self) -> Root:
-        """The Cholesky factor of each element's covariance.
-
-        A scalar without variance has gradient 0 there. So has the residual of perfectly correlated
-        scalars: they depend on one another linearly whatever q is, so that the derivative of
-        ``v2 - c^2 / v1`` is 0 along every change of q.
-        """
+    def __post_init__(self) -> None:
         if self.covariance is None:
-            return Root(tuple(standard_deviation(v) for v in self.variances), None)
-        (v1, v2), c = self.variances, self.covariance
-        first = standard_deviation(v1)
-        slope = torch.where(v1 > 0, c / torch.where(v1 > 0, v1, 1.0), 0.0)
-        residual = v2 - slope * c
-        known = residual > ROUNDING * torch.finfo(residual.dtype).eps * v2
-        second = standard_deviation(torch.where(known, residual, 0.0))
-        return Root((first, second), slope * first)
+            self.root = Root(tuple(standard_deviation(v) for v in self.variances), None)
+        else:
+            first, second = self.variances
+            self.root = _cholesky(first, second, self.covariance)
 
     def at(self, nodes: Tensor) -> tuple[Tensor, ...]:
         """The scalars at standard normal nodes, whose dim comes first.
@@ -93,6 +82,22 @@ class Scalars:
             tuple(0.0 if entry is None else _largest(entry.detach()) for entry in row)
             for row in self.root.rows()
         )
+
+
+def _cholesky(first: Tensor, second: Tensor, covariance: Tensor) -> Root:
+    """The root of each element's 2x2 covariance.
+
+    A scalar without variance has gradient 0 there. So has the residual of perfectly correlated
+    scalars: they depend on one another linearly whatever q is, so that the derivative of
+    ``v2 - c^2 / v1`` is 0 along every change of q.
+    """
+    moves = first > 0
+    slope = torch.where(moves, covariance / torch.where(moves, first, 1.0), 0.0)
+    residual = second - slope * covariance
+    known = residual > ROUNDING * torch.finfo(residual.dtype).eps * second
+    own = standard_deviation(first)
+    rest = standard_deviation(torch.where(known, residual, 0.0))
+    return Root((own, rest), slope * own)
 
 
 #: The largest absolute entries of the root, by rows.

@@ -38,7 +38,10 @@ _SUFFICIENT: dict[str, tuple[Statistic, ...]] = {
 
 
 def sufficient_statistics(block: Block) -> tuple[Statistic, ...]:
-    """The statistics that are a block's mean parameters, in their order."""
+    """The statistics that are a block's mean parameters (a point's own), in their order."""
+    own: tuple[Statistic, ...] = getattr(block, "statistics", ())
+    if own:
+        return own
     return (MEAN, SECOND) if block.gaussian else _SUFFICIENT.get(block.family.name, ())
 
 

@@ -63,6 +63,8 @@ class LiftedTensor(torch.Tensor):
     #: The value in the exact algebra, or None and the reason.
     poly: Polynomial | None
     reason: str
+    #: Whether it is the value of a latent, made from its variable by q's own transform.
+    is_value: bool = False
 
     def __new__(
         cls,

@@ -46,11 +46,14 @@ class Certificate:
     :param gap: the Newton decrement in nats; infinite if it could not be found.
     :param direction: the Newton step by block, or a direction of negative curvature.
     :param saddle: whether negative curvature was found.
+    :param descent: the Newton step as far as it was solved where negative curvature was found, or
+        None.
     """
 
     gap: float
     direction: dict[Block, Natural]
     saddle: bool
+    descent: dict[Block, Natural] | None = None
 
 
 Vector = list[Tensor]
@@ -108,11 +111,15 @@ def certify(
     """
     curvature = Curvature(objective, naturals)
     step, negative = _conjugate_gradients(curvature, curvature.gradient, MAX_ITERATIONS)
-    gap = math.inf if step is None else 0.5 * host.number(_dot(curvature.gradient, step))
-    if negative is None and gap <= tol:
-        negative = _search_negative_curvature(curvature, generator)
     if negative is not None:
-        return Certificate(math.inf, curvature.split(negative), True)
+        assert step is not None
+        descent = curvature.split([-s for s in step])
+        return Certificate(math.inf, curvature.split(negative), True, descent)
+    gap = math.inf if step is None else 0.5 * host.number(_dot(curvature.gradient, step))
+    if gap <= tol:
+        negative = _search_negative_curvature(curvature, generator)
+        if negative is not None:
+            return Certificate(math.inf, curvature.split(negative), True)
     direction = curvature.precondition(curvature.gradient) if step is None else step
     return Certificate(max(gap, 0.0), curvature.split([-s for s in direction]), False)
 
@@ -153,6 +160,8 @@ def _conjugate_gradients(
 ) -> tuple[Vector | None, Vector | None]:
     """Solve H x = target; or a direction of negative curvature as the second value.
 
+    With the second value, the first is what was solved before that direction was met.
+
     :param probing: whether only the search for negative curvature matters.
     """
     solution = [torch.zeros_like(t) for t in target]
@@ -169,7 +178,7 @@ def _conjugate_gradients(
         if not math.isfinite(curved):
             return None, None
         if curved <= NEGATIVE * size:
-            return None, direction
+            return solution, direction
         if curved <= 0:
             return None, None
         rate = size / curved
@@ -193,25 +202,43 @@ def newton_step(
 ) -> dict[Block, Natural] | None:
     """A step along the certificate's direction that raises the ELBO, or None.
 
-    It ends the slow tail of alternating updates of strongly coupled blocks, and leaves saddles;
-    along negative curvature both signs and larger steps are tried.
+    It ends the slow tail of alternating updates of strongly coupled blocks, and leaves saddles.
+    Along negative curvature both signs are tried, and so is the Newton step as far as it was solved
+    before that curvature was met (Steihaug 1983): far from an optimum, and around one that a
+    symmetry of the model makes a ridge, it is the longer step. The one that gains most is taken.
     """
-    before = objective.value(naturals)
-    scale = 1.0
-    if certificate.saddle:
-        norm = _metric_norm(naturals, certificate.direction)
-        scale = 0.1 / norm if norm > 0 else 1.0
-    best: tuple[float, dict[Block, Natural]] | None = None
+    before = objective.value(naturals).elbo
+    if not certificate.saddle:
+        found = _rising(objective, naturals, certificate.direction, (1.0,), before)
+        return None if found is None else found[1]
+    norm = _metric_norm(naturals, certificate.direction)
+    scale = 0.1 / norm if norm > 0 else 1.0
+    steps = [_rising(objective, naturals, certificate.direction, (scale, -scale), before)]
+    if certificate.descent is not None:
+        steps.append(_rising(objective, naturals, certificate.descent, (1.0,), before))
+    best = max((s for s in steps if s is not None), key=lambda s: s[0], default=None)
+    return None if best is None else best[1]
+
+
+def _rising(
+    objective: Objective,
+    naturals: Naturals,
+    direction: dict[Block, Natural],
+    rates: tuple[float, ...],
+    before: float,
+) -> tuple[float, dict[Block, Natural]] | None:
+    """The longest halved step that raises the ELBO, and the ELBO there; or None."""
     for power in range(20):
-        for sign in (1.0, -1.0) if certificate.saddle else (1.0,):
-            moved = _moved(naturals, certificate.direction, sign * scale * 0.5**power)
+        best: tuple[float, dict[Block, Natural]] | None = None
+        for rate in rates:
+            moved = _moved(naturals, direction, rate * 0.5**power)
             if moved is None:
                 continue
             value = objective.value(moved).elbo
-            if value > before.elbo and (best is None or value > best[0]):
+            if value > before and (best is None or value > best[0]):
                 best = (value, moved)
         if best is not None:
-            return best[1]
+            return best
     return None
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, digamma, lgamma
 
 from pyro_blr import families as f
-from tests.families.poisson import COUNTS, Poisson
 
 HEADINGS = (
     "support",
@@ -154,18 +153,106 @@ def categorical(q: Any, z: Tensor) -> Card:
     )
 
 
+# Enough for the means of the tests, at most 40: the tails beyond are below 1e-17.
+COUNTS = torch.arange(2000.0, dtype=torch.float64)
+
+
+def expected(log_probs: Callable[[Tensor], Tensor], batch: torch.Size, of: Tensor) -> Tensor:
+    """The sum over all counts of a probability times a function of the count."""
+    counts = COUNTS[: len(of)]
+    probs = log_probs(counts.view(-1, *[1] * len(batch)).expand(-1, *batch)).exp()
+    return (probs.movedim(0, -1) * of).sum(-1)
+
+
 def poisson(q: Any, z: Tensor) -> Card:
     r = q.rate
-    log_factorial = lgamma(COUNTS + 1)
-    expected = (q.expand(r.shape).log_prob(COUNTS.view(-1, *[1] * r.dim())).exp()).movedim(0, -1)
-    expected_log_factorial = (expected * log_factorial).sum(-1)
+    log_factorial = expected(lambda k: k * r.log() - r - lgamma(k + 1), r.shape, lgamma(COUNTS + 1))
+    return Card(-lgamma(z + 1), (z,), (r.log(),), (r,), r, r - r * r.log() + log_factorial)
+
+
+def geometric(q: Any, z: Tensor) -> Card:
+    p = q.probs
+    entropy = -p.log() - (1 - p).log() * (1 - p) / p
+    return Card(one(z), (z,), ((1 - p).log(),), ((1 - p) / p,), -p.log(), entropy)
+
+
+def log_choose(n: Tensor, z: Tensor) -> Tensor:
+    return lgamma(n + 1) - lgamma(z + 1) - lgamma(n - z + 1)
+
+
+def binomial(q: Any, z: Tensor) -> Card:
+    p, n = q.probs, q.total_count
+    counts = COUNTS[: int(n.max()) + 1]
+    log_h = expected(
+        lambda k: log_choose(n, k) + k * p.log() + (n - k) * (1 - p).log(),
+        p.shape,
+        log_choose(n.max(), counts),
+    )
     return Card(
-        -lgamma(z + 1),
+        log_choose(n, z),
         (z,),
-        (r.log(),),
-        (r,),
-        r,
-        r - r * r.log() + expected_log_factorial,
+        (p.log() - (1 - p).log(),),
+        (n * p,),
+        -n * (1 - p).log(),
+        -n * (p * p.log() + (1 - p) * (1 - p).log()) - log_h,
+    )
+
+
+def negative_binomial(q: Any, z: Tensor) -> Card:
+    p, k = q.probs, q.total_count
+    log_h = expected(
+        lambda z: lgamma(z + k) - lgamma(z + 1) - lgamma(k) + z * p.log() + k * (1 - p).log(),
+        p.shape,
+        lgamma(COUNTS + k.max()) - lgamma(COUNTS + 1) - lgamma(k.max()),
+    )
+    return Card(
+        lgamma(z + k) - lgamma(z + 1) - lgamma(k),
+        (z,),
+        (p.log(),),
+        (k * p / (1 - p),),
+        -k * (1 - p).log(),
+        -k * ((1 - p).log() + p.log() * p / (1 - p)) - log_h,
+    )
+
+
+def multinomial(q: Any, z: Tensor) -> Card:
+    p, n = q.probs, torch.tensor(float(q.total_count), dtype=torch.float64)
+    counts = COUNTS[: int(n) + 1]
+    log_factorials = expected(
+        lambda k: log_choose(n, k) + k * p.log() + (n - k) * (1 - p).log(),
+        p.shape,
+        lgamma(counts + 1),
+    ).sum(-1)
+    return Card(
+        lgamma(n + 1) - lgamma(z + 1).sum(-1),
+        (z[..., :-1],),
+        (p[..., :-1].log() - p[..., -1:].log(),),
+        (n * p[..., :-1],),
+        -n * p[..., -1].log(),
+        -n * (p * p.log()).sum(-1) - lgamma(n + 1) + log_factorials,
+    )
+
+
+def exponential(q: Any, z: Tensor) -> Card:
+    r = q.rate
+    return Card(one(z), (z,), (-r,), (1 / r,), -r.log(), 1 - r.log())
+
+
+def log_normal(q: Any, z: Tensor) -> Card:
+    of_log = normal(q.base_dist, z.log())
+    return of_log._replace(log_base_measure=-z.log(), entropy=q.loc + of_log.entropy)
+
+
+def von_mises(q: Any, z: Tensor) -> Card:
+    m, k = q.loc, q.concentration
+    log_i0, A = torch.special.i0(k).log(), torch.special.i1(k) / torch.special.i0(k)
+    return Card(
+        one(z),
+        (z.cos(), z.sin()),
+        (k * m.cos(), k * m.sin()),
+        (A * m.cos(), A * m.sin()),
+        LOG_TWO_PI + log_i0,
+        LOG_TWO_PI + log_i0 - k * A,
     )
 
 
@@ -293,47 +380,12 @@ CARDS: dict[type, Callable[[Any, Tensor], Card]] = {
     f.NormalGamma: normal_gamma,
     f.NormalInverseGamma: normal_inverse_gamma,
     f.NormalWishart: normal_wishart,
-    Poisson: poisson,
-}
-
-
-def kl_gamma(q: Any, p: Any) -> Tensor:
-    a, b, c, d = q.concentration, q.rate, p.concentration, p.rate
-    return (a - c) * digamma(a) - lgamma(a) + lgamma(c) + c * (b.log() - d.log()) + a * (d - b) / b
-
-
-def kl_wishart(q: Any, p: Any) -> Tensor:
-    D, V = q.event_shape[-1], q.covariance_matrix
-    ratio = p.precision_matrix @ V
-    trace = ratio.diagonal(dim1=-2, dim2=-1).sum(-1)
-    gammas = torch.mvlgamma(p.df / 2, D) - torch.mvlgamma(q.df / 2, D)
-    digammas = (q.df - p.df) / 2 * multivariate_digamma(q.df / 2, D)
-    return gammas + digammas - p.df / 2 * torch.logdet(ratio) + q.df / 2 * (trace - D)
-
-
-def kl_normal_gamma(q: Any, p: Any) -> Tensor:
-    # The expectation over tau of the divergence of two normals, and that of tau itself.
-    ratio = torch.linalg.solve(q.precision_matrix, p.precision_matrix)
-    gap = q.loc - p.loc
-    square = torch.einsum("...i,...ij,...j->...", gap, p.precision_matrix, gap)
-    trace = ratio.diagonal(dim1=-2, dim2=-1).sum(-1)
-    spread = trace - gap.shape[-1] - torch.logdet(ratio)
-    return kl_gamma(q, p) + (spread + q.concentration / q.rate * square) / 2
-
-
-def kl_normal_wishart(q: Any, p: Any) -> Tensor:
-    q_l = torch.distributions.Wishart(q.df, precision_matrix=q.precision_matrix)
-    p_l = torch.distributions.Wishart(p.df, precision_matrix=p.precision_matrix)
-    gap, ratio = q.loc - p.loc, p.kappa / q.kappa
-    square = torch.einsum("...i,...ij,...j->...", gap, q_l.mean, gap)
-    spread = gap.shape[-1] * (ratio - 1 - ratio.log())
-    return kl_wishart(q_l, p_l) + (spread + p.kappa * square) / 2
-
-
-# Divergences that torch does not have, or not for batches, from the textbook.
-KLS: dict[type, Callable[[Any, Any], Tensor]] = {
-    f.Wishart: kl_wishart,
-    f.NormalGamma: kl_normal_gamma,
-    f.NormalInverseGamma: kl_normal_gamma,
-    f.NormalWishart: kl_normal_wishart,
+    f.Poisson: poisson,
+    f.Geometric: geometric,
+    f.Binomial: binomial,
+    f.NegativeBinomial: negative_binomial,
+    f.Multinomial: multinomial,
+    f.Exponential: exponential,
+    f.LogNormal: log_normal,
+    f.VonMises: von_mises,
 }

@@ -11,7 +11,6 @@ from torch import Generator, Tensor
 
 from pyro_blr import families as f
 from pyro_blr.families import ExponentialFamily, Natural
-from tests.families.poisson import Poisson
 
 Draw = Callable[..., Tensor]
 
@@ -26,6 +25,8 @@ class Row:
     outside: tuple[Natural, ...]
     # Powers for which E[z^power] has a closed form; (none: the family must answer None).
     powers: tuple[float, ...] = ()
+    # To how many digits the log density of Pyro's own distribution is right, if not to all.
+    log_prob_rtol: float = 0.0
     # The size of the numbers whose difference the mean parameters are, at natural parameters:
     # eps times this is the error that they cannot avoid.
     mean_scale: Callable[[Natural], tuple[Tensor, ...]] | None = None
@@ -255,8 +256,46 @@ ROWS = (
         ),
     ),
     Row(
-        Poisson(),
+        f.Poisson(),
         lambda normal: (normal(),),
         outside=((t(math.inf),),),
+    ),
+    Row(
+        f.Geometric(),
+        lambda normal: (-normal().exp(),),
+        outside=((t(0.0),), (t(1e-300),)),
+    ),
+    Row(
+        f.Binomial(7),
+        lambda normal: (2 * normal(),),
+        outside=((t(math.inf),), (t(-math.inf),)),
+    ),
+    Row(
+        f.NegativeBinomial(2.5),
+        lambda normal: (-normal().exp(),),
+        outside=((t(0.0),), (t(1e-300),)),
+    ),
+    Row(
+        f.Multinomial(5),
+        lambda normal: (2 * normal(2),),
+        outside=((t(0.0, math.inf),), (t(-math.inf, 0.0),)),
+    ),
+    Row(
+        f.Exponential(),
+        lambda normal: (-normal().exp(),),
+        outside=((t(0.0),), (t(1e-300),)),
+        powers=(0.0, 1.0, 2.0, 0.5, -0.5, 3.7, -0.8),
+    ),
+    Row(
+        f.LogNormal(),
+        lambda normal: (2 * normal(), -normal().exp() / 2),
+        outside=((t(1.0), t(0.0)), (t(1.0), t(1e-300))),
+        powers=(0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -3.7),
+    ),
+    Row(
+        f.VonMises(),
+        lambda normal: (2 * normal(), 2 * normal()),
+        outside=((t(math.inf), t(0.0)),),
+        log_prob_rtol=1e-6,
     ),
 )

@@ -27,6 +27,12 @@ def by_quadrature(row: Row, natural: tuple[Tensor, ...], power: float) -> Tensor
         log_z = sign * torch.arange(-500.0, 40.0, 0.0025, dtype=torch.float64)
         log_weight = (natural[0] + 1).unsqueeze(-1) * log_z
         log_weight = log_weight + natural[1].unsqueeze(-1) * (sign * log_z).exp()
+    elif row.family.name == "Exponential":
+        log_z = torch.arange(-500.0, 40.0, 0.0025, dtype=torch.float64)
+        log_weight = log_z + natural[0].unsqueeze(-1) * log_z.exp()
+    elif row.family.name == "LogNormal":
+        log_z = torch.arange(-500.0, 500.0, 0.0025, dtype=torch.float64)
+        log_weight = natural[0].unsqueeze(-1) * log_z + natural[1].unsqueeze(-1) * log_z**2
     else:
         # z^a (1 - z)^rest; an element of a Dirichlet is a Beta.
         u = torch.arange(-500.0, 500.0, 0.0025, dtype=torch.float64)
@@ -47,9 +53,11 @@ def test_against_quadrature(row, power):
     assert moment.shape == row.family.distribution(natural).sample().shape
     expected = by_quadrature(row, natural, power)
     # The integrand falls as exp(exponent u) towards u = -500: 0.1 leaves exp(-50) there.
-    exponent = natural[0] + 1 + power
-    if row.family.name == "InverseGamma":
-        exponent = -exponent
+    exponent = {
+        "InverseGamma": -(natural[0] + 1 + power),
+        "Exponential": torch.full_like(natural[0], 1 + power),
+        "LogNormal": torch.full_like(natural[0], math.inf),
+    }.get(row.family.name, natural[0] + 1 + power)
     reliable = exponent > 0.1
     assert bool(reliable.any())
     torch.testing.assert_close(moment[reliable], expected[reliable], rtol=1e-10, atol=0.0)
@@ -63,6 +71,9 @@ def test_gradient(row, power):
     natural = tuple(n + 2 if bool((n > -1).all()) else n for n in row.random((3,)))
     if row.family.name == "InverseGamma":
         natural = natural[0] - 4, natural[1]
+    if row.family.name == "Exponential" and power == -1.0:  # its shape is 1
+        assert bool(row.family.expected_power(natural, power).isinf().all())
+        return
     free = tuple(n.clone().requires_grad_() for n in natural)
     assert torch.autograd.gradcheck(lambda *n: row.family.expected_power(n, power), free)
 

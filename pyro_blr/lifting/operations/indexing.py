@@ -50,6 +50,8 @@ def getitem(value: Polynomial, key: Any) -> Polynomial:
                 else:
                     dims.extend(shared)
             _table(axis, k, shared, renaming)
+    if any(axis is not None and axis.size == 0 for axis in dims):
+        return Polynomial(dims, ())  # no element, so no term
     picked = Polynomial((), value.terms).renamed(renaming).with_dims(dims)
     return picked.simplified() if any(_is_fixed(w) for w in renaming.values()) else picked
 
@@ -88,8 +90,8 @@ def _as_key(key: Any) -> Key:
     if isinstance(key, Polynomial):
         raise NotPolynomial("`__getitem__` by a latent")
     if isinstance(key, list | tuple | range):
-        key = torch.as_tensor(list(key), device="cpu")
-        key = key if key.numel() else key.long()
+        flat = all(type(k) is int for k in key)
+        key = constants.memo(_as_table, (), tuple(key)) if flat else torch.as_tensor(key)
     elif isinstance(key, np.ndarray):
         key = torch.as_tensor(key, device="cpu")
     if isinstance(key, bool) or (_is_mask(key) and key.dim() == 0):
@@ -101,7 +103,11 @@ def _as_key(key: Any) -> Key:
         return key
     if key.dim() == 0 and key.device.type == "cpu":
         return int(key)
-    return key if key.dtype == torch.long else key.long()
+    return key if key.dtype == torch.long else constants.memo(Tensor.long, (key,))
+
+
+def _as_table(positions: tuple[int, ...]) -> Tensor:
+    return torch.tensor(positions, dtype=torch.long, device="cpu")
 
 
 def _is_mask(key: Any) -> bool:
@@ -126,12 +132,10 @@ def _tables_apart(keys: list[Key]) -> bool:
 
 def _slice(axis: Axis | None, key: slice, renaming: dict[Axis, Address]) -> Axis | None:
     index = range(axis.size if axis else 1)[key]
-    if axis is None or len(index) == axis.size:
-        if axis is None and len(index) == 0:
-            raise NotPolynomial("`__getitem__` of an empty slice")
-        return axis
     if len(index) == 0:
-        raise NotPolynomial("`__getitem__` of an empty slice")
+        return Axis(0)
+    if axis is None or len(index) == axis.size:
+        return axis
     if len(index) == 1:
         renaming[axis] = Gather(index[0], ())
         return None

@@ -39,6 +39,8 @@ def mean(
 ) -> Polynomial:
     """The sum over some dims, or over all, divided by the number of elements summed."""
     total = sum_(value, dim, keepdim)
+    if not value.shape.numel():
+        raise NotPolynomial("`mean` of no elements")
     return total * (prod(total.shape) / prod(value.shape))
 
 

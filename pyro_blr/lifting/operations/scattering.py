@@ -43,7 +43,7 @@ def sparse_product(matrix: Any, value: Polynomial) -> Polynomial:
             f"mat1 and mat2 shapes cannot be multiplied ({count}x{width} and {tuple(value.shape)})"
         )
     rows, columns, weights = _entries(matrix)
-    return sum_at(value, rows, columns, weights, count, "matmul")
+    return sum_at(value, rows, count, "matmul", columns, weights)
 
 
 def _entries(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,14 +62,26 @@ def _entries(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _spelled_out(ends: Tensor, entries: Tensor) -> Tensor:
     """The row of each entry, from where each row ends."""
-    return torch.searchsorted(ends[1:].contiguous(), torch.arange(len(entries)), right=True)
+    places = torch.arange(len(entries), device=ends.device)
+    return torch.searchsorted(ends[1:].contiguous(), places, right=True)
 
 
 def sum_at(
-    value: Polynomial, rows: Tensor, columns: Tensor, weights: Tensor, count: int, name: str
+    value: Polynomial,
+    rows: Tensor,
+    count: int,
+    name: str,
+    columns: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Polynomial:
-    """``result[r] = sum of weights[e] value[columns[e]] with rows[e] = r`` along the first dim."""
-    padded = constants.memo(_padded, (rows, columns, weights), count)
+    """``result[r] = sum of weights[e] value[columns[e]] with rows[e] = r`` along the first dim.
+
+    :param columns: every element in turn, if they are not given.
+    :param weights: ones, if they are not given.
+    """
+    given = tuple(t for t in (columns, weights) if t is not None)
+    present = (columns is not None, weights is not None)
+    padded = constants.memo(_padded, (rows, *given), count, present)
     if isinstance(padded, str):
         raise NotPolynomial(f"`{name}` {padded}")
     table, factors = padded
@@ -78,12 +90,15 @@ def sum_at(
     return weighted.sum((1,))
 
 
-def _padded(
-    rows: Tensor, columns: Tensor, weights: Tensor, count: int
-) -> tuple[Tensor, Tensor] | str:
+def _padded(rows: Tensor, *others: Any) -> tuple[Tensor, Tensor] | str:
     """The entries of each row side by side, and their weights. # shape: (count, K) both"""
-    rows, columns = rows.long(), columns.long()
-    if len(rows) and not host.truth((rows >= 0).all() & (rows < count).all()):
+    *given, count, (has_columns, has_weights) = others
+    left = iter(given)
+    rows, entries = rows.long(), len(rows)
+    columns = next(left).long() if has_columns else torch.arange(entries, device=rows.device)
+    ones = torch.ones(entries, dtype=torch.float64, device=rows.device)
+    weights = next(left) if has_weights else ones
+    if entries and not host.truth((rows >= 0).all() & (rows < count).all()):
         raise IndexError(f"an index is out of bounds for a dim of size {count}")
     order = torch.argsort(rows, stable=True)
     rows, columns, weights = rows[order], columns[order], weights[order]
@@ -94,7 +109,7 @@ def _padded(
             f"with {longest} entries in one of {count} rows would take {16 * count * longest:.1e} "
             f"bytes; at most {LIMIT:.1e} are taken"
         )
-    place = torch.arange(len(rows), device=rows.device) - (lengths.cumsum(0) - lengths)[rows]
+    place = torch.arange(entries, device=rows.device) - (lengths.cumsum(0) - lengths)[rows]
     table = torch.zeros(count, longest, dtype=torch.long, device=rows.device)
     factors = torch.zeros(count, longest, dtype=weights.dtype, device=rows.device)
     return table.index_put((rows, place), columns), factors.index_put((rows, place), weights)
@@ -110,15 +125,10 @@ def index_add(
         raise NotPolynomial("`index_add` at positions that depend on a latent")
     if start.ndim == 0:
         raise NotPolynomial("`index_add` to a scalar")
-    return start + _added_along(added, dim % start.ndim, index, start.shape[dim], alpha)
-
-
-def _added_along(added: Polynomial, dim: int, index: Tensor, size: int, alpha: float) -> Polynomial:
-    index = index.reshape(-1)
-    columns = torch.arange(len(index), device=index.device)
-    weights = torch.full((len(index),), float(alpha), dtype=torch.float64, device=index.device)
-    first = transpose(added, 0, dim)
-    return transpose(sum_at(first, index, columns, weights, size, "index_add"), 0, dim)
+    dim %= start.ndim
+    first = transpose(added * alpha, 0, dim)
+    summed = sum_at(first, index.reshape(-1), start.shape[dim], "index_add")
+    return start + transpose(summed, 0, dim)
 
 
 @operation("scatter_add")
@@ -132,9 +142,7 @@ def scatter_add(value: Numeric, dim: int, index: Any, src: Numeric) -> Polynomia
     for d, length in enumerate(index.shape):
         added = narrow(added, d, 0, length)
     rows = constants.memo(_flat_positions, (index,), tuple(start.shape), dim % start.ndim)
-    columns = torch.arange(len(rows), device=index.device)
-    weights = torch.ones(len(rows), dtype=torch.float64, device=index.device)
-    summed = sum_at(flatten(added), rows, columns, weights, prod(start.shape), "scatter_add")
+    summed = sum_at(flatten(added), rows, prod(start.shape), "scatter_add")
     return start + reshape(summed, *start.shape)
 
 
@@ -168,9 +176,8 @@ def segment_reduce(
     if given.dim() != 1:
         raise NotPolynomial("`segment_reduce` in a batch")
     rows, weights = constants.memo(_segments, (given,), offsets is not None, reduce == "mean")
-    columns = torch.arange(len(rows), device=given.device)
     count = len(given) - (offsets is not None)
-    return sum_at(value, rows, columns, weights, count, "segment_reduce")
+    return sum_at(value, rows, count, "segment_reduce", weights=weights)
 
 
 def _segments(given: Tensor, as_offsets: bool, mean: bool) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,108 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""-ELBO as a function of q and of the parameters together, for the certificate of a fit.
+
+A step that maximises over q and then over the parameters can be short with a long way to go, as
+coordinate ascent between two strongly coupled blocks can. So the gap is the Newton decrement of
+-ELBO(q, theta) in all coordinates at once: the natural parameters of q, and each parameter in the
+chart in which it ranges over all real numbers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .energy.energy import Value
+from .families import Natural
+from .lifting.points import PointBlock
+from .objective import EnergyObjective
+from .steps.objective import Block, Naturals
+
+
+@dataclass(frozen=True, eq=False)
+class PointGeometry:
+    """The chart of a point, with its complete-data information in the place of a Fisher matrix.
+
+    :param message: the message at the point, which gives the information its size.
+    """
+
+    block: PointBlock
+    message: Natural
+
+    def mean_params(self, natural: Natural) -> Natural:
+        """A map of the chart whose derivative is the information."""
+        point = self.block.point
+        return (point.mean_coordinates(self.message, point.point(natural[0])),)
+
+    def inverse_fisher(self, natural: Natural, covector: tuple[Tensor, ...]) -> Natural:
+        """The inverse information times a covector."""
+        point = self.block.point
+        value = point.point(natural[0])
+        return (point.inverse_information(self.message, value, covector[0]),)
+
+    def symmetrize(self, covector: tuple[Tensor, ...]) -> Natural:
+        """A covector as it is: no coordinate of a point is a matrix."""
+        return covector
+
+    def in_domain(self, natural: Natural) -> Tensor:
+        """Whether each coordinate is a number."""
+        return torch.isfinite(natural[0])
+
+
+@dataclass(frozen=True, eq=False)
+class PointUnit:
+    """A point as a unit of the joint objective: its natural parameters are its chart."""
+
+    name: str
+    family: PointGeometry
+
+
+class JointObjective:
+    """The ELBO of a traced call in the coordinates of q and of its points.
+
+    :param naturals: natural parameters of q, and the points, ``(point,)`` each.
+    """
+
+    def __init__(self, objective: EnergyObjective, naturals: Naturals) -> None:
+        self.objective = objective
+        self.fixed = dict(naturals)
+        self.naturals: dict[Block, Natural] = {b: naturals[b] for b in objective.blocks}
+        self._units: dict[PointUnit, PointBlock] = {}
+        for block in objective.energy.points:
+            if any(block in f.blocks for f in objective.energy.factors):
+                assert isinstance(block, PointBlock)
+                message = objective.messages(naturals, block)[block]
+                unit = PointUnit(block.name, PointGeometry(block, message))
+                self._units[unit] = block
+                self.naturals[unit] = (block.point.chart(naturals[block][0]),)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks of q and the units of the points."""
+        return tuple(self.naturals)
+
+    def by_block(self, naturals: Naturals) -> dict[Block, Natural]:
+        """Natural parameters of q and points by block, from those in charts."""
+        result = {**self.fixed, **{b: naturals[b] for b in self.objective.blocks}}
+        for unit, block in self._units.items():
+            result[block] = (block.point.point(naturals[unit][0]),)
+        return result
+
+    def value(self, naturals: Naturals, touching: Block | None = None) -> Value:
+        """The ELBO without gradients."""
+        own = self._units.get(touching) if isinstance(touching, PointUnit) else touching
+        return self.objective.value(self.by_block(naturals), own)
+
+    def messages(self, naturals: Naturals, only: Block | None = None) -> dict[Block, Natural]:
+        """The messages to the blocks of q."""
+        return self.objective.messages(self.by_block(naturals), only)
+
+    def is_conjugate_in(self, block: Block) -> bool:
+        """Whether L is linear in a block of q; of a point it is in its statistics alone."""
+        return block not in self._units and self.objective.is_conjugate_in(block)
+
+    def negative_elbo(self, naturals: Naturals) -> Tensor:
+        """-ELBO, twice differentiable in coordinates that require a gradient."""
+        return self.objective.negative_elbo(self.by_block(naturals))

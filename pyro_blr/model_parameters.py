@@ -1,0 +1,205 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""How the parameters of the model move: by an optimiser, by EM, or along the natural gradient."""
+
+from collections.abc import Callable, Hashable, Mapping
+
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+from . import errors
+from .energy.energy import Energy, Naturals, Value
+from .energy.explanation import ParameterExplanation
+from .energy.parameters import LiftedParameter
+from .energy.points import Points, choose_points, packed, write
+from .energy.trace import Traced
+from .families import Natural
+from .lifting.blocks import Block
+from .lifting.expectation import Layout
+from .lifting.points import PointBlock
+from .objective import EnergyObjective
+from .steps.cone import MAX_HALVINGS
+from .steps.information import information_step
+from .steps.maximisation import Averages, maximise
+from .steps.sweep import ROUNDING
+
+Trace = Callable[[Mapping[str, LiftedParameter]], Traced]
+Build = Callable[[Traced, tuple[PointBlock, ...]], Energy]
+
+
+class ModelParameters:
+    """The ``pyro.param`` of a model.
+
+    :param how: ``"optim"``, ``"em"`` or ``"natural"``.
+    :param optim: moves the parameters that are no points.
+    """
+
+    def __init__(self, how: str, optim: PyroOptim | None) -> None:
+        self.how = how
+        self.optim = optim
+        self.points = Points()
+        #: The parameters of the last step that are no points, and whether Newton's step moved them.
+        self.others: set[str] = set()
+        self.by_newton = False
+        self._known: dict[Hashable, Points] = {}
+        self._averages = Averages()
+
+    # Which parameters are points
+
+    def energy(self, traced: Traced, layout: Layout, trace: Trace, build: Build) -> Energy:
+        """The energy of a call, its points lifted.
+
+        Which parameters are points is found at the first call with the same ``pyro.param``
+        statements, and anew where a factor has become another.
+
+        :param traced: a run with the points of the last call lifted.
+        """
+        if self.how == "optim":
+            return build(traced, ())
+        key = _statements(traced)
+        if key not in self._known or not self.points.are_met_by(traced):
+            self._known[key] = choose_points(trace({}), layout, trace)
+        if self.points is not self._known[key]:
+            self.points = self._known[key]
+            traced = trace(self.points.lifted)
+        energy = build(traced, self.points.blocks)
+        if not energy.are_points_conjugate:
+            self.points = self._known[key] = choose_points(trace({}), layout, trace)
+            energy = build(trace(self.points.lifted), self.points.blocks)
+        return energy
+
+    def forget(self) -> None:
+        """Take no parameter for a point until the next choice."""
+        self.points = Points()
+        self._known.clear()
+
+    def explain(self, traced: Traced) -> dict[str, ParameterExplanation]:
+        """How each parameter of a call moves, and why."""
+        blocks = self.points.by_name
+        result = {}
+        for name, parameter in traced.parameters.items():
+            update, family, reason = "optim", "", 'params="optim"'
+            together: tuple[str, ...] = (name,)
+            if not parameter.is_free:
+                update, reason = "fixed", "it does not require a gradient"
+            elif name in blocks:
+                block = blocks[name]
+                update, family, reason = self.how, block.point.name, ""
+                together = tuple(s.name for s in block.sites)
+            elif self.how != "optim":
+                reason = self.points.reasons[name]
+                if self.by_newton and name in self.others:
+                    update, reason = self.how, f"Newton's step: {reason}"
+            result[name] = ParameterExplanation(name, update, family, together, reason)
+        return result
+
+    # Steps
+
+    def maximise(
+        self, objective: EnergyObjective, naturals: Naturals, rho: float
+    ) -> dict[Block, Natural]:
+        """The M-step of the points, given q after the E-step: ``(point,)`` each."""
+        size = 1.0 if self.how == "em" else rho
+        return maximise(objective, naturals, objective.points, size, self._averages)
+
+    def current(self, traced: Traced) -> dict[Block, Natural]:
+        """The points as they are in the param store now."""
+        return {block: (packed(block, traced),) for block in self.points.blocks}
+
+    def write(self, new: Naturals, traced: Traced) -> None:
+        """Set the points in the param store."""
+        for block in self.points.blocks:
+            write(block, new[block][0], traced)
+
+    def move_others(
+        self,
+        objective: EnergyObjective,
+        value: Value,
+        new: Naturals,
+        rho: float,
+        retraced: Callable[[], EnergyObjective],
+    ) -> None:
+        """Move the parameters that are no points: by Newton's step, or by the optimiser.
+
+        :param value: the ELBO at the entry of the step, whose gradient the optimiser gets.
+        :param new: q and the points after this step, at which Newton's step is taken.
+        :param retraced: the objective of the same call at the leaves as they are then.
+        :raises ArgumentError: if there are parameters that only an optimiser can move, and none.
+        """
+        others = {n: p for n, p in objective.energy.traced.parameters.items() if p.is_free}
+        for name in self.points.by_name:
+            del others[name]
+        leaves = [p.leaf for p in others.values()]
+        loss = -value.expected_log_joint
+        gradient: tuple[Tensor | None, ...] = (None,) * len(leaves)
+        if leaves and loss.requires_grad:
+            gradient = torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True)
+        used = {
+            n: p.leaf for (n, p), g in zip(others.items(), gradient, strict=True) if g is not None
+        }
+        self.others = set(others) if self.how == "optim" else set(used)
+        self.by_newton = False
+        if used and self.how == "natural" and objective.energy.is_deterministic:
+            self.by_newton = _newton_step(objective, new, rho, list(used.values()), retraced)
+        if self.by_newton or not leaves:
+            return
+        if self.optim is None:
+            if self.others:
+                raise self._no_optimiser()
+            return
+        for leaf, g in zip(leaves, gradient, strict=True):
+            leaf.grad = torch.zeros_like(leaf) if g is None else g.to(leaf.dtype)
+        self.optim(set(leaves))
+        for leaf in leaves:
+            leaf.grad = None
+
+    def _no_optimiser(self) -> errors.ArgumentError:
+        names = sorted(self.others)
+        if self.how == "optim":
+            why, other = "have no natural coordinates", ', or ask for EM by params="em"'
+        else:
+            reasons = (f"{n!r}: {self.points.reasons.get(n, 'unknown')}" for n in names)
+            why, other = f"have no M-step in closed form ({'; '.join(reasons)})", ""
+        return errors.ArgumentError(
+            f"the model has parameters {names}, which {why}. Mend: give BLR a Pyro optimiser, "
+            f"BLR(model, guide, pyro.optim.Adam({{'lr': 0.01}})){other}, or fix them."
+        )
+
+
+def _newton_step(
+    objective: EnergyObjective,
+    new: Naturals,
+    rho: float,
+    leaves: list[Tensor],
+    retraced: Callable[[], EnergyObjective],
+) -> bool:
+    """Move leaves by rho times Newton's step, halved until L does not fall; False if there is none.
+
+    The model is run again at each trial, as its constants are functions of the leaves.
+    """
+    before = objective.evaluate(new)
+    step = information_step(before.expected_log_joint, leaves)
+    if step is None:
+        return False
+    start = [leaf.detach().clone() for leaf in leaves]
+    for power in range(MAX_HALVINGS):
+        _set(leaves, [s + rho * 0.5**power * d for s, d in zip(start, step, strict=True)])
+        after = retraced().value(new)
+        if after.elbo >= before.elbo - ROUNDING * max(before.magnitude, after.magnitude):
+            return True
+    _set(leaves, start)
+    return False
+
+
+def _set(leaves: list[Tensor], values: list[Tensor]) -> None:
+    with torch.no_grad():
+        for leaf, value in zip(leaves, values, strict=True):
+            leaf.copy_(value)
+
+
+def _statements(traced: Traced) -> Hashable:
+    """What the choice of points depends on, besides the factors."""
+    parameters = traced.parameters.values()
+    return frozenset((p.name, tuple(p.value.shape), p.is_free) for p in parameters)

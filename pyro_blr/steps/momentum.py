@@ -1,0 +1,72 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Momentum in natural coordinates: a step goes on in the direction of the last one."""
+
+from collections.abc import Container
+
+from ..families import Natural
+from .cone import MAX_HALVINGS, Safety, inside
+from .objective import Block, Naturals, Objective
+from .sweep import ROUNDING
+
+
+class Momentum:
+    """Goes on by gamma times the last step, ``natural_{t+1} + gamma (natural_t - natural_{t-1})``.
+
+    The fixed points are those of the plain step. An extrapolation that leaves the cone is halved
+    until it does not, and left out where it would let the ELBO fall; both are counted.
+
+    :param float gamma: in [0, 1).
+    """
+
+    def __init__(self, gamma: float) -> None:
+        self.gamma = gamma
+        self._previous: Naturals = {}
+
+    def extrapolate(
+        self,
+        objective: Objective,
+        current: Naturals,
+        proposed: dict[Block, Natural],
+        held: Container[Block],
+        safety: Safety,
+        never_falls: bool,
+    ) -> dict[Block, Natural]:
+        """The step with its extrapolation.
+
+        :param current: ``natural_t``, where the step began; it is kept for the next one.
+        :param proposed: ``natural_{t+1}`` of the plain step.
+        :param held: blocks that are not extrapolated: those of which the step saw only some rows.
+        :param never_falls: whether the ELBO is deterministic and must not fall.
+        """
+        previous, self._previous = self._previous, current
+        if not self.gamma:
+            return proposed
+        moved = dict(proposed)
+        for block, natural in proposed.items():
+            if block in previous and block not in held:
+                last = zip(current[block], previous[block], strict=True)
+                direction = tuple(n - o for n, o in last)
+                moved[block] = _inside_cone(block, natural, direction, self.gamma, safety)
+        if not never_falls:
+            return moved
+        before, after = objective.value(current), objective.value(moved)
+        if after.elbo >= before.elbo - ROUNDING * max(before.magnitude, after.magnitude):
+            return moved
+        safety.refused += 1
+        return proposed
+
+
+def _inside_cone(
+    block: Block, natural: Natural, direction: Natural, gamma: float, safety: Safety
+) -> Natural:
+    """The longest halved extrapolation that is inside the domain; the natural itself at last."""
+    for _ in range(MAX_HALVINGS):
+        moved = tuple(n + gamma * d for n, d in zip(natural, direction, strict=True))
+        if inside(block.family, moved):
+            return moved
+        gamma *= 0.5
+        safety.halvings += 1
+    safety.refused += 1
+    return natural
