@@ -52,7 +52,9 @@ def scale_natural(block: Block, natural: Natural, latent: Latent) -> Natural:
     if not block.is_joint:
         return natural
     family: Any = block.family
-    return family.scale_marginal(natural)  # type: ignore[no-any-return]
+    shape = latent.block().batch_shape
+    own: Natural = family.scale_marginal(natural)
+    return tuple(n.reshape(shape + n.shape[len(block.batch_shape) :]) for n in own)
 
 
 def own_law(block: Block, natural: Natural, latent: Latent) -> Any:
