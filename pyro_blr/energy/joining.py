@@ -43,14 +43,14 @@ def join(blocks: Sequence[Block], traced: Traced) -> list[Block]:
     blocks = list(blocks)
     factors = summed_factors(traced)
     for scale in [b for b in blocks if type(b.family) in JOINT]:
+        own = scale
         for gaussian in [b for b in blocks if b.gaussian]:
-            joint = _joint_block(gaussian, scale, factors)
+            joint = _joint_block(gaussian, own, factors)
             if joint is None:
                 continue
-            trial = [joint if b is gaussian else b for b in blocks if b is not scale]
+            trial = [joint if b is gaussian else b for b in blocks if b is not own]
             if is_conjugate(joint, trial, traced, factors):
-                blocks = trial
-                break
+                blocks, own = trial, joint
     return blocks
 
 
@@ -75,13 +75,18 @@ def is_conjugate(
 
 
 def _joint_block(gaussian: Block, scale: Block, factors: dict[str, Polynomial]) -> Block | None:
-    """The block of both: the scale's batch dims stay, all other dims of z are its event."""
-    (own,) = scale.sites
-    batch = tuple(range(len(scale.batch_shape)))
+    """The block of both: the scale's batch dims stay, all other dims of z are its event.
+
+    :param scale: the precision's block, which may hold Gaussians already.
+    """
+    own = scale.scale
+    batch = _batch_dims(own)
     placements: dict[str, Placement] = {}
     offset = 0
-    for site in gaussian.sites:
-        dims = _aligned(site, own, batch, factors)
+    held = scale.sites[:-1]
+    for site in (*held, *gaussian.sites):
+        dims = scale.placements[site.name].batch_dims if site in held else None
+        dims = _aligned(site, own, batch, factors) if dims is None else dims
         if dims is None:
             return None
         placements[site.name] = Placement(dims, offset)
@@ -89,11 +94,17 @@ def _joint_block(gaussian: Block, scale: Block, factors: dict[str, Polynomial]) 
     if offset > MAX_BLOCK_SIZE or (own.event_dim == 2 and offset != own.shape[-1]):
         return None
     placements[own.name] = Placement(batch, offset)
-    sites = (*gaussian.sites, own)
-    size = offset + prod(own.shape[len(batch) :])
+    sites = (*held, *gaussian.sites, own)
+    size = offset + prod(s for d, s in enumerate(own.shape) if d not in batch)
     name = "+".join(s.name for s in sites)
-    family = JOINT[type(scale.family)]
-    return Block(name, family, sites, scale.batch_shape, size, placements)
+    family = scale.family if scale.is_joint else JOINT[type(scale.family)]
+    shape = tuple(own.shape[d] for d in batch)
+    return Block(name, family, sites, shape, size, placements)
+
+
+def _batch_dims(scale: LatentSite) -> tuple[int, ...]:
+    """The dims along which there are several scales; those of size 1 have no axis to run along."""
+    return tuple(d for d in range(len(scale.shape) - scale.event_dim) if scale.shape[d] != 1)
 
 
 def _aligned(

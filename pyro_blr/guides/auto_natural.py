@@ -26,7 +26,7 @@ from ..lifting.blocks import Block
 from .choice import choose_latents, full_value
 from .marginals import marginal, own_law, quantile
 from .start import given_natural, initial_natural, located, merged_natural
-from .store import NaturalStore
+from .store import NaturalStore, take_loaded
 
 
 class AutoNatural(AutoGuide):
@@ -70,6 +70,7 @@ class AutoNatural(AutoGuide):
         self.layout: dict[str, Block] = {}
         self._start: dict[str, Any] = {}
         self._blocks: tuple[Block, ...] = ()
+        self._loaded: dict[str, Tensor] = {}
 
     # Setup
 
@@ -206,13 +207,16 @@ class AutoNatural(AutoGuide):
         """Change to a layout of merged blocks; q itself does not change."""
         own = {name: self._own_natural(name) for name in self.latents}
         self._store({block: self._block_natural(block, own) for block in blocks})
+        self._loaded = {}
 
     def _store(self, naturals: Mapping[Block, Natural]) -> None:
         self._blocks = tuple(naturals)
         self.layout = {s.name: block for block in naturals for s in block.sites}
-        self.natural = NaturalStore()
         with self._pyro_context:
-            self.natural.fill(self._pyro_get_fullname("natural"), naturals)
+            prefix = self._pyro_get_fullname("natural")
+            self._loaded.update(take_loaded(prefix))
+            self.natural = NaturalStore()
+            self.natural.fill(prefix, naturals, self._loaded)
 
     # The posterior
 

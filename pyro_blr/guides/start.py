@@ -202,7 +202,8 @@ def _joint_natural(block: Block, own: Mapping[str, Natural], latents: Latents) -
     """Natural parameters of a Gaussian and its precision from those of both alone."""
     family: Any = block.family
     scale = latents[block.scale.name].family
-    natural = own[block.scale.name]
+    dims = len(latents[block.scale.name].batch_dims)
+    natural = tuple(n.reshape(block.batch_shape + n.shape[dims:]) for n in own[block.scale.name])
     linear, square = _gaussian_natural(block, block.sites[:-1], own, latents)
     precision = -2 * square
     mean = torch.linalg.solve(precision, linear.unsqueeze(-1)).squeeze(-1)

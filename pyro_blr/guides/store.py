@@ -23,24 +23,29 @@ _MADE_HERE: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictiona
 class NaturalStore(PyroModule):
     """One module a block, one ``PyroParam`` (``constraints.real``) a natural parameter."""
 
-    def fill(self, prefix: str, naturals: Mapping[Block, Natural]) -> None:
-        """Store natural parameters, or take up those that were loaded under the same names.
+    def fill(
+        self, prefix: str, naturals: Mapping[Block, Natural], loaded: dict[str, Tensor]
+    ) -> None:
+        """Store natural parameters, or those that were loaded under the same names.
 
         A new guide starts where it was told to, not where an older guide of the same name stopped.
 
         :param prefix: the full name of this module.
+        :param loaded: what :func:`take_loaded` found; what is stored is taken out of it.
         """
         store = pyro.get_param_store()
         for name in [n for n in list(store) if n.startswith(f"{prefix}.")]:
-            if _made_here(store[name]):
-                del store[name]
+            del store[name]
         for block, natural in naturals.items():
             holder = PyroModule()
             setattr(self, _module_name(block), holder)
+            names = [f"{prefix}.{_module_name(block)}.natural_{k}" for k in range(len(natural))]
+            shapes = [loaded[n].shape if n in loaded else None for n in names]
+            if shapes == [tensor.shape for tensor in natural]:
+                natural = tuple(
+                    loaded.pop(n).to(t) for n, t in zip(names, natural, strict=True)
+                )
             for k, tensor in enumerate(natural):
-                name = f"{prefix}.{_module_name(block)}.natural_{k}"
-                if name in store and store[name].shape != tensor.shape:
-                    del store[name]
                 value = tensor.detach().clone().contiguous()
                 setattr(holder, f"natural_{k}", PyroParam(value, constraints.real))
         for natural in self.values(tuple(naturals)).values():
@@ -57,6 +62,17 @@ class NaturalStore(PyroModule):
             )
             for block in blocks
         }
+
+
+def take_loaded(prefix: str) -> dict[str, Tensor]:
+    """The entries of Pyro's store under a name that were loaded from a file, by full name.
+
+    They may be of blocks that the guide does not have before its latents are merged, so they are
+    kept apart until then: Pyro drops a module's entries when another takes its place.
+    """
+    store = pyro.get_param_store()
+    names = [n for n in store if n.startswith(f"{prefix}.")]
+    return {n: store[n].detach().clone() for n in names if not _made_here(store[n])}
 
 
 def _module_name(block: Block) -> str:

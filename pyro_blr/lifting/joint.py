@@ -89,7 +89,12 @@ def _with_matrix(
         return (Stat(block, MEAN, (*batch, *entries)),)
     for atom in location:
         event = _event(block, atom)
-        shared = [e for e in entries if e is event and _is_summed_here(event, term, out, matrix)]
+        single = block.location_size == 1  # where no axis is left to sum along
+        shared = [
+            e
+            for e in entries
+            if single or (e is event and _is_summed_here(event, term, out, matrix))
+        ]
         if not shared:
             raise NotPolynomial(f"{block.name} in a product that its joint law has no moment for")
         entries.remove(shared[0])

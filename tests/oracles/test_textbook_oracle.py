@@ -11,9 +11,9 @@ import pytest
 import torch
 from pyro import poutine
 
-from tests.oracles.textbook import TEXTBOOK
+from tests.oracles.textbook import ALL
 
-ids = [case.name for case in TEXTBOOK]
+ids = [case.name for case in ALL]
 
 
 def log_joint(problem, values, **kwargs):
@@ -21,31 +21,31 @@ def log_joint(problem, values, **kwargs):
     return poutine.trace(model).get_trace(*problem.args, **kwargs).log_prob_sum()
 
 
-def log_density(marginals, values):
-    return sum(q.log_prob(values[site]).sum() for site, q in marginals.items())
+# torch's Wishart takes every regular draw for a singular one.
+pytestmark = pytest.mark.filterwarnings("ignore:Singular sample detected:UserWarning")
 
 
-@pytest.mark.parametrize("case", TEXTBOOK, ids=ids)
+@pytest.mark.parametrize("case", ALL, ids=ids)
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("start", ["prior", "posterior"])
 def test_bayes_theorem(case, seed, start):
     problem = case.make(seed=seed)
     torch.manual_seed(seed)
     values = {site: q.sample() for site, q in getattr(problem, start).items()}
-    evidence = log_joint(problem, values) - log_density(problem.posterior, values)
+    evidence = log_joint(problem, values) - problem.log_posterior(values)
     scale = max(abs(float(log_joint(problem, values))), 1.0)
     assert abs(float(evidence) - problem.log_evidence) < 1e-12 * scale
 
 
-@pytest.mark.parametrize("case", TEXTBOOK, ids=ids)
+@pytest.mark.parametrize("case", ALL, ids=ids)
 def test_masked_data_leave_the_prior(case):
     problem = case.make()
     values = {site: q.sample() for site, q in problem.prior.items()}
     masked = log_joint(problem, values, mask=False)
-    torch.testing.assert_close(masked, log_density(problem.prior, values), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(masked, problem.log_prior(values), rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("case", TEXTBOOK, ids=ids)
+@pytest.mark.parametrize("case", ALL, ids=ids)
 def test_a_partial_mask_is_accepted(case):
     problem = case.make()
     values = {site: q.sample() for site, q in problem.posterior.items()}
@@ -57,7 +57,7 @@ def test_a_partial_mask_is_accepted(case):
     assert abs(partial - log_joint(problem, values)) > 0.1
 
 
-@pytest.mark.parametrize("case", TEXTBOOK, ids=ids)
+@pytest.mark.parametrize("case", ALL, ids=ids)
 def test_float32_problems_are_float32_throughout(case):
     problem = case.make(dtype=torch.float32)
     for marginals in (problem.prior, problem.posterior):
@@ -70,7 +70,7 @@ def test_float32_problems_are_float32_throughout(case):
             assert trace.nodes[site]["log_prob"].dtype == torch.float32, site
 
 
-@pytest.mark.parametrize("case", TEXTBOOK, ids=ids)
+@pytest.mark.parametrize("case", ALL, ids=ids)
 def test_the_seed_decides_the_data(case):
     first, again, other = case.make(seed=3), case.make(seed=3), case.make(seed=4)
     assert all(torch.equal(a, b) for a, b in zip(first.args, again.args, strict=True))

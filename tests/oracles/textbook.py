@@ -14,7 +14,12 @@ Parametrise a test over it::
         problem.log_evidence  # nats
 """
 
-from tests.oracles.textbook_case import Case, Problem
+from tests.oracles.textbook_case import Case, JointCase, Problem
+from tests.oracles.textbook_counts import (
+    BetaGeometric,
+    BetaNegativeBinomial,
+    DirichletMultinomial,
+)
 from tests.oracles.textbook_gaussian import (
     LinearRegression,
     MultivariateNormalMean,
@@ -22,6 +27,7 @@ from tests.oracles.textbook_gaussian import (
     NormalNormalGroups,
     NormalNormalPlate,
 )
+from tests.oracles.textbook_joint import JOINT
 from tests.oracles.textbook_rates import (
     BetaBernoulli,
     BetaBinomial,
@@ -30,9 +36,12 @@ from tests.oracles.textbook_rates import (
     GammaPoisson,
     NormalPrecision,
 )
+from tests.oracles.textbook_scales import GammaRate, InverseGammaVariance, WishartPrecision
 
-__all__ = ["TEXTBOOK", "Case", "Problem"]
+__all__ = ["ALL", "INDEPENDENT", "JOINT", "TEXTBOOK", "Case", "JointCase", "Problem"]
 
+#: One latent with a Normal, Gamma, Beta or Dirichlet posterior: every oracle knows these. (torch's
+#: Multinomial indexes by a mask, which no ``vmap`` can run: so the Dirichlet's dice are below.)
 TEXTBOOK: tuple[Case, ...] = (
     NormalMean(),
     NormalPrecision(),
@@ -45,4 +54,18 @@ TEXTBOOK: tuple[Case, ...] = (
     GammaExponential(),
     MultivariateNormalMean(),
     LinearRegression(),
+    BetaNegativeBinomial(),
+    BetaGeometric(),
+    GammaRate(),
 )
+
+#: All whose latents are independent a posteriori.
+INDEPENDENT: tuple[Case, ...] = (
+    *TEXTBOOK,
+    DirichletMultinomial(),
+    InverseGammaVariance(),
+    WishartPrecision(),
+)
+
+#: These, and those whose posterior is the joint law of a Gaussian and its scale.
+ALL: tuple[Case, ...] = (*INDEPENDENT, *JOINT)

@@ -4,9 +4,9 @@
 """What a textbook case is: a Pyro model, a generator of data, and the closed forms."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 Mask = Tensor | bool
 Marginals = dict[str, dist.Distribution]
+Values = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Problem:
     :param prior: the prior of each latent site, which is the posterior when ``mask=False``.
     :param posterior: the exact posterior of each latent site.
     :param log_evidence: the exact ``log p(data)`` in nats, computed in float64.
+    :param log_prior: the joint prior density at values of all sites, in nats.
+    :param log_posterior: the joint posterior density at values of all sites, in nats.
     """
 
     model: Callable[..., None]
@@ -32,6 +35,8 @@ class Problem:
     prior: Marginals
     posterior: Marginals
     log_evidence: float
+    log_prior: Callable[[Values], Tensor]
+    log_posterior: Callable[[Values], Tensor]
 
 
 class Case(ABC):
@@ -64,6 +69,14 @@ class Case(ABC):
     def log_evidence(*args: Tensor) -> Tensor:
         """The log evidence in closed form, in nats."""
 
+    def log_prior(self, values: Values, *args: Tensor) -> Tensor:
+        """The prior density at values of all sites."""
+        return _product(self.prior(*args), values)
+
+    def log_posterior(self, values: Values, *args: Tensor) -> Tensor:
+        """The posterior density at values of all sites."""
+        return _product(self.posterior(*args), values)
+
     def make(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> Problem:
         """Draw data from the seed and round them to the dtype.
 
@@ -79,7 +92,45 @@ class Case(ABC):
             _cast_marginals(self.prior(*exact), dtype),
             _cast_marginals(self.posterior(*exact), dtype),
             float(self.log_evidence(*exact)),
+            lambda values: self.log_prior(values, *exact),
+            lambda values: self.log_posterior(values, *exact),
         )
+
+
+class JointCase(Case):
+    """A case whose sites are dependent: a joint law (``textbook_laws``), and marginals of it."""
+
+    @staticmethod
+    @abstractmethod
+    def prior_law(*args: Tensor) -> Any:
+        """The joint prior."""
+
+    @staticmethod
+    @abstractmethod
+    def posterior_law(*args: Tensor) -> Any:
+        """The joint posterior, in closed form."""
+
+    @staticmethod
+    @abstractmethod
+    def marginals(law: Any) -> Marginals:
+        """The marginal of each site."""
+
+    @staticmethod
+    @abstractmethod
+    def log_density(law: Any, values: Values) -> Tensor:
+        """The density of the sites' values."""
+
+    def prior(self, *args: Tensor) -> Marginals:  # type: ignore[override]
+        return self.marginals(self.prior_law(*args))
+
+    def posterior(self, *args: Tensor) -> Marginals:  # type: ignore[override]
+        return self.marginals(self.posterior_law(*args))
+
+    def log_prior(self, values: Values, *args: Tensor) -> Tensor:
+        return self.log_density(self.prior_law(*args), values)
+
+    def log_posterior(self, values: Values, *args: Tensor) -> Tensor:
+        return self.log_density(self.posterior_law(*args), values)
 
 
 CONSTRUCTOR_ARGUMENTS = {
@@ -88,7 +139,15 @@ CONSTRUCTOR_ARGUMENTS = {
     dist.Gamma: ("concentration", "rate"),
     dist.Beta: ("concentration1", "concentration0"),
     dist.Dirichlet: ("concentration",),
+    dist.InverseGamma: ("concentration", "rate"),
+    dist.StudentT: ("df", "loc", "scale"),
+    dist.MultivariateStudentT: ("df", "loc", "scale_tril"),
+    dist.Wishart: ("df", "covariance_matrix"),
 }
+
+
+def _product(marginals: Marginals, values: Values) -> Tensor:
+    return torch.stack([q.log_prob(values[site]).sum() for site, q in marginals.items()]).sum()
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -112,3 +171,8 @@ def normals(generator: torch.Generator, *shape: int) -> Tensor:
 def mvn_log_prob(x: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
     """The log density of a Gaussian with a dense covariance."""
     return dist.MultivariateNormal(mean, covariance_matrix=covariance).log_prob(x)
+
+
+def student_log_prob(x: Tensor, df: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """The log density of a Student t vector; df / (df - 2) times the scale is its covariance."""
+    return dist.MultivariateStudentT(df, mean, torch.linalg.cholesky(scale)).log_prob(x)
