@@ -254,12 +254,17 @@ class BLR:
         """
         energy = objective.energy
         naturals = _detached(self.guide.naturals())
-        value = objective.evaluate(naturals)
-        energy.check_finite(value, objective.draws)
         size = scheduled(self.step_size, self.num_steps)
         searched = energy.is_deterministic and (size is None or size == 1.0)
         few = searched and not watched
-        messages = objective.messages_of(value, objective.blocks[:1] if few else objective.blocks)
+        # Conjugate messages are coefficients: the ELBO at the entry is then a number and no more.
+        plain = few and objective.is_conjugate_in(objective.blocks[0]) and not energy.has_parameters
+        value = (objective.value if plain else objective.evaluate)(naturals)
+        energy.check_finite(value, objective.draws)
+        if plain:
+            messages = objective.messages(naturals, objective.blocks[0])
+        else:
+            messages = objective.messages_of(value, objective.blocks[: 1 if few else None])
         if self.check_every and self.num_steps % self.check_every == 0:
             self._check(objective, value)
         safety = Safety()

@@ -17,6 +17,7 @@ from .lifting import constants
 from .lifting.blocks import Block
 from .lifting.moments import Moments
 from .lifting.points import statistics_of
+from .lifting.statistics import Statistic, sufficient_statistics
 
 Naturals = Mapping[Block, Natural]
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -74,9 +75,37 @@ class EnergyObjective:
         return {block: known[block][1] for block in (*self.blocks, *points)}
 
     def messages(self, naturals: Naturals, only: Block | None = None) -> dict[Block, Natural]:
-        """dL/dmean_params of every block, or of one."""
-        value = self.evaluate(naturals, only)
-        return self.messages_of(value, self.blocks if only is None else (only,))
+        """dL/dmean_params of every block, or of one.
+
+        Where every factor is a polynomial linear in a block, its message is the polynomial's own
+        coefficients; the others' are differentiated.
+        """
+        blocks = self.blocks if only is None else (only,)
+        with torch.no_grad(), constants.using(self.cache):
+            moments = self._moments(naturals)
+            found = {b: m for b in blocks if (m := self._coefficients(b, moments)) is not None}
+        left = tuple(b for b in blocks if b not in found)
+        if left:
+            found |= self.messages_of(self.evaluate(naturals, only), left)
+        return {b: found[b] for b in blocks}
+
+    def _coefficients(self, block: Block, moments: Mapping[Block, Moments]) -> Natural | None:
+        """The sum of the factors' coefficients in a block's mean parameters, or None."""
+        statistics = sufficient_statistics(block)
+        total: dict[Statistic, Tensor] = {}
+        if not self.is_conjugate_in(block):
+            return None
+        for factor in self.energy.factors:
+            if block not in factor.blocks:
+                continue
+            assert isinstance(factor, ExactFactor)
+            own = factor.plan.coefficients(moments, factor.free, block)
+            if own is None:
+                return None
+            for which, value in own.items():
+                total[which] = total[which] + value if which in total else value
+        message = moments[block].of_coefficients([total.get(s) for s in statistics])
+        return self._local(block, moments[block], message)
 
     def messages_of(self, value: Value, blocks: tuple[Block, ...]) -> dict[Block, Natural]:
         """The messages from an evaluation that still has its graph (it keeps it)."""

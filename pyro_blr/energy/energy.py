@@ -112,6 +112,11 @@ class Energy:
         )
 
     @property
+    def has_parameters(self) -> bool:
+        """Whether the model has a ``pyro.param`` that may move."""
+        return any(p.is_free for p in self.traced.parameters.values())
+
+    @property
     def needs_rules(self) -> bool:
         """Whether a factor is by quadrature."""
         return any(isinstance(f, QuadratureFactor) for f in self.factors)

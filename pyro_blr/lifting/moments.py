@@ -12,6 +12,7 @@ from which the covariance would have to be recovered by a cancelling difference.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,6 +59,18 @@ class Moments(ABC):
     @abstractmethod
     def message(self, gradient: tuple[Tensor, ...]) -> Natural:
         """dL/dmean_params from the gradient in the leaves."""
+
+    def of_coefficients(self, coefficients: Sequence[Tensor | None]) -> Natural:
+        """The message whose pairing with the mean parameters has these coefficients.
+
+        :param coefficients: by statistic, None where there is none; of a matrix any one of those
+            that are paired alike with symmetric matrices.
+        """
+        filled = tuple(
+            torch.zeros_like(natural) if given is None else given.reshape(natural.shape)
+            for given, natural in zip(coefficients, self.natural, strict=True)
+        )
+        return self.block.family.symmetrize(filled)
 
     @abstractmethod
     def draw(self, noise: Tensor | None = None) -> Tensor:

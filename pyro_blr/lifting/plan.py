@@ -40,6 +40,20 @@ class Stat:
         """What it is a statistic of, wherever it is taken."""
         return self.block.name, self.which
 
+    @cached_property
+    def axes(self) -> tuple[Axis, ...] | None:
+        """The axes along which it runs, if it is addressed by no index map (but dims of size 1)."""
+        plain = tuple(w for w in self.where if isinstance(w, Axis))
+        others = [i for i, w in enumerate(self.where) if not isinstance(w, Axis)]
+        repeated = len(set(plain)) < len(plain) and not self.is_diagonal
+        return None if repeated or any(self.shape[i] != 1 for i in others) else plain
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether its last two dims run along one axis, and no others do."""
+        axes = [w for w in self.where if isinstance(w, Axis)]
+        return len(axes) > 1 and axes[-1] is axes[-2] and len(set(axes)) == len(axes) - 1
+
     def at(self, where: tuple[Address, ...]) -> "Stat":
         """The same statistic at other addresses."""
         return Stat(self.block, self.which, where)
@@ -78,6 +92,8 @@ class Mass:
     marginal: Marginal | None
     shape: tuple[int, ...]
     where: tuple[Address, ...]
+
+    axes = None
 
     @property
     def key(self) -> Hashable:
@@ -160,6 +176,40 @@ class Plan:
             self._linear[block] = all(linear)
         return self._linear[block]
 
+    def coefficients(
+        self, moments: Mapping[Block, Moments], free: tuple[Tensor, ...], block: Block
+    ) -> dict[Statistic, Tensor] | None:
+        """What multiplies each mean parameter of a block in which a summed plan is linear.
+
+        That is the plan's message to the block, without differentiation.
+
+        :returns: None where a statistic is addressed by an index map, whose message is a scatter.
+        """
+        total: dict[Statistic, Tensor] = {}
+        device = common_device(moments[b].leaves[0] for b in self.blocks)
+        known: dict[int, Tensor] = {}
+        for product in self.products:
+            if block not in product.blocks:
+                continue
+            product = product.on(device)
+            (own,) = (s for s in product.stats if block in s.blocks)
+            axes = own.axes
+            if axes is None or not isinstance(own, Stat):
+                return None
+            axes = tuple(dict.fromkeys(axes))
+            operands = _operands(product, moments, free, known, without=own)
+            present = {a for _, which in operands for a in which}
+            value = contract(operands, tuple(a for a in axes if a in present))
+            value = value.reshape([a.size if a in present else 1 for a in axes])
+            value = value.expand([a.size for a in axes])
+            value = torch.diag_embed(value) if own.is_diagonal else value
+            shape = moments[block].statistic(own.which).shape
+            if value.numel() != shape.numel():
+                return None
+            value = value.reshape(shape)
+            total[own.which] = total[own.which] + value if own.which in total else value
+        return total
+
     def evaluate(
         self,
         moments: Mapping[Block, Moments],
@@ -209,15 +259,28 @@ def _evaluate(
     out: tuple[Axis, ...],
     known: dict[int, Tensor],
 ) -> Tensor:
-    operands = list(product.constants)
-    for slot, where in product.free:
-        tensor, axes = take(free[slot], where)
-        operands.append((tensor.double(), axes))
-    for stat in product.stats:
-        operands.append(take(stat.tensor(moments, free, known), stat.where))
+    operands = _operands(product, moments, free, known)
     if not out:
         return contract(operands, ())
     present = {a for _, axes in operands for a in axes}
     kept = tuple(a for a in out if a in present)
     value = contract(operands, kept)
     return value.reshape([a.size if a in present else 1 for a in out])
+
+
+def _operands(
+    product: Product,
+    moments: Mapping[Block, Moments],
+    free: tuple[Tensor, ...],
+    known: dict[int, Tensor],
+    without: Stat | Mass | None = None,
+) -> list[Operand]:
+    """The factors of a product as tensors along axes, perhaps all but one of its statistics."""
+    operands = list(product.constants)
+    for slot, where in product.free:
+        tensor, axes = take(free[slot], where)
+        operands.append((tensor.double(), axes))
+    for stat in product.stats:
+        if stat is not without:
+            operands.append(take(stat.tensor(moments, free, known), stat.where))
+    return operands
