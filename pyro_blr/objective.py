@@ -93,7 +93,7 @@ class EnergyObjective:
         """The sum of the factors' coefficients in a block's mean parameters, or None."""
         statistics = sufficient_statistics(block)
         total: dict[Statistic, Tensor] = {}
-        if not self.is_conjugate_in(block):
+        if block in self.energy.points or not self.is_conjugate_in(block):
             return None
         for factor in self.energy.factors:
             if block not in factor.blocks:

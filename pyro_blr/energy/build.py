@@ -17,6 +17,7 @@ from ..lifting.laws import JointPlan, joint_plan
 from ..lifting.plan import Plan
 from ..lifting.polynomial import Polynomial, constants_of, key_of, polynomial
 from ..lifting.predictor import Predictor, find_predictor
+from ..lifting.recall import recalled
 from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import NotPolynomial
 from .factors import (
@@ -37,7 +38,9 @@ def build_factor(site: TracedSite, layout: Layout) -> Factor:
     node = site.log_prob
     reason = node.reason
     if node.poly is not None:
-        summed = summed_polynomial(node.poly, site)
+        poly = node.poly
+        parts = (poly, site.mask, site.scale)
+        summed = recalled("summed", lambda: summed_polynomial(poly, site), parts)
         plan, free = _plan(summed, layout)
         if isinstance(plan, Plan):
             return ExactFactor(site.name, plan.blocks, "", plan, free)
@@ -104,9 +107,13 @@ def _plan(value: Polynomial, layout: Layout) -> tuple[Plan | str, tuple[Tensor, 
 
     It is compiled once for the same constants.
     """
-    structure, free = key_of(value)
-    key = ("plan", structure, _layout_key(value, layout))
-    return _cached(key, lambda: _compiled(value, layout), _held(value)), free
+    free: tuple[Tensor, ...] = ()
+    held: tuple[Any, ...] = (value,)
+    name: Hashable = id(value)
+    if not value.is_kept:
+        (name, free), held = key_of(value), _held(value)
+    key = ("plan", name, _layout_key(value, layout))
+    return _cached(key, lambda: _compiled(value, layout), held), free
 
 
 def _compiled(value: Polynomial, layout: Layout) -> Plan | str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .polynomial import Polynomial
+from .recall import recalled
 from .template import on_meta
 from .tensor import BELOW, Call, LiftedTensor, control_flow, lifted_in, polynomial_of
 from .terms import NotPolynomial
@@ -152,7 +153,7 @@ def record(
     except NotImplementedError:  # its result's shape depends on values: a boolean mask's does
         expected = None
     try:
-        result = _run_operation(operation, name, call)
+        result = recalled(name, lambda: _run_operation(operation, name, call), (args, kwargs))
         return _wrap_polynomials(call, name, result, expected)
     except NotPolynomial as error:
         reason = str(error) if "`" in str(error) else f"`{name}`: {error}"

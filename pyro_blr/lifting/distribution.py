@@ -20,6 +20,7 @@ from torch import Tensor
 from .declared import is_elementwise, shapes_of, support_of
 from .densities import density_of, takes_arguments_of
 from .polynomial import Polynomial
+from .recall import recalled
 from .recorded import LogDensity, lifted_parts, no_formula
 from .tensor import LiftedTensor, control_flow, polynomial_of
 from .terms import NotPolynomial
@@ -149,9 +150,14 @@ class LiftedDistribution(TorchDistribution):
         density = density_of(self.distribution)
         if density is None or not takes_arguments_of(self.distribution):
             raise no_formula(self.distribution)
-        return density.formula(
-            polynomial_of(value), **{k: polynomial_of(v) for k, v in self.arguments.items()}
-        )
+        formula, arguments = density.formula, self.arguments
+
+        def compute() -> Polynomial:
+            given = {k: polynomial_of(v) for k, v in arguments.items()}
+            return formula(polynomial_of(value), **given)
+
+        poly: Polynomial = recalled(formula, compute, (value, arguments))
+        return poly
 
 
 def coerce(distribution: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

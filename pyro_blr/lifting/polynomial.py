@@ -52,12 +52,14 @@ class Polynomial:
     :param terms: the products; none of them is the polynomial 0.
     """
 
-    __slots__ = ("_axes", "dims", "terms")
+    __slots__ = ("_axes", "dims", "is_kept", "terms")
 
     def __init__(self, dims: Iterable[Axis | None], terms: Iterable[Term]) -> None:
         self.dims: Dims = tuple(dims)
         self.terms = tuple(terms)
         self._axes: frozenset[Axis] | None = None
+        #: Whether the cache holds it, so that its identity names it (see ``recall``).
+        self.is_kept = False
 
     @property
     def shape(self) -> torch.Size:

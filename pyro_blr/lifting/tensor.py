@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import ControlFlowError
 from .polynomial import Polynomial, leaf
+from .recall import recalled
 from .terms import LatentSite, NotPolynomial
 
 _counter = itertools.count()
@@ -88,7 +89,8 @@ class LiftedTensor(torch.Tensor):
     @classmethod
     def of_site(cls, site: LatentSite, dtype: torch.dtype, device: torch.device) -> "LiftedTensor":
         """The variable of a latent."""
-        return cls(site.shape, dtype, device, poly=leaf(site), site=site)
+        poly = recalled(site, lambda: leaf(site), ())
+        return cls(site.shape, dtype, device, poly=poly, site=site)
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         what = f"latent {self.site.name!r}" if self.site else f"from {', '.join(self.site_names)}"

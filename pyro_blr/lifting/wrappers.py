@@ -19,8 +19,10 @@ from torch.nn.functional import logsigmoid
 
 from ..errors import ControlFlowError
 from .declared import event_dim_of
-from .densities import density_of
+from .densities import Density, density_of
 from .distribution import LiftedDistribution
+from .polynomial import Polynomial
+from .recall import recalled
 from .recorded import LogDensity, lifted_parts, no_formula
 from .tensor import LiftedTensor, last_refusal, polynomial_of
 from .terms import NotPolynomial
@@ -155,11 +157,19 @@ def _of_plain(fn: Any, value: LiftedTensor) -> Any:
     if density is None:
         return _opaque(fn, value, no_formula(fn))
     try:
-        poly = density.formula(polynomial_of(value), **density.reads(fn))
+        poly = _by_formula(density, fn, value)
     except NotPolynomial as error:
         return _opaque(fn, value, error)
     call = LogDensity(fn, _is_elementwise(fn)).of(value)
     return LiftedTensor(poly.shape, value.dtype, value.device, poly=poly, call=call)
+
+
+def _by_formula(density: Density, fn: Any, value: LiftedTensor) -> Polynomial:
+    arguments, variable = density.reads(fn), polynomial_of(value)
+    poly: Polynomial = recalled(
+        density.formula, lambda: density.formula(variable, **arguments), (variable, arguments)
+    )
+    return poly
 
 
 def _own(fn: Any, value: Any) -> Any:
