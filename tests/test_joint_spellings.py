@@ -12,6 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_blr.errors import ParameterError
 from tests.checks import assert_same_distribution, engine
 from tests.oracles.textbook_case import student_log_prob
 
@@ -230,3 +231,14 @@ def test_a_scale_of_the_likelihood_counts_data_more_than_once() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
     for site in ("mu", "tau"):
         assert_same_distribution(marginals[0][site], marginals[1][site], 1e-12)
+
+
+def test_a_singular_covariance_is_a_typed_error() -> None:
+    def model() -> None:
+        s2 = pyro.sample("s2", dist.InverseGamma(torch.tensor(2.0), torch.tensor(1.5)))
+        w = pyro.sample("w", MVN(torch.zeros(2), covariance_matrix=s2 * torch.ones(2, 2)))
+        with pyro.plate("data", 8):
+            pyro.sample("y", dist.Normal(w.sum(-1), s2.sqrt()), obs=Y)
+
+    with pyro.validation_enabled(False), pytest.raises(ParameterError, match="Mend"):
+        engine(model)[0].step()

@@ -173,6 +173,7 @@ guide = AutoNatural(model)
 blr = BLR(model, guide)
 blr.step()
 guide.median()
+guide.sample_posterior(1)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6)
 """
 
