@@ -11,7 +11,7 @@ Autoconj, Hoffman, Johnson & Tran 2018). Operations that leave it raise :class:`
 which the caller turns into another tier.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import Union
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import constants, host
 from .axes import Address, Axis, Gather, Renaming, address_key
+from .choices import Piece, choice
 from .terms import (
     Atom,
     Constant,
@@ -155,6 +156,8 @@ class Polynomial:
             return self * self
         if power == 3 and not self._is_monomial:
             return self * self * self
+        if not self._is_monomial and (parts := choice(self.terms, self.out)):
+            return self._chosen(parts, lambda piece: piece**power)
         term = self._monomial(f"power {power:g} of a sum")
         number = real_power(term.number, power)
         atoms = tuple(atom_power(a, power) for a in term.atoms)
@@ -171,6 +174,8 @@ class Polynomial:
         complement = self._complement()
         if complement is not None:
             return Polynomial(self.dims, (Term(1.0, (), (complement,)),))
+        if not self._is_monomial and (parts := choice(self.terms, self.out)):
+            return self._chosen(parts, lambda piece: piece.log())
         term = self._monomial("log of a sum")
         total = polynomial(log_of_number(term.number))
         pieces = [
@@ -238,6 +243,16 @@ class Polynomial:
         if not self._is_monomial:
             raise NotPolynomial(what)
         return self.terms[0]
+
+    def _chosen(
+        self, pieces: list[Piece], function: Callable[["Polynomial"], "Polynomial"]
+    ) -> "Polynomial":
+        """A function of a sum whose terms exclude each other: of each, where it is chosen."""
+        terms: list[Term] = []
+        for masks, rest in pieces:
+            mask = Term(1.0, masks, ())
+            terms += [mask.times(t) for t in function(Polynomial(self.dims, (rest,))).terms]
+        return Polynomial(self.dims, terms)
 
     def _complement(self) -> Atom | None:
         """The atom ``log(1 - z)`` if this is ``1 - z`` with z in the unit interval."""

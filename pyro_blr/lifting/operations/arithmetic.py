@@ -222,8 +222,8 @@ def where(condition: Any, left: Any, right: Numeric) -> Polynomial:
         condition, left = left, condition
     if not isinstance(condition, Tensor):
         raise NotPolynomial("`where` on a condition that depends on a latent")
-    chosen = polynomial(constants.memo(_as_float, (condition,)))
-    return polynomial(left) * chosen + polynomial(right) * (1.0 - chosen)
+    here, there = (polynomial(constants.memo(_is, (condition,), side)) for side in (True, False))
+    return polynomial(left) * here + polynomial(right) * there
 
 
 @operation("masked_fill")
@@ -234,8 +234,8 @@ def masked_fill(start: Numeric, mask: Any, value: Numeric) -> Polynomial:
     return where(mask, value, start)
 
 
-def _as_float(condition: Tensor) -> Tensor:
-    return condition.double()
+def _is(condition: Tensor, side: bool) -> Tensor:
+    return (condition == side).double()
 
 
 @operation("clone", "contiguous", "double", "float", "half", "bfloat16", "to", "type", "type_as")

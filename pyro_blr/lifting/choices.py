@@ -1,0 +1,97 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Sums whose terms exclude each other: ``torch.where``, ``torch.stack([a, b])[group]``.
+
+Where exactly one of the 0-1 constants ``m_k`` is 1 in each element, any function goes inside,
+
+    f(sum_k m_k z_k) = sum_k m_k f(z_k),
+
+so that powers and logarithms of a choice among latents stay in the algebra.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from . import constants, host
+from .axes import Axis, take
+from .contraction import Operand, contract, together
+from .terms import Constant, Term
+
+#: The most pieces of a choice; each costs a pass over the rows. More are an indexed vector latent.
+MAX_PIECES = 32
+
+Piece = tuple[tuple[Constant, ...], Term]
+
+
+def choice(terms: tuple[Term, ...], out: tuple[Axis, ...]) -> list[Piece] | None:
+    """The terms as masks and what they choose, or None if they do not exclude each other.
+
+    What is chosen is 1 in the places of other pieces, so that functions of it are finite there.
+    """
+    if not 1 < len(terms) <= MAX_PIECES or any(not set(t.axes) <= set(out) for t in terms):
+        return None
+    split = [_split(term) for term in terms]
+    if not all(masks for masks, _ in split):
+        return None
+    shown = [_product(masks, out) for masks, _ in split]
+    if not constants.memo(_choose_one, tuple(t for t, _ in shown), tuple(_places(shown, out))):
+        return None
+    return [
+        (masks, _filled(rest, mask, out)) for (masks, rest), mask in zip(split, shown, strict=True)
+    ]
+
+
+def _split(term: Term) -> tuple[tuple[Constant, ...], Term]:
+    """The 0-1 constants of a term, and the rest."""
+    masks = tuple(c for c in term.constants if _is_mask(c.tensor))
+    rest = tuple(c for c in term.constants if not any(c is m for m in masks))
+    return masks, Term(term.number, rest, term.atoms, term.exponentials)
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    return not tensor.requires_grad and bool(constants.memo(_has_zeros_and_ones, (tensor,)))
+
+
+def _has_zeros_and_ones(tensor: Tensor) -> bool:
+    return host.readable(tensor) and host.truth(((tensor == 0) | (tensor == 1)).all())
+
+
+def _product(factors: tuple[Constant, ...], out: tuple[Axis, ...]) -> Operand:
+    """A product of constants along those of the result's axes that it runs along."""
+    operands = together([take(c.tensor.double(), c.where) for c in factors])
+    present = {a for _, axes in operands for a in axes}
+    axes = tuple(a for a in out if a in present)
+    return contract(operands, axes), axes
+
+
+def _places(shown: list[Operand], out: tuple[Axis, ...]) -> Iterator[tuple[int, ...]]:
+    for _, axes in shown:
+        yield tuple(a.size if a in axes else 1 for a in out)
+
+
+def _choose_one(*masks_and_shapes: object) -> bool:
+    """Whether the masks, in their broadcast shapes, sum to 1 everywhere."""
+    *masks, shapes = masks_and_shapes
+    assert isinstance(shapes, tuple)
+    spread = [m.reshape(s) for m, s in zip(masks, shapes, strict=True)]  # type: ignore[attr-defined]
+    total = torch.stack(torch.broadcast_tensors(*spread)).sum(0)
+    return host.truth((total == 1).all())
+
+
+def _filled(rest: Term, mask: Operand, out: tuple[Axis, ...]) -> Term:
+    """The chosen term with its constants replaced by 1 where it is not chosen."""
+    if not rest.constants or any(c.tensor.requires_grad for c in rest.constants):
+        return rest
+    own, axes = _product(rest.constants, out)
+    both = tuple(a for a in out if a in axes or a in mask[1])
+    shapes = tuple(tuple(a.size if a in x else 1 for a in both) for x in (axes, mask[1]))
+    value = constants.memo(_one_elsewhere, (own, mask[0]), shapes)
+    return Term(rest.number, (Constant(value, both),), rest.atoms, rest.exponentials)
+
+
+def _one_elsewhere(own: Tensor, mask: Tensor, shapes: tuple[tuple[int, ...], ...]) -> Tensor:
+    own, mask = (t.reshape(s) for t, s in zip((own, mask), shapes, strict=True))
+    return torch.where(mask.to(own.device) == 1, own, 1.0).contiguous()
