@@ -220,7 +220,12 @@ class BLR:
         elif any(self.guide.layout[name].row_dims for name in traced.rows):
             # The rows of a subsample move alone: they cannot share a covariance with the others.
             self._use(unshared(self.guide.blocks))
-        return self.parameters.energy(traced, self.guide.layout, trace, build)
+        energy = self.parameters.energy(traced, self.guide.layout, trace, build)
+        if any(b.row_dims and not energy.is_conjugate_in(b) for b in energy.blocks):
+            # What this call asks of the rows differs (a mask of some): so do their covariances.
+            self._use(unshared(self.guide.blocks))
+            energy = self.parameters.energy(traced, self.guide.layout, trace, build)
+        return energy
 
     def _lay_out(self, traced: Traced) -> None:
         """Choose the blocks of q, once, before the first step.

@@ -178,10 +178,14 @@ class Energy:
         return total
 
     def rows(self, block: Block) -> Tensor | None:
-        """1 at the batch elements of a block that the subsample holds; None if it holds all."""
+        """1 at the batch elements of a block that the subsample holds; None if it holds all.
+
+        None also where the subsampled plate is no batch dim of the block: its messages are then
+        those of a global block, right on the average over subsamples.
+        """
         name = block.sites[0].name
         chosen = self.traced.rows.get(name)
-        if chosen is None:
+        if chosen is None or not set(chosen) <= set(block.placements[name].batch_dims):
             return None
         mask = torch.ones(block.batch_shape, dtype=torch.float64, device=self.latents[name].device)
         dims = block.placements[name].batch_dims

@@ -46,7 +46,7 @@ def join(blocks: Sequence[Block], traced: Traced) -> list[Block]:
         own = scale
         for gaussian in [b for b in blocks if b.gaussian]:
             joint = _joint_block(gaussian, own, factors)
-            if joint is None:
+            if joint is None or _splits_rows(joint, traced):
                 continue
             trial = [joint if b is gaussian else b for b in blocks if b is not own]
             if is_conjugate(joint, trial, traced, factors):
@@ -100,6 +100,14 @@ def _joint_block(gaussian: Block, scale: Block, factors: dict[str, Polynomial]) 
     family = scale.family if scale.is_joint else JOINT[type(scale.family)]
     shape = tuple(own.shape[d] for d in batch)
     return Block(name, family, sites, shape, size, placements)
+
+
+def _splits_rows(block: Block, traced: Traced) -> bool:
+    """Whether rows of a subsampled plate would lie in one event, where none can move alone."""
+    return any(
+        not set(traced.rows.get(s.name, ())) <= set(block.placements[s.name].batch_dims)
+        for s in block.sites
+    )
 
 
 def _batch_dims(scale: LatentSite) -> tuple[int, ...]:

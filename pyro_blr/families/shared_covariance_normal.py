@@ -137,6 +137,11 @@ class SharedCovarianceNormal(ExponentialFamily):
         )
         return matrices.triangular_solve(factor.mT, whitened + noise, upper=True).mT
 
+    def sample(self, natural: Natural, sample_shape: tuple[int, ...] = ()) -> Tensor:
+        # Not by the Pyro distribution, which has a matrix for each row.
+        with torch.no_grad():
+            return self.rsample(natural, sample_shape)
+
     def symmetrize(self, blocks: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the blocks, with (P + P')/2 for the second; the first is no square matrix."""
         return blocks[0], matrices.symmetric_part(blocks[1])

@@ -4,7 +4,7 @@
 """The automatic guide in natural coordinates."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -70,6 +70,7 @@ class AutoNatural(AutoGuide):
         self.layout: dict[str, Block] = {}
         self._start: dict[str, Any] = {}
         self._blocks: tuple[Block, ...] = ()
+        self._held: dict[Block, Natural] = {}
         self._loaded: dict[str, Tensor] = {}
 
     # Setup
@@ -108,7 +109,7 @@ class AutoNatural(AutoGuide):
                 else given_natural(latent, given)
             )
         self.latents = chosen
-        self._store({latent.block(): start[name] for name, latent in chosen.items()})
+        self._hold({latent.block(): start[name] for name, latent in chosen.items()})
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         self.set_up(args, kwargs)
@@ -143,6 +144,8 @@ class AutoNatural(AutoGuide):
 
     def naturals(self) -> dict[Block, Natural]:
         """The natural parameters of every block, as they are in the param store."""
+        if self._held:
+            self._store(self._held)
         with self._pyro_context:
             return self.natural.values(self._blocks)
 
@@ -193,7 +196,7 @@ class AutoNatural(AutoGuide):
         """The natural parameters of a site's own block (of its marginal, if it shares one)."""
         block = self.layout[name]
         latent = self.latents[name]
-        natural = self.naturals()[block]
+        natural = self._held[block] if self._held else self.naturals()[block]
         if not _is_merged(block, latent):
             return natural
         return given_natural(latent, own_law(block, _detached(natural), latent))
@@ -209,9 +212,24 @@ class AutoNatural(AutoGuide):
         self._store({block: self._block_natural(block, own) for block in blocks})
         self._loaded = {}
 
+    def _hold(self, naturals: Mapping[Block, Natural]) -> None:
+        """Where q starts, stored when it is first asked for: blocks that are merged before that,
+        or share a covariance, never have a matrix for each element.
+        """
+        self._lay_out(naturals)
+        self._held = dict(naturals)
+        with self._pyro_context:
+            is_loaded = bool(take_loaded(self._pyro_get_fullname("natural")))
+        if is_loaded:
+            self._store(naturals)
+
+    def _lay_out(self, blocks: Iterable[Block]) -> None:
+        self._blocks = tuple(blocks)
+        self.layout = {s.name: block for block in self._blocks for s in block.sites}
+
     def _store(self, naturals: Mapping[Block, Natural]) -> None:
-        self._blocks = tuple(naturals)
-        self.layout = {s.name: block for block in naturals for s in block.sites}
+        self._lay_out(naturals)
+        self._held = {}
         with self._pyro_context:
             prefix = self._pyro_get_fullname("natural")
             self._loaded.update(take_loaded(prefix))

@@ -14,6 +14,7 @@ from ..energy.latents import Latent, cut
 from ..families import Natural, NormalWishart
 from ..lifting.blocks import Block
 from ..lifting.moments import moments_of
+from .start import distinct
 
 #: The grid of a numerical quantile: +-12 standard deviations of the unconstrained variable, in
 #: steps h of 0.006 of them, whose h^4 is 1e-9.
@@ -76,7 +77,7 @@ def _gaussian(block: Block, natural: Natural, latent: Latent) -> Any:
         return dist.Normal(mean.to(latent.dtype), covariance.sqrt().to(latent.dtype))
     loc, scale, matrix = _of_site(block, latent, mean, covariance)
     if matrix is not None:
-        return dist.MultivariateNormal(loc, covariance_matrix=matrix)
+        return dist.MultivariateNormal(loc, covariance_matrix=distinct(matrix))
     return _with_event_dim(dist.Normal(loc, scale), latent.site.event_dim)
 
 

@@ -93,13 +93,14 @@ def initial_natural(latent: Latent, site: Any, value: Tensor, init_scale: float)
 
 def gaussian_natural(latent: Latent, mean: Tensor, scale: float) -> Natural:
     """A Gaussian of one standard deviation in every direction."""
-    precision = torch.full_like(mean, scale**-2)
+    precision = scale**-2
     block = latent.block()
     if block.event_size is None:
-        return precision * mean, -0.5 * precision
-    shape = (*block.batch_shape, block.event_size)
-    precision = precision.reshape(shape)
-    return precision * mean.reshape(shape), -0.5 * torch.diag_embed(precision)
+        return precision * mean, torch.full_like(mean, -0.5 * precision)
+    size = block.event_size
+    square = -0.5 * precision * torch.eye(size, dtype=mean.dtype, device=mean.device)
+    linear = precision * mean.reshape(*block.batch_shape, size)
+    return linear, square.expand(*block.batch_shape, size, size)
 
 
 def _from_location(latent: Latent, value: Tensor) -> Natural:
@@ -192,10 +193,25 @@ def merged_natural(block: Block, own: Mapping[str, Natural], latents: Latents) -
 def _shared(linear: Tensor, square: Tensor, row_dims: int) -> Natural:
     """The natural parameters of rows with one covariance: that of the rows, averaged."""
     linear = linear.flatten(linear.dim() - 1 - row_dims, -2)
+    one = distinct(square)
+    if all(size == 1 for size in one.shape[one.dim() - 2 - row_dims : -2]):
+        square = one
     square = square.flatten(square.dim() - 2 - row_dims, -3)
-    mean = torch.linalg.solve(-2 * square, linear.unsqueeze(-1)).squeeze(-1)
-    precision = torch.linalg.inv(torch.linalg.inv(-2 * square).mean(-3))
-    return mean @ precision, -0.5 * precision
+    covariance = torch.linalg.inv(-2 * square)
+    if covariance.shape[-3] == 1:
+        mean = linear @ covariance.squeeze(-3)
+    else:
+        mean = (covariance @ linear.unsqueeze(-1)).squeeze(-1)
+    precision = torch.linalg.inv(covariance.mean(-3))
+    return mean @ precision, -0.5 * precision.expand(*mean.shape[:-2], *precision.shape[-2:])
+
+
+def distinct(matrices: Tensor) -> Tensor:
+    """The matrices with size 1 where they are one and the same, expanded along a batch dim."""
+    for dim in range(matrices.dim() - 2):
+        if matrices.stride(dim) == 0:
+            matrices = matrices.narrow(dim, 0, min(1, matrices.shape[dim]))
+    return matrices
 
 
 def _joint_natural(block: Block, own: Mapping[str, Natural], latents: Latents) -> Natural:
@@ -226,14 +242,18 @@ def _gaussian_natural(
     size = block.location_size if block.is_joint else block.event_size
     first = own[block.sites[0].name][0]
     linear = torch.zeros(*block.batch_shape, size, dtype=torch.float64, device=first.device)
-    square = torch.zeros(*block.batch_shape, size, size, dtype=torch.float64, device=first.device)
+    places, matrices = [], []
     for site in sites:
         latent = latents[site.name]
-        place = block.event_slice(site)
+        places.append(block.event_slice(site))
         vector, matrix = _dense(latent, own[site.name], block.placements[site.name].batch_dims)
-        linear[..., place] = vector
+        linear[..., places[-1]] = vector
+        matrices.append(distinct(matrix))
+    shape = torch.broadcast_shapes(*(m.shape[:-2] for m in matrices))
+    square = torch.zeros(*shape, size, size, dtype=torch.float64, device=first.device)
+    for place, matrix in zip(places, matrices, strict=True):
         square[..., place, place] = matrix
-    return linear, square
+    return linear, square.expand(*block.batch_shape, size, size)
 
 
 def _dense(latent: Latent, natural: Natural, kept: tuple[int, ...]) -> tuple[Tensor, Tensor]:

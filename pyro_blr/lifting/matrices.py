@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import errors
 from . import constants, host
 from .axes import Axis, all_axes, take
 from .contraction import contract
@@ -34,7 +35,7 @@ def precision_of(name: str, matrix: Numeric) -> tuple[Polynomial, Polynomial]:
         return _lifted_precision(name, matrix)
     if not isinstance(matrix, Tensor):
         raise NotPolynomial("a covariance matrix computed from latents that cancel")
-    result, half_log_det = constants.memo(_FUNCTIONS[name], (matrix,))
+    result, half_log_det = _factorised(name, matrix)
     return polynomial(result), polynomial(half_log_det)
 
 
@@ -57,6 +58,22 @@ _FUNCTIONS = {
     "precision_matrix": _from_precision,
     "scale_tril": _from_scale_tril,
 }
+
+
+def _factorised(name: str, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The precision and half its log determinant of a constant matrix, computed once.
+
+    :raises ParameterError: if the matrix is not positive definite.
+    """
+    try:
+        result: tuple[Tensor, Tensor] = constants.memo(_FUNCTIONS[name], (matrix,))
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise errors.ParameterError(
+            f"the {name} of a multivariate normal is not positive definite in float64: "
+            f"{error} Mend: give a matrix whose eigenvalues are positive; of directions without "
+            "variance, leave one out."
+        ) from error
+    return result
 
 
 def _lifted_precision(name: str, matrix: Polynomial) -> tuple[Polynomial, Polynomial]:
@@ -88,7 +105,7 @@ def _lifted_precision(name: str, matrix: Polynomial) -> tuple[Polynomial, Polyno
         full = inverse.with_dims((*inverse.dims, None)) * eye
         return full * unscaled, log_scale + diagonal.log().sum((-1,)) * (0.5 * power)
     tensor, axes = parts.constant
-    value, half_log_det = constants.memo(_FUNCTIONS[name], (tensor,))
+    value, half_log_det = _factorised(name, tensor)
     inverse = Polynomial((*batch, *matrix.dims[-2:]), (Term(1.0, (Constant(value, axes),), ()),))
     log_det = Polynomial(batch, (Term(1.0, (Constant(half_log_det, axes[:-2]),), ()),))
     return inverse * unscaled, log_scale + log_det

@@ -97,3 +97,18 @@ def hierarchical(group: np.ndarray, y: np.ndarray, groups: int) -> Solution:
         "theta": {"mean": mean_theta, "mean_square": mean_theta**2 + var_theta},
     }
     return Solution(float(bound), posterior)
+
+
+def normal_gamma(y: np.ndarray, centre: float, ratio: float) -> Solution:
+    """tau ~ Gamma(2, 1), mu ~ N(centre, 1 / (ratio tau)), y ~ N(mu, 1 / tau), mu and tau apart."""
+    N, tau = len(y), GammaFactor()
+    mean = (ratio * centre + y.sum()) / (ratio + N)  # whatever tau is
+    for _ in range(SWEEPS):
+        variance = 1 / ((ratio + N) * tau.mean)
+        squares = ((y - mean) ** 2).sum() + N * variance
+        prior = ratio * ((mean - centre) ** 2 + variance)
+        tau.update(N + 1, squares + prior)
+    bound = tau.log_normal(N + 1, squares + prior) + np.log(ratio) / 2
+    bound += tau.log_prior_minus_log_q() + (1 + LOG_2PI + np.log(variance)) / 2
+    second = mean**2 + variance
+    return Solution(float(bound), {"mu": {"mean": mean, "mean_square": second}, "tau": tau.moments})
