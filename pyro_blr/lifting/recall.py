@@ -66,8 +66,9 @@ def _name(item: Any, held: list[Any]) -> Hashable:
     if isinstance(item, Tensor):
         if poly is None or item.requires_grad or item.layout != torch.strided:
             raise _Unknown
-        held.append(item)
-        return constants.key_of(item)
+        core = _without_repeats(item)
+        held.append(core)
+        return tuple(item.shape), constants.key_of(core)
     if isinstance(item, list | tuple):
         return type(item), tuple(_name(i, held) for i in item)
     if isinstance(item, Mapping):
@@ -77,6 +78,14 @@ def _name(item: Any, held: list[Any]) -> Hashable:
     if item is None or type(item) in _PLAIN:
         return type(item), item
     raise _Unknown
+
+
+def _without_repeats(tensor: Tensor) -> Tensor:
+    """The elements that expanded dims repeat: a prior's ``torch.zeros(K)`` in a long plate."""
+    for dim in reversed(range(tensor.dim())):
+        if tensor.stride(dim) == 0 and tensor.shape[dim] > 1:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
 #: What is its own name; with its type, since 1, 1.0 and True are equal.
