@@ -13,6 +13,8 @@ release = version = installed_version("pyro-blr")
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_title = f"pyro_blr {release}"
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 

@@ -57,7 +57,8 @@ class BLR:
 
     A step is ``natural <- (1 - rho) natural + rho dE_q[log p]/dmean_params``, block by block. The
     expectation is exact where the model is conjugate, by quadrature where a factor depends on one
-    Gaussian scalar per element, and by draws of q elsewhere; :meth:`explain` says which and why.
+    or two Gaussian scalars per element, and by draws of q elsewhere; :meth:`explain` says which and
+    why.
 
     Example::
 

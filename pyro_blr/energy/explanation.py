@@ -52,7 +52,8 @@ class ParameterExplanation:
 
     def __str__(self) -> str:
         joint = f", with {', '.join(self.together)}" if len(self.together) > 1 else ""
-        why = f"mode of a {self.family}{joint}" if self.family else self.reason
+        article = "an" if self.family.startswith("I") else "a"
+        why = f"mode of {article} {self.family}{joint}" if self.family else self.reason
         return f"parameter {self.name}: {self.update} ({why})"
 
 

@@ -155,7 +155,7 @@ def _block(
         ]
         if not curved:
             return block
-        reason = f"factor {curved[0]!r} is not linear in the statistics of a {block.point.name}"
+        reason = f"factor {curved[0]!r} is not linear in the statistics of its {block.point.name}"
     return reason
 
 

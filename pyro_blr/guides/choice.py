@@ -129,10 +129,15 @@ def _named(name: str, site: Any, family: ExponentialFamily, base: Any) -> Latent
         return latent
     if family not in _on_support(base):
         raise errors.ArgumentError(
-            f"families[{name!r}] is {family.name}, which does not fit the support of the site, "
-            f"{site['fn'].support}. Mend: leave it out, or name a family on that support."
+            f"families[{name!r}] is {family.name}, which is no law of a latent on the support of "
+            f"the site, {site['fn'].support}. Mend: leave it out, or name one of {_nameable(base)}."
         )
     return _own(name, site, family)
+
+
+def _nameable(base: Any) -> str:
+    """The families that a user may name on a support; Normal is one on the unconstrained space."""
+    return ", ".join(family.name for family in (*_on_support(base), Normal()))
 
 
 def _scalar(latent: Latent) -> Latent:

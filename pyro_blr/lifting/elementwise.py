@@ -15,14 +15,17 @@ ELEMENTWISE = frozenset(
     log10 log1p log2 log_ndtr logaddexp logaddexp2 logit log_sigmoid logsigmoid max maximum min
     minimum mish mul multiply mvlgamma ndtr neg negative polygamma positive pow rad2deg reciprocal
     relu relu6 round rsqrt rsub selu sgn sigmoid sign silu sin sinc sinh softplus softsign sqrt
-    square sub subtract tan tanh tanhshrink true_divide trunc where xlog1py xlogy zeta eq ne lt le
+    square sub subtract tan tanh tanhshrink true_divide trunc where xlog1py xlogy eq ne lt le
     gt ge less greater less_equal greater_equal isfinite isnan logical_and logical_or logical_not
     masked_fill nan_to_num clone contiguous double float to type type_as full_like zeros_like
     ones_like hardshrink softshrink threshold special_expit special_logit special_ndtr
     special_log_ndtr special_erf special_erfc special_erfcx special_xlogy special_xlog1py
-    special_exp2 special_expm1 special_log1p special_gammaln __add__ __radd__ __sub__ __rsub__
-    __mul__ __rmul__ __truediv__ __rtruediv__ __div__ __rdiv__ __pow__ __rpow__ __neg__ __pos__
-    __abs__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __and__ __or__ __invert__
+    special_exp2 special_expm1 special_log1p special_gammaln special_digamma special_psi
+    special_polygamma special_multigammaln special_zeta special_i0 special_i0e special_i1
+    special_i1e special_sinc special_erfinv special_ndtri special_entr special_round
+    __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __div__ __rdiv__
+    __pow__ __rpow__ __neg__ __pos__ __abs__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __and__
+    __or__ __invert__
     """.split()  # noqa: SIM905 - a table of words reads better than a list of a hundred lines
 )
 
@@ -47,7 +50,8 @@ JUMPING = frozenset(
     """
     sign sgn floor ceil round trunc frac fmod remainder heaviside argmax argmin eq ne lt le gt ge
     less greater less_equal greater_equal logical_and logical_or logical_not bucketize searchsorted
-    __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __and__ __or__ __invert__ __floordiv__ __mod__
+    special_round __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __and__ __or__ __invert__ __floordiv__
+    __mod__
     """.split()  # noqa: SIM905 - as above
 )
 

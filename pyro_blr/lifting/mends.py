@@ -15,7 +15,8 @@ _KINK = (
 _ORDER = "needs the order of several latents, which has no closed form; leave it out of the model"
 _MATRIX = (
     "of a latent matrix has no closed form; of a constant one it is computed before latents enter, "
-    "so let latents enter the equations' right-hand side, `torch.linalg.solve(A, z)`"
+    "so let latents enter the equations' right-hand side, `torch.linalg.solve(A, z)`; a Wishart "
+    "latent is exact as the precision_matrix of a MultivariateNormal"
 )
 _ONE_SCALAR = (
     "is by quadrature of one Gaussian scalar an element, as in `{0}(X @ w)` with Gaussian weights"

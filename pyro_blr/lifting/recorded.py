@@ -65,7 +65,7 @@ def unchecked() -> Iterator[None]:
 def no_formula(fn: Any) -> NotPolynomial:
     """The reason of a distribution without a formula; ``fn`` is it or its class."""
     name = fn.__name__ if isinstance(fn, type) else type(fn).__name__
-    return NotPolynomial(f"{name} has no formula in the statistics of q")
+    return NotPolynomial(f"the log density of `{name}` has no formula in the statistics of q")
 
 
 def lifted_parts(root: Any) -> tuple[LiftedTensor, ...]:

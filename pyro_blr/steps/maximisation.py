@@ -81,8 +81,8 @@ def no_maximum(block: Block) -> errors.BLRError:
     """The error for a parameter whose likelihood is largest at the edge of its support."""
     names = " and ".join(repr(s.name) for s in block.sites)
     return errors.ImproperPosteriorError(
-        f"the expected log joint has no maximum over the parameter {names} inside its support (as "
-        f"a {block.point.name} it is improper): a count or a sum of squares is 0, or a design is "
+        f"the expected log joint has no maximum over the parameter {names} inside its support "
+        f"(its {block.point.name} is improper): a count or a sum of squares is 0, or a design is "
         "singular. Mend: give it a prior by making it a latent, pyro.sample instead of pyro.param, "
         'or leave it to an optimiser, params="optim".'
     )
