@@ -16,10 +16,10 @@ from .arguments import check_arguments, check_limits, check_rule, draws_of, reje
 from .energy.draws import Draws
 from .energy.energy import Energy, EnergyBuilder, Value
 from .energy.explanation import Explanation, explain
-from .energy.joining import join
+from .energy.joining import join, rows_move_alone
 from .energy.merging import merge
 from .energy.parameters import LiftedParameter
-from .energy.sharing import share, unshared
+from .energy.sharing import share
 from .energy.trace import Traced
 from .families import Natural
 from .fit import Fit, run
@@ -215,15 +215,12 @@ class BLR:
                 raise
             self.parameters.forget()
             traced = trace({})
-        if not self._is_laid_out:
+        if not self._is_laid_out or not rows_move_alone(self.guide.blocks, traced):
             self._lay_out(traced)
-        elif any(self.guide.layout[name].row_dims for name in traced.rows):
-            # The rows of a subsample move alone: they cannot share a covariance with the others.
-            self._use(unshared(self.guide.blocks))
         return self.parameters.energy(traced, self.guide.layout, trace, build)
 
     def _lay_out(self, traced: Traced) -> None:
-        """Choose the blocks of q, once, before the first step.
+        """Choose the blocks of q: before the first step, and where a plate is subsampled later on.
 
         Coupled linear-Gaussian latents are merged, Gaussians joined with their own precisions, and
         covariances that are the same all along a plate held once.

@@ -7,7 +7,7 @@ Two elements are coupled if some factor has a term with the product of both (giv
 random precisions among them), or a predictor with the sum of both. A merge must leave every exact
 term at most quadratic in the merged block: ``y ~ Normal(a * b, 1)`` has the term ``a^2 b^2``, so a
 and b stay apart. Plates along which only equal elements are coupled (``a[g] + b[g] * x``) stay
-batch dims.
+batch dims; a subsampled plate always does, as a step moves the rows of its subsample alone.
 """
 
 from collections.abc import Iterator
@@ -51,9 +51,14 @@ def merge(traced: Traced, latents: Latents) -> tuple[list[Block], tuple[str, ...
     """The blocks of ``blocks="auto"``, and a note for each merge that was too large."""
     terms, pairs = _structure(traced, latents)
     groups = {name: _Group([name]) for name in latents}
+    subsampled = {latents[n].plates[d][0] for n, dims in traced.rows.items() for d in dims}
     notes: list[str] = []
     for coupling in pairs:
-        _join(coupling, groups, latents, terms, notes)
+        across = coupling.broken & subsampled
+        if across:
+            notes.append(_across(coupling, min(across)))
+        else:
+            _join(coupling, groups, latents, terms, notes)
     blocks = []
     for group in dict.fromkeys(groups.values()):
         if group.coupled:
@@ -61,7 +66,14 @@ def merge(traced: Traced, latents: Latents) -> tuple[list[Block], tuple[str, ...
         else:
             blocks.extend(latents[name].block() for name in group.names)
     order = {name: i for i, name in enumerate(latents)}
-    return sorted(blocks, key=lambda b: min(order[s.name] for s in b.sites)), tuple(notes)
+    ordered = sorted(blocks, key=lambda b: min(order[s.name] for s in b.sites))
+    return ordered, tuple(dict.fromkeys(notes))
+
+
+def _across(coupling: Coupling, plate: str) -> str:
+    """The note on elements of a subsampled plate, which move a few at a time."""
+    names = " and ".join(dict.fromkeys((coupling.first, coupling.second)))
+    return f"{names} are coupled across the plate {plate!r}, which is subsampled: they stay apart"
 
 
 def _mergeable(latent: Latent) -> bool:

@@ -42,9 +42,7 @@ class NaturalStore(PyroModule):
             names = [f"{prefix}.{_module_name(block)}.natural_{k}" for k in range(len(natural))]
             shapes = [loaded[n].shape if n in loaded else None for n in names]
             if shapes == [tensor.shape for tensor in natural]:
-                natural = tuple(
-                    loaded.pop(n).to(t) for n, t in zip(names, natural, strict=True)
-                )
+                natural = tuple(loaded.pop(n).to(t) for n, t in zip(names, natural, strict=True))
             for k, tensor in enumerate(natural):
                 value = tensor.detach().clone().contiguous()
                 setattr(holder, f"natural_{k}", PyroParam(value, constraints.real))
