@@ -61,7 +61,7 @@ def check_arguments(
         raise errors.ArgumentError(f"check_every must be a positive integer, not {check_every!r}.")
 
 
-def check_rule(params: Any, temperature: Any, momentum: Any) -> None:
+def check_rule(params: Any, temperature: Any, momentum: Any, quad_tol: Any) -> None:
     """Refuse options of the rule that have no meaning.
 
     :raises ArgumentError: naming the option.
@@ -80,6 +80,11 @@ def check_rule(params: Any, temperature: Any, momentum: Any) -> None:
         raise errors.ArgumentError(
             f"momentum must be a number in [0, 1), not {momentum!r}. Mend: leave it out, or try "
             "0.5; at 1 steps would never die out."
+        )
+    if not _is_number(quad_tol) or not 0 < quad_tol < math.inf:
+        raise errors.ArgumentError(
+            f"quad_tol must be a positive number of nats, not {quad_tol!r}. Mend: leave it out, or "
+            "try 1e-6."
         )
 
 

@@ -16,10 +16,10 @@ from .arguments import check_arguments, check_limits, check_rule, draws_of, reje
 from .energy.draws import Draws
 from .energy.energy import Energy, EnergyBuilder, Value
 from .energy.explanation import Explanation, explain
-from .energy.joining import join
+from .energy.joining import join, rows_move_alone
 from .energy.merging import merge
 from .energy.parameters import LiftedParameter
-from .energy.sharing import share, unshared
+from .energy.sharing import share
 from .energy.trace import Traced
 from .families import Natural
 from .fit import Fit, run
@@ -27,6 +27,7 @@ from .guides.auto_natural import AutoNatural
 from .info import Info
 from .lifting.blocks import Block
 from .lifting.points import PointBlock
+from .lifting.quadrature import QUAD_TOL
 from .model_parameters import ModelParameters
 from .objective import EnergyObjective
 from .steps.cone import Safety
@@ -84,6 +85,8 @@ class BLR:
         ``pyro.factor`` are divided by it, priors are not. The loss is -ELBO of that target.
     :param float momentum: gamma in [0, 1): natural parameters go on by gamma times the last step,
         as far as the cone (and a deterministic ELBO under ``"auto"``) allows.
+    :param float quad_tol: the error in nats a datum up to which a factor is by quadrature, not at
+        draws; a kink (a Laplace density) is often met to 1e-6, not to 1e-8.
     :param check_every: compare with a trace without any cache at every so many steps.
     :raises ArgumentError: for arguments that cannot be used.
     """
@@ -101,16 +104,18 @@ class BLR:
         params: str = "optim",
         temperature: float = 1.0,
         momentum: float = 0.0,
+        quad_tol: float = QUAD_TOL,
         check_every: int | None = None,
     ) -> None:
         check_arguments(model, guide, optim, loss, step_size, blocks, on_sampled, check_every)
-        check_rule(params, temperature, momentum)
+        check_rule(params, temperature, momentum, quad_tol)
         self.model = model
         self.guide = guide
         self.optim = optim
         self.params = params
         self.temperature = float(temperature)
         self.momentum = float(momentum)
+        self.quad_tol = float(quad_tol)
         self.loss = loss
         self.step_size = step_size
         self.blocks = blocks
@@ -193,7 +198,7 @@ class BLR:
         objective = EnergyObjective(energy, None, self._builder.cache, (args, kwargs))
         if energy.needs_rules:
             with torch.no_grad():
-                energy.calibrate(_detached(self.guide.naturals()))
+                energy.calibrate(_detached(self.guide.naturals()), self.quad_tol)
         if any(f.tier == "sampled" for f in energy.factors):
             objective.draws = Draws(self.guide.latents, self.num_draws)
         self._builder.report_sampled(energy)
@@ -216,20 +221,17 @@ class BLR:
                 raise
             self.parameters.forget()
             traced = trace({})
-        if not self._is_laid_out:
+        if not self._is_laid_out or not rows_move_alone(self.guide.blocks, traced):
             self._lay_out(traced)
-        elif any(self.guide.layout[name].row_dims for name in traced.rows):
-            # The rows of a subsample move alone: they cannot share a covariance with the others.
-            self._use(unshared(self.guide.blocks))
         energy = self.parameters.energy(traced, self.guide.layout, trace, build)
         if any(b.row_dims and not energy.is_conjugate_in(b) for b in energy.blocks):
             # What this call asks of the rows differs (a mask of some): so do their covariances.
-            self._use(unshared(self.guide.blocks))
+            self._lay_out(traced)
             energy = self.parameters.energy(traced, self.guide.layout, trace, build)
         return energy
 
     def _lay_out(self, traced: Traced) -> None:
-        """Choose the blocks of q, once, before the first step.
+        """Choose the blocks of q: before the first step, and where a plate is subsampled later on.
 
         Coupled linear-Gaussian latents are merged, Gaussians joined with their own precisions, and
         covariances that are the same all along a plate held once.
@@ -326,7 +328,7 @@ class BLR:
         call, latents, points = objective.call, self.guide.latents, self.parameters.points
         traced = fresh.trace(*call, latents, points.lifted)
         energy = fresh.build(traced, latents, self.guide.layout, points.blocks)
-        energy.calibrate(_detached(self.guide.naturals()))
+        energy.calibrate(_detached(self.guide.naturals()), self.quad_tol)
         other = EnergyObjective(energy, objective.draws, fresh.cache, call)
         now = other.value(self.guide.naturals())
         if abs(now.elbo - value.elbo) > 1e-9 * max(now.magnitude, value.magnitude):

@@ -55,6 +55,10 @@ class PlateSizeError(BLRError, ValueError):
     """A plate that holds a stored latent changed its size."""
 
 
+class ShapeError(BLRError, ValueError):
+    """A site's log density has a dim that none of its plates declares."""
+
+
 class StaleDataError(BLRError, RuntimeError):
     """Data changed behind the cache: a fresh trace disagrees with the folded one."""
 

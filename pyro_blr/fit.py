@@ -138,6 +138,7 @@ class _Watch:
         mean = sum(products) / PAIRS
         spread = math.sqrt(sum((p - mean) ** 2 for p in products) / (PAIRS - 1) / PAIRS)
         fit.residual = mean
+        fit.reason = f"sampled residual {mean:.1e} +- {spread:.1e} nats, tol={self.tol:g}"
         if abs(mean) + 2 * spread <= self.tol:
             fit.converged = True
             fit.gap = abs(mean) + 2 * spread

@@ -323,3 +323,21 @@ def test_what_is_not_coupled_stays_apart() -> None:
     for mean, var in found:
         assert torch.allclose(mean, variance * X.sum(0) / SD**2, rtol=1e-10)
         assert torch.allclose(var, torch.full((3,), variance), rtol=1e-10)
+
+
+def test_a_matrix_stays_apart_where_an_exponential_runs_along_its_columns() -> None:
+    """``sum_ij L_ij z_j exp(f_j)`` holds ``L z`` only without the exponential."""
+
+    def model() -> None:
+        matrix = pyro.sample("L", dist.Wishart(torch.tensor(5.0), torch.eye(2) / 4))
+        z = pyro.sample("z", dist.MultivariateNormal(torch.zeros(2), precision_matrix=matrix))
+        f = pyro.sample("f", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.factor("x", -0.1 * torch.einsum("ij,j,j->", matrix, z, torch.exp(0.3 * f)))
+
+    values = []
+    for blocks in ("site", "auto"):
+        pyro.set_rng_seed(0)
+        blr, guide = engine(model, blocks=blocks)
+        values.append(blr.evaluate_loss())
+        assert [b.name for b in guide.blocks] == ["L", "z", "f"]
+    assert values[0] == pytest.approx(values[1], rel=1e-12)

@@ -9,7 +9,7 @@ Normal-Gamma law, evidence included; apart they would be a mean field. The same 
 (Normal-inverse-Gamma) and for a precision matrix (Normal-Wishart).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 
 from ..families import (
@@ -46,7 +46,7 @@ def join(blocks: Sequence[Block], traced: Traced) -> list[Block]:
         own = scale
         for gaussian in [b for b in blocks if b.gaussian]:
             joint = _joint_block(gaussian, own, factors)
-            if joint is None or _splits_rows(joint, traced):
+            if joint is None or not rows_move_alone([joint], traced):
                 continue
             trial = [joint if b is gaussian else b for b in blocks if b is not own]
             if is_conjugate(joint, trial, traced, factors):
@@ -71,6 +71,19 @@ def is_conjugate(
             continue
         if site.name not in factors or not is_linear(factors[site.name], layout, block):
             return False
+    return True
+
+
+def rows_move_alone(blocks: Iterable[Block], traced: Traced) -> bool:
+    """Whether every subsampled plate is a batch dim with natural parameters of its own.
+
+    A step sees the rows of the subsample, and moves no other.
+    """
+    for block in blocks:
+        own = len(block.own_shape)
+        for name, placement in block.placements.items():
+            if not set(traced.rows.get(name, ())) <= set(placement.batch_dims[:own]):
+                return False
     return True
 
 
@@ -100,14 +113,6 @@ def _joint_block(gaussian: Block, scale: Block, factors: dict[str, Polynomial]) 
     family = scale.family if scale.is_joint else JOINT[type(scale.family)]
     shape = tuple(own.shape[d] for d in batch)
     return Block(name, family, sites, shape, size, placements)
-
-
-def _splits_rows(block: Block, traced: Traced) -> bool:
-    """Whether rows of a subsampled plate would lie in one event, where none can move alone."""
-    return any(
-        not set(traced.rows.get(s.name, ())) <= set(block.placements[s.name].batch_dims)
-        for s in block.sites
-    )
 
 
 def _batch_dims(scale: LatentSite) -> tuple[int, ...]:

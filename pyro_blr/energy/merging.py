@@ -7,7 +7,7 @@ Two elements are coupled if some factor has a term with the product of both (giv
 random precisions among them), or a predictor with the sum of both. A merge must leave every exact
 term at most quadratic in the merged block: ``y ~ Normal(a * b, 1)`` has the term ``a^2 b^2``, so a
 and b stay apart. Plates along which only equal elements are coupled (``a[g] + b[g] * x``) stay
-batch dims.
+batch dims; a subsampled plate always does, as a step moves the rows of its subsample alone.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from ..families import MultivariateNormal, Normal
-from ..lifting.axes import same_address
+from ..lifting.axes import all_axes, same_address
 from ..lifting.blocks import Block, Placement
 from ..lifting.polynomial import Polynomial
 from ..lifting.predictor import find_predictor
@@ -51,9 +51,14 @@ def merge(traced: Traced, latents: Latents) -> tuple[list[Block], tuple[str, ...
     """The blocks of ``blocks="auto"``, and a note for each merge that was too large."""
     terms, pairs = _structure(traced, latents)
     groups = {name: _Group([name]) for name in latents}
+    subsampled = {latents[n].plates[d][0] for n, dims in traced.rows.items() for d in dims}
     notes: list[str] = []
     for coupling in pairs:
-        _join(coupling, groups, latents, terms, notes)
+        across = coupling.broken & subsampled
+        if across:
+            notes.append(_across(coupling, min(across)))
+        else:
+            _join(coupling, groups, latents, terms, notes)
     blocks = []
     for group in dict.fromkeys(groups.values()):
         if group.coupled:
@@ -61,7 +66,14 @@ def merge(traced: Traced, latents: Latents) -> tuple[list[Block], tuple[str, ...
         else:
             blocks.extend(latents[name].block() for name in group.names)
     order = {name: i for i, name in enumerate(latents)}
-    return sorted(blocks, key=lambda b: min(order[s.name] for s in b.sites)), tuple(notes)
+    ordered = sorted(blocks, key=lambda b: min(order[s.name] for s in b.sites))
+    return ordered, tuple(dict.fromkeys(notes))
+
+
+def _across(coupling: Coupling, plate: str) -> str:
+    """The note on elements of a subsampled plate, which move a few at a time."""
+    names = " and ".join(dict.fromkeys((coupling.first, coupling.second)))
+    return f"{names} are coupled across the plate {plate!r}, which is subsampled: they stay apart"
 
 
 def _mergeable(latent: Latent) -> bool:
@@ -77,12 +89,10 @@ def _structure(traced: Traced, latents: Latents) -> tuple[list[dict[str, int]], 
         if not isinstance(node, LiftedTensor):
             continue
         polynomial = node.poly
-        if polynomial is not None and all(_degree(t, latents) <= 2 for t in polynomial.terms):
+        if polynomial is not None and _splits(polynomial, latents):
             for term in polynomial.terms:
                 degrees.append(_degrees(term, latents))
                 pairs.update(dict.fromkeys(_term_couplings(term, latents)))
-        elif polynomial is not None and _splits(polynomial, latents):
-            degrees.extend(_degrees(t, latents) for t in polynomial.terms)
         else:
             predictor = find_predictor(node)
             if not isinstance(predictor, str):
@@ -95,10 +105,6 @@ def _structure(traced: Traced, latents: Latents) -> tuple[list[dict[str, int]], 
 def _splits(polynomial: Polynomial, latents: Latents) -> bool:
     """Whether every term is at most quadratic in each site alone."""
     return all(max(_degrees(t, latents).values(), default=0) <= 2 for t in polynomial.terms)
-
-
-def _degree(term: Term, latents: Latents) -> int:
-    return sum(_degrees(term, latents).values())
 
 
 def _degrees(term: Term, latents: Latents) -> dict[str, int]:
@@ -123,9 +129,11 @@ def _term_couplings(term: Term, latents: Latents) -> Iterator[Coupling]:
     if len(elements) == 2:
         first, second = elements
         yield from _coupling(first, second, latents)
-    for exponential in term.exponentials:
-        exponent = exponential.exponent
-        yield from _predictor_couplings(Polynomial(exponent.dims, exponent.terms), latents)
+    if term.exponentials:
+        # The factors of exp(a + b x) are one exponent, whose square couples a and b.
+        dims = all_axes(w for e in term.exponentials for w in e.where)
+        exponent = Polynomial(dims, (t for e in term.exponentials for t in e.terms))
+        yield from _predictor_couplings(exponent, latents)
 
 
 def _predictor_couplings(predictor: Polynomial, latents: Latents) -> Iterator[Coupling]:

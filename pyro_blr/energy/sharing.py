@@ -12,9 +12,9 @@ these mean parameters; what q can be is the same.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..families import MultivariateNormal, SharedCovarianceNormal
+from ..families import SharedCovarianceNormal
 from ..lifting.blocks import Block, Placement
-from .joining import is_conjugate, summed_factors
+from .joining import is_conjugate, rows_move_alone, summed_factors
 from .trace import Traced
 
 
@@ -23,8 +23,10 @@ def share(blocks: Sequence[Block], traced: Traced) -> list[Block]:
     blocks = list(blocks)
     factors = summed_factors(traced)
     for i, block in enumerate(blocks):
-        for rows in _choices(block, traced):
+        for rows in _choices(block):
             shared = _with_rows(block, rows)
+            if not rows_move_alone([shared], traced):
+                continue
             trial = [*blocks[:i], shared, *blocks[i + 1 :]]
             if is_conjugate(shared, trial, traced, factors):
                 blocks = trial
@@ -32,17 +34,9 @@ def share(blocks: Sequence[Block], traced: Traced) -> list[Block]:
     return blocks
 
 
-def unshared(blocks: Sequence[Block]) -> list[Block]:
-    """The blocks, each element with a covariance of its own again."""
-    return [
-        replace(b, family=MultivariateNormal(), row_dims=0) if b.row_dims else b for b in blocks
-    ]
-
-
-def _choices(block: Block, traced: Traced) -> list[tuple[int, ...]]:
+def _choices(block: Block) -> list[tuple[int, ...]]:
     """The sets of batch dims to try: all of them together, then each alone."""
-    subsampled = any(s.name in traced.rows for s in block.sites)
-    if not block.gaussian or block.event_size is None or subsampled:
+    if not block.gaussian or block.event_size is None:
         return []
     long = tuple(d for d, size in enumerate(block.batch_shape) if size > 1)
     return [long, *((d,) for d in long if len(long) > 1)] if long else []

@@ -147,6 +147,7 @@ class LiftMessenger(Messenger):
             log_prob = log_density(fn, value)
         else:
             log_prob = _variable_log_density(self.latents[msg["name"]], fn, variable, value)
+        _check_shape(msg, log_prob)
         tempered = msg["is_observed"] and self.temperature != 1
         scale = msg["scale"] / self.temperature if tempered else msg["scale"]
         self.traced.sites.append(TracedSite(msg["name"], log_prob, scale, mask))
@@ -172,6 +173,28 @@ class LiftMessenger(Messenger):
 def _subsample_index(plate: str, msg: dict[str, Any], messenger: LiftMessenger) -> Tensor:
     index = messenger.subsamples[plate]
     return index if isinstance(index, Tensor) else torch.as_tensor(index)
+
+
+def _check_shape(msg: dict[str, Any], log_prob: Any) -> None:
+    """Refuse a site in plates whose log density has other dims: a (N, 1) mean of (N,) data.
+
+    :raises ShapeError: naming the site.
+    """
+    frames = {f.dim: f for f in msg["cond_indep_stack"] if f.vectorized}
+    shape = tuple(getattr(log_prob, "shape", ()))
+    if not frames or not shape:
+        return
+    for dim in range(-len(shape), 0):
+        size = frames[dim].size if dim in frames else 1
+        between = dim not in frames and dim > min(frames)
+        if shape[dim] not in (1, size) and not between:
+            plates = ", ".join(f"{f.name!r} (dim {d}, size {f.size})" for d, f in frames.items())
+            raise errors.ShapeError(
+                f"the log density of site {msg['name']!r} has the shape {shape}, but its plates "
+                f"are {plates}. Mend: drop the dim that broadcasts (a mean of shape (N, 1) beside "
+                "data of shape (N,): .squeeze(-1)), or declare dims that belong together by "
+                ".to_event(1)."
+            )
 
 
 def _check_plates(

@@ -37,6 +37,7 @@ from ..families import (
     find_family,
     get_family,
 )
+from ..families.registry import unwrap
 from ..lifting import host
 from ..lifting.expectation import is_linear
 from ..lifting.tensor import LiftedTensor
@@ -69,6 +70,7 @@ def _candidates(name: str, site: Any, named: Any) -> Iterator[Latent]:
     support = site["fn"].support
     if support.is_discrete:
         raise discrete_site(name)
+    _refuse_hidden_bounds(name, site["fn"])
     base = _base(support)
     if named is not None:
         yield _named(name, site, _family(name, named), base)
@@ -180,6 +182,38 @@ def unconstrained(name: str, site: Any) -> Latent:
     )
 
 
+def _refuse_hidden_bounds(name: str, prior: Any) -> None:
+    """Refuse laws that torch calls real but that do not live on the whole line.
+
+    :raises GuideError: for an angle, and for a chain of transforms that ends in an affine one.
+    """
+    law = unwrap(prior)
+    if isinstance(law, torch.distributions.VonMises):
+        raise errors.GuideError(
+            f"latent {name!r} is an angle: its density is periodic, and has no finite mass under a "
+            "Gaussian on the line. Mend: let two Gaussian latents be its cosine and sine, "
+            "torch.atan2(s, c), or observe it."
+        )
+    parts = _transforms(law)
+    hidden = [t for t in parts if _base(t.codomain) is not constraints.real]
+    if hidden and _base(prior.support) in (constraints.real, constraints.real_vector):
+        raise errors.GuideError(
+            f"latent {name!r} goes through {type(hidden[0]).__name__} and then through a transform "
+            "whose image torch takes for the whole line, so that its bounds are not known. Mend: "
+            "sample the base distribution and apply the last transforms in the model."
+        )
+
+
+def _transforms(law: Any) -> list[Any]:
+    """The transforms of a law, those of its base first, chains taken apart."""
+    if not isinstance(law, torch.distributions.TransformedDistribution):
+        return []
+    found = _transforms(unwrap(law.base_dist))
+    for transform in law.transforms:
+        found += getattr(transform, "parts", [transform])
+    return found
+
+
 def _bijection(name: str, support: Any) -> Any:
     """The transform from real numbers to a support.
 
@@ -190,10 +224,18 @@ def _bijection(name: str, support: Any) -> Any:
     except NotImplementedError as error:
         raise errors.GuideError(
             f"latent {name!r} is on {support}, where no family of pyro_blr is conjugate in this "
-            "model, and from real numbers there is no transform to it. Mend: use a Wishart latent "
-            "as the precision_matrix of a MultivariateNormal and nowhere else, or write a "
-            "covariance as scales times an LKJCholesky factor."
+            f"model, and from real numbers there is no transform to it. Mend: {_other(support)}."
         ) from error
+
+
+def _other(support: Any) -> str:
+    """What to write in the place of a latent on a support without a transform."""
+    if _base(support) is constraints.positive_definite:
+        return (
+            "use a Wishart latent as the precision_matrix of a MultivariateNormal and nowhere "
+            "else, or write a covariance as scales times an LKJCholesky factor"
+        )
+    return "write it as a function of latents whose supports torch can transform to"
 
 
 def full_value(site: Any) -> tuple[Tensor, dict[int, tuple[str, int]]]:

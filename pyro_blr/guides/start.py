@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import biject_to
@@ -25,6 +26,7 @@ from ..families import (
     Wishart,
     find_family,
 )
+from ..families.registry import unwrap
 from ..lifting import host
 from ..lifting.blocks import Block
 from ..lifting.terms import LatentSite
@@ -171,7 +173,13 @@ def _inner(latent: Latent, given: Any) -> Any:
         and hasattr(given, "base_dist")
         and hasattr(given, "transforms")
     ):
-        return given.base_dist
+        given = given.base_dist
+    normal = unwrap(given)
+    if latent.site.gaussian and latent.site.event_dim > 1 and isinstance(normal, dist.Normal):
+        # A matrix of latents is one vector to its family.
+        joined = -latent.site.event_dim
+        loc, scale = normal.loc.flatten(joined), normal.scale.flatten(joined)
+        return dist.Normal(loc, scale).to_event(1)
     return given
 
 

@@ -3,26 +3,45 @@
 
 """Where two addresses of a block's batch name the same element: elsewhere they are independent."""
 
-from .axes import Address, Axis, all_axes, device_of, grid, same_address
+from typing import TypeGuard
+
+from .axes import Address, Axis, all_axes, axes_of, device_of, grid, rename, same_address
 from .terms import Constant
 
 
 def coincidence(
     first: tuple[Address, ...], second: tuple[Address, ...], out: tuple[Axis, ...]
 ) -> tuple[tuple[Constant, ...], dict[Axis, Address]]:
-    """Restrict a product to where two batch addresses coincide: contracted axes, or 0-1 tables."""
-    deltas: list[Constant] = []
-    renaming: dict[Axis, Address] = {}
+    """Restrict a product to where two batch addresses coincide: contracted axes, or 0-1 tables.
+
+    The dims are equations between addresses, solved one after another: each sees what those before
+    it have put in place of an axis (``z[a, b] z[b, a]`` needs ``a = b`` once, not a swap). An axis
+    that the other side runs along itself (``z[a] z[perm[a]]``: fixed points) takes a table.
+
+    :returns: the tables, and what takes the place of contracted axes, which it does not run along.
+    """
+    tables: list[Constant] = []
+    solved: dict[Axis, Address] = {}
     for x, y in zip(first, second, strict=True):
+        x, y = rename(x, solved), rename(y, solved)
         if same_address(x, y):
             continue
-        if isinstance(y, Axis) and y not in out and y not in renaming:
-            renaming[y] = x
-        elif isinstance(x, Axis) and x not in out and x not in renaming:
-            renaming[x] = y
+        if _may_become(y, x, out):
+            solved = _extended(solved, y, x)
+        elif _may_become(x, y, out):
+            solved = _extended(solved, x, y)
         else:
             axes = all_axes((x, y))
             device = device_of((x, y))
             table = grid(x, axes, device) == grid(y, axes, device)
-            deltas.append(Constant(table.expand([a.size for a in axes]).double(), axes))
-    return tuple(deltas), renaming
+            tables.append(Constant(table.expand([a.size for a in axes]).double(), axes))
+    return tuple(t.renamed(solved) for t in tables), solved
+
+
+def _may_become(axis: Address, other: Address, out: tuple[Axis, ...]) -> TypeGuard[Axis]:
+    """Whether an address is a contracted axis that may be replaced by another address."""
+    return isinstance(axis, Axis) and axis not in out and axis not in axes_of(other)
+
+
+def _extended(solved: dict[Axis, Address], axis: Axis, other: Address) -> dict[Axis, Address]:
+    return {a: rename(w, {axis: other}) for a, w in solved.items()} | {axis: other}

@@ -25,6 +25,9 @@ from .recorded import LogDensity, lifted_parts, no_formula
 from .tensor import LiftedTensor, control_flow, polynomial_of
 from .terms import NotPolynomial
 
+#: Families whose density depends on the value and ``loc`` through their difference alone.
+LOCATED = (dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel)
+
 
 class LiftedDistribution(TorchDistribution):
     """A Pyro distribution some of whose arguments are lifted.
@@ -132,19 +135,34 @@ class LiftedDistribution(TorchDistribution):
     def _own_log_prob(self, value: Any) -> Tensor:
         if issubclass(self.distribution, dist.Unit):
             return self.arguments["log_factor"]  # type: ignore[no-any-return]
-        bare = LiftedDistribution(self.distribution, self.arguments)
         elementwise = is_elementwise(self.distribution, self.arguments, self.own_event)
-        call = LogDensity(bare, elementwise).of(value)
-        like = call.inputs[0]
         try:
             poly = self._polynomial(value)
+            call = LogDensity(self._bare(self.arguments), elementwise).of(value)
+            like = call.inputs[0]
             return LiftedTensor(poly.shape, like.dtype, like.device, poly=poly, call=call)
         except NotPolynomial as error:
+            shifted, arguments = self._centred(value)
+            call = LogDensity(self._bare(arguments), elementwise).of(shifted)
+            like = call.inputs[0]
             own = value.shape[: len(value.shape) - len(self.own_event)]
             shape = torch.broadcast_shapes(self.own_batch, own)
             return LiftedTensor(
                 shape, like.dtype, like.device, poly=None, call=call, reason=str(error)
             )
+
+    def _bare(self, arguments: Mapping[str, Any]) -> "LiftedDistribution":
+        return LiftedDistribution(self.distribution, arguments)
+
+    def _centred(self, value: Any) -> tuple[Any, Mapping[str, Any]]:
+        """A latent less its lifted location, at the location 0: one scalar in the place of two."""
+        location = self.arguments.get("loc")
+        if not isinstance(value, LiftedTensor) or not isinstance(location, LiftedTensor):
+            return value, self.arguments
+        if not issubclass(self.distribution, LOCATED):
+            return value, self.arguments
+        origin = torch.zeros((), dtype=location.dtype, device=location.device)
+        return value - location, {**self.arguments, "loc": origin.expand(location.shape)}
 
     def _polynomial(self, value: Any) -> Polynomial:
         density = density_of(self.distribution)

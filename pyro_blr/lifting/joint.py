@@ -16,7 +16,7 @@ from .axes import Address, Axis, all_axes, same_address
 from .blocks import Block
 from .plan import Stat
 from .statistics import LOCATION, LOG, LOGDET, MEAN, SCALED, SCALED_SECOND, SPREAD
-from .terms import Atom, Constant, NotPolynomial, Term
+from .terms import Atom, Constant, Exponential, NotPolynomial, Term
 
 
 def joint_moment(
@@ -106,6 +106,10 @@ def _is_summed_here(address: Address, term: Term, out: tuple[Axis, ...], matrix:
     """Whether an axis of the matrix meets one element of z and nothing else of the product."""
     if not isinstance(address, Axis) or address in out:
         return False
-    factors: tuple[Constant | Atom, ...] = (*term.constants, *term.atoms)
+    factors: tuple[Constant | Atom | Exponential, ...] = (
+        *term.constants,
+        *term.atoms,
+        *term.exponentials,
+    )
     runs = [f for f in factors if address in all_axes(f.where)]
     return len(runs) == 2 and any(f is matrix for f in runs)

@@ -75,10 +75,12 @@ def _conjugate_step(
 
 def improper(block: Block) -> errors.ImproperPosteriorError:
     """The error for messages outside the cone."""
+    hidden = " Where obs_mask made it, mask the data instead: poutine.mask(mask=obs_mask)."
     return errors.ImproperPosteriorError(
         f"the messages to {block.name!r} do not sum to a proper {block.family.name}: the "
         "posterior of this latent is improper given the others. Mend: give it a proper prior, or "
         "more data; check the sign and the scale of every pyro.factor."
+        + (hidden if "_unobserved" in block.name else "")
     )
 
 
