@@ -81,7 +81,7 @@ def _mergeable(latent: Latent) -> bool:
 
 
 def _structure(traced: Traced, latents: Latents) -> tuple[list[dict[str, int]], list[Coupling]]:
-    """The degrees of every exact term in the Gaussian sites, and all couplings."""
+    """The degrees in the Gaussian sites of every exact term beyond 2, and all couplings."""
     degrees: list[dict[str, int]] = []
     pairs: dict[Coupling, None] = {}
     for site in traced.sites:
@@ -99,7 +99,8 @@ def _structure(traced: Traced, latents: Latents) -> tuple[list[dict[str, int]], 
                 for scalar in predictor.values:
                     assert scalar.poly is not None
                     pairs.update(dict.fromkeys(_predictor_couplings(scalar.poly, latents)))
-    return degrees, list(pairs)
+    # Terms that are at most quadratic in all sites together stay so under every merge.
+    return [d for d in degrees if sum(d.values()) > 2], list(pairs)
 
 
 def _splits(polynomial: Polynomial, latents: Latents) -> bool:
@@ -175,6 +176,8 @@ def _join(
     notes: list[str],
 ) -> None:
     left, right = groups[coupling.first], groups[coupling.second]
+    if left is right and left.coupled and coupling.broken <= left.broken:
+        return
     names = list(dict.fromkeys((*left.names, *right.names)))
     broken = left.broken | right.broken | coupling.broken
     if any(sum(term.get(n, 0) for n in names) > 2 for term in terms):
