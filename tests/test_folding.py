@@ -274,3 +274,14 @@ def test_training_flag_of_a_child() -> None:
     blr, before = warm(module, x, y)
     module.child.eval()
     assert_follows(blr, module, before, x, y)
+
+
+def test_old_content_in_another_tensor_after_a_change_in_place() -> None:
+    """Small constants are recognised by content: what was made of them must not follow a change."""
+    x, y = randn(0, 20), randn(1, 20)
+    clean = x.clone(), y.clone()
+    blr, before = warm(normal, x, y)
+    x.mul_(3.0)
+    y.add_(1.0)
+    assert_follows(blr, normal, before, x, y)
+    assert blr.evaluate_loss(*clean) == pytest.approx(before, rel=1e-12)

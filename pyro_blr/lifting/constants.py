@@ -105,7 +105,17 @@ def memo(compute: Callable[..., Any], tensors: tuple[Tensor, ...], *extra: Hasha
     if cache is None or any(t.requires_grad for t in tensors):
         return compute(*tensors, *extra)
     key = (compute, *(cache.key_of(t) for t in tensors), extra)
-    return cache.lookup(key, lambda: compute(*tensors, *extra), tensors)
+    return cache.lookup(key, lambda: compute(*(own(t) for t in tensors), *extra), tensors)
+
+
+def own(tensor: Tensor) -> Tensor:
+    """A constant that may be kept: what is recognised by content must keep its content.
+
+    The user may write into a small tensor; another one with the old content then finds what was
+    made of the first. Larger ones are recognised by a version that never returns.
+    """
+    by_content = tensor.numel() <= SMALL and host.readable(tensor) and not tensor.requires_grad
+    return tensor.detach().clone() if by_content else tensor
 
 
 def key_of(tensor: Tensor) -> Hashable:

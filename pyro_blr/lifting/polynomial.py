@@ -296,6 +296,7 @@ def polynomial(value: Numeric) -> Polynomial:
             return Polynomial(dims, ())
         if core.dim() == 0:
             return Polynomial(dims, (Term(host.number(core), (), ()),))
+    core = constants.own(core)
     return Polynomial(dims, (Term(1.0, (Constant(core, tuple(dims[i] for i in kept)),), ()),))  # type: ignore[misc]
 
 
