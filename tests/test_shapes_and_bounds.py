@@ -41,9 +41,22 @@ def hidden_by_obs_mask() -> None:
         pyro.sample("y", dist.Normal(m, 1.0), obs=Y, obs_mask=Y > 0)
 
 
+def scale_that_may_be_negative() -> None:
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(0.0, 1.0 + 2.0 * z), obs=torch.tensor(0.3))
+
+
+def probability_on_the_line() -> None:
+    w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("data", 12):
+        pyro.sample("y", dist.Bernoulli(X @ w), obs=(Y > 0).double())
+
+
 @pytest.mark.parametrize(
     ("model", "error", "words"),
     [
+        (scale_that_may_be_negative, errors.ParameterError, ("'y'", "'z'", "F.softplus")),
+        (probability_on_the_line, errors.ParameterError, ("'y'", "'w'", "torch.sigmoid")),
         (column_beside_row, errors.ShapeError, ("'y'", "(12, 12)", ".squeeze(-1)")),
         (angle, errors.GuideError, ("'z'", "torch.atan2")),
         (bounds_behind_an_affine_map, errors.GuideError, ("'z'", "SigmoidTransform")),

@@ -22,6 +22,7 @@ from .. import errors
 from ..lifting import constants, host
 from ..lifting.densities import as_given, density_of
 from ..lifting.distribution import LiftedDistribution
+from ..lifting.elementwise import is_affine
 from ..lifting.tensor import LiftedTensor
 
 
@@ -35,10 +36,38 @@ def check_arguments(name: str, fn: Any) -> None:
         kind, declared, given = _arguments(inner)
         for argument, value in given.items():
             constraint = declared.get(argument)
+            if _may_leave(value, constraint):
+                raise _leaving_argument(name, kind, argument, value)
             if constraint is None or not _can_be_checked(constraint, value):
                 continue
             if not _is_inside(value, constraint):
                 raise _wrong_argument(name, kind, argument, value, constraint)
+
+
+def _may_leave(value: Any, constraint: Any) -> bool:
+    """Whether a Gaussian expression, whose mass is everywhere, is to be positive or a probability.
+
+    What is more than affine is not looked at: its range is not known.
+    """
+    bounded = constraint in _BOUNDED
+    return bounded and isinstance(value, LiftedTensor) and bool(value.sites) and is_affine(value)
+
+
+_BOUNDED = (
+    dist.constraints.positive,
+    dist.constraints.nonnegative,
+    dist.constraints.unit_interval,
+)
+
+
+def _leaving_argument(name: str, kind: str, argument: str, value: LiftedTensor) -> errors.BLRError:
+    sites = ", ".join(repr(n) for n in value.site_names)
+    link = "torch.sigmoid(...)" if argument == "probs" else ".exp() or F.softplus(...)"
+    return errors.ParameterError(
+        f"the `{argument}` of {kind} at site {name!r} is linear in the Gaussian latent {sites}, "
+        f"and so lies outside its domain with some probability. Mend: put {link} around it, or "
+        "give the latent a prior on the domain."
+    )
 
 
 def _distributions(fn: Any) -> Iterator[Any]:
