@@ -115,9 +115,9 @@ class TimedBLR(BLR):
         super().__init__(*args, **kwargs)
         self.began: list[float] = []
 
-    def step_on(self, objective: Any) -> float:
+    def step_on(self, objective: Any, watched: bool = False) -> float:
         self.began.append(perf_counter())
-        return super().step_on(objective)
+        return super().step_on(objective, watched)
 
 
 def run_blr(problem: Problem) -> tuple[Result, str]:
