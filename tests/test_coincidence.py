@@ -54,6 +54,13 @@ OF_A_MATRIX: dict[str, Function] = {
         z.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) * torch.exp(0.3 * z.mT)
     ).sum((-2, -1)),
     "masses": lambda z: torch.exp(0.3 * z + 0.2 * z.mT).sum((-2, -1)),
+    "masses of two sums": lambda z: (torch.exp(z.sum(-2)) * torch.exp(z.sum(-1))).sum(-1),
+    "masses of a sum and an element": lambda z: (
+        torch.exp(z.sum((-2, -1))) ** 0.3 * torch.exp(z[..., 0, 1])
+    ),
+    "masses that cancel but one": lambda z: (
+        torch.exp(z.sum(-1)) * torch.exp(-z[..., 0, :]) * torch.exp(-z.sum(-1))
+    ).sum(-1),
 }
 
 

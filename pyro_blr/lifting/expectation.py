@@ -278,11 +278,13 @@ def _same_exponential(first: Exponential, second: Exponential) -> bool:
 
 
 def _leaf_of(exponential: Exponential) -> LatentSite | None:
-    """The latent whose elements the exponent is, if it is no more than that."""
-    terms = exponential.exponent.terms
-    if len(terms) > 1 or terms[0].constants or terms[0].number != 1.0:
+    """The latent whose elements the exponent is, dim by dim, if it is no more than that."""
+    term, *others = exponential.exponent.terms
+    if others or term.constants or term.number != 1.0:
         return None
-    return terms[0].atoms[0].site
+    (atom,) = term.atoms
+    own = tuple(w for w, size in zip(atom.where, atom.site.shape, strict=True) if size != 1)
+    return atom.site if own == exponential.exponent.dims else None
 
 
 def _masses(
