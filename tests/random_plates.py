@@ -61,6 +61,8 @@ POSITIVES: dict[str, Callable[[Env, Tables], Tensor]] = {
     "1 / u": lambda e, t: 1 / e["u"],
     "root of u": lambda e, t: e["u"].sqrt(),
 }
+#: Groups, columns, the length of vectors, rows.
+SIZES = [(2, 2, 2, 4), (3, 3, 1, 5), (2, 2, 1, 3), (3, 2, 2, 1), (1, 2, 1, 3)]
 #: What is affine in Gaussian latents: an exponent, a location.
 AFFINE = tuple(name for name in REALS if name != "w by v")
 FAMILIES = {"s": families.Gamma, "p": families.Beta, "u": families.InverseGamma}

@@ -15,8 +15,8 @@ from ..families import Natural, NormalWishart
 from ..lifting.blocks import Block
 from ..lifting.moments import moments_of
 
-#: The grid of a numerical quantile: +-12 standard deviations of the unconstrained variable, in steps
-#: h of 0.006 of them, whose h^4 is 1e-9.
+#: The grid of a numerical quantile: +-12 standard deviations of the unconstrained variable, in
+#: steps h of 0.006 of them, whose h^4 is 1e-9.
 WIDTH, GRID = 12.0, 4001
 
 
