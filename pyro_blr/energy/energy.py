@@ -227,10 +227,10 @@ def non_finite(site: str) -> errors.NonFiniteError:
     """The error for a factor that is NaN or infinite."""
     return errors.NonFiniteError(
         f"the expected log density of site {site!r} is NaN or infinite. Mend: look for NaN or "
-        "infinity in its data, its covariates or its distribution's arguments and remove or mask "
-        "these rows (poutine.mask); if they are finite, look for an argument that latents take out "
-        "of its domain (a scale that may be negative), start from a narrower guide (init_scale) or "
-        "rescale the covariates."
+        "infinity in its data, its covariates or its distribution's arguments and remove these "
+        "rows, or mask them (poutine.mask, and other values in the place of NaN covariates); if "
+        "they are finite, look for an argument that latents take out of its domain (a scale that "
+        "may be negative), start from a narrower guide (init_scale) or rescale the covariates."
     )
 
 
