@@ -255,6 +255,7 @@ class BLR:
         noisy = energy.is_subsampled or energy.has_jumps
         searched = not noisy and (size is None or size == 1.0)
         if energy.has_sampled and searched:
+            self.sampling.begin(self.guide.latents, energy.sampled_numbers)
             objective.draws = self.sampling.common(self.guide.latents)
         few = searched and not watched
         # Conjugate messages are coefficients: the ELBO at the entry is then a number and no more.
