@@ -113,6 +113,18 @@ def apply(parts: Parts, vector: Vector) -> Vector:
     return first, matrices.apply(parts[2], vector[1]) + _spread(parts[1].mT, vector[0])
 
 
+def dense(parts: Parts) -> Tensor:
+    """Return S as one matrix, the global rows first.  # shape: (G + N L, G + N L)"""
+    (size,), (count, each) = parts[0].shape[-1:], parts[2].shape[-3:-1]
+    places = size + torch.arange(count * each, device=parts[0].device).reshape(count, each)
+    matrix = parts[0].new_zeros(size + count * each, size + count * each)
+    matrix[:size, :size] = parts[0]
+    matrix[:size, size:] = flatten(parts[1].mT).mT
+    matrix[size:, :size] = flatten(parts[1].mT)
+    matrix[places.unsqueeze(-1), places.unsqueeze(-2)] = parts[2]
+    return matrix
+
+
 def gram(rows: Tensor) -> Tensor:
     """Return sum_n A_n' A_n, of A_n  # shape: (*batch, N, L, G)"""
     return paired(rows, rows)
@@ -135,7 +147,7 @@ def flatten(rows: Tensor) -> Tensor:
 
 def unflatten(flat: Tensor, shape: torch.Size) -> Tensor:
     """Return blocks of a shape (..., N, L, G) from the rows of all of them below each other."""
-    blocks: Tensor = flat.unflatten(-2, shape[-3:-1])  # type: ignore[no-untyped-call]
+    blocks: Tensor = flat.unflatten(-2, shape[-3:-1])
     return blocks
 
 
@@ -162,7 +174,7 @@ def _gathered(rows: Tensor, local: Tensor) -> Tensor:
 def _spread(rows: Tensor, first: Tensor) -> Tensor:
     """Return A_n x_g, of A_n  # shape: (*batch, N, L, G)"""
     flat = matrices.apply(flatten(rows), first)
-    local: Tensor = flat.unflatten(-1, rows.shape[-3:-1])  # type: ignore[no-untyped-call]
+    local: Tensor = flat.unflatten(-1, rows.shape[-3:-1])
     return local
 
 
