@@ -1,0 +1,458 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+"""A Gaussian whose precision is an arrow-head along a plate is the dense one, where it may be."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from torch import Tensor
+
+from pyro_blr import BLR
+from pyro_blr.arviz import to_arviz
+from pyro_blr.energy.latents import cut
+from pyro_blr.errors import ArgumentError, GuideError, MemoryLimitError, SampledFactorError
+from pyro_blr.families import ArrowNormal, Natural
+from pyro_blr.guides import AutoNaturalMultivariateNormal, gaussian_guides, memory
+from pyro_blr.lifting.arrow_blocks import ArrowBlock
+from pyro_blr.lifting.arrow_moments import ArrowMoments
+from pyro_blr.lifting.blocks import Block
+from pyro_blr.steps.cone import Safety, has_retraction, safe_step
+from tests.arrow_models import (
+    ACROSS,
+    CURVED,
+    GROUP,
+    GROUPS,
+    LINEAR,
+    ROWS,
+    Model,
+    X,
+    Y,
+    hierarchical_normal,
+    logistic_regression,
+    nested_plates,
+    random_walk,
+)
+
+every_linear = pytest.mark.parametrize("model", LINEAR)
+every_model = pytest.mark.parametrize("model", (*LINEAR, *CURVED))
+across = pytest.mark.parametrize("model", ACROSS)
+
+
+def made(
+    model: Model, structure: str, on_sampled: str = "error", **options: Any
+) -> tuple[BLR, Any]:
+    """An engine whose guide has its blocks."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)  # q starts at medians of draws
+    guide = AutoNaturalMultivariateNormal(model, structure=structure)
+    return BLR(model, guide, on_sampled=on_sampled, **options), guide
+
+
+def arrow_of(guide: Any) -> ArrowBlock:
+    (block,) = (b for b in guide.blocks if isinstance(b, ArrowBlock))
+    return block
+
+
+@every_linear
+def test_one_full_step_is_the_posterior_and_the_evidence(model: Model) -> None:
+    found = []
+    for structure in ("dense", "arrow"):
+        blr, guide = made(model, structure, step_size=1.0)
+        blr.step()
+        found.append((blr.evaluate_loss(), *guide.joint(), blr.explain()))
+    (loss, mean, root, explained), (other, mean_2, root_2, explained_2) = found
+    assert isinstance(arrow_of(guide).family, ArrowNormal)
+    assert other == pytest.approx(loss, rel=1e-10)
+    torch.testing.assert_close(mean_2, mean, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(root_2, root, rtol=1e-10, atol=1e-10)
+    assert all(f.tier == "exact" and f.conjugate for f in explained.factors + explained_2.factors)
+
+
+@pytest.mark.parametrize("model", CURVED)
+def test_the_optimum_is_that_of_the_full_covariance(model: Model) -> None:
+    found = []
+    for structure in ("dense", "arrow"):
+        blr, guide = made(model, structure)
+        assert blr.fit(tol=1e-17, max_steps=60).converged
+        found.append((blr.evaluate_loss(), *guide.joint(), blr.explain()))
+    (loss, mean, root, explained), (other, mean_2, root_2, explained_2) = found
+    assert arrow_of(guide).plate == "groups"
+    assert other == pytest.approx(loss, rel=1e-10)
+    torch.testing.assert_close(mean_2, mean, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(root_2, root, rtol=1e-8, atol=1e-8)
+    assert [f.tier for f in explained.factors] == [f.tier for f in explained_2.factors]
+
+
+def parts_of(dense: Natural, held: Block, block: ArrowBlock) -> tuple[Natural, Tensor]:
+    """The parts of a message to a dense block that an arrow-head has, and the rest of its matrix.
+
+    :param held: the dense block.
+    """
+    index = torch.arange(block.event_size or 0)
+    places = torch.empty_like(index)
+    for site in block.sites:
+        # From the place in the arrow's own order to the place in the dense vector.
+        places[cut(block, site, index, 0).flatten()] = index[held.event_slice(site)]
+    linear, square = dense[0][places], dense[1][places][:, places]
+    own, left = slice(block.global_size), square.clone()
+    cross, each = [], []
+    for n in range(block.groups):
+        start = block.global_size + n * block.local_size
+        place = slice(start, start + block.local_size)
+        cross.append(2 * square[own, place])
+        each.append(square[place, place])
+        left[own, place], left[place, own], left[place, place] = 0.0, 0.0, 0.0
+    left[own, own] = 0.0
+    local = block.part(True, linear)
+    parts = (linear[own], local, square[own, own], torch.stack(cross), torch.stack(each))
+    return parts, left
+
+
+@every_model
+def test_messages_are_parts_of_the_dense_ones(model: Model) -> None:
+    """At the same independent start; what the arrow-head leaves out is 0."""
+    blr, guide = made(model, "dense")
+    (dense,) = blr.messages().values()
+    (held,) = guide.blocks
+    blr, guide = made(model, "arrow")
+    (found,) = blr.messages().values()
+    expected, left = parts_of(dense, held, arrow_of(guide))
+    for value, whole in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, whole)
+    assert left.abs().max() < 1e-12
+
+
+@across
+def test_a_model_that_couples_groups_is_refused(model: Model) -> None:
+    blr, _ = made(model, "arrow")
+    with pytest.raises(GuideError, match=r"site 'y' has a product of .* the plate 'steps'.*Mend"):
+        blr.step()
+
+
+@across
+def test_a_model_that_couples_groups_is_dense(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blr, guide = made(model, "dense")
+    assert blr.fit(tol=1e-10).converged
+    loss = blr.evaluate_loss()
+    monkeypatch.setattr(gaussian_guides, "MAX_DENSE", 3)
+    blr, guide = made(model, "auto")
+    assert blr.fit(tol=1e-10).converged
+    assert blr.evaluate_loss() == pytest.approx(loss, abs=1e-9)
+    assert len(guide.blocks) == 1
+    assert "full covariance" in str(blr.explain())
+    assert "site 'y' has a product" in str(blr.explain())
+
+
+def test_auto_is_dense_where_it_is_small_and_an_arrow_head_beyond(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blr, guide = made(hierarchical_normal, "auto")
+    blr.step()
+    assert not isinstance(guide.blocks[0], ArrowBlock)
+    assert blr.explain().notes == ()
+    monkeypatch.setattr(gaussian_guides, "MAX_DENSE", 10)
+    blr, guide = made(hierarchical_normal, "auto")
+    with pytest.raises(GuideError, match="take a step first"):
+        guide.set_up((), {})
+        guide.joint()
+    blr.step()
+    block = arrow_of(guide)
+    assert (block.plate, block.groups, block.global_size, block.local_size) == ("groups", 5, 3, 3)
+    note = "arrow-head precision along the plate 'groups', with 3 global numbers and 5 groups of 3"
+    assert note in str(blr.explain())
+
+
+def test_of_nested_plates_the_one_with_the_fewest_numbers_is_taken() -> None:
+    blr, guide = made(nested_plates, "arrow")
+    blr.step()
+    block = arrow_of(guide)
+    # Along "groups" (1 + 5 * 4) it is 1 + 1 + 5 * 4 * 6 = 122, along "members" 6 + 36 + 15 * 12.
+    assert (block.plate, block.groups, block.global_size, block.local_size) == ("groups", 5, 1, 4)
+    assert block.numbers == 122
+    assert block.numbers == sum(n.numel() for n in guide.naturals()[block])
+
+
+@pytest.mark.parametrize(
+    ("model", "structure", "needed", "match"),
+    [
+        (random_walk, "auto", 100, "product of different elements of the plate 'steps'"),
+        (hierarchical_normal, "dense", 200, "structure='arrow', an arrow-head .* would take 936 B"),
+        (hierarchical_normal, "arrow", 50, "3 global numbers and 5 groups of 3 holds 5 times"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_would(
+    model: Model, structure: str, needed: int, match: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gaussian_guides, "MAX_DENSE", 3)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: needed)
+    blr, _ = made(model, structure)
+    with pytest.raises(MemoryLimitError, match=rf"(?s){match}.*Mend"):
+        blr.step()
+
+
+def test_another_structure_is_an_error() -> None:
+    with pytest.raises(ArgumentError, match="'auto', 'dense', 'arrow', not 'banded'"):
+        AutoNaturalMultivariateNormal(hierarchical_normal, structure="banded")
+    blr, _ = made(lambda: pyro.sample("z", dist.Normal(0.0, 1.0)), "arrow")
+    with pytest.raises(GuideError, match=r"is in a plate\. Mend"):
+        blr.step()
+
+
+def test_a_later_call_that_couples_groups_is_refused() -> None:
+    def model(together: bool) -> None:
+        with pyro.plate("groups", GROUPS):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(a, 1.0), obs=Y[:GROUPS])
+        if together:
+            pyro.sample("y", dist.Normal(a.sum(), 1.0), obs=Y[0])
+
+    blr, guide = made(model, "arrow")
+    blr.step(False)
+    with pytest.raises(GuideError, match="product of different elements of the plate 'groups'"):
+        BLR(model, guide).step(True)
+    with pytest.raises(SampledFactorError, match="product of different elements of the plate"):
+        blr.step(True)
+
+
+def test_sites_outside_the_joint_gaussian() -> None:
+    def model() -> None:
+        tau = pyro.sample("tau", dist.Gamma(2.0, 2.0))
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("groups", GROUPS):
+            a = pyro.sample("a", dist.Normal(mu, 1.0))
+        with pyro.plate("data", ROWS):
+            pyro.sample("y", dist.Normal(a[GROUP], tau.rsqrt()), obs=Y)
+
+    found = []
+    for structure in ("dense", "arrow"):
+        pyro.clear_param_store()
+        guide = AutoNaturalMultivariateNormal(model, sites=["mu", "a"], structure=structure)
+        blr = BLR(model, guide)
+        assert blr.fit(tol=1e-14).converged
+        found.append((blr.evaluate_loss(), guide.marginal("tau").mean))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-10)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-8, atol=0.0)
+
+
+def test_float32() -> None:
+    def model(dtype: torch.dtype) -> None:
+        x, y = X.to(dtype), (Y > 1).to(dtype)
+        mu = pyro.sample("mu", dist.Normal(torch.zeros((), dtype=dtype), 2.0))
+        with pyro.plate("groups", GROUPS):
+            a = pyro.sample("a", dist.Normal(mu, 1.0))
+            b = pyro.sample("b", dist.Normal(torch.zeros(GROUPS, dtype=dtype), 1.0))
+        with pyro.plate("data", ROWS):
+            pyro.sample("y", dist.Bernoulli(logits=a[GROUP] + b[GROUP] * x), obs=y)
+
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        blr, guide = made(model, "arrow")
+        assert blr.fit(dtype, tol=1e-6).converged
+        found.append((blr.evaluate_loss(dtype), guide.marginal("a")))
+        assert guide.marginal("a").mean.dtype == dtype
+        assert all(v.dtype == dtype for v in guide(dtype).values())
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+    torch.testing.assert_close(found[1][1].mean.double(), found[0][1].mean, rtol=1e-3, atol=1e-3)
+
+
+@every_model
+def test_draws_are_those_of_the_joint_law_and_of_the_marginals(model: Model) -> None:
+    blr, guide = made(model, "arrow")
+    blr.step()
+    mean, root = guide.joint()
+    values = guide.sample_posterior(20_000)
+    flat = []
+    for name, latent in guide.latents.items():
+        q = guide.marginal(name)
+        assert values[name].shape[1:] == latent.site.shape == q.batch_shape + q.event_shape
+        variable = values[name] if latent.transform is None else latent.transform.inv(values[name])
+        flat.append(variable.reshape(20_000, -1))
+        if latent.transform is None:
+            place = slice(sum(f.shape[1] for f in flat[:-1]), sum(f.shape[1] for f in flat))
+            torch.testing.assert_close(q.mean.flatten().double(), mean[place])
+            variance = (root @ root.mT).diagonal()[place]
+            torch.testing.assert_close(q.variance.flatten().double(), variance)
+        low, middle, high = guide.quantiles([0.1, 0.5, 0.9])[name]
+        inside = ((values[name] > low) & (values[name] < high)).double()
+        assert ((inside.mean(0) - 0.8).abs() < 5 * 0.4 / 20_000**0.5).all()
+        assert torch.equal(middle, guide.median()[name])
+    white = torch.linalg.solve_triangular(root, (torch.cat(flat, 1) - mean).mT, upper=False)
+    eye = torch.eye(len(mean))
+    error = 2 * (1 + eye) / 20_000**0.5  # variances of products: 1, of squares: 2
+    assert ((white @ white.mT / 20_000 - eye).abs() < 2.5 * error).all()
+    assert (white.mean(1).abs() < 5 / 20_000**0.5).all()
+    values = guide()
+    assert {n: v.shape for n, v in values.items()} == {
+        n: v.site.shape for n, v in guide.latents.items()
+    }
+
+
+def test_draws_have_the_gradient_of_their_moments() -> None:
+    """In every leaf: what a sampled factor's messages are made of."""
+    blr, guide = made(hierarchical_normal, "arrow")
+    blr.step()
+    (block,) = guide.blocks
+    moments = ArrowMoments(block, tuple(n.detach() for n in guide.naturals()[block]))
+    size, number = block.event_size or 0, 20_000
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(number, size, generator=generator)
+    weights = tuple(torch.randn(n.shape, generator=generator) for n in moments.natural)
+    family = block.family
+    expected = family.inner(weights, family.of_moments(moments.means, moments.leaves[1:]))
+    exact = moments.message(torch.autograd.grad(expected, moments.leaves))
+    torch.testing.assert_close(exact, family.symmetrize(weights))
+
+    def drawn(each: Tensor, *leaves: Tensor) -> Tensor:
+        moments.leaves = leaves
+        statistics = family.sufficient_statistics(moments.draw(each), moments.natural)
+        return family.inner(weights, statistics)
+
+    leaves = tuple(leaf.detach() for leaf in moments.leaves)
+    argnums = tuple(range(1, 1 + len(leaves)))
+    gradient = torch.func.grad(drawn, argnums)
+    found = torch.func.vmap(gradient, (0, *(None for _ in leaves)))(noise, *leaves)
+    moments.leaves = leaves
+    messages = torch.func.vmap(lambda *g: moments.message(g))(*found)
+    for values, whole in zip(messages, exact, strict=True):
+        error = values.std(0) / number**0.5
+        assert ((values.mean(0) - whole).abs() < 5 * error + 1e-12).all()
+
+
+def test_a_sampled_factor_is_as_under_the_full_covariance() -> None:
+    """A function of three scalars: global, local, and local of the same group."""
+
+    def model() -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("groups", GROUPS):
+            a = pyro.sample("a", dist.Normal(mu, 1.0))
+            b = pyro.sample("b", dist.Normal(0.0, 1.0))
+            rate = torch.nn.functional.softplus(a.sin() + b.cos() * mu.tanh())
+            pyro.sample("y", dist.Exponential(rate), obs=Y[:GROUPS].abs() + 0.1)
+
+    found = []
+    for structure in ("dense", "arrow"):
+        blr, guide = made(model, structure, loss=Trace_ELBO(num_particles=20), on_sampled="ignore")
+        found.append([next(iter(blr.messages().values())) for _ in range(12)])
+        if structure == "dense":
+            (held,) = guide.blocks
+    block = arrow_of(guide)
+    parts = [parts_of(message, held, block)[0] for message in found[0]]
+    for values, others in zip(zip(*found[1], strict=True), zip(*parts, strict=True), strict=True):
+        one, other = torch.stack(values), torch.stack(others)
+        error = ((one.var(0) + other.var(0)) / len(one)).sqrt()
+        assert ((one.mean(0) - other.mean(0)).abs() < 6 * error + 1e-9).all()
+    assert "sampled factors (y) couple groups of the plate 'groups'" in blr.explain().notes[1]
+
+
+def test_arviz_has_the_evidence_for_every_weight() -> None:
+    blr, _ = made(hierarchical_normal, "arrow")
+    fit = blr.fit()
+    statistics = to_arviz(fit, num_samples=20)["sample_stats"]
+    weights = (statistics["log_p"] - statistics["log_q"]).values
+    np.testing.assert_allclose(weights, -blr.evaluate_loss(), rtol=1e-9)
+
+
+def test_it_is_saved_pickled_and_given_a_start(tmp_path: Path) -> None:
+    blr, guide = made(logistic_regression, "arrow")
+    assert blr.fit().converged
+    loss, marginal = blr.evaluate_loss(), guide.marginal("b")
+    copy = pickle.loads(pickle.dumps(guide))
+    assert torch.equal(copy.marginal("b").mean, marginal.mean)
+    file = str(tmp_path / "guide")
+    pyro.get_param_store().save(file)
+    pyro.clear_param_store()
+    pyro.get_param_store().load(file)
+    loaded = AutoNaturalMultivariateNormal(logistic_regression, structure="arrow")
+    again = BLR(logistic_regression, loaded)
+    assert again.evaluate_loss() == pytest.approx(loss, rel=1e-12)
+    start = {name: dist.Normal(torch.zeros(n.site.shape), 0.3) for name, n in guide.latents.items()}
+    guide.set_natural(start)
+    torch.testing.assert_close(guide.marginal("b").variance, torch.full((GROUPS,), 0.09))
+
+
+def _subsampled(rows: Tensor) -> None:
+    mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+    with pyro.plate("groups", GROUPS * 2, subsample=rows) as index:
+        a = pyro.sample("a", dist.Normal(mu, 0.7))
+        pyro.sample("y", dist.Normal(a, 0.3), obs=Y[index])
+
+
+def test_messages_of_subsamples_have_the_mean_of_the_full_one() -> None:
+    blr, _ = made(_subsampled, "arrow")
+    full = next(iter(blr.messages(torch.arange(GROUPS * 2)).values()))
+    halves = [torch.arange(k, GROUPS * 2, 2) for k in range(2)]
+    parts = [next(iter(blr.messages(rows).values())) for rows in halves]
+    for whole, *each in zip(full, *parts, strict=True):
+        torch.testing.assert_close(sum(each) / 2, whole)
+
+
+def test_steps_beyond_the_cone_are_halved() -> None:
+    """The improved-BLR step has products of groups, so that it is not taken."""
+    blr, guide = made(logistic_regression, "arrow")
+    blr.step()
+    (block,) = guide.blocks
+    natural = guide.naturals()[block]
+    far = tuple(-3.0 * n.detach() for n in natural)
+    safety = Safety()
+    moved = safe_step(block.family, natural, far, 1.0, safety)
+    assert not has_retraction(block.family)
+    assert moved is not None
+    assert bool(block.family.in_domain(moved))
+    assert (safety.halvings, safety.retractions) == (3, 0)
+
+
+MEMORY = """
+import resource, time, torch, pyro, pyro.distributions as dist
+from pyro_blr import BLR
+from pyro_blr.guides import AutoNaturalMultivariateNormal
+
+torch.set_num_threads(1)
+
+def seconds(groups):
+    group, x = torch.arange(groups), torch.randn(groups)
+
+    def model():
+        mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("groups", groups):
+            a = pyro.sample("a", dist.Normal(mu, 0.7))
+            b = pyro.sample("b", dist.Normal(0.0, 0.5))
+        with pyro.plate("data", groups):
+            pyro.sample("y", dist.Normal(a[group] + (b[group] + w) * x, 0.3), obs=x)
+
+    pyro.clear_param_store()
+    guide = AutoNaturalMultivariateNormal(model)
+    blr = BLR(model, guide)
+    blr.step()
+    start = time.process_time()
+    blr.step()
+    spent = time.process_time() - start
+    assert guide.sample_posterior(2)["a"].shape == (2, groups)
+    assert guide.median()["b"].shape == (groups,)
+    return spent
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+fewer, more = seconds(5_000), seconds(100_000)
+peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6
+print(fewer, more, peak)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory as Linux counts it")
+def test_100_000_groups_take_memory_and_time_linear_in_their_number() -> None:
+    """A dense precision would take 320 GB, and 8000 times as long as one of 1/20 of the groups."""
+    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    fewer, more, peak = map(float, run.stdout.split())
+    assert more < 100 * fewer
+    assert peak < 0.8
