@@ -131,6 +131,26 @@ def test_messages_are_parts_of_the_dense_ones(model: Model) -> None:
     assert left.abs().max() < 1e-12
 
 
+def test_index_tables_that_are_made_twice_are_of_the_same_groups() -> None:
+    rows = 100  # beyond 64 elements a tensor is recognised by its memory
+    x = torch.linspace(0.0, 1.0, rows)
+
+    def model(shift: int) -> None:
+        pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("groups", GROUPS):
+            a, b = (pyro.sample(name, dist.Normal(0.0, 1.0)) for name in "ab")
+        first, second = (torch.arange(rows) % GROUPS for _ in range(2))
+        second = (second + shift) % GROUPS
+        pyro.sample("y", dist.Normal(a[first] + b[second] * x, 0.3).to_event(1), obs=x.sin())
+
+    blr, _ = made(model, "arrow")
+    blr.step(0)
+    assert blr.explain(0)["y"].conjugate
+    blr, _ = made(model, "arrow")
+    with pytest.raises(GuideError, match="different elements of the plate 'groups'"):
+        blr.step(1)
+
+
 @across
 def test_a_model_that_couples_groups_is_refused(model: Model) -> None:
     blr, _ = made(model, "arrow")

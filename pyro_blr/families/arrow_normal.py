@@ -133,7 +133,7 @@ class ArrowNormal(ExponentialFamily):
         mean_p = p.solve((natural_p[0], natural_p[1]))
         gap = (mean_q[0] - mean_p[0], mean_q[1] - mean_p[1])
         ratio = matrices.triangular_solve(q.local, p.local)
-        rest = arrow_matrices.flatten((p.cross - ratio.mT @ q.cross).contiguous())
+        rest = arrow_matrices.flatten(p.cross - ratio.mT @ q.cross)
         cross = matrices.triangular_solve(q.schur, rest.mT).square().sum((-2, -1))
         spread = matrices.relative_divergence(q.local, p.local).sum(-1)
         spread = spread + matrices.relative_divergence(q.schur, p.schur) + cross

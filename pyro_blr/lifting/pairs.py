@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .arrow_blocks import ArrowBlock
 from .axes import Address, Axis, same_address
 from .blocks import Block
-from .coincidence import coincidence
+from .coincidence import coincidence, same_everywhere
 from .plan import Stat
 from .statistics import (
     COV,
@@ -105,7 +105,7 @@ def second_moment_of(first: Element, second: Element) -> Stat | None:
 
 def _same_group(first: Element, second: Element) -> bool:
     """Whether two elements are never in different groups; a global one is in none."""
-    return all(same_address(v, w) for v, w in zip(first.batch, second.batch, strict=False))
+    return all(same_everywhere(v, w) for v, w in zip(first.batch, second.batch, strict=False))
 
 
 def _arrow_pair(first: Element, second: Element, which: tuple[Statistic, ...]) -> Stat:
