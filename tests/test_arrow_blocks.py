@@ -25,6 +25,7 @@ from pyro_blr.guides import AutoNaturalMultivariateNormal, gaussian_guides, memo
 from pyro_blr.lifting.arrow_blocks import ArrowBlock
 from pyro_blr.lifting.arrow_moments import ArrowMoments
 from pyro_blr.lifting.blocks import Block
+from pyro_blr.steps.certificate import certify
 from pyro_blr.steps.cone import Safety, has_retraction, safe_step
 from tests.arrow_models import (
     ACROSS,
@@ -41,6 +42,7 @@ from tests.arrow_models import (
     nested_plates,
     random_walk,
 )
+from tests.fake_device import WITH_GRADIENTS, fake_device, fakes
 
 every_linear = pytest.mark.parametrize("model", LINEAR)
 every_model = pytest.mark.parametrize("model", (*LINEAR, *CURVED))
@@ -430,6 +432,40 @@ def test_steps_beyond_the_cone_are_halved() -> None:
     assert moved is not None
     assert bool(block.family.in_domain(moved))
     assert (safety.halvings, safety.retractions) == (3, 0)
+
+
+@pytest.mark.parametrize("tier", ["exact", "quadrature", "sampled"])
+def test_a_step_stays_on_the_device(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def model(x: Tensor, y: Tensor) -> None:
+        zero, one = x.new_zeros(()), x.new_ones(())
+        mu = pyro.sample("mu", dist.Normal(zero, one))
+        with pyro.plate("groups", GROUPS, dim=-1):
+            a = pyro.sample("a", dist.Normal(mu, one))
+            b = pyro.sample("b", dist.LogNormal(zero, one))
+        with pyro.plate("data", 4, dim=-2), pyro.plate("columns", GROUPS, dim=-1):
+            f = a + b.log() * x
+            if tier == "exact":
+                pyro.sample("y", dist.Normal(f, one), obs=y)
+            elif tier == "quadrature":
+                pyro.sample("y", dist.Bernoulli(logits=f), obs=y)
+            else:
+                pyro.sample("y", dist.Normal((a * b).tanh() * mu.sin() * x, one), obs=y)
+
+    with fake_device(monkeypatch):
+        shape = (4, GROUPS)
+        data = fakes((X[:20].reshape(shape), (Y[:20] > 1).double().reshape(shape)), WITH_GRADIENTS)
+        monkeypatch.setattr(memory, "available_bytes", lambda device: None)
+        blr, guide = made(model, "arrow", on_sampled="ignore")
+        blr.step(*data)
+        blr.step(*data)
+        explained = blr.explain(*data)
+        (message,) = blr.messages(*data).values()
+        certify(blr.info._objective, guide.naturals(), 1e-6)
+        with pyro.validation_enabled(False):
+            found = [*guide(*data).values(), guide.marginal("a").mean, *guide.joint()]
+        found += [*message, *(n for each in guide.naturals().values() for n in each)]
+    assert {t.device.type for t in found} == {WITH_GRADIENTS}
+    assert explained["y"].tier == tier
 
 
 MEMORY = """
