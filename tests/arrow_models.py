@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from torch import Tensor
 
 Model = Callable[..., None]
@@ -80,6 +81,23 @@ def latent_noise() -> None:
         pyro.sample("y", dist.Normal(a[GROUP], torch.nn.functional.softplus(sigma)), obs=Y)
 
 
+def vectors_around_one() -> None:
+    """Products of equal entries of a global vector and of local ones: a diagonal of S_gn."""
+    w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("groups", GROUPS):
+        b = pyro.sample("b", dist.Normal(w, 0.5).to_event(1))
+        pyro.sample("y", dist.Normal(b, 0.3).to_event(1), obs=Y[: 2 * GROUPS].reshape(GROUPS, 2))
+
+
+def one_global_number_a_group() -> None:
+    """A vector outside the plate with an entry for each of its elements."""
+    w = pyro.sample("w", dist.Normal(torch.zeros(GROUPS), 1.0).to_event(1))
+    pyro.sample("x", dist.Normal(w.sum(), 1.0), obs=Y[0])
+    with pyro.plate("groups", GROUPS):
+        b = pyro.sample("b", dist.Normal(w, 0.5))
+        pyro.sample("y", dist.Normal(b, 0.3), obs=Y[:GROUPS])
+
+
 def no_global_latent() -> None:
     with pyro.plate("groups", GROUPS):
         a = pyro.sample("a", dist.Normal(0.0, 1.0))
@@ -92,9 +110,49 @@ LINEAR: tuple[Model, ...] = (
     hierarchical_normal,
     random_effects_of_two_plates,
     nested_plates,
+    vectors_around_one,
+    one_global_number_a_group,
     no_global_latent,
 )
 CURVED: tuple[Model, ...] = (logistic_regression, poisson_log_normal, latent_noise)
+
+
+def items_and_persons() -> None:
+    """A product of global and local latents, of which the block holds both: degree 4 in it."""
+    with pyro.plate("items", 3, dim=-1):
+        slope = pyro.sample("slope", dist.Normal(1.0, 0.5))
+        level = pyro.sample("level", dist.Normal(0.0, 1.0))
+    with pyro.plate("persons", 7, dim=-2):
+        ability = pyro.sample("ability", dist.Normal(0.0, 1.0))
+    score = slope * (ability - level)
+    with pyro.plate("all persons", 7, dim=-2), pyro.plate("all items", 3, dim=-1):
+        pyro.sample("y", dist.Normal(score, 0.5), obs=Y[:21].reshape(7, 3))
+
+
+def local_scales() -> None:
+    """Tilts: exponentials of local latents times squares of global ones."""
+    mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+    spread = pyro.sample("spread", dist.Normal(0.0, 1.0))
+    with pyro.plate("groups", GROUPS):
+        a = pyro.sample("a", dist.Normal(mu, spread.exp()))
+        log_scale = pyro.sample("log_scale", dist.Normal(spread, 0.5))
+    with pyro.plate("data", ROWS):
+        pyro.sample("y", dist.Normal(a[GROUP] + mu * X, log_scale.exp()[GROUP]), obs=Y)
+
+
+def crossed_plates_and_a_matrix() -> None:
+    """The plate is the last batch dim of one site, and another's event is a matrix."""
+    w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("groups", 6, dim=-1):
+        m = pyro.sample("m", dist.Normal(torch.zeros(2, 2), 1.0).to_event(2))
+        with pyro.plate("others", 2, dim=-2):
+            v = pyro.sample("v", dist.Normal(m[..., 0, 1] * 0.5, 1.0))
+            mean = v + (m @ w).sum(-1)
+            with poutine.scale(scale=2.0), poutine.mask(mask=torch.arange(6) != 3):
+                pyro.sample("y", dist.Normal(mean, 0.4), obs=Y[:12].reshape(2, 6))
+
+
+INTRICATE: tuple[Model, ...] = (items_and_persons, local_scales, crossed_plates_and_a_matrix)
 
 
 def _steps() -> Tensor:

@@ -13,14 +13,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import Predictive, Trace_ELBO
 from torch import Tensor
 
 from pyro_blr import BLR
 from pyro_blr.arviz import to_arviz
 from pyro_blr.energy.latents import cut
 from pyro_blr.errors import ArgumentError, GuideError, MemoryLimitError, SampledFactorError
-from pyro_blr.families import ArrowNormal, Natural
+from pyro_blr.families import ArrowNormal, Natural, arrow_matrices
 from pyro_blr.guides import AutoNaturalMultivariateNormal, gaussian_guides, memory
 from pyro_blr.lifting.arrow_blocks import ArrowBlock
 from pyro_blr.lifting.arrow_moments import ArrowMoments
@@ -32,6 +32,7 @@ from tests.arrow_models import (
     CURVED,
     GROUP,
     GROUPS,
+    INTRICATE,
     LINEAR,
     ROWS,
     Model,
@@ -73,6 +74,9 @@ def test_one_full_step_is_the_posterior_and_the_evidence(model: Model) -> None:
         found.append((blr.evaluate_loss(), *guide.joint(), blr.explain()))
     (loss, mean, root, explained), (other, mean_2, root_2, explained_2) = found
     assert isinstance(arrow_of(guide).family, ArrowNormal)
+    # q is the posterior: every draw of the guide has the evidence.
+    assert Trace_ELBO().loss(model, guide) == pytest.approx(loss, rel=1e-10)
+    assert Predictive(model, guide=guide, num_samples=2)()["y"].shape[0] == 2
     assert other == pytest.approx(loss, rel=1e-10)
     torch.testing.assert_close(mean_2, mean, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(root_2, root, rtol=1e-10, atol=1e-10)
@@ -119,18 +123,31 @@ def parts_of(dense: Natural, held: Block, block: ArrowBlock) -> tuple[Natural, T
     return parts, left
 
 
-@every_model
+@pytest.mark.parametrize("model", (*LINEAR, *CURVED, *INTRICATE))
 def test_messages_are_parts_of_the_dense_ones(model: Model) -> None:
-    """At the same independent start; what the arrow-head leaves out is 0."""
-    blr, guide = made(model, "dense")
-    (dense,) = blr.messages().values()
-    (held,) = guide.blocks
+    """At the same q, at the start and after two steps; what the arrow-head leaves out is 0."""
     blr, guide = made(model, "arrow")
-    (found,) = blr.messages().values()
-    expected, left = parts_of(dense, held, arrow_of(guide))
-    for value, whole in zip(found, expected, strict=True):
-        torch.testing.assert_close(value, whole)
-    assert left.abs().max() < 1e-12
+    seen = []
+    for _ in range(3):
+        (message,) = blr.messages().values()
+        block = arrow_of(guide)
+        natural = tuple(n.detach().clone() for n in guide.naturals()[block])
+        seen.append((natural, message, blr.evaluate_loss()))
+        blr.step()
+    dense, full = made(model, "dense")
+    dense.evaluate_loss()
+    (held,) = full.blocks
+    index = torch.arange(block.event_size or 0)
+    order = torch.cat([cut(block, site, index, 0).flatten() for site in held.sites])
+    for natural, message, loss in seen:
+        precision = arrow_matrices.dense(ArrowNormal().precision(natural))[order][:, order]
+        linear = arrow_matrices.pack((natural[0], natural[1]))[order]
+        full.write({held: (linear, -0.5 * precision)})
+        assert dense.evaluate_loss() == pytest.approx(loss, rel=1e-10)
+        expected, left = parts_of(next(iter(dense.messages().values())), held, block)
+        for value, whole in zip(message, expected, strict=True):
+            torch.testing.assert_close(value, whole, rtol=1e-8, atol=1e-8)
+        assert left.abs().max() < 1e-10
 
 
 def test_index_tables_that_are_made_twice_are_of_the_same_groups() -> None:
