@@ -2,13 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Gaussian whose precision is an arrow-head along a plate is the dense one, where it may be."""
 
-import pickle
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -17,16 +13,13 @@ from pyro.infer import Predictive, Trace_ELBO
 from torch import Tensor
 
 from pyro_blr import BLR
-from pyro_blr.arviz import to_arviz
 from pyro_blr.energy.latents import cut
 from pyro_blr.errors import ArgumentError, GuideError, MemoryLimitError, SampledFactorError
-from pyro_blr.families import ArrowNormal, Natural, arrow_matrices
+from pyro_blr.families import ArrowNormal, arrow_matrices
 from pyro_blr.guides import AutoNaturalMultivariateNormal, gaussian_guides, memory
 from pyro_blr.lifting.arrow_blocks import ArrowBlock
-from pyro_blr.lifting.arrow_moments import ArrowMoments
-from pyro_blr.lifting.blocks import Block
-from pyro_blr.steps.certificate import certify
 from pyro_blr.steps.cone import Safety, has_retraction, safe_step
+from tests.arrow_guides import arrow_of, made, parts_of
 from tests.arrow_models import (
     ACROSS,
     CURVED,
@@ -36,33 +29,16 @@ from tests.arrow_models import (
     LINEAR,
     ROWS,
     Model,
-    X,
     Y,
     hierarchical_normal,
     logistic_regression,
     nested_plates,
     random_walk,
 )
-from tests.fake_device import WITH_GRADIENTS, fake_device, fakes
 
 every_linear = pytest.mark.parametrize("model", LINEAR)
 every_model = pytest.mark.parametrize("model", (*LINEAR, *CURVED))
 across = pytest.mark.parametrize("model", ACROSS)
-
-
-def made(
-    model: Model, structure: str, on_sampled: str = "error", **options: Any
-) -> tuple[BLR, Any]:
-    """An engine whose guide has its blocks."""
-    pyro.clear_param_store()
-    pyro.set_rng_seed(0)  # q starts at medians of draws
-    guide = AutoNaturalMultivariateNormal(model, structure=structure)
-    return BLR(model, guide, on_sampled=on_sampled, **options), guide
-
-
-def arrow_of(guide: Any) -> ArrowBlock:
-    (block,) = (b for b in guide.blocks if isinstance(b, ArrowBlock))
-    return block
 
 
 @every_linear
@@ -96,31 +72,6 @@ def test_the_optimum_is_that_of_the_full_covariance(model: Model) -> None:
     torch.testing.assert_close(mean_2, mean, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(root_2, root, rtol=1e-8, atol=1e-8)
     assert [f.tier for f in explained.factors] == [f.tier for f in explained_2.factors]
-
-
-def parts_of(dense: Natural, held: Block, block: ArrowBlock) -> tuple[Natural, Tensor]:
-    """The parts of a message to a dense block that an arrow-head has, and the rest of its matrix.
-
-    :param held: the dense block.
-    """
-    index = torch.arange(block.event_size or 0)
-    places = torch.empty_like(index)
-    for site in block.sites:
-        # From the place in the arrow's own order to the place in the dense vector.
-        places[cut(block, site, index, 0).flatten()] = index[held.event_slice(site)]
-    linear, square = dense[0][places], dense[1][places][:, places]
-    own, left = slice(block.global_size), square.clone()
-    cross, each = [], []
-    for n in range(block.groups):
-        start = block.global_size + n * block.local_size
-        place = slice(start, start + block.local_size)
-        cross.append(2 * square[own, place])
-        each.append(square[place, place])
-        left[own, place], left[place, own], left[place, place] = 0.0, 0.0, 0.0
-    left[own, own] = 0.0
-    local = block.part(True, linear)
-    parts = (linear[own], local, square[own, own], torch.stack(cross), torch.stack(each))
-    return parts, left
 
 
 @pytest.mark.parametrize("model", (*LINEAR, *CURVED, *INTRICATE))
@@ -284,142 +235,6 @@ def test_sites_outside_the_joint_gaussian() -> None:
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-8, atol=0.0)
 
 
-def test_float32() -> None:
-    def model(dtype: torch.dtype) -> None:
-        x, y = X.to(dtype), (Y > 1).to(dtype)
-        mu = pyro.sample("mu", dist.Normal(torch.zeros((), dtype=dtype), 2.0))
-        with pyro.plate("groups", GROUPS):
-            a = pyro.sample("a", dist.Normal(mu, 1.0))
-            b = pyro.sample("b", dist.Normal(torch.zeros(GROUPS, dtype=dtype), 1.0))
-        with pyro.plate("data", ROWS):
-            pyro.sample("y", dist.Bernoulli(logits=a[GROUP] + b[GROUP] * x), obs=y)
-
-    found = []
-    for dtype in (torch.float64, torch.float32):
-        blr, guide = made(model, "arrow")
-        assert blr.fit(dtype, tol=1e-6).converged
-        found.append((blr.evaluate_loss(dtype), guide.marginal("a")))
-        assert guide.marginal("a").mean.dtype == dtype
-        assert all(v.dtype == dtype for v in guide(dtype).values())
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
-    torch.testing.assert_close(found[1][1].mean.double(), found[0][1].mean, rtol=1e-3, atol=1e-3)
-
-
-@every_model
-def test_draws_are_those_of_the_joint_law_and_of_the_marginals(model: Model) -> None:
-    blr, guide = made(model, "arrow")
-    blr.step()
-    mean, root = guide.joint()
-    values = guide.sample_posterior(20_000)
-    flat = []
-    for name, latent in guide.latents.items():
-        q = guide.marginal(name)
-        assert values[name].shape[1:] == latent.site.shape == q.batch_shape + q.event_shape
-        variable = values[name] if latent.transform is None else latent.transform.inv(values[name])
-        flat.append(variable.reshape(20_000, -1))
-        if latent.transform is None:
-            place = slice(sum(f.shape[1] for f in flat[:-1]), sum(f.shape[1] for f in flat))
-            torch.testing.assert_close(q.mean.flatten().double(), mean[place])
-            variance = (root @ root.mT).diagonal()[place]
-            torch.testing.assert_close(q.variance.flatten().double(), variance)
-        low, middle, high = guide.quantiles([0.1, 0.5, 0.9])[name]
-        inside = ((values[name] > low) & (values[name] < high)).double()
-        assert ((inside.mean(0) - 0.8).abs() < 5 * 0.4 / 20_000**0.5).all()
-        assert torch.equal(middle, guide.median()[name])
-    white = torch.linalg.solve_triangular(root, (torch.cat(flat, 1) - mean).mT, upper=False)
-    eye = torch.eye(len(mean))
-    error = 2 * (1 + eye) / 20_000**0.5  # variances of products: 1, of squares: 2
-    assert ((white @ white.mT / 20_000 - eye).abs() < 2.5 * error).all()
-    assert (white.mean(1).abs() < 5 / 20_000**0.5).all()
-    values = guide()
-    assert {n: v.shape for n, v in values.items()} == {
-        n: v.site.shape for n, v in guide.latents.items()
-    }
-
-
-def test_draws_have_the_gradient_of_their_moments() -> None:
-    """In every leaf: what a sampled factor's messages are made of."""
-    blr, guide = made(hierarchical_normal, "arrow")
-    blr.step()
-    (block,) = guide.blocks
-    moments = ArrowMoments(block, tuple(n.detach() for n in guide.naturals()[block]))
-    size, number = block.event_size or 0, 20_000
-    generator = torch.Generator().manual_seed(3)
-    noise = torch.randn(number, size, generator=generator)
-    weights = tuple(torch.randn(n.shape, generator=generator) for n in moments.natural)
-    family = block.family
-    expected = family.inner(weights, family.of_moments(moments.means, moments.leaves[1:]))
-    exact = moments.message(torch.autograd.grad(expected, moments.leaves))
-    torch.testing.assert_close(exact, family.symmetrize(weights))
-
-    def drawn(each: Tensor, *leaves: Tensor) -> Tensor:
-        moments.leaves = leaves
-        statistics = family.sufficient_statistics(moments.draw(each), moments.natural)
-        return family.inner(weights, statistics)
-
-    leaves = tuple(leaf.detach() for leaf in moments.leaves)
-    argnums = tuple(range(1, 1 + len(leaves)))
-    gradient = torch.func.grad(drawn, argnums)
-    found = torch.func.vmap(gradient, (0, *(None for _ in leaves)))(noise, *leaves)
-    moments.leaves = leaves
-    messages = torch.func.vmap(lambda *g: moments.message(g))(*found)
-    for values, whole in zip(messages, exact, strict=True):
-        error = values.std(0) / number**0.5
-        assert ((values.mean(0) - whole).abs() < 5 * error + 1e-12).all()
-
-
-def test_a_sampled_factor_is_as_under_the_full_covariance() -> None:
-    """A function of three scalars: global, local, and local of the same group."""
-
-    def model() -> None:
-        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
-        with pyro.plate("groups", GROUPS):
-            a = pyro.sample("a", dist.Normal(mu, 1.0))
-            b = pyro.sample("b", dist.Normal(0.0, 1.0))
-            rate = torch.nn.functional.softplus(a.sin() + b.cos() * mu.tanh())
-            pyro.sample("y", dist.Exponential(rate), obs=Y[:GROUPS].abs() + 0.1)
-
-    found = []
-    for structure in ("dense", "arrow"):
-        blr, guide = made(model, structure, loss=Trace_ELBO(num_particles=20), on_sampled="ignore")
-        found.append([next(iter(blr.messages().values())) for _ in range(12)])
-        if structure == "dense":
-            (held,) = guide.blocks
-    block = arrow_of(guide)
-    parts = [parts_of(message, held, block)[0] for message in found[0]]
-    for values, others in zip(zip(*found[1], strict=True), zip(*parts, strict=True), strict=True):
-        one, other = torch.stack(values), torch.stack(others)
-        error = ((one.var(0) + other.var(0)) / len(one)).sqrt()
-        assert ((one.mean(0) - other.mean(0)).abs() < 6 * error + 1e-9).all()
-    assert "sampled factors (y) couple groups of the plate 'groups'" in blr.explain().notes[1]
-
-
-def test_arviz_has_the_evidence_for_every_weight() -> None:
-    blr, _ = made(hierarchical_normal, "arrow")
-    fit = blr.fit()
-    statistics = to_arviz(fit, num_samples=20)["sample_stats"]
-    weights = (statistics["log_p"] - statistics["log_q"]).values
-    np.testing.assert_allclose(weights, -blr.evaluate_loss(), rtol=1e-9)
-
-
-def test_it_is_saved_pickled_and_given_a_start(tmp_path: Path) -> None:
-    blr, guide = made(logistic_regression, "arrow")
-    assert blr.fit().converged
-    loss, marginal = blr.evaluate_loss(), guide.marginal("b")
-    copy = pickle.loads(pickle.dumps(guide))
-    assert torch.equal(copy.marginal("b").mean, marginal.mean)
-    file = str(tmp_path / "guide")
-    pyro.get_param_store().save(file)
-    pyro.clear_param_store()
-    pyro.get_param_store().load(file)
-    loaded = AutoNaturalMultivariateNormal(logistic_regression, structure="arrow")
-    again = BLR(logistic_regression, loaded)
-    assert again.evaluate_loss() == pytest.approx(loss, rel=1e-12)
-    start = {name: dist.Normal(torch.zeros(n.site.shape), 0.3) for name, n in guide.latents.items()}
-    guide.set_natural(start)
-    torch.testing.assert_close(guide.marginal("b").variance, torch.full((GROUPS,), 0.09))
-
-
 def _subsampled(rows: Tensor) -> None:
     mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
     with pyro.plate("groups", GROUPS * 2, subsample=rows) as index:
@@ -449,40 +264,6 @@ def test_steps_beyond_the_cone_are_halved() -> None:
     assert moved is not None
     assert bool(block.family.in_domain(moved))
     assert (safety.halvings, safety.retractions) == (3, 0)
-
-
-@pytest.mark.parametrize("tier", ["exact", "quadrature", "sampled"])
-def test_a_step_stays_on_the_device(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def model(x: Tensor, y: Tensor) -> None:
-        zero, one = x.new_zeros(()), x.new_ones(())
-        mu = pyro.sample("mu", dist.Normal(zero, one))
-        with pyro.plate("groups", GROUPS, dim=-1):
-            a = pyro.sample("a", dist.Normal(mu, one))
-            b = pyro.sample("b", dist.LogNormal(zero, one))
-        with pyro.plate("data", 4, dim=-2), pyro.plate("columns", GROUPS, dim=-1):
-            f = a + b.log() * x
-            if tier == "exact":
-                pyro.sample("y", dist.Normal(f, one), obs=y)
-            elif tier == "quadrature":
-                pyro.sample("y", dist.Bernoulli(logits=f), obs=y)
-            else:
-                pyro.sample("y", dist.Normal((a * b).tanh() * mu.sin() * x, one), obs=y)
-
-    with fake_device(monkeypatch):
-        shape = (4, GROUPS)
-        data = fakes((X[:20].reshape(shape), (Y[:20] > 1).double().reshape(shape)), WITH_GRADIENTS)
-        monkeypatch.setattr(memory, "available_bytes", lambda device: None)
-        blr, guide = made(model, "arrow", on_sampled="ignore")
-        blr.step(*data)
-        blr.step(*data)
-        explained = blr.explain(*data)
-        (message,) = blr.messages(*data).values()
-        certify(blr.info._objective, guide.naturals(), 1e-6)
-        with pyro.validation_enabled(False):
-            found = [*guide(*data).values(), guide.marginal("a").mean, *guide.joint()]
-        found += [*message, *(n for each in guide.naturals().values() for n in each)]
-    assert {t.device.type for t in found} == {WITH_GRADIENTS}
-    assert explained["y"].tier == tier
 
 
 MEMORY = """
