@@ -14,6 +14,7 @@ first its Cholesky factor has no fill-in: S = R R' with
 Everything here costs O(N (L^3 + G L^2 + G^2 L) + G^3), and no array is larger than the parts.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -88,9 +89,12 @@ def positive_definite(parts: Parts) -> Tensor:
 
     :return: a boolean tensor  # shape: (*batch,)
     """
-    local = matrices.cholesky(parts[2])
-    schur = parts[0] - gram(matrices.triangular_solve(local, parts[1].mT))
-    return matrices.positive_definite(schur) & matrices.positive_definite(parts[2]).all(-1)
+    factor = factorise(parts)
+    there = (factor.schur == factor.schur).all(-1).all(-1)
+    there = there & (factor.local == factor.local).all(-1).all(-1).all(-1)
+    # A factorisation reads one triangle.
+    finite = [(part.abs() < math.inf).all(-1).all(-1) for part in parts]
+    return there & finite[0] & finite[1].all(-1) & finite[2].all(-1)
 
 
 def precision_of(covariances: Parts) -> Parts:

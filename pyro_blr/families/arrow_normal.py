@@ -76,9 +76,7 @@ class ArrowNormal(ExponentialFamily):
 
     def in_domain(self, natural: Natural) -> Tensor:
         first, local = natural[0], natural[1]
-        finite = (first.abs() < math.inf).all(-1) & (local.abs() < math.inf).all(-1).all(-1)
-        finite = finite & (natural[2].abs() < math.inf).all(-1).all(-1)
-        finite = finite & (natural[3].abs() < math.inf).flatten(-3).all(-1)
+        finite = (first.abs() < math.inf).all(-1) & (local.abs() < math.inf).flatten(-2).all(-1)
         return finite & arrow_matrices.positive_definite(self.precision(natural))
 
     def distribution(self, natural: Natural) -> Any:
