@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import errors
 from ..families import Natural
 from ..lifting import constants, host, operations, quadrature
+from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.blocks import Block
 from ..lifting.expectation import Layout
 from ..lifting.mends import mend_of
@@ -235,7 +236,8 @@ class Energy:
         """
         name = block.sites[0].name
         chosen = self.traced.rows.get(name)
-        if chosen is None or not set(chosen) <= set(block.placements[name].batch_dims):
+        local = set(chosen or ()) <= set(block.placements[name].batch_dims)
+        if chosen is None or not local or isinstance(block, ArrowBlock):
             return None
         mask = torch.ones(block.batch_shape, dtype=torch.float64, device=self.latents[name].device)
         dims = block.placements[name].batch_dims
