@@ -28,6 +28,7 @@ from .lifting.quadrature import QUAD_TOL
 from .model_parameters import ModelParameters
 from .objective import EnergyObjective
 from .steps.cone import Safety
+from .steps.local import settle
 from .steps.momentum import Momentum
 from .steps.schedule import StepSize, decreasing, scheduled
 from .steps.sweep import SweepMemory, parallel, sweep
@@ -244,29 +245,34 @@ class BLR:
         few = searched and not watched
         # Conjugate messages are coefficients: the ELBO at the entry is then a number and no more.
         plain = few and objective.is_conjugate_in(objective.blocks[0]) and not energy.has_parameters
-        value = (objective.value if plain else objective.evaluate)(naturals)
+        local = () if searched else energy.local_blocks
+        value = (objective.value if plain or local else objective.evaluate)(naturals)
         energy.check_finite(value, objective.draws)
-        if plain:
-            messages = objective.messages(naturals, objective.blocks[0])
-        else:
-            messages = objective.messages_of(value, objective.blocks[: 1 if few else None])
         if self.check_every and self.num_steps % self.check_every == 0:
             self._check(objective, value)
-        safety = Safety()
+        safety, rho, at = Safety(), 1.0, value
         if searched:
-            rho = 1.0
+            first = objective.blocks[: 1 if few else None]
+            if plain:
+                messages = objective.messages(naturals, first[0])
+            else:
+                messages = objective.messages_of(value, first)
             new = sweep(objective, naturals, messages, size, safety, self._memory)
         else:
             rho = size if size is not None else decreasing(self.num_steps)
-            new = parallel(objective, naturals, messages, rho, safety)
-            new = self._local_optima(objective, naturals, messages, new)
+            start = naturals
+            if local:
+                start = settle(objective, naturals, local, safety, self._memory)
+                at = objective.evaluate(start)
+            messages = objective.messages_of(at, tuple(b for b in objective.blocks if b not in local))
+            new = parallel(objective, start, messages, rho, safety)
         partial = {b for b in objective.blocks if energy.rows(b) is not None}
         never_falls = searched and size is None
         new = self._momentum.extrapolate(objective, naturals, new, partial, safety, never_falls)
         moved = self.parameters.maximise(objective, {**energy.points, **new}, rho)
         after = {**new, **moved}
         self.parameters.move_others(
-            objective, value, after, rho, lambda: self._objective(*objective.call)
+            objective, at, after, rho, lambda: self._objective(*objective.call)
         )
         self.set_state(after, objective)
         self.num_steps += 1
@@ -282,19 +288,6 @@ class BLR:
         """Write natural parameters to the guide, and points to the param store."""
         self.guide.write({b: new[b] for b in objective.blocks})
         self.parameters.write(new, objective.energy.traced)
-
-    def _local_optima(
-        self,
-        objective: EnergyObjective,
-        naturals: Mapping[Block, Natural],
-        messages: Mapping[Block, Natural],
-        new: dict[Block, Natural],
-    ) -> dict[Block, Natural]:
-        """Send latents of a subsampled plate to their own optimum (arXiv 1206.7051)."""
-        for block in objective.blocks:
-            if objective.energy.rows(block) is not None and objective.is_conjugate_in(block):
-                new[block] = messages[block]
-        return new
 
     def _check(self, objective: EnergyObjective, value: Value) -> None:
         """Compare with a trace that uses no cache.

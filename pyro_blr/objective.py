@@ -111,7 +111,7 @@ class EnergyObjective:
         """The messages from an evaluation that still has its graph (it keeps it)."""
         moments = [value.moments[b] for b in blocks]
         leaves = [leaf for m in moments for leaf in m.leaves]
-        if value.expected_log_joint.requires_grad:
+        if leaves and value.expected_log_joint.requires_grad:
             gradient: tuple[Tensor | None, ...] = torch.autograd.grad(
                 value.expected_log_joint, leaves, retain_graph=True, allow_unused=True
             )

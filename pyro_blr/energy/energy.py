@@ -198,6 +198,12 @@ class Energy:
             mask = mask * own.reshape(-1, *(1,) * behind)
         return mask
 
+    @property
+    def local_blocks(self) -> tuple[Block, ...]:
+        """The blocks of which the subsample holds rows, if no sampled factor depends on them."""
+        sampled = {b for f in self.factors if isinstance(f, SampledFactor) for b in f.blocks}
+        return tuple(b for b in self.blocks if b not in sampled and self.rows(b) is not None)
+
     def local_scale(self, block: Block) -> float:
         """What the factors of a block in a subsampled plate are scaled by."""
         return self.traced.local_scale.get(block.sites[0].name, 1.0)

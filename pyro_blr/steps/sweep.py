@@ -48,7 +48,7 @@ def sweep(
         elif step_size is None or _needs_damping(objective, block):
             start = min(1.0, 2 * memory.step_sizes.get(block.name, 1.0))
             limit = start if step_size is None else min(start, step_size)
-            current[block] = _searched_step(
+            current[block] = searched_step(
                 objective, current, block, message, limit, safety, memory
             )
         else:
@@ -84,7 +84,7 @@ def improper(block: Block) -> errors.ImproperPosteriorError:
     )
 
 
-def _searched_step(
+def searched_step(
     objective: Objective,
     current: dict[Block, Natural],
     block: Block,
@@ -137,10 +137,10 @@ def parallel(
     step_size: float,
     safety: Safety,
 ) -> dict[Block, Natural]:
-    """Update every block at once from messages at the same point."""
-    result = {}
-    for block in objective.blocks:
-        proposal = safe_step(block.family, naturals[block], messages[block], step_size, safety)
+    """Update every block that has a message at once, from messages at the same point."""
+    result = dict(naturals)
+    for block, message in messages.items():
+        proposal = safe_step(block.family, naturals[block], message, step_size, safety)
         if proposal is None and objective.is_conjugate_in(block):
             raise improper(block)
         result[block] = naturals[block] if proposal is None else proposal
