@@ -4,6 +4,7 @@
 """The engine: the Bayesian Learning Rule with the signature of ``SVI``."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -27,6 +28,9 @@ from .lifting.points import PointBlock
 from .lifting.quadrature import QUAD_TOL
 from .model_parameters import ModelParameters
 from .objective import EnergyObjective
+from .random_state import same_random_state
+from .skips import Skips
+from .state import Part, collect, distribute
 from .steps.cone import Safety
 from .steps.local import settle
 from .steps.momentum import Momentum
@@ -127,6 +131,8 @@ class BLR:
         self._momentum = Momentum(self.momentum)
         self._notes: tuple[str, ...] = ()
         self._is_laid_out = False
+        self._skips = Skips()
+        self._is_resuming = False
 
     # What SVI has
 
@@ -134,11 +140,15 @@ class BLR:
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Take one step and return -ELBO at its entry, in nats.
 
-        :raises NonFiniteError: for NaN or infinite data.
+        Where chance made the ELBO NaN or infinite (a draw, a row of a subsample, a function in the
+        model), so that it is finite when the same call is evaluated anew, the step is left out with
+        a :class:`~pyro_blr.errors.SkippedStepWarning`, counted in :attr:`skipped`, and NaN is
+        returned.
+
+        :raises NonFiniteError: for NaN or infinite data; for too many skipped steps in a row.
         :raises ImproperPosteriorError: for messages outside the cone.
         """
-        objective = self._objective(args, kwargs)
-        return self.step_on(objective)
+        return self.advance(args, kwargs)[0]
 
     @_with_gradients
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
@@ -187,10 +197,96 @@ class BLR:
         """Forget what was computed from constants: data changed in a way that leaves no trace."""
         self._builder.invalidate()
 
+    @property
+    def skipped(self) -> int:
+        """How many steps were left out because chance made the ELBO NaN or infinite."""
+        return self._skips.total
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next steps depend on, as tensors, numbers and strings.
+
+        Saved by ``torch.save`` and loaded by ``torch.load(weights_only=True)``, it lets a new
+        process go on bit for bit as if it had not stopped.
+
+        :raises GuideError: before the first call.
+        """
+        engine = {
+            "num_steps": self.num_steps,
+            "is_laid_out": self._is_laid_out,
+            "notes": list(self._notes),
+        }
+        return collect(self._parts, engine)
+
+    def load_state_dict(self, state: Mapping[str, Any], *, with_random: bool = True) -> None:
+        """Take up what :meth:`state_dict` returned.
+
+        Before the first call the state of a guide and of parameters is kept until the model was
+        seen; so is a mismatch with it.
+
+        :param with_random: whether torch's random number generators go on as well; they are those
+            of the whole process.
+        :raises CheckpointError: if the state is of another model, or parts of it are missing.
+        """
+        distribute(self._parts, state, with_random)
+        self.num_steps = state["engine"]["num_steps"]
+        self._is_laid_out = bool(state["engine"]["is_laid_out"])
+        self._notes = tuple(state["engine"]["notes"])
+        self._is_resuming = True
+
+    @property
+    def _parts(self) -> dict[str, Part]:
+        """What remembers something from one step to the next; the guide may refuse a state first."""
+        return {
+            "guide": self.guide,
+            "parameters": self.parameters,
+            "averages": self.parameters.averages,
+            "step_sizes": self._memory,
+            "momentum": self._momentum,
+            "skips": self._skips,
+        }
+
+    def _resume(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Find anew what is not saved, as a run that had not stopped would not have to."""
+        with same_random_state():
+            self.guide.set_up(args, kwargs, self._builder)
+            self._energy(args, kwargs)
+        self._is_resuming = False
+
     # The parts of a step
+
+    def advance(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], watched: bool = False
+    ) -> tuple[float, EnergyObjective | None]:
+        """One step, or none: its loss, and the objective of a step that was taken.
+
+        :param watched: whether the residual will be asked for where the ELBO is deterministic.
+        """
+        try:
+            objective = self._objective(args, kwargs)
+            loss = self.step_on(objective, watched and objective.energy.is_deterministic)
+        except errors.NonFiniteError as error:
+            self._skips.skip(error, lambda: self._is_finite(args, kwargs))
+            self.info = Info()
+            return math.nan, None
+        self._skips.in_a_row = 0
+        return loss, objective
+
+    def _is_finite(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether the ELBO of a call is finite when it is evaluated anew."""
+        try:
+            objective = self._objective(args, kwargs)
+            value = objective.value(self.guide.naturals())
+            objective.energy.check_finite(value, objective.draws)
+        except errors.NonFiniteError:
+            return False
+        return True
 
     def _objective(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> EnergyObjective:
         """Trace the model and choose the tier of each factor at the guide's state."""
+        if self._is_resuming:
+            self._resume(args, kwargs)
         self.guide.set_up(args, kwargs, self._builder)
         energy = self._energy(args, kwargs)
         objective = EnergyObjective(energy, None, self._builder.cache, (args, kwargs))

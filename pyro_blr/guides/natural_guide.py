@@ -3,10 +3,11 @@
 
 """Guides in natural coordinates: what they hold, where they start, how they are sampled."""
 
+import copy
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import pyro
@@ -24,6 +25,8 @@ from ..energy.trace import Traced, without_validation
 from ..families import Natural
 from ..lifting import host
 from ..lifting.blocks import Block
+from ..random_state import same_random_state
+from .checkpoint import KEYS, guide_state, require, saved_blocks
 from .choice import TraceLatents, full_value
 from .marginals import own_law
 from .posterior import Posterior, detached
@@ -73,6 +76,7 @@ class NaturalGuide(Posterior, AutoGuide):
         self._blocks: tuple[Block, ...] = ()
         self._held: dict[Block, Natural] = {}
         self._loaded: dict[str, Tensor] = {}
+        self._saved: Mapping[str, Any] | None = None
 
     # What kinds of guide decide
 
@@ -112,6 +116,18 @@ class NaturalGuide(Posterior, AutoGuide):
         """
         if self.is_set_up:
             return
+        with same_random_state() if self._saved is not None else nullcontext():
+            self._find_latents(args, kwargs, builder)
+        if self._saved is not None:
+            try:
+                self._restore(self._saved)
+            except errors.CheckpointError:
+                self.latents = {}  # not set up: the state is still to be taken up
+                raise
+
+    def _find_latents(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], builder: EnergyBuilder | None
+    ) -> None:
         with torch.no_grad(), without_validation():
             sites = self._prototype(args, kwargs)
         builder = builder or EnergyBuilder(self.model, on_sampled="ignore")
@@ -239,6 +255,36 @@ class NaturalGuide(Posterior, AutoGuide):
         self._store({block: self._block_natural(block, own) for block in blocks})
         self._loaded = {}
 
+    # State
+
+    def state(self) -> dict[str, Any]:
+        """Latents, blocks and natural parameters as tensors, numbers and strings.
+
+        :raises GuideError: if the guide has not seen the model yet.
+        """
+        if self._saved is not None:
+            return dict(self._saved)
+        if not self.is_set_up:
+            raise self._not_seen("nothing can be saved")
+        return guide_state(self.latents, self.naturals())
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state` returned: now, or at the first call of a new guide.
+
+        :raises CheckpointError: if it is of another model.
+        """
+        require(state, KEYS, "the guide")
+        if self.is_set_up:
+            self._restore(state)
+        else:
+            self._saved = state
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Take saved blocks as they are, whatever stands in the store."""
+        naturals = saved_blocks(state, self.latents)
+        self._saved = None
+        self._store(naturals, from_store=False)
+
     def _hold(self, naturals: Mapping[Block, Natural]) -> None:
         """Where q starts, stored when it is first asked for: blocks that are merged before that,
         or share a covariance, never have a matrix for each element.
@@ -254,12 +300,12 @@ class NaturalGuide(Posterior, AutoGuide):
         self._blocks = tuple(blocks)
         self.layout = {s.name: block for block in self._blocks for s in block.sites}
 
-    def _store(self, naturals: Mapping[Block, Natural]) -> None:
+    def _store(self, naturals: Mapping[Block, Natural], from_store: bool = True) -> None:
         self._lay_out(naturals)
         self._held = {}
         with self._pyro_context:
             prefix = self._pyro_get_fullname("natural")
-            self._loaded.update(take_loaded(prefix))
+            self._loaded = {**self._loaded, **take_loaded(prefix)} if from_store else {}
             self.natural = NaturalStore()
             self.natural.fill(prefix, naturals, self._loaded)
 
@@ -307,6 +353,13 @@ class NaturalGuide(Posterior, AutoGuide):
             delta = dist.Delta(value, log_density=density, event_dim=latent.value_event_dim)
             result: Tensor = pyro.sample(latent.name, delta)
         return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "NaturalGuide":
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        state = copy.deepcopy(self.__getstate__(), memo)
+        copied.__setstate__({**state, "_model": (copy.deepcopy(self.model, memo),)})
+        return copied
 
     def __getstate__(self) -> dict[str, Any]:
         # Pyro's own empties the live object; a copy loses its weak references instead.

@@ -23,6 +23,14 @@ class SweepMemory:
 
     step_sizes: dict[str, float] = field(default_factory=dict)
 
+    def state(self) -> dict[str, float]:
+        """The step sizes, to be saved."""
+        return dict(self.step_sizes)
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        """Take up saved step sizes."""
+        self.step_sizes = dict(state)
+
 
 def sweep(
     objective: Objective,
