@@ -81,3 +81,12 @@ class Subsamples:
                 "the positions of the minibatch in the whole data set."
             )
         self.by_plate[name] = Subsample(index, size, is_given)
+
+
+def changed_size(plate: str, latent: str, size: int, full: int) -> errors.PlateSizeError:
+    """The error for a plate of another size than the latent that is stored for it."""
+    return errors.PlateSizeError(
+        f"plate {plate!r} of latent {latent!r} has size {size}, but the guide holds {full} "
+        "elements of it. Mend: make a new guide for data of another size, or give the plate its "
+        f"full size and a subsample: pyro.plate({plate!r}, {full}, subsample=index)."
+    )

@@ -25,7 +25,7 @@ from ..lifting.wrappers import log_density, pulled_back
 from .domains import check_arguments, checked_matrices, checked_value
 from .latents import Latent, Latents
 from .parameters import LiftedParameter, Parameter
-from .subsamples import Subsamples
+from .subsamples import Subsamples, changed_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,13 +114,8 @@ class LiftMessenger(Messenger):
             subsample = self.plates.by_plate.get(name)
             if frame is None or subsample is None or subsample.size == full and subsample.is_whole:
                 continue
-            if (size := frame.full_size or frame.size) != full:
-                raise errors.PlateSizeError(
-                    f"plate {name!r} of latent {latent.name!r} has size {size}, but the guide "
-                    f"holds {full} elements of it. Mend: make a new guide for data of another "
-                    "size, or give the plate its full size and a subsample: "
-                    f"pyro.plate({name!r}, {full}, subsample=index)."
-                )
+            if subsample.size != full:
+                raise changed_size(name, latent.name, subsample.size, full)
             if subsample.is_a_part:
                 self.traced.rows.setdefault(latent.name, {})[dim] = subsample.index
                 scale = self.traced.local_scale.get(latent.name, 1.0)

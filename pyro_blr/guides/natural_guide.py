@@ -21,6 +21,7 @@ from .. import errors
 from .._compat import InitMessenger, init_to_median, prototype_hide_fn
 from ..energy.energy import EnergyBuilder, Naturals
 from ..energy.latents import Latent, block_values
+from ..energy.subsamples import Subsample
 from ..energy.trace import Traced, without_validation
 from ..families import Natural
 from ..lifting import host
@@ -29,7 +30,8 @@ from ..random_state import same_random_state
 from .checkpoint import KEYS, guide_state, require, saved_blocks
 from .choice import TraceLatents, full_value
 from .marginals import own_law
-from .posterior import Posterior, detached
+from .posterior import Posterior, detached, takes
+from .rows import Rows, check_plates, chosen, plates_for, rows_of, under_plates
 from .start import given_natural, initial_natural, located, merged_natural
 from .store import NaturalStore, take_loaded
 
@@ -315,35 +317,47 @@ class NaturalGuide(Posterior, AutoGuide):
         """Sample every latent inside its plates."""
         if not self.is_set_up:
             self.set_up(args, kwargs)
-        plates = self._create_plates(*args, **kwargs)
-        result: dict[str, Tensor] = {}
+        variables: dict[str, Tensor] = {}
         for block, natural in self.naturals().items():
-            result.update(self._sample_block(block, natural, plates))
-        return {name: result[name] for name in self.latents}
+            variables.update(self._draw(block, natural))
+        plates, rows = self._plates(args, kwargs, variables)
+        return {
+            name: self._sample_site(latent, chosen(variables[name], latent, rows), plates)
+            for name, latent in self.latents.items()
+        }
 
-    def _sample_block(
-        self, block: Block, natural: Natural, plates: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def _draw(self, block: Block, natural: Natural) -> dict[str, Tensor]:
+        """A draw of a block, as an auxiliary site: the variables of its sites, in full size."""
         base = block.family.distribution(natural)
         draw = pyro.sample(
             f"_{self._pyro_name}_{block.name}",
             base.to_event(len(base.batch_shape)),
             infer={"is_auxiliary": True},
         )
-        values = {}
-        for site, variable in block_values(block, self.latents, draw).items():
-            latent = self.latents[site.name]
-            values[site.name] = self._sample_site(latent, variable, plates)
-        return values
+        lead = draw.shape[: draw.dim() - len(base.batch_shape) - len(base.event_shape)]
+        values = block_values(block, self.latents, draw)
+        return {s.name: under_plates(v, lead, self.latents[s.name]) for s, v in values.items()}
+
+    def _plates(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], variables: Mapping[str, Tensor]
+    ) -> tuple[Mapping[str, Any], Rows]:
+        """The plates of a call, and their rows: those of the model, which is run to see them."""
+        own = self.master is None and self.create_plates is None
+        rows: Rows = {}
+        if self._prototype_frames and callable(self.model) and takes(self.model, args, kwargs):
+            rows = rows_of(self.model, args, kwargs, self.latents, variables)
+        if own and rows:
+            self.plates = plates_for(rows, self._prototype_frames)
+            return self.plates, rows
+        plates = self._create_plates(*args, **kwargs)
+        check_plates(plates, rows)
+        sampled = {n: Subsample(p._indices, p.size, True) for n, p in plates.items()}
+        return plates, sampled
 
     def _sample_site(self, latent: Latent, variable: Tensor, plates: Mapping[str, Any]) -> Tensor:
         with ExitStack() as stack:
-            for dim, (name, full) in latent.plates.items():
-                plate = plates[name]
-                stack.enter_context(plate)
-                if plate.subsample_size != full:
-                    index = plate._indices.to(variable.device)
-                    variable = variable.index_select(dim, index)
+            for name, _ in latent.plates.values():
+                stack.enter_context(plates[name])
             value = latent.value_of(variable)
             density: Any = 0.0
             if latent.transform is not None and poutine.get_mask() is not False:
