@@ -28,9 +28,8 @@ from .lifting.points import PointBlock
 from .lifting.quadrature import QUAD_TOL
 from .model_parameters import ModelParameters
 from .objective import EnergyObjective
-from .random_state import same_random_state
 from .skips import Skips
-from .state import Part, collect, distribute
+from .state import Resumable
 from .steps.cone import Safety
 from .steps.local import settle
 from .steps.momentum import Momentum
@@ -55,7 +54,7 @@ def _with_gradients(method: Method) -> Method:
     return cast(Method, wrapped)
 
 
-class BLR:
+class BLR(Resumable):
     """Variational inference by the Bayesian Learning Rule (arXiv 2107.04562), in the place of SVI.
 
     A step is ``natural <- (1 - rho) natural + rho dE_q[log p]/dmean_params``, block by block. The
@@ -125,6 +124,7 @@ class BLR:
         self.num_draws = draws_of(loss, NUM_DRAWS)
         self.num_steps = 0
         self.info = Info()
+        self.on_sampled = on_sampled
         self._builder = EnergyBuilder(model, on_sampled, self.temperature)
         self.parameters = ModelParameters(params, optim)
         self._memory = SweepMemory()
@@ -132,7 +132,6 @@ class BLR:
         self._notes: tuple[str, ...] = ()
         self._is_laid_out = False
         self._skips = Skips()
-        self._is_resuming = False
 
     # What SVI has
 
@@ -202,58 +201,6 @@ class BLR:
         """How many steps were left out because chance made the ELBO NaN or infinite."""
         return self._skips.total
 
-    # State
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that the next steps depend on, as tensors, numbers and strings.
-
-        Saved by ``torch.save`` and loaded by ``torch.load(weights_only=True)``, it lets a new
-        process go on bit for bit as if it had not stopped.
-
-        :raises GuideError: before the first call.
-        """
-        engine = {
-            "num_steps": self.num_steps,
-            "is_laid_out": self._is_laid_out,
-            "notes": list(self._notes),
-        }
-        return collect(self._parts, engine)
-
-    def load_state_dict(self, state: Mapping[str, Any], *, with_random: bool = True) -> None:
-        """Take up what :meth:`state_dict` returned.
-
-        Before the first call the state of a guide and of parameters is kept until the model was
-        seen; so is a mismatch with it.
-
-        :param with_random: whether torch's random number generators go on as well; they are those
-            of the whole process.
-        :raises CheckpointError: if the state is of another model, or parts of it are missing.
-        """
-        distribute(self._parts, state, with_random)
-        self.num_steps = state["engine"]["num_steps"]
-        self._is_laid_out = bool(state["engine"]["is_laid_out"])
-        self._notes = tuple(state["engine"]["notes"])
-        self._is_resuming = True
-
-    @property
-    def _parts(self) -> dict[str, Part]:
-        """What remembers something from one step to the next; the guide may refuse a state first."""
-        return {
-            "guide": self.guide,
-            "parameters": self.parameters,
-            "averages": self.parameters.averages,
-            "step_sizes": self._memory,
-            "momentum": self._momentum,
-            "skips": self._skips,
-        }
-
-    def _resume(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Find anew what is not saved, as a run that had not stopped would not have to."""
-        with same_random_state():
-            self.guide.set_up(args, kwargs, self._builder)
-            self._energy(args, kwargs)
-        self._is_resuming = False
-
     # The parts of a step
 
     def advance(
@@ -285,8 +232,7 @@ class BLR:
 
     def _objective(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> EnergyObjective:
         """Trace the model and choose the tier of each factor at the guide's state."""
-        if self._is_resuming:
-            self._resume(args, kwargs)
+        self._resume(args, kwargs)
         self.guide.set_up(args, kwargs, self._builder)
         energy = self._energy(args, kwargs)
         objective = EnergyObjective(energy, None, self._builder.cache, (args, kwargs))
@@ -326,6 +272,7 @@ class BLR:
 
     def _lay_out(self, traced: Traced) -> None:
         self._notes = self.guide.lay_out(traced, self.blocks)
+        self.guide.check_taken_up()
         self._is_laid_out = True
 
     def step_on(self, objective: EnergyObjective, watched: bool = False) -> float:

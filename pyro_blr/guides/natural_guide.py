@@ -255,7 +255,31 @@ class NaturalGuide(Posterior, AutoGuide):
         """Change to a layout of merged blocks; q itself does not change."""
         own = {name: self._own_natural(name) for name in self.latents}
         self._store({block: self._block_natural(block, own) for block in blocks})
-        self._loaded = {}
+
+    def check_taken_up(self) -> None:
+        """Refuse natural parameters from a file that are of none of the blocks.
+
+        :raises CheckpointError: naming them; the guide then stands where it starts.
+        """
+        left, self._loaded = sorted(self._loaded), {}
+        if left:
+            raise errors.CheckpointError(
+                f"natural parameters {left} were loaded, and are of none of the guide's blocks, "
+                f"{[b.name for b in self.blocks]}, or of other shapes. Mend: load what was saved "
+                "with this model, or clear the store, pyro.clear_param_store(); "
+                "blr.load_state_dict() also takes up blocks that another call has chosen."
+            )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Take up parameters by name, as every module does; a new guide at its first call."""
+        if self.is_set_up:
+            self.naturals()
+            return super().load_state_dict(state_dict, *args, **kwargs)
+        for name, value in state_dict.items():
+            with self._pyro_context:
+                full = self._pyro_get_fullname(name.removesuffix("_unconstrained"))
+            self._loaded[full] = value.detach().clone()
+        return None
 
     # State
 
@@ -294,7 +318,7 @@ class NaturalGuide(Posterior, AutoGuide):
         self._lay_out(naturals)
         self._held = dict(naturals)
         with self._pyro_context:
-            is_loaded = bool(take_loaded(self._pyro_get_fullname("natural")))
+            is_loaded = self._loaded or take_loaded(self._pyro_get_fullname("natural"))
         if is_loaded:
             self._store(naturals)
 
