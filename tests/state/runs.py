@@ -21,6 +21,7 @@ from pyro_blr.guides import (
     AutoNaturalNormal,
     NaturalGuide,
 )
+from pyro_blr.steps.cone import Safety
 
 N, D = 24, 3
 GENERATOR = torch.Generator().manual_seed(11)
@@ -44,12 +45,13 @@ def logistic() -> None:
         pyro.sample("y", dist.Bernoulli(logits=X @ w), obs=(Y > 0).double())
 
 
-def counts() -> None:
-    """Rates far from the start: steps are halved, and begin at what was accepted last."""
-    a = pyro.sample("a", dist.Normal(0.0, 3.0))
+def coupled() -> None:
+    """Elements that are coupled within a block: steps are halved, and begin at twice the last."""
+    with pyro.plate("features", 4 * D):
+        w = pyro.sample("w", dist.Normal(0.0, 3.0))
     with pyro.plate("data", N):
-        z = pyro.sample("z", dist.Normal(a, 1.0))
-        pyro.sample("y", dist.Poisson(z.exp()), obs=(20 * Y.abs()).floor())
+        design = torch.cat([X + 0.1 * k for k in range(4)], -1)
+        pyro.sample("y", dist.Poisson((0.3 * design @ w).exp()), obs=(4 * Y.abs()).floor())
 
 
 def components() -> None:
@@ -159,9 +161,9 @@ class Run:
         model = self.model()
         return BLR(model, self.guide(model), self.optim(), on_sampled="ignore", **self.options)
 
-    def go_on(self, blr: BLR, steps: range) -> list[float]:
-        """The losses of some steps."""
-        return [blr.step(*self.args(i)) for i in steps]
+    def go_on(self, blr: BLR, steps: range) -> list[tuple[float, Safety]]:
+        """The losses of some steps, and what was tried to take them."""
+        return [(blr.step(*self.args(i)), blr.info.safety) for i in steps]
 
 
 def of(model: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
@@ -173,7 +175,7 @@ RUNS = [
     Run("conjugate, joint", of(regression)),
     Run("conjugate, by site", of(regression), options={"blocks": "site"}),
     Run("quadrature", of(logistic)),
-    Run("halved steps", of(counts), options={"blocks": "site"}),
+    Run("halved steps", of(coupled), options={"blocks": "site"}),
     Run("shared covariance", of(components)),
     Run("one Gaussian", of(logistic), guide=AutoNaturalMultivariateNormal),
     Run("diagonal Gaussian", of(regression), guide=AutoNaturalNormal),
