@@ -112,6 +112,7 @@ class BLR(Resumable):
         check_rule(params, temperature, momentum, quad_tol)
         self.model = model
         self.guide = guide
+        guide.give_model(model)
         self.optim = optim
         self.params = params
         self.temperature = float(temperature)

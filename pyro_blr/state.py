@@ -165,8 +165,6 @@ def _copy(
     state: Mapping[str, Any] | None,
 ) -> Any:
     """An engine from the parts of its pickle; its state is taken up at the first call."""
-    if not callable(guide.model):
-        guide._model = (model,)
     blr = kind(model, guide, optim, loss, **options)
     if state is not None:
         blr._take_numbers(state["engine"])

@@ -4,6 +4,8 @@
 """Guides in natural coordinates: what they hold, where they start, how they are sampled."""
 
 import copy
+import inspect
+import sys
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -373,6 +375,13 @@ class NaturalGuide(Posterior, AutoGuide):
         if own and rows:
             self.plates = plates_for(rows, self._prototype_frames)
             return self.plates, rows
+        frames = self._prototype_frames.values()
+        if own and self.model is None and any(f.full_size not in (None, f.size) for f in frames):
+            raise errors.GuideError(
+                "the guide came from a pickle without its model, so it cannot see which rows of a "
+                "subsampled plate to sample. Mend: BLR(model, guide) gives it the model, and so "
+                "does a pickle of the BLR; or give the guide create_plates."
+            )
         plates = self._create_plates(*args, **kwargs)
         check_plates(plates, rows)
         sampled = {n: Subsample(p._indices, p.size, True) for n, p in plates.items()}
@@ -392,6 +401,11 @@ class NaturalGuide(Posterior, AutoGuide):
             result: Tensor = pyro.sample(latent.name, delta)
         return result
 
+    def give_model(self, model: Callable[..., Any]) -> None:
+        """The model of a guide that came from a pickle without one."""
+        if self.model is None:
+            self._model = (model,)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "NaturalGuide":
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
@@ -400,12 +414,19 @@ class NaturalGuide(Posterior, AutoGuide):
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        # Pyro's own empties the live object; a copy loses its weak references instead.
+        # Pyro's own empties the live object; a copy loses its weak references instead. It keeps a
+        # model that is pickled as a name, and so weighs nothing.
         state: dict[str, Any] = dict(self.__dict__)
-        state["_model"] = (None,)
+        state["_model"] = (self.model if _has_a_name(self.model) else None,)
         state["master"] = None
         state["prototype_trace"] = None
         return state
+
+
+def _has_a_name(model: Any) -> bool:
+    """Whether a model is a function of a module, which another process finds by its name."""
+    module = sys.modules.get(getattr(model, "__module__", ""))
+    return inspect.isfunction(model) and getattr(module, model.__name__, None) is model
 
 
 def _is_merged(block: Block, latent: Latent) -> bool:
