@@ -308,7 +308,9 @@ class BLR(Resumable):
             if local:
                 start = settle(objective, naturals, local, safety, self._memory)
                 at = objective.evaluate(start)
-            messages = objective.messages_of(at, tuple(b for b in objective.blocks if b not in local))
+            messages = objective.messages_of(
+                at, tuple(b for b in objective.blocks if b not in local)
+            )
             new = parallel(objective, start, messages, rho, safety)
         partial = {b for b in objective.blocks if energy.rows(b) is not None}
         never_falls = searched and size is None

@@ -140,8 +140,8 @@ class ModelParameters:
     ) -> None:
         """Move the parameters that are no points: by Newton's step, or by the optimiser.
 
-        :param value: the ELBO at the entry of the step (of one with local latents, at their optimum),
-            whose gradient the optimiser gets.
+        :param value: the ELBO whose gradient the optimiser gets: at the entry of the step, and with
+            local latents at their optimum.
         :param new: q and the points after this step, at which Newton's step is taken.
         :param retraced: the objective of the same call at the leaves as they are then.
         :raises ArgumentError: if there are parameters that only an optimiser can move, and none.

@@ -43,9 +43,8 @@ class SavedParameters:
         self._check(parameters)
         if self.optim and optim is None:
             raise errors.CheckpointError(
-                f"the saved state holds the state of an optimiser for {sorted(self.optim)}, but BLR "
-                "was made without one. Mend: BLR(model, guide, optim) with the optimiser that was "
-                "used."
+                f"the saved state holds that of an optimiser for {sorted(self.optim)}, but BLR was "
+                "made without one. Mend: BLR(model, guide, optim) with the optimiser that was used."
             )
         given = [name for name in parameters if name in self.values]
         for name in given:

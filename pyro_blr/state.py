@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from . import errors
 from ._compat import without_state
+from .energy.energy import EnergyBuilder
 from .guides.checkpoint import require
 from .guides.natural_guide import NaturalGuide
 from .model_parameters import ModelParameters
@@ -80,7 +81,7 @@ class Resumable:
     num_steps: int
     parameters: ModelParameters
     _energy: Any
-    _builder: Any
+    _builder: EnergyBuilder
     _memory: SweepMemory
     _momentum: Momentum
     _skips: Skips

@@ -83,6 +83,23 @@ class Subsamples:
         self.by_plate[name] = Subsample(index, size, is_given)
 
 
+def check_seen(frame: Any, latent: str, full: int) -> None:
+    """Refuse a subsampled plate whose own site is hidden, so that its rows are not known.
+
+    :param frame: the plate as a latent's site has it.
+    :raises PlateSizeError: for a plate of another size than the latent.
+    :raises SubsampleError: naming the plate.
+    """
+    if frame.full_size not in (None, full):
+        raise changed_size(frame.name, latent, frame.full_size, full)
+    if frame.size != full:
+        raise errors.SubsampleError(
+            f"plate {frame.name!r} of latent {latent!r} holds {frame.size} of {full} rows, but "
+            "which ones is hidden by poutine.block. Mend: expose the plate with its latents, "
+            f"poutine.block(model, expose=[{latent!r}, {frame.name!r}])."
+        )
+
+
 def changed_size(plate: str, latent: str, size: int, full: int) -> errors.PlateSizeError:
     """The error for a plate of another size than the latent that is stored for it."""
     return errors.PlateSizeError(

@@ -112,10 +112,15 @@ class LiftMessenger(Messenger):
         for dim, (name, full) in latent.plates.items():
             frame = frames.get(name)
             subsample = self.plates.by_plate.get(name)
-            if frame is None or subsample is None or subsample.size == full and subsample.is_whole:
+            if frame is None:
+                continue
+            if subsample is None:
+                check_seen(frame, latent.name, full)
                 continue
             if subsample.size != full:
                 raise changed_size(name, latent.name, subsample.size, full)
+            if subsample.is_whole:
+                continue
             if subsample.is_a_part:
                 self.traced.rows.setdefault(latent.name, {})[dim] = subsample.index
                 scale = self.traced.local_scale.get(latent.name, 1.0)

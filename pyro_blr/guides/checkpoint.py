@@ -54,8 +54,8 @@ def require(state: Any, keys: Sequence[str], part: str) -> None:
     missing = [k for k in keys if not isinstance(state, Mapping) or k not in state]
     if missing:
         raise errors.CheckpointError(
-            f"the saved state of {part} lacks {missing}. Mend: load what blr.state_dict() returned, "
-            "whole; the state of a guide, a param store or an optimiser alone is not enough."
+            f"the saved state of {part} lacks {missing}. Mend: load what blr.state_dict() "
+            "returned, whole; the state of a guide, a param store or an optimiser is not enough."
         )
 
 
@@ -83,7 +83,9 @@ def saved_blocks(state: Mapping[str, Any], latents: Latents) -> dict[Block, Natu
 
 def _differences(saved: Mapping[str, Any], latents: Latents) -> list[str]:
     """How saved latents differ from those of a guide, in words."""
-    found = [f"site {name!r} was saved, and is not in the model" for name in set(saved) - set(latents)]
+    found = [
+        f"site {name!r} was saved, and is not in the model" for name in set(saved) - set(latents)
+    ]
     found += [f"site {name!r} was not saved" for name in set(latents) - set(saved)]
     for name in set(saved) & set(latents):
         now = _latent_state(latents[name])
@@ -119,6 +121,6 @@ def _family(name: str, own: Sequence[ExponentialFamily]) -> ExponentialFamily:
         if family.name == name:
             return family
     raise errors.CheckpointError(
-        f"the saved state has a block of the family {name!r}, which is not registered. Mend: import "
-        "the module that registers it before loading."
+        f"the saved state has a block of the family {name!r}, which is not registered. Mend: "
+        "import the module that registers it before loading."
     )

@@ -33,7 +33,7 @@ from .checkpoint import KEYS, guide_state, require, saved_blocks
 from .choice import TraceLatents, full_value
 from .marginals import own_law
 from .posterior import Posterior, detached, takes
-from .rows import Rows, check_plates, chosen, plates_for, rows_of, under_plates
+from .rows import PlateReader, Rows, check_plates, chosen, plates_for, rows_of, under_plates
 from .start import given_natural, initial_natural, located, merged_natural
 from .store import NaturalStore, take_loaded
 
@@ -132,6 +132,8 @@ class NaturalGuide(Posterior, AutoGuide):
     def _find_latents(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], builder: EnergyBuilder | None
     ) -> None:
+        if self.model is None:
+            raise self._without_model("find its latents")
         with torch.no_grad(), without_validation():
             sites = self._prototype(args, kwargs)
         builder = builder or EnergyBuilder(self.model, on_sampled="ignore")
@@ -162,7 +164,7 @@ class NaturalGuide(Posterior, AutoGuide):
         self.set_up(args, kwargs)
 
     def _prototype(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        model = InitMessenger(located(self.init_loc_fn))(self.model)
+        model = PlateReader()(InitMessenger(located(self.init_loc_fn))(self.model))
         hidden = poutine.block(model, prototype_hide_fn)
         with warnings.catch_warnings():
             # torch's Wishart tests whether its draws are regular and warns if they are.
@@ -377,11 +379,7 @@ class NaturalGuide(Posterior, AutoGuide):
             return self.plates, rows
         frames = self._prototype_frames.values()
         if own and self.model is None and any(f.full_size not in (None, f.size) for f in frames):
-            raise errors.GuideError(
-                "the guide came from a pickle without its model, so it cannot see which rows of a "
-                "subsampled plate to sample. Mend: BLR(model, guide) gives it the model, and so "
-                "does a pickle of the BLR; or give the guide create_plates."
-            )
+            raise self._without_model("see which rows of a subsampled plate to sample")
         plates = self._create_plates(*args, **kwargs)
         check_plates(plates, rows)
         sampled = {n: Subsample(p._indices, p.size, True) for n, p in plates.items()}
@@ -400,6 +398,13 @@ class NaturalGuide(Posterior, AutoGuide):
             delta = dist.Delta(value, log_density=density, event_dim=latent.value_event_dim)
             result: Tensor = pyro.sample(latent.name, delta)
         return result
+
+    def _without_model(self, what: str) -> errors.GuideError:
+        return errors.GuideError(
+            f"the guide came from a pickle without its model, so it cannot {what}. Mend: "
+            "BLR(model, guide) gives it the model, and so does a pickle of the BLR; a model that "
+            "is a function of a module stays with the guide."
+        )
 
     def give_model(self, model: Callable[..., Any]) -> None:
         """The model of a guide that came from a pickle without one."""

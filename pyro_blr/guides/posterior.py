@@ -22,7 +22,8 @@ class Posterior:
 
     latents: dict[str, Latent]
     layout: dict[str, Block]
-    model: Callable[..., Any]
+    #: None in a guide that came from a pickle without it.
+    model: Callable[..., Any] | None
     naturals: Callable[[], dict[Block, Natural]]
     set_up: Callable[..., None]
 
@@ -93,7 +94,7 @@ class Posterior:
         return {name: values[name] for name in self.latents}
 
 
-def takes(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def takes(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether a model can be called with some arguments, as far as its signature says."""
     try:
         inspect.signature(model).bind(*args, **kwargs)

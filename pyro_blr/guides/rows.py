@@ -20,35 +20,48 @@ from torch import Tensor
 from .. import errors
 from .._compat import site_is_subsample
 from ..energy.latents import Latent, Latents
-from ..energy.subsamples import Subsample, Subsamples, changed_size
+from ..energy.subsamples import Subsample, Subsamples, changed_size, check_seen
 from ..energy.trace import without_validation
 from ..lifting import host
 
 Rows = Mapping[str, Subsample]
 
 
-class _Reader(Messenger):
-    """Gives each latent its draw and records the rows of every plate."""
+class PlateReader(Messenger):
+    """Records the rows of every plate, and refuses minibatches that do not fit theirs."""
 
-    def __init__(self, latents: Latents, variables: Mapping[str, Tensor]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.latents = latents
-        self.variables = variables
         self.plates = Subsamples()
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if site_is_subsample(msg):
             self.plates.before(msg)
-            return
-        latent = self.latents.get(msg["name"])
-        if latent is not None and not msg["is_observed"] and not msg["done"]:
-            variable = self.variables[latent.name].detach()
-            msg["value"] = latent.value_of(chosen(variable, latent, self.plates.by_plate))
-            msg["done"] = True
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if site_is_subsample(msg):
             self.plates.after(msg)
+
+
+class _Reader(PlateReader):
+    """Gives each latent its draw, too."""
+
+    def __init__(self, latents: Latents, variables: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.latents = latents
+        self.variables = variables
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        super()._pyro_sample(msg)
+        latent = self.latents.get(msg["name"])
+        if latent is not None and not msg["is_observed"] and not msg["done"]:
+            fulls = dict(latent.plates.values())
+            for frame in msg["cond_indep_stack"]:
+                if frame.name in fulls and frame.name not in self.plates.by_plate:
+                    check_seen(frame, latent.name, fulls[frame.name])
+            variable = self.variables[latent.name].detach()
+            msg["value"] = latent.value_of(chosen(variable, latent, self.plates.by_plate))
+            msg["done"] = True
 
 
 def rows_of(

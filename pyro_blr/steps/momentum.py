@@ -56,11 +56,11 @@ class Momentum:
             return proposed
         moved = dict(proposed)
         for block, natural in proposed.items():
-            before = previous.get(block.name, ())
-            is_same = [b.shape for b in before] == [n.shape for n in natural]
+            last = previous.get(block.name, ())
+            is_same = [o.shape for o in last] == [n.shape for n in natural]
             if is_same and block not in held:
-                last = zip(current[block], before, strict=True)
-                direction = tuple(n - o.to(n) for n, o in last)
+                pairs = zip(current[block], last, strict=True)
+                direction = tuple(n - o.to(n) for n, o in pairs)
                 moved[block] = _inside_cone(block, natural, direction, self.gamma, safety)
         if not never_falls:
             return moved

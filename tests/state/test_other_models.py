@@ -93,7 +93,7 @@ def test_another_model(other: Callable[[], None]) -> None:
     blr = engine(other)
     blr.load_state_dict(state)
     for _ in range(2):  # it stays refused
-        with pytest.raises(CheckpointError, match=".*".join(OTHERS[other]) + ".*Mend:"):
+        with pytest.raises(CheckpointError, match=r".*".join(OTHERS[other]) + ".*Mend:"):
             blr.step()
 
 
@@ -103,7 +103,7 @@ def test_another_model_after_the_first_step(other: Callable[[], None]) -> None:
     blr = engine(other)
     blr.step()
     before = blr.guide.median()
-    with pytest.raises(CheckpointError, match=".*".join(OTHERS[other]) + ".*Mend:"):
+    with pytest.raises(CheckpointError, match=r".*".join(OTHERS[other]) + ".*Mend:"):
         blr.load_state_dict(state)
     assert all(torch.equal(v, before[n]) for n, v in blr.guide.median().items())
     assert blr.num_steps == 1
@@ -111,7 +111,8 @@ def test_another_model_after_the_first_step(other: Callable[[], None]) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["version", "engine", "guide", "parameters", "averages", "step_sizes", "momentum", "random"]
+    "key",
+    ["version", "engine", "guide", "parameters", "averages", "step_sizes", "momentum", "random"],
 )
 def test_a_missing_key(key: str) -> None:
     state = saved()
@@ -130,16 +131,16 @@ def test_something_else(wrong: Any) -> None:
 
 def test_the_state_of_the_guide_alone() -> None:
     state = saved()
-    with pytest.raises(CheckpointError, match="lacks.*Mend:"):
+    with pytest.raises(CheckpointError, match=r"lacks.*Mend:"):
         engine(model).load_state_dict(state["guide"])
     del state["guide"]["blocks"]
-    with pytest.raises(CheckpointError, match="blocks.*Mend:"):
+    with pytest.raises(CheckpointError, match=r"blocks.*Mend:"):
         engine(model).load_state_dict(state)
 
 
 def test_a_later_version() -> None:
     state = saved() | {"version": 99}
-    with pytest.raises(CheckpointError, match="99.*Mend:"):
+    with pytest.raises(CheckpointError, match=r"99.*Mend:"):
         engine(model).load_state_dict(state)
 
 
@@ -148,7 +149,7 @@ def test_no_optimiser() -> None:
     pyro.clear_param_store()
     blr = BLR(model, AutoNatural(model))
     blr.load_state_dict(state)
-    with pytest.raises(CheckpointError, match="'v'.*Mend:"):
+    with pytest.raises(CheckpointError, match=r"'v'.*Mend:"):
         blr.step()
 
 
@@ -156,7 +157,7 @@ def test_another_optimiser() -> None:
     state = saved()
     blr = engine(model, pyro.optim.SGD({"lr": 0.1}))
     blr.load_state_dict(state)
-    with pytest.raises(CheckpointError, match="'v'.*SGD.*Mend:"):
+    with pytest.raises(CheckpointError, match=r"'v'.*SGD.*Mend:"):
         blr.step()
 
 
@@ -167,7 +168,7 @@ def test_a_param_store_of_another_model() -> None:
     pyro.get_param_store().set_state(
         {k: {n: _copied(v) for n, v in part.items()} for k, part in state.items()}
     )
-    with pytest.raises(CheckpointError, match="AutoNatural.natural.m.*Mend:"):
+    with pytest.raises(CheckpointError, match=r"AutoNatural.natural.m.*Mend:"):
         blr.step()
 
 
@@ -176,7 +177,7 @@ def _copied(value: Any) -> Any:
 
 
 def test_a_state_before_the_first_call() -> None:
-    with pytest.raises(GuideError, match="not seen the model.*Mend:"):
+    with pytest.raises(GuideError, match=r"not seen the model.*Mend:"):
         engine(model).state_dict()
 
 
