@@ -25,7 +25,7 @@ from ..lifting.wrappers import log_density, pulled_back
 from .domains import check_arguments, checked_matrices, checked_value
 from .latents import Latent, Latents
 from .parameters import LiftedParameter, Parameter
-from .subsamples import Subsamples, changed_size
+from .subsamples import Subsamples, changed_size, check_seen
 
 
 @dataclass(frozen=True, eq=False)
