@@ -3,9 +3,6 @@
 
 """Guides in natural coordinates: what they hold, where they start, how they are sampled."""
 
-import copy
-import inspect
-import sys
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,22 +20,21 @@ from .. import errors
 from .._compat import InitMessenger, init_to_median, prototype_hide_fn
 from ..energy.energy import EnergyBuilder, Naturals
 from ..energy.latents import Latent, block_values
-from ..energy.subsamples import Subsample
 from ..energy.trace import Traced, without_validation
 from ..families import Natural
 from ..lifting import host
 from ..lifting.blocks import Block
 from ..random_state import same_random_state
-from .checkpoint import KEYS, guide_state, require, saved_blocks
 from .choice import TraceLatents, full_value
 from .marginals import own_law
-from .posterior import Posterior, detached, takes
-from .rows import PlateReader, Rows, check_plates, chosen, plates_for, rows_of, under_plates
+from .persistence import Persistent
+from .posterior import Posterior, detached
+from .rows import PlateReader, chosen, plates_of, under_plates, without_model
 from .start import given_natural, initial_natural, located, merged_natural
 from .store import NaturalStore, take_loaded
 
 
-class NaturalGuide(Posterior, AutoGuide):
+class NaturalGuide(Persistent, Posterior, AutoGuide):
     """A guide that holds an exponential family for each block of latents in natural coordinates.
 
     Natural parameters live in the param store, in float64 whatever the model's dtype: a mean is
@@ -133,7 +129,7 @@ class NaturalGuide(Posterior, AutoGuide):
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], builder: EnergyBuilder | None
     ) -> None:
         if self.model is None:
-            raise self._without_model("find its latents")
+            raise without_model("find its latents")
         with torch.no_grad(), without_validation():
             sites = self._prototype(args, kwargs)
         builder = builder or EnergyBuilder(self.model, on_sampled="ignore")
@@ -260,61 +256,6 @@ class NaturalGuide(Posterior, AutoGuide):
         own = {name: self._own_natural(name) for name in self.latents}
         self._store({block: self._block_natural(block, own) for block in blocks})
 
-    def check_taken_up(self) -> None:
-        """Refuse natural parameters from a file that are of none of the blocks.
-
-        :raises CheckpointError: naming them; the guide then stands where it starts.
-        """
-        left, self._loaded = sorted(self._loaded), {}
-        if left:
-            raise errors.CheckpointError(
-                f"natural parameters {left} were loaded, and are of none of the guide's blocks, "
-                f"{[b.name for b in self.blocks]}, or of other shapes. Mend: load what was saved "
-                "with this model, or clear the store, pyro.clear_param_store(); "
-                "blr.load_state_dict() also takes up blocks that another call has chosen."
-            )
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Take up parameters by name, as every module does; a new guide at its first call."""
-        if self.is_set_up:
-            self.naturals()
-            return super().load_state_dict(state_dict, *args, **kwargs)
-        for name, value in state_dict.items():
-            with self._pyro_context:
-                full = self._pyro_get_fullname(name.removesuffix("_unconstrained"))
-            self._loaded[full] = value.detach().clone()
-        return None
-
-    # State
-
-    def state(self) -> dict[str, Any]:
-        """Latents, blocks and natural parameters as tensors, numbers and strings.
-
-        :raises GuideError: if the guide has not seen the model yet.
-        """
-        if self._saved is not None:
-            return dict(self._saved)
-        if not self.is_set_up:
-            raise self._not_seen("nothing can be saved")
-        return guide_state(self.latents, self.naturals())
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state` returned: now, or at the first call of a new guide.
-
-        :raises CheckpointError: if it is of another model.
-        """
-        require(state, KEYS, "the guide")
-        if self.is_set_up:
-            self._restore(state)
-        else:
-            self._saved = state
-
-    def _restore(self, state: Mapping[str, Any]) -> None:
-        """Take saved blocks as they are, whatever stands in the store."""
-        naturals = saved_blocks(state, self.latents)
-        self._saved = None
-        self._store(naturals, from_store=False)
-
     def _hold(self, naturals: Mapping[Block, Natural]) -> None:
         """Where q starts, stored when it is first asked for: blocks that are merged before that,
         or share a covariance, never have a matrix for each element.
@@ -348,7 +289,7 @@ class NaturalGuide(Posterior, AutoGuide):
         variables: dict[str, Tensor] = {}
         for block, natural in self.naturals().items():
             variables.update(self._draw(block, natural))
-        plates, rows = self._plates(args, kwargs, variables)
+        plates, rows = plates_of(self, args, kwargs, variables)
         return {
             name: self._sample_site(latent, chosen(variables[name], latent, rows), plates)
             for name, latent in self.latents.items()
@@ -366,25 +307,6 @@ class NaturalGuide(Posterior, AutoGuide):
         values = block_values(block, self.latents, draw)
         return {s.name: under_plates(v, lead, self.latents[s.name]) for s, v in values.items()}
 
-    def _plates(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], variables: Mapping[str, Tensor]
-    ) -> tuple[Mapping[str, Any], Rows]:
-        """The plates of a call, and their rows: those of the model, which is run to see them."""
-        own = self.master is None and self.create_plates is None
-        rows: Rows = {}
-        if self._prototype_frames and callable(self.model) and takes(self.model, args, kwargs):
-            rows = rows_of(self.model, args, kwargs, self.latents, variables)
-        if own and rows:
-            self.plates = plates_for(rows, self._prototype_frames)
-            return self.plates, rows
-        frames = self._prototype_frames.values()
-        if own and self.model is None and any(f.full_size not in (None, f.size) for f in frames):
-            raise self._without_model("see which rows of a subsampled plate to sample")
-        plates = self._create_plates(*args, **kwargs)
-        check_plates(plates, rows)
-        sampled = {n: Subsample(p._indices, p.size, True) for n, p in plates.items()}
-        return plates, sampled
-
     def _sample_site(self, latent: Latent, variable: Tensor, plates: Mapping[str, Any]) -> Tensor:
         with ExitStack() as stack:
             for name, _ in latent.plates.values():
@@ -398,40 +320,6 @@ class NaturalGuide(Posterior, AutoGuide):
             delta = dist.Delta(value, log_density=density, event_dim=latent.value_event_dim)
             result: Tensor = pyro.sample(latent.name, delta)
         return result
-
-    def _without_model(self, what: str) -> errors.GuideError:
-        return errors.GuideError(
-            f"the guide came from a pickle without its model, so it cannot {what}. Mend: "
-            "BLR(model, guide) gives it the model, and so does a pickle of the BLR; a model that "
-            "is a function of a module stays with the guide."
-        )
-
-    def give_model(self, model: Callable[..., Any]) -> None:
-        """The model of a guide that came from a pickle without one."""
-        if self.model is None:
-            self._model = (model,)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "NaturalGuide":
-        copied = type(self).__new__(type(self))
-        memo[id(self)] = copied
-        state = copy.deepcopy(self.__getstate__(), memo)
-        copied.__setstate__({**state, "_model": (copy.deepcopy(self.model, memo),)})
-        return copied
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Pyro's own empties the live object; a copy loses its weak references instead. It keeps a
-        # model that is pickled as a name, and so weighs nothing.
-        state: dict[str, Any] = dict(self.__dict__)
-        state["_model"] = (self.model if _has_a_name(self.model) else None,)
-        state["master"] = None
-        state["prototype_trace"] = None
-        return state
-
-
-def _has_a_name(model: Any) -> bool:
-    """Whether a model is a function of a module, which another process finds by its name."""
-    module = sys.modules.get(getattr(model, "__module__", ""))
-    return inspect.isfunction(model) and getattr(module, model.__name__, None) is model
 
 
 def _is_merged(block: Block, latent: Latent) -> bool:

@@ -23,6 +23,7 @@ from ..energy.latents import Latent, Latents
 from ..energy.subsamples import Subsample, Subsamples, changed_size, check_seen
 from ..energy.trace import without_validation
 from ..lifting import host
+from .posterior import takes
 
 Rows = Mapping[str, Subsample]
 
@@ -152,3 +153,36 @@ def check_plates(plates: Mapping[str, Any], rows: Rows) -> None:
                 f"pyro.plate({name!r}, {own.size}, subsample=index) with the model's own index (an "
                 "AutoGuideList needs it)."
             )
+
+
+def plates_of(
+    guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], variables: Mapping[str, Tensor]
+) -> tuple[Mapping[str, Any], Rows]:
+    """The plates of a guide in a call, and their rows: those of the model, which is run to see.
+
+    :raises SubsampleError: where the user's own plates hold other rows.
+    :raises GuideError: for a guide that has lost its model and needs it.
+    """
+    own = guide.master is None and guide.create_plates is None
+    frames = guide._prototype_frames
+    rows: Rows = {}
+    if frames and guide.model is not None and takes(guide.model, args, kwargs):
+        rows = rows_of(guide.model, args, kwargs, guide.latents, variables)
+    if own and rows:
+        guide.plates = plates_for(rows, frames)
+        return guide.plates, rows
+    is_a_part = any(f.full_size not in (None, f.size) for f in frames.values())
+    if own and guide.model is None and is_a_part:
+        raise without_model("see which rows of a subsampled plate to sample")
+    plates = guide._create_plates(*args, **kwargs)
+    check_plates(plates, rows)
+    return plates, {n: Subsample(p._indices, p.size, True) for n, p in plates.items()}
+
+
+def without_model(what: str) -> errors.GuideError:
+    """The error for a guide that came from a pickle without its model."""
+    return errors.GuideError(
+        f"the guide came from a pickle without its model, so it cannot {what}. Mend: "
+        "BLR(model, guide) gives it the model, and so does a pickle of the BLR; a model that is a "
+        "function of a module stays with the guide."
+    )
