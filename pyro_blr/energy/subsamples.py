@@ -73,7 +73,8 @@ class Subsamples:
         :raises SubsampleError: for rows that the plate does not have.
         """
         name, size = msg["name"], int(msg["fn"].size)
-        index = torch.as_tensor(msg["value"])
+        value = msg["value"]  # a list stays on the host; a tensor where it is
+        index = value if isinstance(value, Tensor) else torch.as_tensor(value)
         is_given = name in self._given
         if is_given and len(index) and not host.truth(((index >= 0) & (index < size)).all()):
             raise errors.SubsampleError(
