@@ -62,11 +62,13 @@ def run(
     watch = _Watch(tol)
     with tqdm(total=max_steps, disable=not progress, desc="BLR", leave=True) as bar:
         while fit.steps < max_steps:
-            objective = blr._objective(args, kwargs, watch.rules)
-            fit.losses.append(blr.step_on(objective, watched=objective.energy.is_deterministic))
+            loss, objective = blr.advance(args, kwargs, watched=True, kept=watch.rules)
+            fit.losses.append(loss)
             fit.steps += 1
             bar.update()
             bar.set_postfix_str(f"loss {fit.losses[-1]:.4f}", refresh=False)
+            if objective is None:  # the step was skipped
+                continue
             watch.accelerate(blr, objective)
             if objective.draws is not None and blr.sampling.are_common(objective.draws):
                 watch.on_draws(fit, blr, objective)

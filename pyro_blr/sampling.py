@@ -11,7 +11,8 @@ it. Where N is too large there are more draws, renewed.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from .energy.draws import Draws
 from .energy.latents import Latents
@@ -56,6 +57,8 @@ class Sampling:
         self._common: Draws | None = None
         self._look = FIRST_LOOK
         self._has_begun = False
+        #: The seed of common draws that go on from a saved state.
+        self._seed: int | None = None
 
     def fresh(self, latents: Latents, noisy: bool = False) -> Draws:
         """New draws.
@@ -80,7 +83,8 @@ class Sampling:
     def common(self, latents: Latents) -> Draws:
         """The draws of the last step, if they were not renewed."""
         if self._common is None or self._common.latents is not latents:
-            self._common = Draws(latents, self.count)
+            self._common = Draws(latents, self.count, self._seed)
+            self._seed = None
         return self._common
 
     def are_common(self, draws: Draws) -> bool:
@@ -117,3 +121,20 @@ class Sampling:
         self.count = min(most, self.count * 2 ** math.ceil(math.log2(wanted)))
         self.error, self._common, self._look = math.inf, None, FIRST_LOOK
         return True
+
+    def state(self) -> dict[str, Any]:
+        """The number of draws, and the seed of the common ones, to be saved."""
+        return {
+            "count": self.count,
+            "error": self.error,
+            "look": self._look,
+            "has_begun": self._has_begun,
+            "seed": -1 if self._common is None else self._common.seed,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what was saved."""
+        self.count, self.error = int(state["count"]), float(state["error"])
+        self._look, self._has_begun = float(state["look"]), bool(state["has_begun"])
+        self._seed = None if state["seed"] < 0 else int(state["seed"])
+        self._common = None

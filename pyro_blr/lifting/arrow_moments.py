@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..families import ArrowNormal, Natural
 from ..families.arrow_matrices import Vector, pack
+from ..families.normal import LOG_TWO_PI
 from .arrow_blocks import ArrowBlock
 from .moments import GaussianMoments
 from .statistics import (
@@ -75,16 +76,40 @@ class ArrowMoments(GaussianMoments):
         each = self.block.part(True, dmean) - 2 * (dlocal @ local.unsqueeze(-1)).squeeze(-1)
         return own, each - dcross.mT @ first, dfull, dcross, dlocal
 
-    def draw(self, noise: Tensor | None = None) -> Tensor:
-        """Given g, a group has the mean ``m_n + C_ng C_gg^-1 (g - m_g)``. # shape: (G + N L,)"""
-        flat, full, cross, local = self.leaves
-        noise = torch.randn_like(flat) if noise is None else noise
-        first, each = self.block.part(False, noise), self.block.part(True, noise)
+    def draw(self, noise: Tensor | None = None, count: int = 1) -> Tensor:
+        """Given g, a group has the mean ``m_n + C_ng C_gg^-1 (g - m_g)``.
+
+        :return: # shape: (count, G + N L)
+        """
+        flat = self.leaves[0]
+        noise = torch.randn(count, *flat.shape).to(flat) if noise is None else noise
+        factor, half, given = self._conditional()
+        first, each = self._parts(noise)
+        spread = torch.einsum("...g,ngl->...nl", first, half)
+        spread = spread + torch.einsum("nij,...nj->...ni", given, each)
+        return flat + pack((first @ factor.mT, spread))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        factor, half, given = self._conditional()
+        first, each = self._parts(value - self.leaves[0])
+        white = torch.linalg.solve_triangular(factor, first.unsqueeze(-1), upper=False).squeeze(-1)
+        rest = each - torch.einsum("...g,ngl->...nl", white, half)
+        own = torch.linalg.solve_triangular(given, rest.unsqueeze(-1), upper=False)
+        squares = white.square().sum(-1) + own.square().sum((-3, -2, -1))
+        logs = factor.diagonal().log().sum() + given.diagonal(dim1=-2, dim2=-1).log().sum()
+        result: Tensor = -0.5 * (squares + value.shape[-1] * LOG_TWO_PI) - logs
+        return result
+
+    def _conditional(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The root of C_gg, ``C_gg^-1/2 C_gn``, and the root of each group's covariance given g.
+
+        # shape: (G, G), (N, G, L) and (N, L, L)
+        """
+        _, full, cross, local = self.leaves
         factor = torch.linalg.cholesky(full)
-        columns = torch.linalg.solve_triangular(
-            factor, cross.movedim(-2, 0).flatten(1), upper=False
-        )
-        half = columns.reshape(len(full), *local.shape[:2]).movedim(0, -2)
-        given = torch.linalg.cholesky(local - half.mT @ half)
-        spread = half.mT @ first + (given @ each.unsqueeze(-1)).squeeze(-1)
-        return flat + pack((factor @ first, spread))
+        half = torch.linalg.solve_triangular(factor, cross, upper=False)
+        return factor, half, torch.linalg.cholesky(local - half.mT @ half)
+
+    def _parts(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """The global numbers and the groups' of several vectors."""
+        return self.block.part(False, flat), self.block.part(True, flat)

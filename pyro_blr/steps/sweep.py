@@ -6,6 +6,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from .. import errors
 from ..families import Natural
@@ -74,6 +75,21 @@ class SweepMemory:
             return 1.0
         return max(LEAST_SECANT, self.step_sizes.get(block.name, 1.0) / (1.0 - share))
 
+    def state(self) -> dict[str, Any]:
+        """What a step leaves, to be saved."""
+        directions = {name: [t.clone() for t in d] for name, d in self.directions.items()}
+        return {
+            "step_sizes": dict(self.step_sizes),
+            "directions": directions,
+            "residual": self.residual,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what was saved."""
+        self.step_sizes = dict(state["step_sizes"])
+        self.directions = {name: tuple(d) for name, d in state["directions"].items()}
+        self.residual = float(state["residual"])
+
 
 def sweep(
     objective: Objective,
@@ -113,7 +129,7 @@ def sweep(
                 start = min(start, secant)
             limit = start if step_size is None else min(start, step_size)
             alone = entry if len(objective.blocks) == 1 else None
-            current[block] = _searched_step(
+            current[block] = searched_step(
                 objective, current, block, message, alone, limit, safety, memory, own <= CLOSE
             )
         else:
@@ -150,7 +166,7 @@ def improper(block: Block) -> errors.ImproperPosteriorError:
     )
 
 
-def _searched_step(
+def searched_step(
     objective: Objective,
     current: dict[Block, Natural],
     block: Block,
@@ -159,7 +175,7 @@ def _searched_step(
     rho: float,
     safety: Safety,
     memory: SweepMemory,
-    close: bool,
+    close: bool = False,
 ) -> Natural:
     """The largest halved step that stays inside the cone and does not let the ELBO fall.
 
@@ -216,10 +232,10 @@ def parallel(
     step_size: float,
     safety: Safety,
 ) -> dict[Block, Natural]:
-    """Update every block at once from messages at the same point."""
-    result = {}
-    for block in objective.blocks:
-        proposal = safe_step(block.family, naturals[block], messages[block], step_size, safety)
+    """Update every block that has a message at once, from messages at the same point."""
+    result = dict(naturals)
+    for block, message in messages.items():
+        proposal = safe_step(block.family, naturals[block], message, step_size, safety)
         if proposal is None and objective.is_conjugate_in(block):
             raise improper(block)
         result[block] = naturals[block] if proposal is None else proposal
