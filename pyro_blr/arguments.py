@@ -14,7 +14,6 @@ from pyro.infer.rws import ReweightedWakeSleep
 from pyro.optim import PyroOptim
 
 from . import errors
-from .guides.natural_guide import NaturalGuide
 from .steps.schedule import check_step_size
 
 #: Keywords of ``fit`` that a model cannot have as its own.
@@ -39,10 +38,10 @@ def check_arguments(
         raise errors.ArgumentError(
             f"the model must be callable, not {type(model).__name__}. Mend: BLR(model, guide)."
         )
-    if not isinstance(guide, NaturalGuide):
+    if not callable(guide):
         raise errors.ArgumentError(
-            f"the guide is {type(guide).__name__}, which holds no natural parameters. Mend: "
-            "guide = pyro_blr.guides.AutoNatural(model)."
+            f"the guide must be callable, not {type(guide).__name__}. Mend: guide = "
+            "pyro_blr.guides.AutoNatural(model)."
         )
     if optim is not None and not isinstance(optim, PyroOptim):
         raise errors.ArgumentError(
@@ -85,6 +84,24 @@ def check_rule(params: Any, temperature: Any, momentum: Any, quad_tol: Any) -> N
         raise errors.ArgumentError(
             f"quad_tol must be a positive number of nats, not {quad_tol!r}. Mend: leave it out, or "
             "try 1e-6."
+        )
+
+
+def check_lifted_options(params: str, momentum: float) -> None:
+    """Refuse options that only a guide whose latents are lifted can have.
+
+    :raises ArgumentError: naming the option.
+    """
+    if params != "optim":
+        raise errors.ArgumentError(
+            f'params="{params}" needs the expectation of the log joint under q, but this guide is '
+            'known by its draws alone, or a point mass. Mend: leave out params (the optimiser moves '
+            "the parameters of the model), or use AutoNatural(model)."
+        )
+    if momentum:
+        raise errors.ArgumentError(
+            "momentum moves natural parameters, which this guide does not have. Mend: leave it out, "
+            "or use AutoNatural(model)."
         )
 
 

@@ -9,24 +9,34 @@ from typing import Any, TypeVar, cast
 
 import torch
 from pyro.infer.elbo import ELBO
-from pyro.optim import PyroOptim
+from pyro.optim import Adam, PyroOptim
 
 from . import errors
-from .arguments import check_arguments, check_limits, check_rule, draws_of, reject_reserved
+from .arguments import (
+    check_arguments,
+    check_lifted_options,
+    check_limits,
+    check_rule,
+    draws_of,
+    reject_reserved,
+)
 from .energy.draws import Draws
 from .energy.energy import Energy, EnergyBuilder, Value
-from .energy.explanation import Explanation, explain
+from .energy.explanation import Explanation, ParameterExplanation, explain
 from .energy.parameters import LiftedParameter
 from .energy.trace import Traced
 from .families import Natural
-from .fit import Fit, run
+from .fit import Fit, run, run_rule
 from .guides.natural_guide import NaturalGuide
+from .guides.protocol import LatentGuide
+from .guides.views import View
 from .info import Info
 from .lifting.blocks import Block
 from .lifting.points import PointBlock
 from .lifting.quadrature import QUAD_TOL
 from .model_parameters import ModelParameters
 from .objective import EnergyObjective
+from .rules import Rule, choose
 from .steps.cone import Safety
 from .steps.momentum import Momentum
 from .steps.schedule import StepSize, decreasing, scheduled
@@ -65,9 +75,13 @@ class BLR:
         fit = blr.fit(X, y)
 
     :param callable model: an ordinary Pyro model.
-    :param NaturalGuide guide: a guide in natural coordinates.
-    :param PyroOptim optim: drives what has no natural coordinates (see ``params``).
-    :param ELBO loss: a Pyro loss, for its ``num_particles`` (draws of sampled factors).
+    :param guide: a guide in natural coordinates, one of Pyro's own, or one written by hand; it is
+        taken as it is, and updated in place. A mean-field guide of exponential families is seen in
+        natural coordinates; any other is known by its draws, and ``explain`` says so.
+    :param PyroOptim optim: drives what has no natural coordinates (see ``params``): parameters of
+        the model, modules, encoders. Adam with a learning rate of 0.01 if none is given.
+    :param ELBO loss: a Pyro loss, for its ``num_particles`` (draws of sampled factors); for a guide
+        that is known by its draws, the ELBO itself, ``Trace_ELBO`` with ten draws if left out.
     :param step_size: ``"auto"`` (the largest step that does not let the ELBO fall; decreasing steps
         where factors are sampled), a number in (0, 1], or a function of the step.
     :param blocks: ``"auto"`` merges latents, and elements of a plate, that are jointly
@@ -91,7 +105,7 @@ class BLR:
     def __init__(
         self,
         model: Callable[..., Any],
-        guide: NaturalGuide,
+        guide: Callable[..., Any],
         optim: PyroOptim | None = None,
         loss: ELBO | None = None,
         *,
@@ -108,7 +122,7 @@ class BLR:
         check_rule(params, temperature, momentum, quad_tol)
         self.model = model
         self.guide = guide
-        self.optim = optim
+        self.optim = Adam({"lr": 0.01}) if optim is None else optim
         self.params = params
         self.temperature = float(temperature)
         self.momentum = float(momentum)
@@ -121,7 +135,11 @@ class BLR:
         self.num_steps = 0
         self.info = Info()
         self._builder = EnergyBuilder(model, on_sampled, self.temperature)
-        self.parameters = ModelParameters(params, optim)
+        self.parameters = ModelParameters(params, self.optim)
+        #: The guide as the engine sees it: known at the first call, and not where a rule serves it.
+        self.view: LatentGuide | Any = guide if isinstance(guide, NaturalGuide) else None
+        #: The rule of a guide whose latents cannot be lifted.
+        self.rule: Rule | None = None
         self._memory = SweepMemory()
         self._momentum = Momentum(self.momentum)
         self._notes: tuple[str, ...] = ()
@@ -136,14 +154,18 @@ class BLR:
         :raises NonFiniteError: for NaN or infinite data.
         :raises ImproperPosteriorError: for messages outside the cone.
         """
+        if (rule := self._rule(args, kwargs)) is not None:
+            return self.rule_step(rule, args, kwargs)
         objective = self._objective(args, kwargs)
         return self.step_on(objective)
 
     @_with_gradients
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """-ELBO at the guide's state, in nats, without a step."""
+        if (rule := self._rule(args, kwargs)) is not None:
+            return rule.loss(args, kwargs)
         objective = self._objective(args, kwargs)
-        value = objective.value(self.guide.naturals())
+        value = objective.value(self.view.naturals())
         objective.energy.check_finite(value, objective.draws)
         return -value.elbo
 
@@ -167,19 +189,36 @@ class BLR:
         """
         reject_reserved(self.model)
         check_limits(max_steps, tol)
-        return run(self, args, kwargs, max_steps=max_steps, tol=tol, progress=progress)
+        limits: dict[str, Any] = {"max_steps": max_steps, "tol": tol, "progress": progress}
+        if (rule := self._rule(args, kwargs)) is not None:
+            return run_rule(self, rule, args, kwargs, **limits)
+        return run(self, args, kwargs, **limits)
 
     @_with_gradients
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """How each factor is evaluated and each parameter moved, and why; prints as a table."""
+        if (rule := self._rule(args, kwargs)) is not None:
+            return rule.explain(args, kwargs)
         energy = self._objective(args, kwargs).energy
-        return explain(energy, self._notes, self.parameters.explain(energy.traced))
+        return explain(
+            energy,
+            self._notes,
+            {**_explained(self.view), **self.parameters.explain(energy.traced)},
+        )
 
     @_with_gradients
     def messages(self, *args: Any, **kwargs: Any) -> dict[str, Natural]:
-        """dE_q[log p]/dmean_params at the guide's state, by block name: the sum of all messages."""
+        """dE_q[log p]/dmean_params at the guide's state, by block name: the sum of all messages.
+
+        :raises GuideError: for a guide that is known by its draws alone, or a point mass.
+        """
+        if self._rule(args, kwargs) is not None:
+            raise errors.GuideError(
+                f"{type(self.guide).__name__} has no messages: q is known by its draws alone, or is "
+                "a point mass. Mend: use AutoNatural(model)."
+            )
         objective = self._objective(args, kwargs)
-        messages = objective.messages(self.guide.naturals())
+        messages = objective.messages(self.view.naturals())
         return {block.name: message for block, message in messages.items()}
 
     def invalidate(self) -> None:
@@ -188,28 +227,50 @@ class BLR:
 
     # The parts of a step
 
+    def _rule(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Rule | None:
+        """The rule of a guide whose latents cannot be lifted; None where they can."""
+        if self.view is None and self.rule is None:
+            chosen = choose(
+                self.guide, self._builder, self.loss, self.optim, self.num_draws, args, kwargs
+            )
+            if isinstance(chosen, Rule):
+                check_lifted_options(self.params, self.momentum)
+                self._builder.report_drawn(chosen.reason)
+                self.rule = chosen
+            else:
+                self.view = chosen
+        return self.rule
+
+    def rule_step(self, rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
+        """One step of such a guide; :meth:`step` and :meth:`fit` share it."""
+        size = scheduled(self.step_size, self.num_steps)
+        loss = rule.step(args, kwargs, decreasing(self.num_steps) if size is None else size)
+        self.num_steps += 1
+        self.info = Info(loss, rule.safety)
+        return loss
+
     def _objective(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> EnergyObjective:
         """Trace the model and choose the tier of each factor at the guide's state."""
-        self.guide.set_up(args, kwargs, self._builder)
+        self.view.set_up(args, kwargs, self._builder)
         energy = self._energy(args, kwargs)
         objective = EnergyObjective(energy, None, self._builder.cache, (args, kwargs))
         if energy.needs_rules:
             with torch.no_grad():
-                energy.calibrate(_detached(self.guide.naturals()), self.quad_tol)
+                energy.calibrate(_detached(self.view.naturals()), self.quad_tol)
         if any(f.tier == "sampled" for f in energy.factors):
-            objective.draws = Draws(self.guide.latents, self.num_draws)
+            objective.draws = Draws(self.view.latents, self.num_draws)
         self._builder.report_sampled(energy)
         return objective
 
     def _energy(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Energy:
         """Trace the model, its conjugate parameters lifted if they are to be maximised."""
-        latents, lifted = self.guide.latents, self.parameters.points.lifted
+        latents, lifted = self.view.latents, self.parameters.points.lifted
 
         def trace(lifted: Mapping[str, LiftedParameter]) -> Traced:
             return self._builder.trace(args, kwargs, latents, lifted)
 
         def build(traced: Traced, points: tuple[PointBlock, ...]) -> Energy:
-            return self._builder.build(traced, latents, self.guide.layout, points)
+            return self._builder.build(traced, latents, self.view.layout, points)
 
         try:
             traced = trace(lifted)
@@ -218,17 +279,17 @@ class BLR:
                 raise
             self.parameters.forget()
             traced = trace({})
-        if not self._is_laid_out or not self.guide.suits(traced):
+        if not self._is_laid_out or not self.view.suits(traced):
             self._lay_out(traced)
-        energy = self.parameters.energy(traced, self.guide.layout, trace, build)
+        energy = self.parameters.energy(traced, self.view.layout, trace, build)
         if any(b.row_dims and not energy.is_conjugate_in(b) for b in energy.blocks):
             # What this call asks of the rows differs (a mask of some): so do their covariances.
             self._lay_out(traced)
-            energy = self.parameters.energy(traced, self.guide.layout, trace, build)
+            energy = self.parameters.energy(traced, self.view.layout, trace, build)
         return energy
 
     def _lay_out(self, traced: Traced) -> None:
-        self._notes = self.guide.lay_out(traced, self.blocks)
+        self._notes = self.view.lay_out(traced, self.blocks)
         self._is_laid_out = True
 
     def step_on(self, objective: EnergyObjective, watched: bool = False) -> float:
@@ -238,7 +299,7 @@ class BLR:
             are taken from one backward pass; a sweep needs the first block's only.
         """
         energy = objective.energy
-        naturals = _detached(self.guide.naturals())
+        naturals = _detached(self.view.naturals())
         size = scheduled(self.step_size, self.num_steps)
         searched = energy.is_deterministic and (size is None or size == 1.0)
         few = searched and not watched
@@ -276,11 +337,11 @@ class BLR:
     def state(self, objective: EnergyObjective) -> dict[Block, Natural]:
         """The natural parameters of q and the values of the points, as they are now."""
         points = self.parameters.current(objective.energy.traced)
-        return {**_detached(self.guide.naturals()), **points}
+        return {**_detached(self.view.naturals()), **points}
 
     def set_state(self, new: Mapping[Block, Natural], objective: EnergyObjective) -> None:
         """Write natural parameters to the guide, and points to the param store."""
-        self.guide.write({b: new[b] for b in objective.blocks})
+        self.view.write({b: new[b] for b in objective.blocks})
         self.parameters.write(new, objective.energy.traced)
 
     def _local_optima(
@@ -302,12 +363,12 @@ class BLR:
         :raises StaleDataError: if they differ by more than rounding.
         """
         fresh = EnergyBuilder(self.model, "ignore", self.temperature)
-        call, latents, points = objective.call, self.guide.latents, self.parameters.points
+        call, latents, points = objective.call, self.view.latents, self.parameters.points
         traced = fresh.trace(*call, latents, points.lifted)
-        energy = fresh.build(traced, latents, self.guide.layout, points.blocks)
-        energy.calibrate(_detached(self.guide.naturals()), self.quad_tol)
+        energy = fresh.build(traced, latents, self.view.layout, points.blocks)
+        energy.calibrate(_detached(self.view.naturals()), self.quad_tol)
         other = EnergyObjective(energy, objective.draws, fresh.cache, call)
-        now = other.value(self.guide.naturals())
+        now = other.value(self.view.naturals())
         if abs(now.elbo - value.elbo) > 1e-9 * max(now.magnitude, value.magnitude):
             raise errors.StaleDataError(
                 f"-ELBO is {-value.elbo:.6f} with what was computed from constants before, but "
@@ -319,3 +380,8 @@ class BLR:
 
 def _detached(naturals: Mapping[Block, Natural]) -> dict[Block, Natural]:
     return {b: tuple(t.detach().clone() for t in n) for b, n in naturals.items()}
+
+
+def _explained(view: Any) -> Mapping[str, ParameterExplanation]:
+    """How the parameters of a user's own guide move; a guide in natural coordinates has none."""
+    return view.explain() if isinstance(view, View) else {}

@@ -9,7 +9,6 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from . import errors
 from .energy.energy import Energy, Naturals, Value
 from .energy.explanation import ParameterExplanation
 from .energy.parameters import LiftedParameter
@@ -36,7 +35,7 @@ class ModelParameters:
     :param optim: moves the parameters that are no points.
     """
 
-    def __init__(self, how: str, optim: PyroOptim | None) -> None:
+    def __init__(self, how: str, optim: PyroOptim) -> None:
         self.how = how
         self.optim = optim
         self.points = Points()
@@ -126,7 +125,6 @@ class ModelParameters:
         :param value: the ELBO at the entry of the step, whose gradient the optimiser gets.
         :param new: q and the points after this step, at which Newton's step is taken.
         :param retraced: the objective of the same call at the leaves as they are then.
-        :raises ArgumentError: if there are parameters that only an optimiser can move, and none.
         """
         others = {n: p for n, p in objective.energy.traced.parameters.items() if p.is_free}
         for name in self.points.by_name:
@@ -145,27 +143,11 @@ class ModelParameters:
             self.by_newton = _newton_step(objective, new, rho, list(used.values()), retraced)
         if self.by_newton or not leaves:
             return
-        if self.optim is None:
-            if self.others:
-                raise self._no_optimiser()
-            return
         for leaf, g in zip(leaves, gradient, strict=True):
             leaf.grad = torch.zeros_like(leaf) if g is None else g.to(leaf.dtype)
         self.optim(set(leaves))
         for leaf in leaves:
             leaf.grad = None
-
-    def _no_optimiser(self) -> errors.ArgumentError:
-        names = sorted(self.others)
-        if self.how == "optim":
-            why, other = "have no natural coordinates", ', or ask for EM by params="em"'
-        else:
-            reasons = (f"{n!r}: {self.points.reasons.get(n, 'unknown')}" for n in names)
-            why, other = f"have no M-step in closed form ({'; '.join(reasons)})", ""
-        return errors.ArgumentError(
-            f"the model has parameters {names}, which {why}. Mend: give BLR a Pyro optimiser, "
-            f"BLR(model, guide, pyro.optim.Adam({{'lr': 0.01}})){other}, or fix them."
-        )
 
 
 def _newton_step(

@@ -65,6 +65,14 @@ def choose_latents(
     return chosen
 
 
+def gaussian_latents(sites: Mapping[str, Any]) -> dict[str, Latent]:
+    """Latents that are all Gaussian, element by element, on their unconstrained spaces.
+
+    :param sites: the latent sites of a prototype trace, by name.
+    """
+    return {name: next(_candidates(name, site, Normal())) for name, site in sites.items()}
+
+
 def _candidates(name: str, site: Any, named: Any) -> Iterator[Latent]:
     """The laws to try for a latent, the last one of which always serves."""
     support = site["fn"].support

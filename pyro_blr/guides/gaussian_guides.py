@@ -80,17 +80,7 @@ class AutoNaturalMultivariateNormal(_GaussianGuide):
     def _first_blocks(self) -> list[Block]:
         named = self._named()
         rest = [n.block() for n in self.latents.values() if n not in named]
-        return [self._joint(named), *rest] if named else rest
-
-    def _joint(self, latents: list[Latent]) -> Block:
-        placements, offset = {}, 0
-        for latent in latents:
-            placements[latent.name] = Placement((), offset)
-            offset += prod(latent.site.shape)
-        check_memory(type(self).__name__, offset, latents[0].device)
-        name = "+".join(n.name for n in latents)
-        sites = tuple(n.site for n in latents)
-        return Block(name, MultivariateNormal(), sites, (), offset, placements)
+        return [joint_block(type(self).__name__, named), *rest] if named else rest
 
     def joint(self) -> tuple[Tensor, Tensor]:
         """The mean and the Cholesky factor of the covariance on the unconstrained space, float64.
@@ -101,3 +91,19 @@ class AutoNaturalMultivariateNormal(_GaussianGuide):
         with torch.no_grad():
             moments = GaussianMoments(block, detached(self.naturals()[block]))
             return moments.mean.detach(), torch.linalg.cholesky(moments.covariance.detach())
+
+
+def joint_block(guide: str, latents: list[Latent]) -> Block:
+    """One Gaussian block whose slices are the latents' variables, one after the other.
+
+    :raises MemoryLimitError: if its precision matrix would not fit.
+    """
+    placements, offset = {}, 0
+    for latent in latents:
+        placements[latent.name] = Placement((), offset)
+        offset += prod(latent.site.shape)
+    check_memory(guide, offset, latents[0].device)
+    name = "+".join(n.name for n in latents)
+    return Block(
+        name, MultivariateNormal(), tuple(n.site for n in latents), (), offset, placements
+    )
