@@ -20,6 +20,7 @@ from .arguments import (
     draws_of,
     reject_reserved,
 )
+from .charted_objective import objective_of
 from .energy.draws import Draws
 from .energy.energy import Energy, EnergyBuilder, Value
 from .energy.explanation import Explanation, ParameterExplanation, explain
@@ -29,7 +30,7 @@ from .families import Natural
 from .fit import Fit, run, run_rule
 from .guides.natural_guide import NaturalGuide
 from .guides.protocol import LatentGuide
-from .guides.views import View
+from .guides.views import View, charts_of
 from .info import Info
 from .lifting.blocks import Block
 from .lifting.points import PointBlock
@@ -253,10 +254,12 @@ class BLR:
         """Trace the model and choose the tier of each factor at the guide's state."""
         self.view.set_up(args, kwargs, self._builder)
         energy = self._energy(args, kwargs)
-        objective = EnergyObjective(energy, None, self._builder.cache, (args, kwargs))
+        objective = objective_of(
+            charts_of(self.view), energy, None, self._builder.cache, (args, kwargs)
+        )
         if energy.needs_rules:
             with torch.no_grad():
-                energy.calibrate(_detached(self.view.naturals()), self.quad_tol)
+                energy.calibrate(objective.by_block(self.view.naturals()), self.quad_tol)
         if any(f.tier == "sampled" for f in energy.factors):
             objective.draws = Draws(self.view.latents, self.num_draws)
         self._builder.report_sampled(energy)
@@ -331,7 +334,7 @@ class BLR:
         )
         self.set_state(after, objective)
         self.num_steps += 1
-        self.info = Info.of_step(objective, value, messages, after, safety)
+        self.info = Info.of_step(objective, value, naturals, messages, after, safety)
         return -value.elbo
 
     def state(self, objective: EnergyObjective) -> dict[Block, Natural]:
@@ -362,12 +365,12 @@ class BLR:
 
         :raises StaleDataError: if they differ by more than rounding.
         """
-        fresh = EnergyBuilder(self.model, "ignore", self.temperature)
+        fresh = EnergyBuilder(self._builder.model, "ignore", self.temperature)
         call, latents, points = objective.call, self.view.latents, self.parameters.points
         traced = fresh.trace(*call, latents, points.lifted)
         energy = fresh.build(traced, latents, self.view.layout, points.blocks)
-        energy.calibrate(_detached(self.view.naturals()), self.quad_tol)
-        other = EnergyObjective(energy, objective.draws, fresh.cache, call)
+        other = objective_of(charts_of(self.view), energy, objective.draws, fresh.cache, call)
+        energy.calibrate(other.by_block(self.view.naturals()), self.quad_tol)
         now = other.value(self.view.naturals())
         if abs(now.elbo - value.elbo) > 1e-9 * max(now.magnitude, value.magnitude):
             raise errors.StaleDataError(

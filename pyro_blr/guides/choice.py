@@ -89,6 +89,28 @@ def _candidates(name: str, site: Any, named: Any) -> Iterator[Latent]:
     yield unconstrained(name, site)
 
 
+def latent_of_law(name: str, site: Any, law: Any) -> Latent | None:
+    """The latent of a site whose q is a given distribution, or None if it is no law of a latent.
+
+    :param site: the site of the model.
+    :param law: its distribution in a guide.
+    """
+    q, base = unwrap(law), _base(site["fn"].support)
+    is_real = base is constraints.real or site["fn"].support is constraints.real_vector
+    if isinstance(q, torch.distributions.LogNormal):
+        positive = base in (constraints.positive, constraints.nonnegative)
+        return _scalar(unconstrained(name, site)) if positive else None
+    if isinstance(q, torch.distributions.Normal):
+        return _scalar(unconstrained(name, site)) if is_real else None
+    if isinstance(q, torch.distributions.MultivariateNormal):
+        latent = unconstrained(name, site) if is_real else None
+        return latent if latent is not None and latent.site.event_dim == 1 else None
+    family = find_family(q)
+    if family is None or family not in _on_support(base):
+        return None
+    return _own(name, site, family)
+
+
 def _on_support(base: Any) -> tuple[ExponentialFamily, ...]:
     """The families that are laws on a support, the usual one first."""
     if base in (constraints.positive, constraints.nonnegative):

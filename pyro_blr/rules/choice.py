@@ -14,7 +14,7 @@ from pyro.optim import PyroOptim
 from .. import errors
 from ..energy.energy import EnergyBuilder
 from ..guides.protocol import LatentGuide
-from ..guides.views import view_of
+from ..guides.views import NoView, view_of
 from .drawn import DrawnRule
 from .point_mass import PointMassRule
 from .protocol import Rule
@@ -40,22 +40,19 @@ def choose(
     if sites.is_point_mass:
         given = loss or Trace_ELBO()
         return PointMassRule(model, guide, given, optim, builder.temperature, "")
-    view = view_of(guide)
-    reason = f"{_name(guide)} has no view in natural coordinates"
-    if view is not None:
-        try:
-            view.set_up(args, kwargs, builder)
-            builder.trace(args, kwargs, view.latents)
-            return view
-        except errors.ControlFlowError as error:
-            reason = str(error)
-        except errors.DiscreteLatentError as error:
-            if not isinstance(loss, TraceEnum_ELBO):
-                raise
-            reason = f"{type(loss).__name__} sums over discrete latents ({error})"
+    try:
+        view = view_of(guide, sites.of_model, args, kwargs)
+        view.set_up(args, kwargs, builder)
+        builder.trace(args, kwargs, view.latents)
+        return view
+    except NoView as why:
+        reason = str(why)
+    except errors.ControlFlowError as error:
+        reason = str(error)
+    except errors.DiscreteLatentError as error:
+        if not isinstance(loss, TraceEnum_ELBO):
+            raise
+        reason = f"{type(loss).__name__} sums over discrete latents ({error})"
     given = loss or Trace_ELBO(num_particles=num_draws)
     return DrawnRule(model, guide, given, optim, builder.temperature, reason)
 
-
-def _name(guide: Any) -> str:
-    return str(getattr(guide, "__name__", type(guide).__name__))

@@ -3,12 +3,16 @@
 
 """Views of guides that are not in natural coordinates: one row of a table for a class of guides."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pyro.infer import autoguide
 
+from .charts import ChartedBlock
 from .gaussian import DiagonalNormalView, MultivariateNormalView, NormalView
+from .parts import ListView
 from .view import View
+from .written import NoView, WrittenView
 
 #: The view of each class of guides; a guide has that of its most specific class.
 VIEWS: dict[type, type[View]] = {
@@ -18,12 +22,25 @@ VIEWS: dict[type, type[View]] = {
 }
 
 
-def view_of(guide: Any) -> View | None:
-    """The view of a guide by its class, or None where no class of it has one."""
+def view_of(
+    guide: Any, sites: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> View:
+    """The view of a guide: by its class, or by what one run of it says.
+
+    :param sites: the sites of the model, by name.
+    :raises NoView: if it has none, with the reason.
+    """
     for ancestor in type(guide).__mro__:
         if ancestor in VIEWS:
             return VIEWS[ancestor](guide)
-    return None
+    if isinstance(guide, autoguide.AutoGuideList):
+        return ListView(guide, [view_of(part, sites, args, kwargs) for part in guide])
+    return WrittenView(guide, sites, args, kwargs)
 
 
-__all__ = ["VIEWS", "View", "view_of"]
+def charts_of(view: Any) -> tuple[ChartedBlock, ...]:
+    """The blocks of a guide that move in other coordinates than natural ones."""
+    return view.charts if isinstance(view, View) else ()
+
+
+__all__ = ["VIEWS", "NoView", "View", "charts_of", "view_of"]

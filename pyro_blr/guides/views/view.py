@@ -18,6 +18,7 @@ from ...energy.trace import Traced
 from ...families import Natural
 from ...lifting import host
 from ...lifting.blocks import Block
+from .charts import ChartedBlock
 
 
 class View(ABC):
@@ -33,6 +34,8 @@ class View(ABC):
         self.guide = guide
         self.latents: Mapping[str, Latent] = {}
         self.layout: Mapping[str, Block] = {}
+        #: The blocks that move in other coordinates than natural ones.
+        self.charts: tuple[ChartedBlock, ...] = ()
 
     @property
     def name(self) -> str:
