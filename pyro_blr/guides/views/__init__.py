@@ -9,7 +9,7 @@ from typing import Any
 from pyro.infer import autoguide
 
 from .charts import ChartedBlock
-from .gaussian import DiagonalNormalView, MultivariateNormalView, NormalView
+from .gaussian import DiagonalNormalView, LowRankView, MultivariateNormalView, NormalView
 from .parts import ListView
 from .view import View
 from .written import NoView, WrittenView
@@ -19,6 +19,7 @@ VIEWS: dict[type, type[View]] = {
     autoguide.AutoNormal: NormalView,
     autoguide.AutoDiagonalNormal: DiagonalNormalView,
     autoguide.AutoMultivariateNormal: MultivariateNormalView,
+    autoguide.AutoLowRankMultivariateNormal: LowRankView,
 }
 
 

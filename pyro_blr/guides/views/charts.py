@@ -24,9 +24,13 @@ from ...families import ExponentialFamily, Natural
 from ...lifting import host
 from ...lifting.blocks import Block
 
-#: Conjugate-gradient iterations for the pulled-back metric, and the relative size of the residual
-#: at which they stop: the step is searched along, so three digits of its direction are plenty.
-MAX_ITERATIONS, RELATIVE = 200, 1e-6
+#: Conjugate-gradient iterations for the pulled-back metric.
+MAX_ITERATIONS = 200
+
+#: The relative residual at which they stop. A step is searched along, so two digits will do; where
+#: the metric is nearly singular (W and its rotations have one covariance W W') more of them would
+#: only lengthen the step along the directions that change nothing. A preconditioner must be linear.
+STEP, PRECONDITIONER = 1e-2, 1e-8
 
 
 class Chart:
@@ -46,8 +50,10 @@ class Chart:
     def in_domain(self, theta: Natural) -> Tensor:
         """Whether every element is a proper distribution."""
         with torch.no_grad():
-            inside = self.family.in_domain(self.natural(theta)).all()
-            return inside & torch.stack([torch.isfinite(t).all() for t in theta]).all()
+            finite = torch.stack([torch.isfinite(t).all() for t in theta]).all()
+            if not host.truth(finite):
+                return finite
+            return self.family.in_domain(self.natural(theta)).all()
 
     def symmetrize(self, covector: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """A covector as it is: theta is not restricted to symmetric matrices."""
@@ -61,7 +67,7 @@ class Chart:
 
     def inverse_fisher(self, theta: Natural, covector: tuple[Tensor, ...]) -> Natural:
         """``(J'FJ)^-1 covector``, by conjugate gradients; of least norm where it is singular."""
-        return _conjugate_gradients(self._metric(theta), covector)
+        return _conjugate_gradients(self._metric(theta), covector, PRECONDITIONER)
 
     def message(self, theta: Natural, message: Natural) -> Natural:
         """theta plus the natural gradient of the ELBO in theta.
@@ -72,7 +78,7 @@ class Chart:
             fixed, natural = self._graph(theta)
             gap = tuple(m - n.detach() for m, n in zip(message, natural, strict=True))
             covector = _filled(fixed, natural, self._fisher(natural, gap))
-        step = self.inverse_fisher(theta, covector)
+        step = _conjugate_gradients(self._metric(theta), covector, STEP)
         return tuple(t.detach() + s for t, s in zip(theta, step, strict=True))
 
     def _graph(self, theta: Natural) -> tuple[Natural, Natural]:
@@ -154,14 +160,14 @@ def _filled(
 
 
 def _conjugate_gradients(
-    metric: Callable[[Sequence[Tensor]], Natural], target: Natural
+    metric: Callable[[Sequence[Tensor]], Natural], target: Natural, relative: float
 ) -> Natural:
     solution = [torch.zeros_like(t) for t in target]
     residual = [t.detach().clone() for t in target]
     direction = [r.clone() for r in residual]
     size = first = host.number(_dot(residual, residual))
     for _ in range(MAX_ITERATIONS):
-        if not size > RELATIVE**2 * first:
+        if not size > relative**2 * first:
             break
         product = metric(direction)
         curved = host.number(_dot(direction, product))
