@@ -30,7 +30,7 @@ from .families import Natural
 from .fit import Fit, run, run_rule
 from .guides.natural_guide import NaturalGuide
 from .guides.protocol import LatentGuide
-from .guides.views import View, charts_of
+from .guides.views import View, charts_of, parameters_of_points
 from .info import Info
 from .lifting.blocks import Block
 from .lifting.points import PointBlock
@@ -240,6 +240,7 @@ class BLR:
                 self.rule = chosen
             else:
                 self.view = chosen
+                self.parameters.of_guide = parameters_of_points(chosen)
         return self.rule
 
     def rule_step(self, rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:

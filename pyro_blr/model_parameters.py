@@ -39,6 +39,8 @@ class ModelParameters:
         self.how = how
         self.optim = optim
         self.points = Points()
+        #: Parameters that take Newton's step under "optim" too: the points of a guide.
+        self.of_guide: frozenset[str] = frozenset()
         #: The parameters of the last step that are no points, and whether Newton's step moved them.
         self.others: set[str] = set()
         self.by_newton = False
@@ -87,6 +89,8 @@ class ModelParameters:
                 block = blocks[name]
                 update, family, reason = self.how, block.point.name, ""
                 together = tuple(s.name for s in block.sites)
+            elif name in self.of_guide:
+                update, reason = "Newton", "a point of the guide"
             elif self.how != "optim":
                 reason = self.points.reasons[name]
                 if self.by_newton and name in self.others:
@@ -139,9 +143,15 @@ class ModelParameters:
         }
         self.others = set(others) if self.how == "optim" else set(used)
         self.by_newton = False
-        if used and self.how == "natural" and objective.energy.is_deterministic:
-            self.by_newton = _newton_step(objective, new, rho, list(used.values()), retraced)
-        if self.by_newton or not leaves:
+        of_newton = set(used) if self.how == "natural" else self.of_guide & set(used)
+        if of_newton and objective.energy.is_deterministic:
+            chosen = [leaf for name, leaf in used.items() if name in of_newton]
+            self.by_newton = _newton_step(objective, new, rho, chosen, retraced)
+        if self.by_newton:
+            left = [name not in of_newton for name in others]
+            leaves = [leaf for leaf, keep in zip(leaves, left, strict=True) if keep]
+            gradient = tuple(g for g, keep in zip(gradient, left, strict=True) if keep)
+        if not leaves or (self.by_newton and self.how == "natural"):
             return
         for leaf, g in zip(leaves, gradient, strict=True):
             leaf.grad = torch.zeros_like(leaf) if g is None else g.to(leaf.dtype)

@@ -14,7 +14,7 @@ from pyro.optim import PyroOptim
 from .. import errors
 from ..energy.energy import EnergyBuilder
 from ..guides.protocol import LatentGuide
-from ..guides.views import NoView, view_of
+from ..guides.views import NoView, at_points, view_of
 from .drawn import DrawnRule
 from .point_mass import PointMassRule
 from .protocol import Rule
@@ -43,6 +43,7 @@ def choose(
     try:
         view = view_of(guide, sites.of_model, args, kwargs)
         view.set_up(args, kwargs, builder)
+        builder.model = at_points(model, view.points)
         builder.trace(args, kwargs, view.latents)
         return view
     except NoView as why:
@@ -53,6 +54,7 @@ def choose(
         if not isinstance(loss, TraceEnum_ELBO):
             raise
         reason = f"{type(loss).__name__} sums over discrete latents ({error})"
+    builder.model = model
     given = loss or Trace_ELBO(num_particles=num_draws)
     return DrawnRule(model, guide, given, optim, builder.temperature, reason)
 

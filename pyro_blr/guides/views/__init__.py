@@ -11,6 +11,7 @@ from pyro.infer import autoguide
 from .charts import ChartedBlock
 from .gaussian import DiagonalNormalView, LowRankView, MultivariateNormalView, NormalView
 from .parts import ListView
+from .points import at_points
 from .view import View
 from .written import NoView, WrittenView
 
@@ -44,4 +45,10 @@ def charts_of(view: Any) -> tuple[ChartedBlock, ...]:
     return view.charts if isinstance(view, View) else ()
 
 
-__all__ = ["VIEWS", "NoView", "View", "charts_of", "view_of"]
+def parameters_of_points(view: Any) -> frozenset[str]:
+    """The full names of the parameters of the sites that a guide holds as points."""
+    points = view.points if isinstance(view, View) else ()
+    return frozenset(name for p in points for name in p.parameters)
+
+
+__all__ = ["VIEWS", "NoView", "View", "at_points", "charts_of", "parameters_of_points", "view_of"]

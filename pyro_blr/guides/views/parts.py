@@ -36,6 +36,7 @@ class ListView(View):
             self.latents = {**self.latents, **part.latents}
             self.layout = {**self.layout, **part.layout}
             self.charts = (*self.charts, *part.charts)
+            self.points = (*self.points, *part.points)
 
     def naturals(self) -> dict[Block, Natural]:
         return {b: n for part in self.parts for b, n in part.naturals().items()}

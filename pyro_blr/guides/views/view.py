@@ -19,6 +19,7 @@ from ...families import Natural
 from ...lifting import host
 from ...lifting.blocks import Block
 from .charts import ChartedBlock
+from .points import PointSites
 
 
 class View(ABC):
@@ -36,6 +37,8 @@ class View(ABC):
         self.layout: Mapping[str, Block] = {}
         #: The blocks that move in other coordinates than natural ones.
         self.charts: tuple[ChartedBlock, ...] = ()
+        #: The sites that it holds as points: no latents of the model at these points.
+        self.points: tuple[PointSites, ...] = ()
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from ...lifting.blocks import Block
 from ..choice import latent_of_law
 from .charts import ChartedBlock, charted
 from .maps import ExactMap, exact_map
+from .points import PointSites
 from .run import GuideRun, run_guide
 from .view import View
 
@@ -70,7 +72,12 @@ class WrittenView(View):
             raise NoView(f"{self.name} samples no site")
         self._sites: dict[Block, WrittenSite] = {}
         taken: set[int] = set()
+        points = {n: s for n, s in run.sites.items() if is_point(s)}
         for name, site in run.sites.items():
+            if name in points:
+                if name not in sites or not torch.equal(site["value"], again.sites[name]["value"]):
+                    raise NoView(f"q of {name!r} is a Delta at another draw")
+                continue
             latent = self._latent(name, site, sites)
             block = latent.block()
             natural = natural_at(site, latent, block)
@@ -79,6 +86,7 @@ class WrittenView(View):
             self._sites[block] = self._site(run, latent, block, natural, taken)
         self.latents = {s.latent.name: s.latent for s in self._sites.values()}
         self.layout = {s.latent.name: block for block, s in self._sites.items()}
+        self.points = self._points(run, points, taken)
         self.charts = tuple(
             self._chart(block, s) for block, s in self._sites.items() if s.map is None
         )
@@ -143,6 +151,18 @@ class WrittenView(View):
         self._check_substitution(run, latent, block, leaves)
         return WrittenSite(latent, block, None, leaves)
 
+    def _points(
+        self, run: GuideRun, points: Mapping[str, Any], taken: set[int]
+    ) -> tuple[PointSites, ...]:
+        if not points:
+            return ()
+        values = tuple(site["value"] for site in points.values())
+        used = [p for p in run.parameters.values() if _depends(values, p.leaf)]
+        if any(id(p.leaf) in taken for p in used):
+            raise NoView(f"a point of {self.name} shares a parameter with another site")
+        names = frozenset(p.name for p in used)
+        return (PointSites(self.guide, frozenset(points), names),)
+
     def _check_substitution(
         self, run: GuideRun, latent: Latent, block: Block, leaves: Mapping[str, Any]
     ) -> None:
@@ -150,7 +170,7 @@ class WrittenView(View):
         theta = tuple(by_name[n].detach().clone().requires_grad_() for n in leaves)
         natural = self._natural_at(latent, block, leaves, theta)
         if not all(_depends(natural, t) for t in theta):
-            raise NoView(f"q of {latent.name!r} takes parameters of a module as they are")
+            raise NoView(f"q of {latent.name!r} is a function of the parameters of a module")
 
     def _natural_at(
         self, latent: Latent, block: Block, leaves: Mapping[str, Any], theta: Natural
@@ -204,6 +224,15 @@ class WrittenView(View):
                     name, "pulled back", "", tuple(site.leaves), f"natural gradient {why}"
                 )
         return result
+
+
+def is_point(site: Any) -> bool:
+    """Whether a site of a guide is a point mass, and no image of an auxiliary draw."""
+    law = unwrap(site["fn"])
+    if not isinstance(law, dist.Delta) or site["infer"].get("is_auxiliary"):
+        return False
+    density = torch.as_tensor(law.log_density)
+    return bool((density == 0).all())
 
 
 def natural_at(site: Any, latent: Latent, block: Block) -> Natural:
