@@ -94,14 +94,14 @@ def check_lifted_options(params: str, momentum: float) -> None:
     """
     if params != "optim":
         raise errors.ArgumentError(
-            f'params="{params}" needs the expectation of the log joint under q, but this guide is '
-            'known by its draws alone, or a point mass. Mend: leave out params (the optimiser moves '
-            "the parameters of the model), or use AutoNatural(model)."
+            f'params="{params}" needs the expectation of the log joint under q, but this guide '
+            "is known by its draws alone, or a point mass. Mend: leave out params (the optimiser "
+            "moves the parameters of the model), or use AutoNatural(model)."
         )
     if momentum:
         raise errors.ArgumentError(
-            "momentum moves natural parameters, which this guide does not have. Mend: leave it out, "
-            "or use AutoNatural(model)."
+            "momentum moves natural parameters, which this guide does not have. Mend: leave it "
+            "out, or use AutoNatural(model)."
         )
 
 

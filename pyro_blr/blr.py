@@ -215,8 +215,8 @@ class BLR:
         """
         if self._rule(args, kwargs) is not None:
             raise errors.GuideError(
-                f"{type(self.guide).__name__} has no messages: q is known by its draws alone, or is "
-                "a point mass. Mend: use AutoNatural(model)."
+                f"{type(self.guide).__name__} has no messages: q is known by its draws alone, or "
+                "is a point mass. Mend: use AutoNatural(model)."
             )
         objective = self._objective(args, kwargs)
         messages = objective.messages(self.view.naturals())

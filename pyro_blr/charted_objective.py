@@ -41,10 +41,10 @@ class ChartedObjective(EnergyObjective):
         for inner, chart in self._charts.items():
             theta = result.pop(chart)
             if differentiable:
-                result[inner] = chart.family.natural(theta)  # type: ignore[arg-type]
+                result[inner] = chart.chart.natural(theta)
                 continue
             if inner not in self._at or self._at[inner][0] is not theta:
-                natural = chart.family.natural(theta)  # type: ignore[arg-type]
+                natural = chart.chart.natural(theta)
                 self._at[inner] = theta, tuple(n.detach() for n in natural)
             result[inner] = self._at[inner][1]
         return result
@@ -67,16 +67,12 @@ class ChartedObjective(EnergyObjective):
     def _message(self, block: Block, message: Natural, naturals: Naturals) -> Natural:
         if not isinstance(block, ChartedBlock):
             return message
-        chart: Any = block.family
-        return chart.message(naturals[block], message)  # type: ignore[no-any-return]
+        return block.chart.message(naturals[block], message)
 
     def messages_of(self, value: Value, blocks: tuple[Block, ...]) -> dict[Block, Natural]:
         """The messages from the last evaluation."""
         found = super().messages_of(value, tuple(_inner(b) for b in blocks))
-        return {
-            b: self._message(b, found[_inner(b)], self._evaluated)
-            for b in blocks
-        }
+        return {b: self._message(b, found[_inner(b)], self._evaluated) for b in blocks}
 
     def is_conjugate_in(self, block: Block) -> bool:
         """Whether a full step is exact: in a chart it is not, as the map is not linear."""

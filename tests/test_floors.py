@@ -24,6 +24,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     # A step sees families and an objective: no trace, no guide, and of lifting the waits alone.
     "steps": ("errors", "families", "lifting.host"),
     "objective": ("families", "lifting", "energy"),
+    "charted_objective": ("families", "lifting", "energy", "guides", "objective"),
+    "rules": ("errors", "_compat", "families", "energy", "guides", "steps"),
     "info": ("families", "lifting", "energy", "steps", "objective"),
     "joint_objective": ("families", "lifting", "energy", "steps", "objective"),
     "fit": ("lifting.host", "steps", "objective", "joint_objective"),
@@ -31,7 +33,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "model_parameters": ("errors", "families", "lifting", "energy", "steps", "objective"),
     "blr": (
         *("errors", "families", "lifting", "energy", "guides", "steps"),
-        *("objective", "info", "fit", "arguments", "model_parameters"),
+        *("objective", "charted_objective", "rules"),
+        *("info", "fit", "arguments", "model_parameters"),
     ),
     "arviz": (*GROUND, "energy", "guides", "blr"),
     # Stands apart: the idea in two files, an oracle for the tests.
@@ -51,7 +54,7 @@ PYRO = {
         "energy.domains",
         "energy.trace",
     ),
-    *("guides", "arguments", "model_parameters", "blr", "arviz", "minimal"),
+    *("guides", "rules", "arguments", "model_parameters", "blr", "arviz", "minimal"),
 }
 
 # Files of one floor that need each other. The lower one imports the upper one inside a function.

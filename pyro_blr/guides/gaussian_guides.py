@@ -104,6 +104,4 @@ def joint_block(guide: str, latents: list[Latent]) -> Block:
         offset += prod(latent.site.shape)
     check_memory(guide, offset, latents[0].device)
     name = "+".join(n.name for n in latents)
-    return Block(
-        name, MultivariateNormal(), tuple(n.site for n in latents), (), offset, placements
-    )
+    return Block(name, MultivariateNormal(), tuple(n.site for n in latents), (), offset, placements)

@@ -57,4 +57,3 @@ def choose(
     builder.model = model
     given = loss or Trace_ELBO(num_particles=num_draws)
     return DrawnRule(model, guide, given, optim, builder.temperature, reason)
-

@@ -59,9 +59,7 @@ class DrawnRule(Rule):
             gradient = held.family.symmetrize(tuple(_gradient(leaf) for leaf in held.leaves))
             with torch.no_grad():
                 step = held.family.inverse_fisher(natural, gradient)
-                message = tuple(
-                    n - s / held.scale for n, s in zip(natural, step, strict=True)
-                )
+                message = tuple(n - s / held.scale for n, s in zip(natural, step, strict=True))
                 new = safe_step(held.family, natural, message, rho, self.safety)
                 for leaf, value in zip(held.leaves, natural if new is None else new, strict=True):
                     leaf.copy_(value)

@@ -61,9 +61,7 @@ class Sites:
     @property
     def of_guide(self) -> dict[str, Any]:
         """The guide's sites that stand for latents of the model."""
-        return {
-            n: s for n, s in _latents(self.guide).items() if not s["infer"].get("is_auxiliary")
-        }
+        return {n: s for n, s in _latents(self.guide).items() if not s["infer"].get("is_auxiliary")}
 
     @property
     def is_point_mass(self) -> bool:
@@ -122,9 +120,9 @@ def find_sites(
         if loss.vectorize_particles and loss.num_particles > 1:
             particles = pyro.plate("particles", PARTICLES, dim=-1 - _nesting(own, replayed))
             drawn = poutine.trace(particles(guide)).get_trace(*args, **kwargs)
-            vectorized = poutine.trace(
-                poutine.replay(particles(model), trace=drawn)
-            ).get_trace(*args, **kwargs)
+            vectorized = poutine.trace(poutine.replay(particles(model), trace=drawn)).get_trace(
+                *args, **kwargs
+            )
     return Sites(own, replayed, vectorized)
 
 
@@ -174,8 +172,8 @@ def _check_shape(site: Any, is_vectorized: bool) -> None:
             plates = ", ".join(f"{f.name!r} (dim {d}, size {f.size})" for d, f in frames.items())
             under = " under vectorized particles" if is_vectorized else ""
             mend = (
-                "let its operations keep the dims to the left of the plates (index and reshape from "
-                "the right: x[..., 0], .unsqueeze(-1)), or leave out vectorize_particles"
+                "let its operations keep the dims to the left of the plates (index and reshape "
+                "from the right: x[..., 0], .unsqueeze(-1)), or leave out vectorize_particles"
                 if is_vectorized
                 else "drop the dim that broadcasts, or declare dims that belong together by "
                 ".to_event(1)"

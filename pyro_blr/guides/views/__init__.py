@@ -6,8 +6,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from pyro.infer import autoguide
+from torch import Tensor
 
+from ...families import Natural
+from ...lifting.blocks import Block
+from ..protocol import LatentGuide
 from .charts import ChartedBlock
 from .gaussian import DiagonalNormalView, LowRankView, MultivariateNormalView, NormalView
 from .parts import ListView
@@ -45,10 +50,37 @@ def charts_of(view: Any) -> tuple[ChartedBlock, ...]:
     return view.charts if isinstance(view, View) else ()
 
 
+def naturals_of(guide: LatentGuide) -> dict[Block, Natural]:
+    """The natural parameters of every block, also of those that move in other coordinates."""
+    with torch.no_grad():
+        return {
+            (b.inner if isinstance(b, ChartedBlock) else b): (
+                b.chart.natural(n) if isinstance(b, ChartedBlock) else n
+            )
+            for b, n in guide.naturals().items()
+        }
+
+
+def points_of(view: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The values of the sites that a guide holds as points, by name."""
+    points = view.points if isinstance(view, View) else ()
+    return {name: v.detach() for p in points for name, v in p.values(args, kwargs).items()}
+
+
 def parameters_of_points(view: Any) -> frozenset[str]:
     """The full names of the parameters of the sites that a guide holds as points."""
     points = view.points if isinstance(view, View) else ()
     return frozenset(name for p in points for name in p.parameters)
 
 
-__all__ = ["VIEWS", "NoView", "View", "at_points", "charts_of", "parameters_of_points", "view_of"]
+__all__ = [
+    "VIEWS",
+    "NoView",
+    "View",
+    "at_points",
+    "charts_of",
+    "naturals_of",
+    "parameters_of_points",
+    "points_of",
+    "view_of",
+]

@@ -40,9 +40,7 @@ class Chart:
     :param natural: natural parameters from theta, twice differentiable.
     """
 
-    def __init__(
-        self, family: ExponentialFamily, natural: Callable[[Natural], Natural]
-    ) -> None:
+    def __init__(self, family: ExponentialFamily, natural: Callable[[Natural], Natural]) -> None:
         self.family = family
         self.natural = natural
         self.name = family.name
@@ -121,6 +119,12 @@ class ChartedBlock(Block):
     """
 
     inner: Any = None
+
+    @property
+    def chart(self) -> Chart:
+        """The family, as what it is."""
+        chart: Any = self.family
+        return chart  # type: ignore[no-any-return]
 
 
 def charted(block: Block, natural: Callable[[Natural], Natural]) -> ChartedBlock:

@@ -15,7 +15,6 @@ from torch.distributions import transform_to
 from ... import errors
 from ...energy.energy import Naturals
 from ...energy.explanation import ParameterExplanation
-from ...energy.latents import Latent
 from ...energy.parameters import Parameter
 from ...families import Natural
 from ...lifting.blocks import Block

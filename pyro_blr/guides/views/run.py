@@ -74,9 +74,9 @@ def run_guide(
     :param leaves: unconstrained values of parameters for this run, with their constraints.
     """
     run = GuideRun()
-    with poutine.block(), listening() as run.naturals, constructors() as made:
-        with SubstituteMessenger(leaves or {}):
-            trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    substitute = SubstituteMessenger(leaves or {})
+    with poutine.block(), listening() as run.naturals, constructors() as made, substitute:
+        trace = poutine.trace(guide).get_trace(*args, **kwargs)
     for name, site in trace.nodes.items():
         if site["type"] == "param" and leaf_of(site["value"]).requires_grad:
             leaf = leaf_of(site["value"])

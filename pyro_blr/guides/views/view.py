@@ -115,4 +115,6 @@ def run_once(guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> No
 
 def exactly(name: str, what: str) -> ParameterExplanation:
     """The explanation of a parameter that is written from natural parameters."""
-    return ParameterExplanation(name, "written", "", (name,), f"from the natural parameters: {what}")
+    return ParameterExplanation(
+        name, "written", "", (name,), f"from the natural parameters: {what}"
+    )
