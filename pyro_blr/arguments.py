@@ -43,6 +43,11 @@ def check_arguments(
             f"the guide must be callable, not {type(guide).__name__}. Mend: guide = "
             "pyro_blr.guides.AutoNatural(model)."
         )
+    if isinstance(guide, type):
+        raise errors.ArgumentError(
+            f"the guide is the class {guide.__name__}, not one of its guides. Mend: guide = "
+            f"{guide.__name__}(model)."
+        )
     if optim is not None and not isinstance(optim, PyroOptim):
         raise errors.ArgumentError(
             f"optim must be a PyroOptim, not {type(optim).__name__}. Mend: pyro.optim.Adam({{'lr': "

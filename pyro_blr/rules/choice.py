@@ -37,6 +37,7 @@ def choose(
     """
     model: Callable[..., Any] = builder.model
     sites = find_sites(model, guide, args, kwargs, loss or Trace_ELBO())
+    sites.check_names(loss)
     if sites.is_point_mass:
         given = loss or Trace_ELBO()
         return PointMassRule(model, guide, given, optim, builder.temperature, "")

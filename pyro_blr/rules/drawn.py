@@ -11,9 +11,14 @@ from pyro import poutine
 from torch import Tensor
 
 from ..energy.explanation import Explanation, FactorExplanation, ParameterExplanation
+from ..families import Natural
 from ..guides.natural_param import NaturalParam, listening
-from ..steps.cone import safe_step
+from ..steps.cone import bounded, safe_step
 from .protocol import Rule, captured, check_number
+
+#: The longest step in natural parameters: about one standard deviation. It only binds far from an
+#: optimum, or where a single draw says little.
+MAX_NATS = 0.5
 
 
 class DrawnRule(Rule):
@@ -60,10 +65,18 @@ class DrawnRule(Rule):
             with torch.no_grad():
                 step = held.family.inverse_fisher(natural, gradient)
                 message = tuple(n - s / held.scale for n, s in zip(natural, step, strict=True))
-                new = safe_step(held.family, natural, message, rho, self.safety)
+                new = self._safe_step(held, natural, message, rho)
                 for leaf, value in zip(held.leaves, natural if new is None else new, strict=True):
                     leaf.copy_(value)
         return moved
+
+    def _safe_step(
+        self, held: NaturalParam, natural: Natural, message: Natural, rho: float
+    ) -> Natural | None:
+        """The step inside the cone: of one draw a message may be off by orders of magnitude."""
+        with torch.enable_grad():
+            size = bounded(held.family, natural, message, rho, MAX_NATS, self.safety)
+        return safe_step(held.family, natural, message, size, self.safety)
 
     def explain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Explanation:
         with listening() as naturals:

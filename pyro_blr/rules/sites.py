@@ -17,6 +17,7 @@ from pyro.poutine.messenger import Messenger
 
 from .. import errors
 from .._compat import site_is_subsample
+from ..energy.trace import discrete_site
 from ..families.registry import unwrap
 
 #: Particles of the trial run that looks at shapes: no plate of a model is likely to have this size.
@@ -80,6 +81,16 @@ class Sites:
         :raises GuideError: naming a site that only one of them has.
         :raises ShapeError: naming a site whose log density has other dims than its plates.
         """
+        self.check_names(loss)
+        for trace in (self.model, self.vectorized):
+            for site in [] if trace is None else _samples(trace).values():
+                _check_shape(site, trace is self.vectorized)
+
+    def check_names(self, loss: ELBO | None) -> None:
+        """Refuse a site that only the guide or only the model has.
+
+        :raises GuideError: naming it; a ``DiscreteLatentError`` for a discrete latent of the model.
+        """
         latents = _latents(self.model)
         extra = sorted(set(self.of_guide) - set(latents))
         if extra:
@@ -94,15 +105,15 @@ class Sites:
             for n, site in latents.items()
             if n not in self.of_guide and not (enumerates and _is_enumerated(site))
         )
+        for name in missing:
+            if getattr(latents[name]["fn"].support, "is_discrete", False):
+                raise discrete_site(name)
         if missing:
             raise errors.GuideError(
                 f"the model has latents {missing} that the guide does not sample. Mend: sample "
                 "them in the guide, observe them, or hide them by poutine.block(model, "
                 f"hide={missing})."
             )
-        for trace in (self.model, self.vectorized):
-            for site in [] if trace is None else _samples(trace).values():
-                _check_shape(site, trace is self.vectorized)
 
 
 def find_sites(

@@ -85,7 +85,7 @@ class Network(PyroModule):
         self.hidden.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, X: Tensor, y: Tensor) -> None:
-        mean = self.hidden(X).squeeze(-1)
+        mean = 2 * torch.tanh(self.hidden(X)).squeeze(-1)
         with pyro.plate("n", len(X)):
             pyro.sample("y", dist.Normal(mean, 0.5), obs=y)
 
@@ -126,11 +126,11 @@ def beta_natural(x: Tensor) -> None:
 
 
 def gamma(k: Tensor) -> None:
-    pyro.sample("rate", dist.Gamma(positive_param("a", 4.0), positive_param("b", 2.0)))
+    pyro.sample("rate", dist.Gamma(positive_param("a", 12.0), positive_param("b", 5.0)))
 
 
 def gamma_of_exp(k: Tensor) -> None:
-    pyro.sample("rate", dist.Gamma(param("log_a", 1.5).exp(), positive_param("b", 2.0)))
+    pyro.sample("rate", dist.Gamma(param("log_a", 2.5).exp(), positive_param("b", 5.0)))
 
 
 def normal(y: Tensor) -> None:
@@ -157,7 +157,7 @@ def exposed(*names: str) -> Any:
 
 
 def noise_by_hand(X: Tensor, y: Tensor) -> None:
-    pyro.sample("tau", dist.Gamma(positive_param("a", 4.0), positive_param("rate", 2.0)))
+    pyro.sample("tau", dist.Gamma(positive_param("a", 15.0), positive_param("rate", 4.0)))
 
 
 def list_of_parts() -> Any:
@@ -270,13 +270,11 @@ SCRIPTS: dict[str, Script] = {
     "AutoLaplaceApproximation": automatic(auto.AutoLaplaceApproximation, rule="point"),
     "AutoGuideList": Script(lambda: (regression, list_of_parts()), rows, "lifted"),
     "AutoGuideList with a point": Script(lambda: (regression, list_with_point()), rows, "lifted"),
-    "EasyGuide": Script(lambda: (regression, easy()), rows, "drawn", steps=800),
-    "PyroModule": Script(_network, rows, "lifted", steps=300),
-    "subsampled": automatic(auto.AutoNormal, subsampled, steps=200),
-    "structured": written(
-        sum_of_two, structured, near_one, "drawn", steps=800, svi_steps=1500, lr=0.1
-    ),
-    "VAE": Script(_autoencoder, images, "drawn", steps=1500, svi_steps=1500, lr=0.03, tol=1.0),
+    "EasyGuide": Script(lambda: (regression, easy()), rows, "drawn", steps=300),
+    "PyroModule": Script(_network, rows, "lifted", steps=150),
+    "subsampled": automatic(auto.AutoNormal, subsampled, steps=100),
+    "structured": written(sum_of_two, structured, near_one, "drawn", steps=600, tol=2.0),
+    "VAE": Script(_autoencoder, images, "drawn", steps=600, svi_steps=600, tol=1.0),
 }
 
 

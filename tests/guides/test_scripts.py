@@ -41,8 +41,9 @@ def test_the_swapped_script_has_the_same_optimum(name):
     inference, model, guide = run(BLR, script, script.steps)
     blr = loss_of(model, guide, script.data())
     slack = 4 * math.hypot(svi[1], blr[1])
-    print(name, svi, blr)
-    assert blr[0] <= svi[0] + slack + 1e-6
+    # A guide that only its draws tell of is moved by the same optimiser, as far as SVI gets.
+    exact = 1e-6 if script.rule != "drawn" and not blr[1] else script.tol
+    assert blr[0] <= svi[0] + slack + exact
     assert svi[0] <= blr[0] + slack + script.tol
     used = inference.rule if inference.rule is not None else inference.view
     assert isinstance(used, RULES[script.rule])
