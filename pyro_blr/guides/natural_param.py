@@ -29,6 +29,7 @@ from ..families import (
     get_family,
 )
 from ..lifting.terms import LatentSite
+from .leaf import leaf_of
 from .start import from_location, gaussian_natural, given_natural
 
 #: The standard deviation at which a Gaussian starts, as in the automatic guides.
@@ -104,7 +105,7 @@ def natural_param(
                 f"{name}.natural_{k}", *given, constraint=constraints.real, event_dim=event_dim
             )
         )
-    leaves = tuple(t.unconstrained() for t in tensors)
+    leaves = tuple(leaf_of(t) for t in tensors)
     for found in _LISTENERS:
         found.append(NaturalParam(name, family, tuple(tensors), leaves))
     return tuple(tensors)

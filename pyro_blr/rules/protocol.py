@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import errors
 from ..energy.explanation import Explanation
+from ..guides.leaf import leaf_of
 from ..steps.cone import Safety
 from .sites import Sites, find_sites, tempered
 
@@ -81,9 +82,7 @@ def captured(trace: poutine.Trace) -> dict[str, Tensor]:
     leaves = {}
     for name, site in trace.nodes.items():
         if site["type"] == "param":
-            value = site["value"]
-            unconstrained = getattr(value, "unconstrained", None)
-            leaf = unconstrained() if callable(unconstrained) else value
+            leaf = leaf_of(site["value"])
             if leaf.requires_grad:
                 leaves[name] = leaf
     return leaves

@@ -4,7 +4,6 @@
 """The parameters of a user's guide: read as they are now, written in place."""
 
 from operator import attrgetter
-from typing import Any
 
 import torch
 from pyro.distributions import constraints
@@ -12,6 +11,7 @@ from pyro.nn.module import PyroModule
 from torch import Tensor
 
 from ...energy.parameters import Parameter
+from ..leaf import leaf_of
 
 
 def parameter_of(module: PyroModule, path: str) -> Parameter:
@@ -28,13 +28,6 @@ def parameter_of(module: PyroModule, path: str) -> Parameter:
         value = getattr(owner, name)
         constraint = owner._pyro_params.get(name, (constraints.real,))[0]
         return Parameter(owner._pyro_get_fullname(name), leaf_of(value), value.detach(), constraint)
-
-
-def leaf_of(value: Any) -> Tensor:
-    """The unconstrained tensor of a parameter's value, as an optimiser would move it."""
-    unconstrained = getattr(value, "unconstrained", None)
-    leaf: Tensor = unconstrained() if callable(unconstrained) else value
-    return leaf
 
 
 def symmetric_inverse(matrix: Tensor) -> tuple[Tensor, Tensor]:

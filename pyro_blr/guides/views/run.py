@@ -18,8 +18,8 @@ from torch.distributions import transform_to
 from ..._compat import constraint_of, site_is_subsample
 from ...energy.parameters import Parameter
 from ...families.registry import unwrap
+from ..leaf import leaf_of
 from ..natural_param import NaturalParam, listening
-from .leaves import leaf_of
 
 
 @dataclass(eq=False)
@@ -85,16 +85,17 @@ def run_guide(
             run.parameters[id(leaf)] = Parameter(name, leaf, value, constraint)
         elif site["type"] == "sample" and not site_is_subsample(site):
             run.sites[name] = site
-            found = made.get(id(unwrap(site["fn"])))
-            if found is not None:
-                run.arguments[name] = found[1]
+            law = unwrap(site["fn"])
+            for constructed, arguments in made:
+                if _is_the_same(law, constructed, arguments):
+                    run.arguments[name] = arguments
     return run
 
 
 @contextmanager
-def constructors() -> Iterator[dict[int, tuple[Any, Mapping[str, Any]]]]:
+def constructors() -> Iterator[list[tuple[Any, Mapping[str, Any]]]]:
     """Record each Pyro distribution that is constructed inside, and its arguments."""
-    made: dict[int, tuple[Any, Mapping[str, Any]]] = {}
+    made: list[tuple[Any, Mapping[str, Any]]] = []
 
     def record(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         law = ABCMeta.__call__(cls, *args, **kwargs)
@@ -102,7 +103,7 @@ def constructors() -> Iterator[dict[int, tuple[Any, Mapping[str, Any]]]]:
             bound = cls.__signature__.bind(*args, **kwargs).arguments
         except TypeError:
             return law
-        made[id(law)] = law, {k: v for k, v in bound.items() if k != "validate_args"}
+        made.append((law, {k: v for k, v in bound.items() if k != "validate_args"}))
         return law
 
     COERCIONS.append(record)
@@ -110,3 +111,20 @@ def constructors() -> Iterator[dict[int, tuple[Any, Mapping[str, Any]]]]:
         yield made
     finally:
         COERCIONS.remove(record)
+
+
+def _is_the_same(law: Any, constructed: Any, arguments: Mapping[str, Any]) -> bool:
+    """Whether a distribution is a constructed one, or that one expanded to its own shape.
+
+    A plate expands each distribution inside it, which makes views of the same memory.
+    """
+    if law is constructed or type(law) is not type(constructed):
+        return law is constructed
+    pairs = [(getattr(law, a, None), getattr(constructed, a, None)) for a in arguments]
+    return all(
+        isinstance(a, Tensor)
+        and isinstance(b, Tensor)
+        and a.shape == b.shape
+        and a.data_ptr() == b.data_ptr()
+        for a, b in pairs
+    )
