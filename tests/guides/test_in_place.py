@@ -140,7 +140,7 @@ def test_a_subsampled_guide_has_the_full_optimum():
     pyro.set_rng_seed(1)
     guide = auto.AutoNormal(subsampled)
     blr = BLR(subsampled, guide)
-    for _ in range(300):
+    for _ in range(120):
         blr.step(*rows())
     X, y = rows()
     design = torch.cat([X, torch.ones(len(X), 1)], 1)

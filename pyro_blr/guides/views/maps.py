@@ -97,7 +97,7 @@ def _is_identity(leaves: Natural, natural: Natural) -> bool:
     probe = [0.5 * (p + p.mT) if _is_square(p) else p for p in probe]
     pulled = torch.autograd.grad(natural, leaves, probe, retain_graph=True, allow_unused=True)
     close = [
-        a is not None and torch.allclose(a.reshape(b.shape), b, rtol=1e-3, atol=1e-5)
+        a is not None and torch.allclose(a.reshape(b.shape).to(b), b, rtol=1e-3, atol=1e-5)
         for pair in (
             zip(leaves, natural, strict=True),
             zip([_symmetric(p) for p in pulled], probe, strict=True),
