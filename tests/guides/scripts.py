@@ -270,7 +270,7 @@ SCRIPTS: dict[str, Script] = {
     "AutoLaplaceApproximation": automatic(auto.AutoLaplaceApproximation, rule="point"),
     "AutoGuideList": Script(lambda: (regression, list_of_parts()), rows, "lifted"),
     "AutoGuideList with a point": Script(lambda: (regression, list_with_point()), rows, "lifted"),
-    "EasyGuide": Script(lambda: (regression, easy()), rows, "drawn", steps=300),
+    "EasyGuide": Script(lambda: (regression, easy()), rows, "lifted", steps=20),
     "PyroModule": Script(_network, rows, "lifted", steps=150),
     "subsampled": automatic(auto.AutoNormal, subsampled, steps=100),
     "structured": written(sum_of_two, structured, near_one, "drawn", steps=600, tol=2.0),

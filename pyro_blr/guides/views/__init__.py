@@ -17,8 +17,9 @@ from .charts import ChartedBlock
 from .gaussian import DiagonalNormalView, LowRankView, MultivariateNormalView, NormalView
 from .parts import ListView
 from .points import at_points
+from .units import NoView
 from .view import View
-from .written import NoView, WrittenView
+from .written import WrittenView
 
 #: The view of each class of guides; a guide has that of its most specific class.
 VIEWS: dict[type, type[View]] = {
