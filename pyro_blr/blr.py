@@ -219,7 +219,7 @@ class BLR:
                 "is a point mass. Mend: use AutoNatural(model)."
             )
         objective = self._objective(args, kwargs)
-        messages = objective.messages(self.view.naturals())
+        messages = objective.natural_messages(self.view.naturals())
         return {block.name: message for block, message in messages.items()}
 
     def invalidate(self) -> None:

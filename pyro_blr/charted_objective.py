@@ -56,6 +56,10 @@ class ChartedObjective(EnergyObjective):
     def value(self, naturals: Naturals, touching: Block | None = None) -> Value:
         return super().value(naturals, _inner(touching))
 
+    def natural_messages(self, naturals: Naturals) -> dict[Block, Natural]:
+        parts = (super(ChartedObjective, self).messages(naturals, b) for b in self.energy.blocks)
+        return {block: message for part in parts for block, message in part.items()}
+
     def messages(self, naturals: Naturals, only: Block | None = None) -> dict[Block, Natural]:
         blocks = self.blocks if only is None else (only,)
         result = {}

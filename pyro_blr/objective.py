@@ -79,6 +79,10 @@ class EnergyObjective:
                 known[block] = (natural, statistics_of(block, _detached(natural)))
         return {block: known[block][1] for block in blocks}
 
+    def natural_messages(self, naturals: Naturals) -> dict[Block, Natural]:
+        """The messages of every block in natural coordinates, whatever it moves in."""
+        return self.messages(naturals)
+
     def messages(self, naturals: Naturals, only: Block | None = None) -> dict[Block, Natural]:
         """dL/dmean_params of every block, or of one.
 

@@ -49,7 +49,7 @@ def choose(
         return view
     except NoView as why:
         reason = str(why)
-    except errors.ControlFlowError as error:
+    except (errors.ControlFlowError, errors.MemoryLimitError) as error:
         reason = str(error)
     except errors.DiscreteLatentError as error:
         if not isinstance(loss, TraceEnum_ELBO):

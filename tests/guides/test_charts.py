@@ -133,6 +133,21 @@ def test_a_full_step_in_a_chart_is_the_natural_gradient():
     assert_close(length, step @ J.T @ F @ J @ step)
 
 
+def test_an_amortised_guide_is_known_by_its_draws():
+    def guide(y):
+        loc = param("slope", 0.0) * y
+        with pyro.plate("n", len(y)):
+            pyro.sample("z", dist.Normal(loc, positive_param("scale", 1.0)))
+
+    optim = pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.98})
+    blr = BLR(elements, guide, optim, on_sampled="ignore")
+    for _ in range(150):
+        blr.step(torch.randn(5))
+    blr.step(torch.randn(3))  # a short last batch
+    assert "amortised" in blr.explain(torch.randn(5))["z"].reason
+    assert_close(pyro.param("slope").detach(), torch.tensor(0.5), atol=0.1, rtol=0)
+
+
 def test_explain_says_which_parameter_moves_how():
     script = SCRIPTS["Gamma of exp"]
     explained = BLR(*script.make()).explain(*script.data())
@@ -141,6 +156,15 @@ def test_explain_says_which_parameter_moves_how():
     explained = BLR(*script.make()).explain(*script.data())
     assert "parameter a: written" in str(explained)
     assert "concentration1 of a Beta" in str(explained)
+
+
+def test_messages_are_in_natural_coordinates_in_a_chart_too():
+    found = []
+    for name in ("Beta", "Beta of exp"):
+        pyro.clear_param_store()
+        script = SCRIPTS[name]
+        found.append(BLR(*script.make()).messages(*script.data())["p"])
+    assert_close(*found)
 
 
 # Natural parameters.

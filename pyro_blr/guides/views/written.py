@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...energy.energy import EnergyBuilder, Naturals
 from ...energy.explanation import ParameterExplanation
+from ...energy.parameters import Parameter
 from ...families import Natural
 from ...lifting.blocks import Block
 from .charts import ChartedBlock, charted
@@ -117,6 +118,7 @@ class WrittenView(View):
                 f"q of {unit.name!r} is a function of {size} parameters, more than it has "
                 "natural ones or than a pulled-back Fisher matrix is taken of"
             )
+        _check_plates(unit, run.sites[unit.name], used)
         leaves = {p.name: p.constraint for p in used}
         self._check_substitution(run, unit, leaves)
         return WrittenSite(unit, None, leaves)
@@ -187,6 +189,19 @@ class WrittenView(View):
                     name, "pulled back", "", tuple(site.leaves), f"natural gradient {why}"
                 )
         return result
+
+
+def _check_plates(unit: Unit, site: Any, used: list[Parameter]) -> None:
+    """Refuse a site whose elements are told apart by the data: the next call may have others.
+
+    :raises NoView: if a plate's size is that of no parameter.
+    """
+    for frame in site["cond_indep_stack"]:
+        if frame.vectorized and not any(frame.size in p.leaf.shape for p in used):
+            raise NoView(
+                f"q of {unit.name!r} is amortised: no parameter has the {frame.size} elements of "
+                f"the plate {frame.name!r}"
+            )
 
 
 def _same(left: Natural, right: Natural) -> bool:
