@@ -33,18 +33,22 @@ class DrawnRule(Rule):
     inside the cone; every other parameter is moved by the optimiser.
     """
 
+    _naturals: Sequence[NaturalParam] = ()
+
     @property
     def uncertified(self) -> str:
         return "not certified: q is known by its draws alone"
 
     def step(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rho: float) -> float:
         self.check(args, kwargs)
-        with listening() as naturals, poutine.trace(param_only=True) as capture:
+        with listening() as heard, poutine.trace(param_only=True) as capture:
             loss = float(self.elbo.loss_and_grads(self.model, self.guide, *args, **kwargs))
         leaves = captured(capture.trace)
         try:
             check_number(loss)
-            own = self._natural_step(naturals, rho)
+            # A guide that was compiled (JitTrace_ELBO) asks for them at its first call only.
+            self._naturals = heard or self._naturals
+            own = self._natural_step(self._naturals, rho)
             others = {leaf for leaf in leaves.values() if id(leaf) not in own}
             if others:
                 self.optim(others)

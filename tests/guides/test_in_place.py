@@ -150,6 +150,16 @@ def test_a_subsampled_guide_has_the_full_optimum():
     assert_close(found, mean, atol=0.05, rtol=0)
 
 
+def test_a_deterministic_loss_takes_no_random_number():
+    guide = list_of_parts()
+    blr = BLR(regression, guide)
+    blr.step(*rows())
+    before = torch.get_rng_state()
+    loss = blr.evaluate_loss(*rows())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert blr.evaluate_loss(*rows()) == loss
+
+
 def test_nothing_is_written_outside_the_domain():
     guide = auto.AutoNormal(regression)
     blr = BLR(regression, guide)

@@ -47,14 +47,23 @@ class GuideRun:
 
 
 class SubstituteMessenger(Messenger):
-    """Gives parameters other values than those in the store.
+    """Gives parameters other values than those in the store, and sites values that were drawn once.
 
     :param leaves: the unconstrained values, by the parameter's name.
+    :param draws: the values of sites, by name.
     """
 
-    def __init__(self, leaves: Mapping[str, tuple[Tensor, Any]]) -> None:
+    def __init__(
+        self, leaves: Mapping[str, tuple[Tensor, Any]], draws: Mapping[str, Tensor]
+    ) -> None:
         super().__init__()
         self.leaves = leaves
+        self.draws = draws
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["name"] in self.draws:
+            msg["value"] = self.draws[msg["name"]]
+            msg["done"] = True
 
     def _pyro_param(self, msg: dict[str, Any]) -> None:
         if msg["name"] in self.leaves:
@@ -68,13 +77,15 @@ def run_guide(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     leaves: Mapping[str, tuple[Tensor, Any]] | None = None,
+    draws: Mapping[str, Tensor] | None = None,
 ) -> GuideRun:
     """Run a guide once; nothing outside sees it.
 
     :param leaves: unconstrained values of parameters for this run, with their constraints.
+    :param draws: the values of sites for this run, so that no random number is taken.
     """
     run = GuideRun()
-    substitute = SubstituteMessenger(leaves or {})
+    substitute = SubstituteMessenger(leaves or {}, draws or {})
     with poutine.block(), listening() as run.naturals, constructors() as made, substitute:
         trace = poutine.trace(guide).get_trace(*args, **kwargs)
     for name, site in trace.nodes.items():

@@ -63,6 +63,7 @@ class WrittenView(View):
         run, again = (run_guide(guide, args, kwargs) for _ in range(2))
         if not run.sites:
             raise NoView(f"{self.name} samples no site")
+        self._draws = {n: s["value"].detach() for n, s in run.sites.items() if not s["is_observed"]}
         self._sites: dict[Block, WrittenSite] = {}
         taken: set[int] = set()
         units = units_of(guide, self.name, run.sites, sites)
@@ -75,6 +76,7 @@ class WrittenView(View):
         self.latents = {latent.name: latent for latent in latents}
         self.layout = {n.name: unit.block for unit in units for n in unit.latents}
         points = points_among(run.sites, self.latents)
+        self._draws = {n: v for n, v in self._draws.items() if n not in points}
         for name, site in points.items():
             if name not in sites or not torch.equal(site["value"], again.sites[name]["value"]):
                 raise NoView(f"q of {name!r} is a Delta at another draw")
@@ -135,6 +137,10 @@ class WrittenView(View):
         names = frozenset(p.name for p in used)
         return (PointSites(self.guide, frozenset(points), names),)
 
+    def _run(self, leaves: Mapping[str, tuple[Tensor, Any]] | None = None) -> GuideRun:
+        """A run at the draws of the first one, on which nothing depends."""
+        return run_guide(self.guide, *self._call, leaves, self._draws)
+
     def _check_substitution(self, run: GuideRun, unit: Unit, leaves: Mapping[str, Any]) -> None:
         by_name = {p.name: p.leaf for p in run.parameters.values()}
         theta = tuple(by_name[n].detach().clone().requires_grad_() for n in leaves)
@@ -145,7 +151,7 @@ class WrittenView(View):
     def _natural_at(self, unit: Unit, leaves: Mapping[str, Any], theta: Natural) -> Natural:
         """Natural parameters of a site where its parameters have the unconstrained values theta."""
         given = {n: (t, c) for (n, c), t in zip(leaves.items(), theta, strict=True)}
-        return unit.natural(run_guide(self.guide, *self._call, leaves=given))
+        return unit.natural(self._run(given))
 
     def _chart(self, block: Block, site: WrittenSite) -> ChartedBlock:
         return charted(block, lambda theta: self._natural_at(site.unit, site.leaves, theta))
@@ -154,7 +160,7 @@ class WrittenView(View):
 
     def naturals(self) -> dict[Block, Natural]:
         with torch.no_grad():
-            run = run_guide(self.guide, *self._call)
+            run = self._run()
         leaves = {p.name: p.leaf for p in run.parameters.values()}
         charts = {chart.inner: chart for chart in self.charts}
         result: dict[Block, Natural] = {}
@@ -166,7 +172,7 @@ class WrittenView(View):
         return result
 
     def set_naturals(self, naturals: Naturals) -> None:
-        run = run_guide(self.guide, *self._call) if self.charts else GuideRun()
+        run = self._run() if self.charts else GuideRun()
         leaves = {p.name: p.leaf for p in run.parameters.values()}
         for block, natural in naturals.items():
             if isinstance(block, ChartedBlock):
