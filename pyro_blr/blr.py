@@ -21,9 +21,9 @@ from .arguments import (
     reject_reserved,
 )
 from .charted_objective import objective_of
-from .energy.draws import Draws
 from .energy.energy import Energy, EnergyBuilder, Value
 from .energy.explanation import Explanation, ParameterExplanation, explain
+from .energy.factors import KeptRule
 from .energy.parameters import LiftedParameter
 from .energy.trace import Traced
 from .families import Natural
@@ -38,14 +38,11 @@ from .lifting.quadrature import QUAD_TOL
 from .model_parameters import ModelParameters
 from .objective import EnergyObjective
 from .rules import Rule, choose
-from .steps.cone import Safety
+from .sampling import SAMPLED_TOL, Sampling
+from .steps.cone import Safety, residual
 from .steps.momentum import Momentum
 from .steps.schedule import StepSize, decreasing, scheduled
 from .steps.sweep import SweepMemory, parallel, sweep
-
-#: Draws of q for a sampled factor when the loss does not say: five antithetic pairs.
-NUM_DRAWS = 10
-
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -81,8 +78,9 @@ class BLR:
         natural coordinates; any other is known by its draws, and ``explain`` says so.
     :param PyroOptim optim: drives what has no natural coordinates (see ``params``): parameters of
         the model, modules, encoders. Adam with a learning rate of 0.01 if none is given.
-    :param ELBO loss: a Pyro loss, for its ``num_particles`` (draws of sampled factors); for a guide
-        that is known by its draws, the ELBO itself, ``Trace_ELBO`` with ten draws if left out.
+    :param ELBO loss: a Pyro loss; its ``num_particles`` are the fewest draws of sampled factors.
+        For a guide that is known by its draws it is the ELBO itself, ``Trace_ELBO`` with ten draws
+        if left out.
     :param step_size: ``"auto"`` (the largest step that does not let the ELBO fall; decreasing steps
         where factors are sampled), a number in (0, 1], or a function of the step.
     :param blocks: ``"auto"`` merges latents, and elements of a plate, that are jointly
@@ -99,6 +97,8 @@ class BLR:
         as far as the cone (and a deterministic ELBO under ``"auto"``) allows.
     :param float quad_tol: the error in nats a datum up to which a factor is by quadrature, not at
         draws; a kink (a Laplace density) is often met to 1e-6, not to 1e-8.
+    :param num_draws: of q for sampled factors; if None, as many as keep their error below a share
+        of the tolerance: they are renewed and grow once steps on the same draws have converged.
     :param check_every: compare with a trace without any cache at every so many steps.
     :raises ArgumentError: for arguments that cannot be used.
     """
@@ -117,10 +117,11 @@ class BLR:
         temperature: float = 1.0,
         momentum: float = 0.0,
         quad_tol: float = QUAD_TOL,
+        num_draws: int | None = None,
         check_every: int | None = None,
     ) -> None:
         check_arguments(model, guide, optim, loss, step_size, blocks, on_sampled, check_every)
-        check_rule(params, temperature, momentum, quad_tol)
+        check_rule(params, temperature, momentum, quad_tol, num_draws)
         self.model = model
         self.guide = guide
         self.optim = Adam({"lr": 0.01}) if optim is None else optim
@@ -132,7 +133,7 @@ class BLR:
         self.step_size = step_size
         self.blocks = blocks
         self.check_every = check_every
-        self.num_draws = draws_of(loss, NUM_DRAWS)
+        self.sampling = Sampling(num_draws, draws_of(loss))
         self.num_steps = 0
         self.info = Info()
         self._builder = EnergyBuilder(model, on_sampled, self.temperature)
@@ -158,7 +159,10 @@ class BLR:
         if (rule := self._rule(args, kwargs)) is not None:
             return self.rule_step(rule, args, kwargs)
         objective = self._objective(args, kwargs)
-        return self.step_on(objective)
+        loss = self.step_on(objective)
+        if self.has_settled(objective, SAMPLED_TOL) and self.sampling.error > SAMPLED_TOL / 2:
+            self.sampling.grow(SAMPLED_TOL, objective.energy.sampled_numbers)
+        return loss
 
     @_with_gradients
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
@@ -177,14 +181,15 @@ class BLR:
         self,
         *args: Any,
         max_steps: int = 1000,
-        tol: float = 1e-6,
+        tol: float | None = None,
         progress: bool = False,
         **kwargs: Any,
     ) -> Fit:
         """Step until the gap to the (local) optimum is certified, and say why it stopped.
 
         :param int max_steps: the most steps to take.
-        :param float tol: the gap in nats at which the fit has converged.
+        :param float tol: the gap in nats at which the fit has converged; 1e-6 if left out, and
+            0.01 where the ELBO is estimated on draws or minibatches.
         :param bool progress: show a progress bar.
         :raises ArgumentError: if the model has an argument of one of these names.
         """
@@ -232,7 +237,8 @@ class BLR:
         """The rule of a guide whose latents cannot be lifted; None where they can."""
         if self.view is None and self.rule is None:
             chosen = choose(
-                self.guide, self._builder, self.loss, self.optim, self.num_draws, args, kwargs
+                *(self.guide, self._builder, self.loss, self.optim),
+                *(self.sampling.noisy_count, args, kwargs),
             )
             if isinstance(chosen, Rule):
                 check_lifted_options(self.params, self.momentum)
@@ -251,8 +257,16 @@ class BLR:
         self.info = Info(loss, rule.safety)
         return loss
 
-    def _objective(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> EnergyObjective:
-        """Trace the model and choose the tier of each factor at the guide's state."""
+    def _objective(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        kept: dict[str, KeptRule] | None = None,
+    ) -> EnergyObjective:
+        """Trace the model and choose the tier of each factor at the guide's state.
+
+        :param kept: quadrature rules of the steps before, which serve as long as q moves little.
+        """
         self.view.set_up(args, kwargs, self._builder)
         energy = self._energy(args, kwargs)
         objective = objective_of(
@@ -260,9 +274,9 @@ class BLR:
         )
         if energy.needs_rules:
             with torch.no_grad():
-                energy.calibrate(objective.by_block(self.view.naturals()), self.quad_tol)
-        if any(f.tier == "sampled" for f in energy.factors):
-            objective.draws = Draws(self.view.latents, self.num_draws)
+                energy.calibrate(objective.by_block(self.view.naturals()), self.quad_tol, kept)
+        if energy.has_sampled:
+            objective.draws = self.sampling.fresh(self.view.latents, energy.is_subsampled)
         self._builder.report_sampled(energy)
         return objective
 
@@ -305,7 +319,10 @@ class BLR:
         energy = objective.energy
         naturals = _detached(self.view.naturals())
         size = scheduled(self.step_size, self.num_steps)
-        searched = energy.is_deterministic and (size is None or size == 1.0)
+        noisy = energy.is_subsampled or energy.has_jumps
+        searched = not noisy and (size is None or size == 1.0)
+        if energy.has_sampled and searched:
+            objective.draws = self.sampling.common(self.view.latents)
         few = searched and not watched
         # Conjugate messages are coefficients: the ELBO at the entry is then a number and no more.
         plain = few and objective.is_conjugate_in(objective.blocks[0]) and not energy.has_parameters
@@ -320,7 +337,7 @@ class BLR:
         safety = Safety()
         if searched:
             rho = 1.0
-            new = sweep(objective, naturals, messages, size, safety, self._memory)
+            new = sweep(objective, naturals, messages, value, size, safety, self._memory)
         else:
             rho = size if size is not None else decreasing(self.num_steps)
             new = parallel(objective, naturals, messages, rho, safety)
@@ -335,8 +352,25 @@ class BLR:
         )
         self.set_state(after, objective)
         self.num_steps += 1
-        self.info = Info.of_step(objective, value, naturals, messages, after, safety)
+        self.info = Info.of_step(objective, value, naturals, messages, after, safety, searched)
         return -value.elbo
+
+    @property
+    def step_residual(self) -> float:
+        """The residual of the last step on common draws, block by block as it was taken."""
+        return self._memory.residual
+
+    def has_settled(self, objective: EnergyObjective, tol: float) -> bool:
+        """Whether steps on the common draws of sampled factors have converged on them."""
+        if objective.draws is None or not self.sampling.are_common(objective.draws):
+            return False
+
+        def measured() -> float:
+            fresh = objective.with_draws(self.sampling.fresh(self.view.latents))
+            naturals = _detached(self.view.naturals())
+            return residual(naturals, fresh.messages(naturals))
+
+        return self.sampling.has_settled(self._memory.residual, measured, tol)
 
     def state(self, objective: EnergyObjective) -> dict[Block, Natural]:
         """The natural parameters of q and the values of the points, as they are now."""

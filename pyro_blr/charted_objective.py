@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .energy.draws import Draws
 from .energy.energy import Value
 from .families import Natural
 from .guides.views.charts import ChartedBlock
@@ -26,6 +27,9 @@ class ChartedObjective(EnergyObjective):
         self._charts: dict[Block, ChartedBlock] = {c.inner: c for c in charts}
         self._at: dict[Block, tuple[Natural, Natural]] = {}
         self._evaluated: Naturals = {}
+
+    def with_draws(self, draws: Draws | None) -> EnergyObjective:
+        return objective_of(tuple(self._charts.values()), self.energy, draws, self.cache, self.call)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
