@@ -20,9 +20,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "families": ("errors",),
     "lifting": ("errors", "families"),
     "energy": ("errors", "_compat", "families", "lifting"),
-    "guides": ("errors", "_compat", "families", "lifting", "energy"),
+    "conjugate_gradients": ("lifting.host",),
+    "guides": ("errors", "_compat", "families", "lifting", "energy", "conjugate_gradients"),
     # A step sees families and an objective: no trace, no guide, and of lifting the waits alone.
-    "steps": ("errors", "families", "lifting.host"),
+    "steps": ("errors", "families", "lifting.host", "conjugate_gradients"),
     "objective": ("families", "lifting", "energy"),
     "charted_objective": ("families", "lifting", "energy", "guides", "objective"),
     "rules": ("errors", "_compat", "families", "energy", "guides", "steps"),

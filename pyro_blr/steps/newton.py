@@ -3,12 +3,13 @@
 
 """Newton's step on a loss as a function of a few tensors: dense, or by conjugate gradients."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..conjugate_gradients import dot, solve
 from ..lifting import host
 from .certificate import MAX_ITERATIONS, NEGATIVE, RELATIVE
 from .information import information_step
@@ -37,11 +38,11 @@ def newton_step(loss: Tensor, leaves: Sequence[Tensor]) -> NewtonStep:
     :param loss: twice differentiable in the leaves, in nats.
     """
     dense = information_step(-loss, leaves)
-    found = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
-    graph = [torch.zeros_like(x) if g is None else g for g, x in zip(found, leaves, strict=True)]
+    first = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
+    graph = [torch.zeros_like(x) if g is None else g for g, x in zip(first, leaves, strict=True)]
     gradient = [g.detach() for g in graph]
     if dense is not None:
-        return NewtonStep(dense, -0.5 * host.number(_dot(gradient, dense)))
+        return NewtonStep(dense, -0.5 * host.number(dot(gradient, dense)))
 
     def times(vector: Sequence[Tensor]) -> list[Tensor]:
         used = [(g, v) for g, v in zip(graph, vector, strict=True) if g.requires_grad]
@@ -58,37 +59,8 @@ def newton_step(loss: Tensor, leaves: Sequence[Tensor]) -> NewtonStep:
             torch.zeros_like(v) if p is None else p for p, v in zip(product, vector, strict=True)
         ]
 
-    solution, is_solved = _truncated(gradient, times)
-    gap = 0.5 * host.number(_dot(gradient, solution)) if is_solved else None
-    return NewtonStep(tuple(-s for s in solution), gap)
-
-
-def _truncated(
-    gradient: list[Tensor], times: Callable[[Sequence[Tensor]], list[Tensor]]
-) -> tuple[list[Tensor], bool]:
-    """``H x = gradient`` as far as the curvature is positive, and whether it was solved."""
-    solution = [torch.zeros_like(g) for g in gradient]
-    residual = [g.clone() for g in gradient]
-    direction = [g.clone() for g in gradient]
-    size = first = host.number(_dot(residual, residual))
-    if first == 0:
-        return solution, True
-    for iteration in range(MAX_ITERATIONS):
-        product = times(direction)
-        curved = host.number(_dot(direction, product))
-        if not curved > -NEGATIVE * host.number(_dot(direction, direction)):
-            return (gradient if iteration == 0 else solution), False
-        rate = size / curved
-        solution = [x + rate * d for x, d in zip(solution, direction, strict=True)]
-        residual = [r - rate * p for r, p in zip(residual, product, strict=True)]
-        new = host.number(_dot(residual, residual))
-        if new <= RELATIVE**2 * first:
-            return solution, True
-        direction = [r + new / size * d for r, d in zip(residual, direction, strict=True)]
-        size = new
-    return solution, False
-
-
-def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    first, *rest = ((a * b).sum().double() for a, b in zip(left, right, strict=True))
-    return sum(rest, start=first)
+    found = solve(times, gradient, most=MAX_ITERATIONS, relative=RELATIVE, least=-NEGATIVE)
+    # Negative curvature in the first direction leaves that direction, steepest descent.
+    value = found.value if found.iterations or found.is_solved else gradient
+    gap = 0.5 * host.number(dot(gradient, value)) if found.is_solved else None
+    return NewtonStep(tuple(-s for s in value), gap)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...conjugate_gradients import solve
 from ...families import ExponentialFamily, Natural
 from ...lifting import host
 from ...lifting.blocks import Block
@@ -65,7 +66,7 @@ class Chart:
 
     def inverse_fisher(self, theta: Natural, covector: tuple[Tensor, ...]) -> Natural:
         """``(J'FJ)^-1 covector``, by conjugate gradients; of least norm where it is singular."""
-        return _conjugate_gradients(self._metric(theta), covector, PRECONDITIONER)
+        return self._solved(theta, covector, PRECONDITIONER)
 
     def message(self, theta: Natural, message: Natural) -> Natural:
         """theta plus the natural gradient of the ELBO in theta.
@@ -76,8 +77,12 @@ class Chart:
             fixed, natural = self._graph(theta)
             gap = tuple(m - n.detach() for m, n in zip(message, natural, strict=True))
             covector = _filled(fixed, natural, self._fisher(natural, gap))
-        step = _conjugate_gradients(self._metric(theta), covector, STEP)
+        step = self._solved(theta, covector, STEP)
         return tuple(t.detach() + s for t, s in zip(theta, step, strict=True))
+
+    def _solved(self, theta: Natural, covector: Natural, relative: float) -> Natural:
+        times = self._metric(theta)
+        return solve(times, covector, most=MAX_ITERATIONS, relative=relative, least=0.0).value
 
     def _graph(self, theta: Natural) -> tuple[Natural, Natural]:
         fixed = tuple(t.detach().clone().requires_grad_() for t in theta)
@@ -161,31 +166,3 @@ def _filled(
     return tuple(
         torch.zeros_like(x) if g is None else g for g, x in zip(found, leaves, strict=True)
     )
-
-
-def _conjugate_gradients(
-    metric: Callable[[Sequence[Tensor]], Natural], target: Natural, relative: float
-) -> Natural:
-    solution = [torch.zeros_like(t) for t in target]
-    residual = [t.detach().clone() for t in target]
-    direction = [r.clone() for r in residual]
-    size = first = host.number(_dot(residual, residual))
-    for _ in range(MAX_ITERATIONS):
-        if not size > relative**2 * first:
-            break
-        product = metric(direction)
-        curved = host.number(_dot(direction, product))
-        if not curved > 0:
-            break
-        rate = size / curved
-        solution = [s + rate * d for s, d in zip(solution, direction, strict=True)]
-        residual = [r - rate * p for r, p in zip(residual, product, strict=True)]
-        new = host.number(_dot(residual, residual))
-        direction = [r + new / size * d for r, d in zip(residual, direction, strict=True)]
-        size = new
-    return tuple(solution)
-
-
-def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    first, *rest = ((a * b).sum().double() for a, b in zip(left, right, strict=True))
-    return sum(rest, start=first)
