@@ -8,13 +8,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
 from pyro.infer import autoguide as auto
 from torch.testing import assert_close
 
 from pyro_blr import BLR, to_arviz
 from pyro_blr.errors import DomainError
-from pyro_blr.guides import AutoNaturalMultivariateNormal, AutoNaturalNormal
+from pyro_blr.guides import AutoNatural, AutoNaturalMultivariateNormal, AutoNaturalNormal
 from tests.guides.scripts import list_of_parts, list_with_point, regression, rows, subsampled
 
 TWINS = {
@@ -189,6 +190,24 @@ def test_a_point_in_a_list_is_at_the_maximum_given_the_others():
             tau.add_(shift)
             assert blr.evaluate_loss(*rows()) > loss
             tau.sub_(shift)
+
+
+def test_a_natural_guide_is_a_part_of_a_list_too():
+    guide = auto.AutoGuideList(regression)
+    guide.append(AutoNatural(poutine.block(regression, hide=["tau"])))
+    guide.append(auto.AutoDelta(poutine.block(regression, expose=["tau"])))
+    blr = BLR(regression, guide)
+    for _ in range(15):
+        loss = blr.step(*rows())
+    natural_list = guide.median(*rows())
+    pyro.clear_param_store()
+    other = list_with_point()
+    blr = BLR(regression, other)
+    for _ in range(15):
+        other_loss = blr.step(*rows())
+    # q of w has a full covariance here, and a diagonal one there.
+    assert other_loss - 1 < loss <= other_loss + 1e-6
+    assert_close(natural_list["w"], other.median(*rows())["w"], atol=1e-2, rtol=0)
 
 
 def test_a_laplace_approximation_is_taken_at_the_maximum():

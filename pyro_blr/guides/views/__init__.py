@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ...families import Natural
 from ...lifting.blocks import Block
+from ..natural_guide import NaturalGuide
 from ..protocol import LatentGuide
 from .charts import ChartedBlock
 from .gaussian import DiagonalNormalView, LowRankView, MultivariateNormalView, NormalView
-from .parts import ListView
+from .parts import ListView, NaturalPartView
 from .points import at_points
 from .units import NoView
 from .view import View
@@ -23,6 +24,7 @@ from .written import WrittenView
 
 #: The view of each class of guides; a guide has that of its most specific class.
 VIEWS: dict[type, type[View]] = {
+    NaturalGuide: NaturalPartView,
     autoguide.AutoNormal: NormalView,
     autoguide.AutoDiagonalNormal: DiagonalNormalView,
     autoguide.AutoMultivariateNormal: MultivariateNormalView,

@@ -13,6 +13,33 @@ from ...lifting.blocks import Block
 from .view import View
 
 
+class NaturalPartView(View):
+    """A guide in natural coordinates as a part of a list: with its first blocks, one a site.
+
+    Its families are chosen in the part of the model that it was made from.
+    """
+
+    def set_up(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], builder: EnergyBuilder | None = None
+    ) -> None:
+        if not self.is_set_up:
+            self.guide.set_up(args, kwargs)
+            self.find_latents(args, kwargs)
+
+    def find_latents(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self.latents, self.layout = self.guide.latents, self.guide.layout
+
+    def naturals(self) -> dict[Block, Natural]:
+        return self.guide.naturals()  # type: ignore[no-any-return]
+
+    def set_naturals(self, naturals: Naturals) -> None:
+        self.guide.write(naturals)
+
+    def explain(self) -> dict[str, ParameterExplanation]:
+        """Its only parameters are natural ones, as everywhere."""
+        return {}
+
+
 class ListView(View):
     """Independent parts, each of which holds its own sites.
 
