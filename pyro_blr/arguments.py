@@ -14,7 +14,6 @@ from pyro.infer.rws import ReweightedWakeSleep
 from pyro.optim import PyroOptim
 
 from . import errors
-from .guides.natural_guide import NaturalGuide
 from .steps.schedule import check_step_size
 
 #: Keywords of ``fit`` that a model cannot have as its own.
@@ -39,10 +38,15 @@ def check_arguments(
         raise errors.ArgumentError(
             f"the model must be callable, not {type(model).__name__}. Mend: BLR(model, guide)."
         )
-    if not isinstance(guide, NaturalGuide):
+    if not callable(guide):
         raise errors.ArgumentError(
-            f"the guide is {type(guide).__name__}, which holds no natural parameters. Mend: "
-            "guide = pyro_blr.guides.AutoNatural(model)."
+            f"the guide must be callable, not {type(guide).__name__}. Mend: guide = "
+            "pyro_blr.guides.AutoNatural(model)."
+        )
+    if isinstance(guide, type):
+        raise errors.ArgumentError(
+            f"the guide is the class {guide.__name__}, not one of its guides. Mend: guide = "
+            f"{guide.__name__}(model)."
         )
     if optim is not None and not isinstance(optim, PyroOptim):
         raise errors.ArgumentError(
@@ -95,6 +99,24 @@ def _check_count(num_draws: Any) -> None:
         raise errors.ArgumentError(
             f"num_draws must be a positive integer, not {num_draws!r}. Mend: leave it out, and the "
             "draws grow until their error is below the tolerance."
+        )
+
+
+def check_lifted_options(params: str, momentum: float) -> None:
+    """Refuse options that only a guide whose latents are lifted can have.
+
+    :raises ArgumentError: naming the option.
+    """
+    if params != "optim":
+        raise errors.ArgumentError(
+            f'params="{params}" needs the expectation of the log joint under q, but this guide '
+            "is known by its draws alone, or a point mass. Mend: leave out params (the optimiser "
+            "moves the parameters of the model), or use AutoNatural(model)."
+        )
+    if momentum:
+        raise errors.ArgumentError(
+            "momentum moves natural parameters, which this guide does not have. Mend: leave it "
+            "out, or use AutoNatural(model)."
         )
 
 

@@ -20,7 +20,8 @@ from ._version import __version__
 from .blr import BLR
 from .energy.latents import block_values
 from .energy.trace import missing_site
-from .guides.natural_guide import NaturalGuide
+from .guides.protocol import LatentGuide
+from .guides.views import naturals_of, points_of
 
 #: Names that ArviZ gives to the dims of draws.
 RESERVED_DIMS = ("chain", "draw", "sample")
@@ -65,7 +66,9 @@ def to_arviz(fit: Any, *args: Any, num_samples: int = 1000, **kwargs: Any) -> An
         )
     from_dict = _from_dict()
     with torch.no_grad():
-        values, log_q = draw(blr.guide, num_samples)
+        values, log_q = draw(blr.view, num_samples)
+        for name, value in points_of(blr.view, args, kwargs).items():
+            values[name] = value.expand(num_samples, *value.shape)
         record = _Record(frozenset(values))
         for s in range(num_samples):
             latents = {name: value[s] for name, value in values.items()}
@@ -73,7 +76,7 @@ def to_arviz(fit: Any, *args: Any, num_samples: int = 1000, **kwargs: Any) -> An
     return _tree(from_dict, record, values, log_q)
 
 
-def draw(guide: NaturalGuide, num_samples: int) -> tuple[dict[str, Tensor], Tensor]:
+def draw(guide: LatentGuide, num_samples: int) -> tuple[dict[str, Tensor], Tensor]:
     """Draws of every site of a guide, with the log density of q over the sites' values.
 
     :param num_samples: S
@@ -82,7 +85,7 @@ def draw(guide: NaturalGuide, num_samples: int) -> tuple[dict[str, Tensor], Tens
     values: dict[str, Tensor] = {}
     log_q = torch.zeros(num_samples, dtype=torch.float64)
     with torch.no_grad():
-        for block, held in guide.naturals().items():
+        for block, held in naturals_of(guide).items():
             natural = tuple(n.detach() for n in held)
             drawn = block.family.sample(natural, (num_samples,))
             log_q = log_q + _summed(block.family.log_prob(natural, drawn))
@@ -109,7 +112,13 @@ def _engine(fit: Any) -> BLR:
             f"to_arviz needs what blr.fit(...) returned, or a BLR, not {type(fit).__name__}. Mend: "
             "to_arviz(blr.fit(*args), *args)."
         )
-    if not blr.guide.is_set_up:
+    if blr.rule is not None:
+        raise errors.GuideError(
+            "the guide is known by its draws alone, or is a point mass, and has no density of its "
+            "own for to_arviz. Mend: draw from it by pyro.infer.Predictive(model, guide=guide), or "
+            "use AutoNatural(model)."
+        )
+    if blr.view is None or not blr.view.is_set_up:
         raise errors.GuideError(
             "the guide has not seen the model yet, so there is nothing to draw. Mend: call "
             "blr.fit(*args) first."

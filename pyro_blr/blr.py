@@ -6,28 +6,42 @@
 import functools
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
 from pyro.infer.elbo import ELBO
-from pyro.optim import PyroOptim
+from pyro.optim import Adam, PyroOptim
 
 from . import errors
-from .arguments import check_arguments, check_limits, check_rule, draws_of, reject_reserved
+from .arguments import (
+    check_arguments,
+    check_lifted_options,
+    check_limits,
+    check_rule,
+    draws_of,
+    reject_reserved,
+)
+from .charted_objective import objective_of
 from .energy.energy import Energy, EnergyBuilder, Value
-from .energy.explanation import Explanation, explain
+from .energy.explanation import Explanation, ParameterExplanation, explain
 from .energy.factors import KeptRule
 from .energy.parameters import LiftedParameter
 from .energy.trace import Traced
 from .families import Natural
-from .fit import Fit, run
+from .fit import Fit, run, run_rule
+from .guide_parameters import GuideParameters
 from .guides.natural_guide import NaturalGuide
+from .guides.protocol import LatentGuide
+from .guides.views import View, charts_of, parameters_of_points
 from .info import Info
 from .lifting.blocks import Block
 from .lifting.points import PointBlock
 from .lifting.quadrature import QUAD_TOL
 from .model_parameters import ModelParameters
 from .objective import EnergyObjective
+from .random_state import same_random_state
+from .rules import Rule, choose
 from .sampling import SAMPLED_TOL, Sampling
 from .skips import Skips
 from .state import Resumable
@@ -66,9 +80,14 @@ class BLR(Resumable):
         fit = blr.fit(X, y)
 
     :param callable model: an ordinary Pyro model.
-    :param NaturalGuide guide: a guide in natural coordinates.
-    :param PyroOptim optim: drives what has no natural coordinates (see ``params``).
+    :param guide: a guide in natural coordinates, one of Pyro's own, or one written by hand; it is
+        taken as it is, and updated in place. A mean-field guide of exponential families is seen in
+        natural coordinates; any other is known by its draws, and ``explain`` says so.
+    :param PyroOptim optim: drives what has no natural coordinates (see ``params``): parameters of
+        the model, modules, encoders. Adam with a learning rate of 0.01 if none is given.
     :param ELBO loss: a Pyro loss; its ``num_particles`` are the fewest draws of sampled factors.
+        For a guide that is known by its draws it is the ELBO itself, ``Trace_ELBO`` with ten draws
+        if left out.
     :param step_size: ``"auto"`` (the largest step that does not let the ELBO fall; decreasing steps
         where factors are sampled), a number in (0, 1], or a function of the step.
     :param blocks: ``"auto"`` merges latents, and elements of a plate, that are jointly
@@ -94,7 +113,7 @@ class BLR(Resumable):
     def __init__(
         self,
         model: Callable[..., Any],
-        guide: NaturalGuide,
+        guide: Callable[..., Any],
         optim: PyroOptim | None = None,
         loss: ELBO | None = None,
         *,
@@ -111,9 +130,13 @@ class BLR(Resumable):
         check_arguments(model, guide, optim, loss, step_size, blocks, on_sampled, check_every)
         check_rule(params, temperature, momentum, quad_tol, num_draws)
         self.model = model
-        self.guide = guide
-        guide.give_model(model)
-        self.optim = optim
+        self.guide: Any = guide
+        self.optim = Adam({"lr": 0.01}) if optim is None else optim
+        if isinstance(guide, NaturalGuide):
+            guide.give_model(model)
+            self._guide_part: NaturalGuide | GuideParameters = guide
+        else:
+            self._guide_part = GuideParameters(guide, self.optim)
         self.params = params
         self.temperature = float(temperature)
         self.momentum = float(momentum)
@@ -128,7 +151,11 @@ class BLR(Resumable):
         self.info = Info()
         self.on_sampled = on_sampled
         self._builder = EnergyBuilder(model, on_sampled, self.temperature)
-        self.parameters = ModelParameters(params, optim)
+        self.parameters = ModelParameters(params, self.optim)
+        #: The guide as the engine sees it: known at the first call, and not where a rule serves it.
+        self.view: LatentGuide | Any = guide if isinstance(guide, NaturalGuide) else None
+        #: The rule of a guide whose latents cannot be lifted.
+        self.rule: Rule | None = None
         self._memory = SweepMemory()
         self._momentum = Momentum(self.momentum)
         self._notes: tuple[str, ...] = ()
@@ -149,6 +176,8 @@ class BLR(Resumable):
         :raises NonFiniteError: for NaN or infinite data; for too many skipped steps in a row.
         :raises ImproperPosteriorError: for messages outside the cone.
         """
+        if (rule := self._rule(args, kwargs)) is not None:
+            return self.rule_step(rule, args, kwargs)
         loss, objective = self.advance(args, kwargs)
         settled = objective is not None and self.has_settled(objective, SAMPLED_TOL)
         if objective is not None and settled and self.sampling.error > SAMPLED_TOL / 2:
@@ -158,8 +187,10 @@ class BLR(Resumable):
     @_with_gradients
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """-ELBO at the guide's state, in nats, without a step."""
+        if (rule := self._rule(args, kwargs)) is not None:
+            return rule.loss(args, kwargs)
         objective = self._objective(args, kwargs)
-        value = objective.value(self.guide.naturals())
+        value = objective.value(self.view.naturals())
         objective.energy.check_finite(value, objective.draws)
         return -value.elbo
 
@@ -184,19 +215,36 @@ class BLR(Resumable):
         """
         reject_reserved(self.model)
         check_limits(max_steps, tol)
-        return run(self, args, kwargs, max_steps=max_steps, tol=tol, progress=progress)
+        limits: dict[str, Any] = {"max_steps": max_steps, "tol": tol, "progress": progress}
+        if (rule := self._rule(args, kwargs)) is not None:
+            return run_rule(self, rule, args, kwargs, **limits)
+        return run(self, args, kwargs, **limits)
 
     @_with_gradients
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """How each factor is evaluated and each parameter moved, and why; prints as a table."""
+        if (rule := self._rule(args, kwargs)) is not None:
+            return rule.explain(args, kwargs)
         energy = self._objective(args, kwargs).energy
-        return explain(energy, self._notes, self.parameters.explain(energy.traced))
+        return explain(
+            energy,
+            self._notes,
+            {**_explained(self.view), **self.parameters.explain(energy.traced)},
+        )
 
     @_with_gradients
     def messages(self, *args: Any, **kwargs: Any) -> dict[str, Natural]:
-        """dE_q[log p]/dmean_params at the guide's state, by block name: the sum of all messages."""
+        """dE_q[log p]/dmean_params at the guide's state, by block name: the sum of all messages.
+
+        :raises GuideError: for a guide that is known by its draws alone, or a point mass.
+        """
+        if self._rule(args, kwargs) is not None:
+            raise errors.GuideError(
+                f"{type(self.guide).__name__} has no messages: q is known by its draws alone, or "
+                "is a point mass. Mend: use AutoNatural(model)."
+            )
         objective = self._objective(args, kwargs)
-        messages = objective.messages(self.guide.naturals())
+        messages = objective.natural_messages(self.view.naturals())
         return {block.name: message for block, message in messages.items()}
 
     def invalidate(self) -> None:
@@ -236,11 +284,40 @@ class BLR(Resumable):
         """Whether the ELBO of a call is finite when it is evaluated anew."""
         try:
             objective = self._objective(args, kwargs)
-            value = objective.value(self.guide.naturals())
+            value = objective.value(self.view.naturals())
             objective.energy.check_finite(value, objective.draws)
         except errors.NonFiniteError:
             return False
         return True
+
+    def _rule(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Rule | None:
+        """The rule of a guide whose latents cannot be lifted; None where they can."""
+        if self.view is None and self.rule is None:
+            if self._copied is not None:
+                self.load_state_dict(self._copied, with_random=False)
+            with same_random_state() if self._is_resuming else nullcontext():
+                chosen = choose(
+                    *(self.guide, self._builder, self.loss, self.optim),
+                    *(self.sampling.noisy_count, args, kwargs),
+                )
+            if isinstance(chosen, Rule):
+                check_lifted_options(self.params, self.momentum)
+                self._builder.report_drawn(chosen.reason)
+                self.rule, self._is_resuming = chosen, False
+            else:
+                self.view = chosen
+                self.parameters.of_guide = parameters_of_points(chosen)
+        if isinstance(self._guide_part, GuideParameters):
+            self._guide_part.take_up(args, kwargs)
+        return self.rule
+
+    def rule_step(self, rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
+        """One step of such a guide; :meth:`step` and :meth:`fit` share it."""
+        size = scheduled(self.step_size, self.num_steps)
+        loss = rule.step(args, kwargs, decreasing(self.num_steps) if size is None else size)
+        self.num_steps += 1
+        self.info = Info(loss, rule.safety)
+        return loss
 
     def _objective(
         self,
@@ -253,26 +330,28 @@ class BLR(Resumable):
         :param kept: quadrature rules of the steps before, which serve as long as q moves little.
         """
         self._resume(args, kwargs)
-        self.guide.set_up(args, kwargs, self._builder)
+        self.view.set_up(args, kwargs, self._builder)
         energy = self._energy(args, kwargs)
-        objective = EnergyObjective(energy, None, self._builder.cache, (args, kwargs))
+        objective = objective_of(
+            charts_of(self.view), energy, None, self._builder.cache, (args, kwargs)
+        )
         if energy.needs_rules:
             with torch.no_grad():
-                energy.calibrate(_detached(self.guide.naturals()), self.quad_tol, kept)
+                energy.calibrate(objective.by_block(self.view.naturals()), self.quad_tol, kept)
         if energy.has_sampled:
-            objective.draws = self.sampling.fresh(self.guide.latents, energy.is_subsampled)
+            objective.draws = self.sampling.fresh(self.view.latents, energy.is_subsampled)
         self._builder.report_sampled(energy)
         return objective
 
     def _energy(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Energy:
         """Trace the model, its conjugate parameters lifted if they are to be maximised."""
-        latents, lifted = self.guide.latents, self.parameters.points.lifted
+        latents, lifted = self.view.latents, self.parameters.points.lifted
 
         def trace(lifted: Mapping[str, LiftedParameter]) -> Traced:
             return self._builder.trace(args, kwargs, latents, lifted)
 
         def build(traced: Traced, points: tuple[PointBlock, ...]) -> Energy:
-            return self._builder.build(traced, latents, self.guide.layout, points)
+            return self._builder.build(traced, latents, self.view.layout, points)
 
         try:
             traced = trace(lifted)
@@ -281,18 +360,19 @@ class BLR(Resumable):
                 raise
             self.parameters.forget()
             traced = trace({})
-        if not self._is_laid_out or not self.guide.suits(traced):
+        if not self._is_laid_out or not self.view.suits(traced):
             self._lay_out(traced)
-        energy = self.parameters.energy(traced, self.guide.layout, trace, build)
+        energy = self.parameters.energy(traced, self.view.layout, trace, build)
         if any(b.row_dims and not energy.is_conjugate_in(b) for b in energy.blocks):
             # What this call asks of the rows differs (a mask of some): so do their covariances.
             self._lay_out(traced)
-            energy = self.parameters.energy(traced, self.guide.layout, trace, build)
+            energy = self.parameters.energy(traced, self.view.layout, trace, build)
         return energy
 
     def _lay_out(self, traced: Traced) -> None:
-        self._notes = self.guide.lay_out(traced, self.blocks)
-        self.guide.check_taken_up()
+        self._notes = self.view.lay_out(traced, self.blocks)
+        if isinstance(self.view, NaturalGuide):
+            self.view.check_taken_up()
         self._is_laid_out = True
 
     def step_on(self, objective: EnergyObjective, watched: bool = False) -> float:
@@ -302,13 +382,13 @@ class BLR(Resumable):
             are taken from one backward pass; a sweep needs the first block's only.
         """
         energy = objective.energy
-        naturals = _detached(self.guide.naturals())
+        naturals = _detached(self.view.naturals())
         size = scheduled(self.step_size, self.num_steps)
         noisy = energy.is_subsampled or energy.has_jumps
         searched = not noisy and (size is None or size == 1.0)
         if energy.has_sampled and searched:
-            self.sampling.begin(self.guide.latents, energy.sampled_numbers)
-            objective.draws = self.sampling.common(self.guide.latents)
+            self.sampling.begin(self.view.latents, energy.sampled_numbers)
+            objective.draws = self.sampling.common(self.view.latents)
         few = searched and not watched
         # Conjugate messages are coefficients: the ELBO at the entry is then a number and no more.
         plain = few and objective.is_conjugate_in(objective.blocks[0]) and not energy.has_parameters
@@ -345,7 +425,7 @@ class BLR(Resumable):
         )
         self.set_state(after, objective)
         self.num_steps += 1
-        self.info = Info.of_step(objective, value, messages, after, safety, searched)
+        self.info = Info.of_step(objective, value, naturals, messages, after, safety, searched)
         return -value.elbo
 
     @property
@@ -359,8 +439,8 @@ class BLR(Resumable):
             return False
 
         def measured() -> float:
-            fresh = objective.with_draws(self.sampling.fresh(self.guide.latents))
-            naturals = _detached(self.guide.naturals())
+            fresh = objective.with_draws(self.sampling.fresh(self.view.latents))
+            naturals = _detached(self.view.naturals())
             return residual(naturals, fresh.messages(naturals))
 
         return self.sampling.has_settled(self._memory.residual, measured, tol)
@@ -368,11 +448,11 @@ class BLR(Resumable):
     def state(self, objective: EnergyObjective) -> dict[Block, Natural]:
         """The natural parameters of q and the values of the points, as they are now."""
         points = self.parameters.current(objective.energy.traced)
-        return {**_detached(self.guide.naturals()), **points}
+        return {**_detached(self.view.naturals()), **points}
 
     def set_state(self, new: Mapping[Block, Natural], objective: EnergyObjective) -> None:
         """Write natural parameters to the guide, and points to the param store."""
-        self.guide.write({b: new[b] for b in objective.blocks})
+        self.view.write({b: new[b] for b in objective.blocks})
         self.parameters.write(new, objective.energy.traced)
 
     def _check(self, objective: EnergyObjective, value: Value) -> None:
@@ -380,13 +460,13 @@ class BLR(Resumable):
 
         :raises StaleDataError: if they differ by more than rounding.
         """
-        fresh = EnergyBuilder(self.model, "ignore", self.temperature)
-        call, latents, points = objective.call, self.guide.latents, self.parameters.points
+        fresh = EnergyBuilder(self._builder.model, "ignore", self.temperature)
+        call, latents, points = objective.call, self.view.latents, self.parameters.points
         traced = fresh.trace(*call, latents, points.lifted)
-        energy = fresh.build(traced, latents, self.guide.layout, points.blocks)
-        energy.calibrate(_detached(self.guide.naturals()), self.quad_tol)
-        other = EnergyObjective(energy, objective.draws, fresh.cache, call)
-        now = other.value(self.guide.naturals())
+        energy = fresh.build(traced, latents, self.view.layout, points.blocks)
+        other = objective_of(charts_of(self.view), energy, objective.draws, fresh.cache, call)
+        energy.calibrate(other.by_block(self.view.naturals()), self.quad_tol)
+        now = other.value(self.view.naturals())
         if abs(now.elbo - value.elbo) > 1e-9 * max(now.magnitude, value.magnitude):
             raise errors.StaleDataError(
                 f"-ELBO is {-value.elbo:.6f} with what was computed from constants before, but "
@@ -398,3 +478,8 @@ class BLR(Resumable):
 
 def _detached(naturals: Mapping[Block, Natural]) -> dict[Block, Natural]:
     return {b: tuple(t.detach().clone() for t in n) for b, n in naturals.items()}
+
+
+def _explained(view: Any) -> Mapping[str, ParameterExplanation]:
+    """How the parameters of a user's own guide move; a guide in natural coordinates has none."""
+    return view.explain() if isinstance(view, View) else {}

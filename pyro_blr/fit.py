@@ -84,6 +84,38 @@ def run(
     return fit
 
 
+def run_rule(
+    blr: Any,
+    rule: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    max_steps: int,
+    tol: float | None,
+    progress: bool,
+) -> Fit:
+    """The loop of ``BLR.fit`` for a guide whose latents are not lifted.
+
+    The gap is the one at the entry of the last step, which can only have become smaller by it.
+    """
+    fit = Fit(blr=blr)
+    limit = _Watch(tol).tol
+    with tqdm(total=max_steps, disable=not progress, desc="BLR", leave=True) as bar:
+        while fit.steps < max_steps and not fit.converged:
+            fit.losses.append(blr.rule_step(rule, args, kwargs))
+            fit.steps += 1
+            bar.update()
+            bar.set_postfix_str(f"loss {fit.losses[-1]:.4f}", refresh=False)
+            fit.reason = rule.uncertified
+            if not fit.reason:
+                fit.gap = rule.gap
+                fit.converged = fit.gap <= limit
+                fit.reason = f"gap {fit.gap:.1e} nats, tol={limit:g}"
+    if not fit.converged:
+        fit.reason = f"max_steps={max_steps} reached; {fit.reason}"
+    return fit
+
+
 #: A residual that keeps more than this share of the last one shrinks slowly: a further hundredfold
 #: reduction would take more than seven sweeps, and a Newton step costs about as much.
 SLOW = 0.5
@@ -201,7 +233,7 @@ class _Watch:
                 "not certified: a sampled factor has jumps, which its gradient does not see"
             )
             return
-        naturals = {b: tuple(t.detach() for t in n) for b, n in blr.guide.naturals().items()}
+        naturals = {b: tuple(t.detach() for t in n) for b, n in blr.view.naturals().items()}
         products = []
         for _ in range(PAIRS):
             first, second = (blr._objective(*call).messages(naturals) for _ in range(2))
@@ -229,10 +261,10 @@ def independent_gap(blr: Any, objective: EnergyObjective) -> tuple[float, float]
     The expectation of a product of independent estimates has no noise in it, so this is the
     residual of the true ELBO, and near its optimum the gap.
     """
-    naturals = {b: tuple(t.detach() for t in n) for b, n in blr.guide.naturals().items()}
+    naturals = {b: tuple(t.detach() for t in n) for b, n in blr.view.naturals().items()}
     estimates = []
     for _ in range(PAIRS):
-        fresh = objective.with_draws(blr.sampling.fresh(blr.guide.latents))
+        fresh = objective.with_draws(blr.sampling.fresh(blr.view.latents))
         estimates.append(fresh.messages(naturals))
     pairs = list(combinations(estimates, 2))
     products = [_residual_product(naturals, first, second) for first, second in pairs]

@@ -38,13 +38,16 @@ class Info:
         cls,
         objective: EnergyObjective,
         value: Value,
+        before: Mapping[Block, Natural],
         messages: Mapping[Block, Natural],
         after: Mapping[Block, Natural],
         safety: Safety,
         searched: bool,
     ) -> "Info":
-        """The record of a step."""
-        before = {b: value.moments[b].natural for b in objective.blocks}
+        """The record of a step.
+
+        :param before: natural parameters at its entry.
+        """
         return cls(-value.elbo, safety, searched, objective, before, messages, after)
 
     @cached_property

@@ -10,7 +10,6 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from . import errors
 from .energy.energy import Energy, Naturals, Value
 from .energy.explanation import ParameterExplanation
 from .energy.parameters import LiftedParameter
@@ -38,10 +37,12 @@ class ModelParameters:
     :param optim: moves the parameters that are no points.
     """
 
-    def __init__(self, how: str, optim: PyroOptim | None) -> None:
+    def __init__(self, how: str, optim: PyroOptim) -> None:
         self.how = how
         self.optim = optim
         self.points = Points()
+        #: Parameters that take Newton's step under "optim" too: the points of a guide.
+        self.of_guide: frozenset[str] = frozenset()
         #: The parameters of the last step that are no points, and whether Newton's step moved them.
         self.others: set[str] = set()
         self.by_newton = False
@@ -105,6 +106,8 @@ class ModelParameters:
                 block = blocks[name]
                 update, family, reason = self.how, block.point.name, ""
                 together = tuple(s.name for s in block.sites)
+            elif name in self.of_guide:
+                update, reason = "Newton", "a point of the guide"
             elif self.how != "optim":
                 reason = self.points.reasons[name]
                 if self.by_newton and name in self.others:
@@ -144,7 +147,6 @@ class ModelParameters:
             local latents at their optimum.
         :param new: q and the points after this step, at which Newton's step is taken.
         :param retraced: the objective of the same call at the leaves as they are then.
-        :raises ArgumentError: if there are parameters that only an optimiser can move, and none.
         """
         others = {n: p for n, p in objective.energy.traced.parameters.items() if p.is_free}
         for name in self.points.by_name:
@@ -159,31 +161,21 @@ class ModelParameters:
         }
         self.others = set(others) if self.how == "optim" else set(used)
         self.by_newton = False
-        if used and self.how == "natural" and objective.energy.is_deterministic:
-            self.by_newton = _newton_step(objective, new, rho, list(used.values()), retraced)
-        if self.by_newton or not leaves:
-            return
-        if self.optim is None:
-            if self.others:
-                raise self._no_optimiser()
+        of_newton = set(used) if self.how == "natural" else self.of_guide & set(used)
+        if of_newton and objective.energy.is_deterministic:
+            chosen = [leaf for name, leaf in used.items() if name in of_newton]
+            self.by_newton = _newton_step(objective, new, rho, chosen, retraced)
+        if self.by_newton:
+            left = [name not in of_newton for name in others]
+            leaves = [leaf for leaf, keep in zip(leaves, left, strict=True) if keep]
+            gradient = tuple(g for g, keep in zip(gradient, left, strict=True) if keep)
+        if not leaves or (self.by_newton and self.how == "natural"):
             return
         for leaf, g in zip(leaves, gradient, strict=True):
             leaf.grad = torch.zeros_like(leaf) if g is None else g.to(leaf.dtype)
         self.optim(set(leaves))
         for leaf in leaves:
             leaf.grad = None
-
-    def _no_optimiser(self) -> errors.ArgumentError:
-        names = sorted(self.others)
-        if self.how == "optim":
-            why, other = "have no natural coordinates", ', or ask for EM by params="em"'
-        else:
-            reasons = (f"{n!r}: {self.points.reasons.get(n, 'unknown')}" for n in names)
-            why, other = f"have no M-step in closed form ({'; '.join(reasons)})", ""
-        return errors.ArgumentError(
-            f"the model has parameters {names}, which {why}. Mend: give BLR a Pyro optimiser, "
-            f"BLR(model, guide, pyro.optim.Adam({{'lr': 0.01}})){other}, or fix them."
-        )
 
 
 def _newton_step(

@@ -60,6 +60,10 @@ class EnergyObjective:
         """The points of the parameters, in the order of an M-step."""
         return tuple(self.energy.points)
 
+    def by_block(self, naturals: Naturals) -> dict[Block, Natural]:
+        """Natural parameters by the blocks of the energy, without their graph."""
+        return {block: _detached(natural) for block, natural in naturals.items()}
+
     def evaluate(self, naturals: Naturals, touching: Block | None = None) -> Value:
         """The ELBO with the graph that messages need."""
         with constants.using(self.cache):
@@ -77,11 +81,16 @@ class EnergyObjective:
         """
         known = self._known[torch.is_grad_enabled()]
         points = self.energy.points
-        for block in (*self.blocks, *points):
+        blocks = (*self.energy.blocks, *points)
+        for block in blocks:
             natural = naturals.get(block, points.get(block, ()))
             if block not in known or known[block][0] is not natural:
                 known[block] = (natural, statistics_of(block, _detached(natural)))
-        return {block: known[block][1] for block in (*self.blocks, *points)}
+        return {block: known[block][1] for block in blocks}
+
+    def natural_messages(self, naturals: Naturals) -> dict[Block, Natural]:
+        """The messages of every block in natural coordinates, whatever it moves in."""
+        return self.messages(naturals)
 
     def messages(self, naturals: Naturals, only: Block | None = None) -> dict[Block, Natural]:
         """dL/dmean_params of every block, or of one.

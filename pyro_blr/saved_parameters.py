@@ -32,26 +32,21 @@ class SavedParameters:
         """From a saved state."""
         return cls(dict(state["values"]), dict(state["optim"]))
 
-    def give(self, parameters: Mapping[str, Parameter], optim: PyroOptim | None) -> bool:
+    def give(self, parameters: Mapping[str, Parameter], optim: PyroOptim) -> bool:
         """Set the parameters of a run of the model; whether one was set.
 
         :raises CheckpointError: for a value of another shape, for parameters that were renamed, and
-            for an optimiser that is missing or another one.
+            for another optimiser.
         """
         if not self.values:
             return False
         self._check(parameters)
-        if self.optim and optim is None:
-            raise errors.CheckpointError(
-                f"the saved state holds that of an optimiser for {sorted(self.optim)}, but BLR was "
-                "made without one. Mend: BLR(model, guide, optim) with the optimiser that was used."
-            )
         given = [name for name in parameters if name in self.values]
         for name in given:
             leaf = parameters[name].leaf
             with torch.no_grad():
                 leaf.copy_(self.values.pop(name))
-            if optim is not None and name in self.optim:
+            if name in self.optim:
                 self._give_optimiser(name, leaf, optim)
         return bool(given)
 
@@ -85,15 +80,13 @@ class SavedParameters:
 
 
 def parameters_state(
-    leaves: Mapping[str, Tensor], optim: PyroOptim | None, pending: SavedParameters
+    leaves: Mapping[str, Tensor], optim: PyroOptim, pending: SavedParameters
 ) -> dict[str, Any]:
     """The parameters' values and optimisers as tensors, numbers and strings, by name.
 
     :param pending: what was loaded and not yet taken up.
     """
     values = {name: leaf.detach().clone() for name, leaf in leaves.items()}
-    states = {}
-    if optim is not None:
-        found = {name: optimiser_state(optim, leaf) for name, leaf in leaves.items()}
-        states = {name: state for name, state in found.items() if state is not None}
+    found = {name: optimiser_state(optim, leaf) for name, leaf in leaves.items()}
+    states = {name: state for name, state in found.items() if state is not None}
     return {"values": {**values, **pending.values}, "optim": {**states, **pending.optim}}

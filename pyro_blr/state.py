@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from . import errors
 from ._compat import without_state
 from .energy.energy import EnergyBuilder
+from .guide_parameters import GuideParameters
 from .guides.checkpoint import require
 from .guides.natural_guide import NaturalGuide
 from .model_parameters import ModelParameters
@@ -76,7 +77,9 @@ class Resumable:
     """An engine whose state can be saved and taken up."""
 
     model: Any
-    guide: NaturalGuide
+    guide: Any
+    view: Any
+    rule: Any
     optim: Any
     loss: Any
     num_steps: int
@@ -84,6 +87,8 @@ class Resumable:
     _energy: Any
     _builder: EnergyBuilder
     sampling: Sampling
+    #: The guide, or the parameters of one that holds them itself.
+    _guide_part: NaturalGuide | GuideParameters
     _memory: SweepMemory
     _momentum: Momentum
     _skips: Skips
@@ -97,7 +102,7 @@ class Resumable:
     def _parts(self) -> dict[str, Part]:
         """What remembers something from one step to the next; the guide refuses a state first."""
         return {
-            "guide": self.guide,
+            "guide": self._guide_part,
             "parameters": self.parameters,
             "averages": self.parameters.averages,
             "step_sizes": self._memory,
@@ -148,13 +153,17 @@ class Resumable:
             self.load_state_dict(self._copied, with_random=False)
         if self._is_resuming:
             with same_random_state():
-                self.guide.set_up(args, kwargs, self._builder)
+                self.view.set_up(args, kwargs, self._builder)
                 self._energy(args, kwargs)
             self._is_resuming = False
 
+    @property
+    def _has_seen_model(self) -> bool:
+        return self.rule is not None or (self.view is not None and self.view.is_set_up)
+
     def __reduce__(self) -> tuple[Any, ...]:
         options = {name: getattr(self, name) for name in OPTIONS}
-        state = self.state_dict() if self.guide.is_set_up or self._is_resuming else None
+        state = self.state_dict() if self._has_seen_model or self._is_resuming else None
         optim = without_state(self.optim)
         return _copy, (type(self), self.model, self.guide, optim, self.loss, options, state)
 
@@ -162,7 +171,7 @@ class Resumable:
 def _copy(
     kind: Any,
     model: Any,
-    guide: NaturalGuide,
+    guide: Any,
     optim: Any,
     loss: Any,
     options: dict[str, Any],

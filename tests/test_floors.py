@@ -19,28 +19,45 @@ FLOORS: dict[str, tuple[str, ...]] = {
     **{name: () for name in GROUND},
     "families": ("errors",),
     "lifting": ("errors", "families"),
-    "energy": ("errors", "_compat", "families", "lifting"),
+    "estimators": (),
+    "energy": ("errors", "_compat", "families", "lifting", "estimators"),
     "random_state": (),
-    "guides": ("errors", "_compat", "families", "lifting", "energy", "random_state"),
+    "conjugate_gradients": ("lifting.host",),
+    "guides": (
+        *("errors", "_compat", "families", "lifting", "energy"),
+        *("random_state", "conjugate_gradients"),
+    ),
     # A step sees families and an objective: no trace, no guide, and of lifting the waits alone.
-    "steps": ("errors", "families", "lifting.host"),
+    "steps": ("errors", "families", "lifting.host", "conjugate_gradients"),
     "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
+    "charted_objective": ("families", "lifting", "energy", "guides", "objective"),
+    "rules": ("errors", "_compat", "families", "energy", "guides", "steps", "random_state"),
     "info": ("families", "lifting", "energy", "steps", "objective"),
     "joint_objective": ("families", "lifting", "energy", "steps", "objective"),
-    "fit": ("lifting.host", "steps", "objective", "joint_objective"),
+    "sampling": ("energy",),
+    "fit": ("lifting.host", "steps", "objective", "joint_objective", "sampling"),
     "arguments": ("errors", "guides", "steps"),
     "saved_parameters": ("errors", "_compat", "energy"),
     "model_parameters": (
         *("errors", "families", "lifting", "energy", "steps", "objective", "saved_parameters"),
     ),
+    "guide_parameters": ("energy", "saved_parameters", "random_state"),
     "state": (
         *("errors", "_compat", "energy", "guides", "steps", "skips", "random_state"),
-        "model_parameters",
+        *("guide_parameters", "model_parameters", "sampling"),
     ),
     "blr": (
         *("errors", "families", "lifting", "energy", "guides", "steps"),
-        *("objective", "info", "fit", "arguments", "model_parameters", "skips", "state"),
+        *(
+            "objective",
+            "charted_objective",
+            "rules",
+            "sampling",
+            "guide_parameters",
+            "random_state",
+        ),
+        *("info", "fit", "arguments", "model_parameters", "skips", "state"),
     ),
     "arviz": (*GROUND, "energy", "guides", "blr"),
     # Stands apart: the idea in two files, an oracle for the tests.
@@ -60,7 +77,8 @@ PYRO = {
         "energy.domains",
         "energy.trace",
     ),
-    *("guides", "arguments", "model_parameters", "saved_parameters", "blr", "arviz", "minimal"),
+    *("guides", "rules", "arguments", "model_parameters", "saved_parameters"),
+    *("guide_parameters", "blr", "arviz", "minimal"),
 }
 
 # Files of one floor that need each other. The lower one imports the upper one inside a function.

@@ -364,5 +364,17 @@ class EnergyBuilder:
             if self.on_sampled == "warn":
                 warnings.warn(text, errors.SampledFactorWarning, stacklevel=4)
 
+    def report_drawn(self, reason: str) -> None:
+        """Warn of (or refuse) a guide that is known by its draws alone, once.
+
+        :param reason: why; empty where nothing is drawn.
+        :raises SampledFactorError: under ``on_sampled="error"``.
+        """
+        text = f"every factor is sampled from the guide: {reason}."
+        if reason and self.on_sampled == "error":
+            raise errors.SampledFactorError(text + ' Mend: use AutoNatural, or on_sampled="warn".')
+        if reason and self.on_sampled == "warn":
+            warnings.warn(text, errors.SampledFactorWarning, stacklevel=5)
+
 
 __all__ = ["ConstantFactor", "Energy", "EnergyBuilder", "Naturals", "Value"]

@@ -153,7 +153,8 @@ class LiftMessenger(Messenger):
         else:
             log_prob = _variable_log_density(self.latents[msg["name"]], fn, variable, value)
         _check_shape(msg, log_prob)
-        tempered = msg["is_observed"] and self.temperature != 1
+        is_data = msg["is_observed"] and not msg["infer"].get("_pyro_blr_point")
+        tempered = is_data and self.temperature != 1
         scale = msg["scale"] / self.temperature if tempered else msg["scale"]
         self.traced.sites.append(TracedSite(msg["name"], log_prob, scale, mask))
 

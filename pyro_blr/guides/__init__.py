@@ -6,5 +6,12 @@
 from .auto_natural import AutoNatural
 from .gaussian_guides import AutoNaturalMultivariateNormal, AutoNaturalNormal
 from .natural_guide import NaturalGuide
+from .natural_param import natural_param
 
-__all__ = ["AutoNatural", "AutoNaturalMultivariateNormal", "AutoNaturalNormal", "NaturalGuide"]
+__all__ = [
+    "AutoNatural",
+    "AutoNaturalMultivariateNormal",
+    "AutoNaturalNormal",
+    "NaturalGuide",
+    "natural_param",
+]

@@ -65,6 +65,14 @@ def choose_latents(
     return chosen
 
 
+def gaussian_latents(sites: Mapping[str, Any]) -> dict[str, Latent]:
+    """Latents that are all Gaussian, element by element, on their unconstrained spaces.
+
+    :param sites: the latent sites of a prototype trace, by name.
+    """
+    return {name: next(_candidates(name, site, Normal())) for name, site in sites.items()}
+
+
 def _candidates(name: str, site: Any, named: Any) -> Iterator[Latent]:
     """The laws to try for a latent, the last one of which always serves."""
     support = site["fn"].support
@@ -79,6 +87,28 @@ def _candidates(name: str, site: Any, named: Any) -> Iterator[Latent]:
     for family in sorted(_on_support(base), key=lambda f: f != prior):
         yield _own(name, site, family)
     yield unconstrained(name, site)
+
+
+def latent_of_law(name: str, site: Any, law: Any) -> Latent | None:
+    """The latent of a site whose q is a given distribution, or None if it is no law of a latent.
+
+    :param site: the site of the model.
+    :param law: its distribution in a guide.
+    """
+    q, base = unwrap(law), _base(site["fn"].support)
+    is_real = base is constraints.real or site["fn"].support is constraints.real_vector
+    if isinstance(q, torch.distributions.LogNormal):
+        positive = base in (constraints.positive, constraints.nonnegative)
+        return _scalar(unconstrained(name, site)) if positive else None
+    if isinstance(q, torch.distributions.Normal):
+        return _scalar(unconstrained(name, site)) if is_real else None
+    if isinstance(q, torch.distributions.MultivariateNormal):
+        latent = unconstrained(name, site) if is_real else None
+        return latent if latent is not None and latent.site.event_dim == 1 else None
+    family = find_family(q)
+    if family is None or family not in _on_support(base):
+        return None
+    return _own(name, site, family)
 
 
 def _on_support(base: Any) -> tuple[ExponentialFamily, ...]:

@@ -169,16 +169,7 @@ class AutoNaturalMultivariateNormal(_GaussianGuide):
 
         :param why: why the precision is no arrow-head.
         """
-        latents = self._named()
-        placements, offset = {}, 0
-        for latent in latents:
-            placements[latent.name] = Placement((), offset)
-            offset += prod(latent.site.shape)
-        smaller = arrow_blocks(latents)
-        check_dense(type(self).__name__, offset, latents[0].device, why or offered(smaller))
-        name = "+".join(n.name for n in latents)
-        sites = tuple(n.site for n in latents)
-        return Block(name, MultivariateNormal(), sites, (), offset, placements)
+        return joint_block(type(self).__name__, self._named(), why)
 
     @property
     def _size(self) -> int:
@@ -216,3 +207,19 @@ class AutoNaturalMultivariateNormal(_GaussianGuide):
         covariance = torch.cholesky_inverse(factor)[order][:, order]
         mean = ArrowMoments(block, natural).mean.detach()
         return mean[order], torch.linalg.cholesky(covariance)
+
+
+def joint_block(guide: str, latents: list[Latent], why: str = "") -> Block:
+    """One Gaussian block whose slices are the latents' variables, one after the other.
+
+    :param guide: the guide's name, for the error.
+    :param why: why nothing smaller serves.
+    :raises MemoryLimitError: if its precision matrix would not fit.
+    """
+    placements, offset = {}, 0
+    for latent in latents:
+        placements[latent.name] = Placement((), offset)
+        offset += prod(latent.site.shape)
+    check_dense(guide, offset, latents[0].device, why or offered(arrow_blocks(latents)))
+    name = "+".join(n.name for n in latents)
+    return Block(name, MultivariateNormal(), tuple(n.site for n in latents), (), offset, placements)

@@ -91,7 +91,7 @@ def initial_natural(latent: Latent, site: Any, value: Tensor, init_scale: float)
             for n, d in zip(natural, latent.family.natural_event_dims, strict=True)
         )
     except (errors.ArgumentError, RuntimeError):
-        return _from_location(latent, value.double())
+        return from_location(latent, value.double())
 
 
 def gaussian_natural(latent: Latent, mean: Tensor, scale: float) -> Natural:
@@ -106,7 +106,8 @@ def gaussian_natural(latent: Latent, mean: Tensor, scale: float) -> Natural:
     return linear, square.expand(*block.batch_shape, size, size)
 
 
-def _from_location(latent: Latent, value: Tensor) -> Natural:
+def from_location(latent: Latent, value: Tensor) -> Natural:
+    """Natural parameters of a family that is no Gaussian's, with a mean near a value."""
     family = latent.family
     if isinstance(family, Wishart):
         size = value.shape[-1]

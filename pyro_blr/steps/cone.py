@@ -24,6 +24,8 @@ class Safety:
     retractions: int = 0
     halvings: int = 0
     refused: int = 0
+    #: Steps of noisy messages that were shortened to a bound in nats.
+    shortened: int = 0
 
 
 def plain(natural: Natural, message: Natural, rho: float) -> Natural:
@@ -92,6 +94,27 @@ def safe_step(
             return proposal
     safety.refused += 1
     return None
+
+
+def bounded(
+    family: ExponentialFamily,
+    natural: Natural,
+    message: Natural,
+    rho: float,
+    nats: float,
+    safety: Safety,
+) -> float:
+    """The step size, made smaller where the step ``rho^2 d'Fd / 2`` would be longer than a bound.
+
+    :param nats: the bound; 1/2 is one standard deviation of a Gaussian's mean.
+    """
+    direction = tuple(m - n for m, n in zip(message, natural, strict=True))
+    length = 0.5 * rho**2 * host.number(squared_norm(family, natural, direction))
+    if not length > nats:
+        return rho
+    safety.shortened += 1
+    shorter: float = rho * (nats / length) ** 0.5
+    return shorter
 
 
 def fisher_product(family: ExponentialFamily, natural: Natural, direction: Natural) -> Natural:

@@ -10,6 +10,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor
 from torch.distributions import constraints
@@ -19,7 +20,6 @@ from pyro_blr.guides import (
     AutoNatural,
     AutoNaturalMultivariateNormal,
     AutoNaturalNormal,
-    NaturalGuide,
 )
 from pyro_blr.steps.cone import Safety
 
@@ -123,6 +123,14 @@ class Module(PyroModule):
             pyro.sample("y", dist.Normal(mean, self.scale), obs=Y)
 
 
+def amortised() -> None:
+    """A guide that is known by its draws alone."""
+    pyro.sample("a", dist.Normal(pyro.param("a_loc", torch.tensor(0.0)), 0.5))
+    slope = pyro.param("slope", torch.tensor(0.1))
+    with pyro.plate("data", N, subsample_size=6) as index:
+        pyro.sample("z", dist.Normal(slope * Y[index], 0.5))
+
+
 def adam() -> Any:
     return pyro.optim.Adam({"lr": 0.05})
 
@@ -150,7 +158,7 @@ class Run:
 
     name: str
     model: Callable[[], Callable[..., Any]]
-    guide: Callable[..., NaturalGuide] = AutoNatural
+    guide: Callable[..., Any] = AutoNatural
     optim: Callable[[], Any] = lambda: None
     options: dict[str, Any] = field(default_factory=dict)
     args: Callable[[int], tuple[Any, ...]] = lambda step: ()
@@ -180,6 +188,9 @@ RUNS = [
     Run("one Gaussian", of(logistic), guide=AutoNaturalMultivariateNormal),
     Run("diagonal Gaussian", of(regression), guide=AutoNaturalNormal),
     Run("sampled", of(norm)),
+    Run("Pyro's AutoNormal", of(logistic), guide=AutoNormal),
+    Run("Pyro's AutoDelta", of(logistic), guide=AutoDelta),
+    Run("hand-written guide", of(drawn_rows), guide=lambda _: amortised, optim=adam),
     Run("schedule", of(logistic), options={"step_size": lambda t: (t + 2) ** -0.6}),
     Run("momentum", of(logistic), options={"momentum": 0.5}),
     Run("momentum at a fixed step", of(regression), options={"momentum": 0.3, "step_size": 0.5}),
@@ -214,9 +225,12 @@ def on_disk(state: Any) -> Any:
 def everything(blr: BLR) -> dict[str, Tensor]:
     """All tensors that a run has reached, by name."""
     found = {}
-    for block, natural in blr.guide.naturals().items():
+    held = {} if blr.view is None else blr.view.naturals()
+    for block, natural in held.items():
         found |= {f"{block.name}, {block.family.name} {k}": n for k, n in enumerate(natural)}
-    return {n: t.detach().clone() for n, t in (*found.items(), *blr.parameters._leaves.items())}
+    store = {f"stored {n}": t for n, t in pyro.get_param_store().named_parameters()}
+    items = (*found.items(), *blr.parameters._leaves.items(), *store.items())
+    return {n: t.detach().clone() for n, t in items}
 
 
 def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:

@@ -144,15 +144,6 @@ def test_a_later_version() -> None:
         engine(model).load_state_dict(state)
 
 
-def test_no_optimiser() -> None:
-    state = saved()
-    pyro.clear_param_store()
-    blr = BLR(model, AutoNatural(model))
-    blr.load_state_dict(state)
-    with pytest.raises(CheckpointError, match=r"'v'.*Mend:"):
-        blr.step()
-
-
 def test_another_optimiser() -> None:
     state = saved()
     blr = engine(model, pyro.optim.SGD({"lr": 0.1}))

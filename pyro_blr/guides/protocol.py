@@ -1,0 +1,49 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the engine needs of a guide: latents, the blocks that hold them, and natural parameters."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ..energy.energy import EnergyBuilder, Naturals
+from ..energy.latents import Latent
+from ..energy.trace import Traced
+from ..families import Natural
+from ..lifting.blocks import Block
+
+
+class LatentGuide(Protocol):
+    """A guide, or a view of one, whose latents can be lifted.
+
+    ``NaturalGuide`` is one; the views of Pyro's own guides and of hand-written ones are others.
+    """
+
+    @property
+    def latents(self) -> Mapping[str, Latent]:
+        """The latents, by site name."""
+
+    @property
+    def layout(self) -> Mapping[str, Block]:
+        """The block that holds each site."""
+
+    @property
+    def is_set_up(self) -> bool:
+        """Whether the latents are known."""
+
+    def set_up(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], builder: EnergyBuilder | None = None
+    ) -> None:
+        """Find the latents at the first call; later ones do nothing."""
+
+    def naturals(self) -> dict[Block, Natural]:
+        """The natural parameters of every block as they are now, in float64."""
+
+    def write(self, naturals: Naturals) -> None:
+        """Set natural parameters, in place."""
+
+    def lay_out(self, traced: Traced, how: str) -> tuple[str, ...]:
+        """Choose the blocks for the factors of a model; return notes for the explanation."""
+
+    def suits(self, traced: Traced) -> bool:
+        """Whether the blocks serve a call."""

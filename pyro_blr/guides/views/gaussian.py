@@ -1,0 +1,204 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Views of Pyro's Gaussian guides: AutoNormal, AutoDiagonalNormal, the multivariate ones."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import transform_to
+
+from ... import errors
+from ...energy.energy import Naturals
+from ...energy.explanation import ParameterExplanation
+from ...energy.parameters import Parameter
+from ...families import Natural
+from ...lifting.blocks import Block
+from ..choice import gaussian_latents
+from ..gaussian_guides import joint_block
+from .charts import charted
+from .leaves import parameter_of, symmetric_inverse
+from .view import View, exactly
+
+
+class _AutoView(View):
+    """Every site is Gaussian on its unconstrained space; sites are in the prototype's order."""
+
+    def find_latents(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        sites = dict(self.guide.prototype_trace.iter_stochastic_nodes())
+        self.check_sites(sites)
+        self.latents = gaussian_latents(sites)
+        self.layout = {s.name: block for block in self._blocks_of() for s in block.sites}
+
+    def check_sites(self, sites: Mapping[str, Any]) -> None:
+        """Refuse what the guide cannot hold."""
+
+    def _blocks_of(self) -> list[Block]:
+        return [latent.block() for latent in self.latents.values()]
+
+    @abstractmethod
+    def parameters(self) -> list[Parameter]:
+        """The parameters of the guide."""
+
+    def explain(self) -> dict[str, ParameterExplanation]:
+        return {p.name: exactly(p.name, "the map is the identity") for p in self.parameters()}
+
+
+class NormalView(_AutoView):
+    """``AutoNormal``: a location and a scale a site, each element independent."""
+
+    def parameters(self) -> list[Parameter]:
+        return [p for name in self.latents for p in self._of_site(name)]
+
+    def _of_site(self, name: str) -> tuple[Parameter, Parameter]:
+        locs, scales = (parameter_of(self.guide, f"{kind}.{name}") for kind in ("locs", "scales"))
+        return locs, scales
+
+    def naturals(self) -> dict[Block, Natural]:
+        result = {}
+        for name, block in self.layout.items():
+            loc, scale = (p.now.double().reshape(block.batch_shape) for p in self._of_site(name))
+            result[block] = normal_natural(loc, scale)
+        return result
+
+    def set_naturals(self, naturals: Naturals) -> None:
+        for block, natural in naturals.items():
+            for parameter, value in zip(self._of_site(block.name), loc_scale(natural), strict=True):
+                parameter.write(value.reshape(parameter.value.shape))
+
+
+class _VectorView(_AutoView):
+    """A guide over one vector, the sites' unconstrained values one after the other."""
+
+    def check_sites(self, sites: Mapping[str, Any]) -> None:
+        """Refuse latents of a subsampled plate: this kind of guide holds the subsample's rows only.
+
+        :raises GuideError: naming the site and the plate.
+        """
+        for name, site in sites.items():
+            for frame in site["cond_indep_stack"]:
+                if frame.full_size not in (None, frame.size):
+                    raise errors.GuideError(
+                        f"latent {name!r} is in the plate {frame.name!r}, of which the model takes "
+                        f"{frame.size} of {frame.full_size} rows, and {self.name} has one vector "
+                        "for the rows of every subsample. Mend: use AutoNormal, which holds a "
+                        "location and a scale for each row."
+                    )
+
+    def _read(self, name: str) -> Parameter:
+        return parameter_of(self.guide, name)
+
+
+class DiagonalNormalView(_VectorView):
+    """``AutoDiagonalNormal``: one vector of locations and one of scales."""
+
+    def parameters(self) -> list[Parameter]:
+        return [self._read("loc"), self._read("scale")]
+
+    def _slices(self) -> Iterable[tuple[Block, slice]]:
+        start = 0
+        for block in self.layout.values():
+            size = prod(block.batch_shape)
+            yield block, slice(start, start + size)
+            start += size
+
+    def naturals(self) -> dict[Block, Natural]:
+        loc, scale = (p.now.double() for p in self.parameters())
+        return {
+            b: normal_natural(loc[s].reshape(b.batch_shape), scale[s].reshape(b.batch_shape))
+            for b, s in self._slices()
+        }
+
+    def set_naturals(self, naturals: Naturals) -> None:
+        after = self.naturals() | dict(naturals)
+        parts = [[v.reshape(-1) for v in loc_scale(after[b])] for b in self.layout.values()]
+        for parameter, values in zip(self.parameters(), zip(*parts, strict=True), strict=True):
+            parameter.write(torch.cat(values))
+
+
+class MultivariateNormalView(_VectorView):
+    """``AutoMultivariateNormal``: a location and the factor ``scale[:, None] * scale_tril``.
+
+    ``scale_tril`` has a unit diagonal, so that ``scale`` is the diagonal of the Cholesky factor and
+    each covariance has one factor of this form.
+    """
+
+    def _blocks_of(self) -> list[Block]:
+        return [joint_block(self.name, list(self.latents.values()))]
+
+    def parameters(self) -> list[Parameter]:
+        return [self._read(name) for name in ("loc", "scale", "scale_tril")]
+
+    def naturals(self) -> dict[Block, Natural]:
+        loc, scale, unit = (p.now.double() for p in self.parameters())
+        precision = torch.cholesky_inverse(scale.unsqueeze(-1) * unit)
+        (block,) = self.blocks
+        return {block: (precision @ loc, -0.5 * precision)}
+
+    def set_naturals(self, naturals: Naturals) -> None:
+        ((linear, square),) = naturals.values()
+        covariance, factor = symmetric_inverse(-2 * square)
+        scale = factor.diagonal()
+        values = (covariance @ linear, scale, factor / scale.unsqueeze(-1))
+        for parameter, value in zip(self.parameters(), values, strict=True):
+            parameter.write(value)
+
+
+def normal_natural(loc: Tensor, scale: Tensor) -> Natural:
+    """The natural parameters of independent Gaussians."""
+    precision = scale.square().reciprocal()
+    return precision * loc, -0.5 * precision
+
+
+def loc_scale(natural: Natural) -> tuple[Tensor, Tensor]:
+    """The means and standard deviations of independent Gaussians."""
+    variance = -0.5 / natural[1]
+    return natural[0] * variance, variance.sqrt()
+
+
+class LowRankView(_VectorView):
+    """``AutoLowRankMultivariateNormal``: the covariance is ``diag(s) (1 + W W') diag(s)``.
+
+    Covariances of this form are a curved family, so the guide's own parameters, loc, the
+    unconstrained s and W, are a chart: the Fisher matrix of the Gaussian is pulled back to them
+    (arXiv 2102.07405). The moments are those of the full Gaussian, D x D.
+    """
+
+    def find_latents(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        super().find_latents(args, kwargs)
+        (block,) = self.blocks
+        self.charts = (charted(block, self._natural),)
+
+    def _blocks_of(self) -> list[Block]:
+        return [joint_block(self.name, list(self.latents.values()))]
+
+    def parameters(self) -> list[Parameter]:
+        return [self._read(name) for name in ("loc", "scale", "cov_factor")]
+
+    def _natural(self, theta: Natural) -> Natural:
+        loc, leaf, factor = theta
+        inverse = transform_to(self.guide.scale_constraint)(leaf).double().reciprocal()
+        factor = factor.double()
+        # Woodbury: (1 + W W')^-1 = 1 - W (1 + W'W)^-1 W', whose inner matrix is always regular.
+        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        inner = torch.linalg.cholesky_ex(eye + factor.mT @ factor)[0]
+        root = torch.linalg.solve_triangular(inner, factor.mT, upper=False) * inverse
+        precision = inverse.square().diag() - root.mT @ root
+        return precision @ loc.double(), -0.5 * precision
+
+    def naturals(self) -> dict[Block, Natural]:
+        return {self.charts[0]: tuple(p.leaf.detach() for p in self.parameters())}
+
+    def set_naturals(self, naturals: Naturals) -> None:
+        (theta,) = naturals.values()
+        for parameter, value in zip(self.parameters(), theta, strict=True):
+            parameter.leaf.copy_(value)
+
+    def explain(self) -> dict[str, ParameterExplanation]:
+        names = tuple(p.name for p in self.parameters())
+        reason = "natural gradient by the Fisher matrix of the Gaussian"
+        return {n: ParameterExplanation(n, "pulled back", "", names, reason) for n in names}

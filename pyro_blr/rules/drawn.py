@@ -1,0 +1,116 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The rule where q is known by the guide's draws alone: structured, amortised, any control flow."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ..energy.explanation import Explanation, FactorExplanation, ParameterExplanation
+from ..families import Natural
+from ..guides.natural_param import NaturalParam, listening
+from ..steps.cone import bounded, safe_step
+from .protocol import Rule, captured, check_number
+
+#: The longest step in natural parameters: about one standard deviation. It only binds far from an
+#: optimum, or where a single draw says little.
+MAX_NATS = 0.5
+
+
+class DrawnRule(Rule):
+    """Pyro's own ELBO at draws of the guide; what has natural coordinates takes natural gradients.
+
+    One backward pass serves all parameters. For natural parameters that the guide has from
+    ``natural_param`` the gradient in the mean parameters is F^-1 times the one in the natural
+    parameters, so that
+
+        message = natural - F^-1 dloss/dnatural,     natural <- (1 - rho) natural + rho message,
+
+    inside the cone; every other parameter is moved by the optimiser.
+    """
+
+    _naturals: Sequence[NaturalParam] = ()
+
+    @property
+    def uncertified(self) -> str:
+        return "not certified: q is known by its draws alone"
+
+    def step(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rho: float) -> float:
+        self.check(args, kwargs)
+        with listening() as heard, poutine.trace(param_only=True) as capture:
+            loss = float(self.elbo.loss_and_grads(self.model, self.guide, *args, **kwargs))
+        leaves = captured(capture.trace)
+        try:
+            check_number(loss)
+            # A guide that was compiled (JitTrace_ELBO) asks for them at its first call only.
+            self._naturals = heard or self._naturals
+            own = self._natural_step(self._naturals, rho)
+            others = {leaf for leaf in leaves.values() if id(leaf) not in own}
+            if others:
+                self.optim(others)
+        finally:
+            for leaf in leaves.values():
+                leaf.grad = None
+        return loss
+
+    def _natural_step(self, naturals: Sequence[NaturalParam], rho: float) -> set[int]:
+        """Move the natural parameters; return the identities of their leaves."""
+        moved: set[int] = set()
+        for held in naturals:
+            if id(held.leaves[0]) in moved:
+                continue
+            moved |= {id(leaf) for leaf in held.leaves}
+            natural = tuple(leaf.detach().clone() for leaf in held.leaves)
+            gradient = held.family.symmetrize(tuple(_gradient(leaf) for leaf in held.leaves))
+            with torch.no_grad():
+                step = held.family.inverse_fisher(natural, gradient)
+                message = tuple(n - s / held.scale for n, s in zip(natural, step, strict=True))
+                new = self._safe_step(held, natural, message, rho)
+                for leaf, value in zip(held.leaves, natural if new is None else new, strict=True):
+                    leaf.copy_(value)
+        return moved
+
+    def _safe_step(
+        self, held: NaturalParam, natural: Natural, message: Natural, rho: float
+    ) -> Natural | None:
+        """The step inside the cone: of one draw a message may be off by orders of magnitude."""
+        with torch.enable_grad():
+            size = bounded(held.family, natural, message, rho, MAX_NATS, self.safety)
+        return safe_step(held.family, natural, message, size, self.safety)
+
+    def explain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Explanation:
+        with listening() as naturals:
+            sites = self.sites(args, kwargs)
+        sites.check(self.elbo)
+        own = {id(leaf): p for p in naturals for leaf in p.leaves}
+        latents = tuple(sites.of_guide)
+        factors = tuple(
+            FactorExplanation(name, "sampled", False, latents, self.reason, 0.0)
+            for name in sites.of_model
+        )
+        parameters = {}
+        for trace in (sites.guide, sites.model):
+            for name, leaf in captured(trace).items():
+                parameters[name] = _explained(name, own.get(id(leaf)))
+        note = (
+            f"every factor is sampled from the guide, {self.elbo.num_particles} draws a step: "
+            f"{self.reason}"
+        )
+        return Explanation(factors, tuple((n,) for n in latents), (note,), parameters)
+
+
+def _gradient(leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.detach()
+
+
+def _explained(name: str, held: NaturalParam | None) -> ParameterExplanation:
+    if held is None:
+        reason = "it has no natural coordinates"
+        return ParameterExplanation(name, "optim", "", (name,), reason)
+    together = tuple(f"{held.name}.natural_{k}" for k in range(len(held.leaves)))
+    reason = f"natural parameters of a {held.family.name}"
+    return ParameterExplanation(name, "natural gradient", "", together, reason)
