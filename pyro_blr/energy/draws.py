@@ -55,7 +55,9 @@ class Draws:
     def _gaussian_noise(self, block: Block, own: GaussianMoments, i: int) -> Tensor:
         pair, odd = divmod(i, 2)
         if (block, pair) not in self._noise:
-            self._noise[block, pair] = torch.randn_like(own.leaves[0].detach())
+            self._noise[block, pair] = torch.randn(
+                own.noise_shape, dtype=own.leaves[0].dtype, device=own.leaves[0].device
+            )
         noise = self._noise[block, pair]
         return -noise if odd else noise
 

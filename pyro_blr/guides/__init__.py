@@ -5,6 +5,13 @@
 
 from .auto_natural import AutoNatural
 from .gaussian_guides import AutoNaturalMultivariateNormal, AutoNaturalNormal
+from .low_rank_guide import AutoNaturalLowRankMultivariateNormal
 from .natural_guide import NaturalGuide
 
-__all__ = ["AutoNatural", "AutoNaturalMultivariateNormal", "AutoNaturalNormal", "NaturalGuide"]
+__all__ = [
+    "AutoNatural",
+    "AutoNaturalLowRankMultivariateNormal",
+    "AutoNaturalMultivariateNormal",
+    "AutoNaturalNormal",
+    "NaturalGuide",
+]

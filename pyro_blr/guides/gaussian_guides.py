@@ -3,6 +3,7 @@
 
 """Gaussian guides over the unconstrained space of all sites, or of those that are named."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from .. import errors
 from ..energy.latents import Latent
-from ..families import MultivariateNormal, Normal
+from ..families import ExponentialFamily, MultivariateNormal, Normal
 from ..lifting.blocks import Block, Placement
 from ..lifting.moments import GaussianMoments
 from .choice import TraceLatents, choose_latents
@@ -60,7 +61,36 @@ class AutoNaturalNormal(_GaussianGuide):
     """
 
 
-class AutoNaturalMultivariateNormal(_GaussianGuide):
+class JointGaussianGuide(_GaussianGuide):
+    """All named sites are slices of one Gaussian vector; kinds of guide say of which family."""
+
+    @abstractmethod
+    def _family(self, size: int) -> ExponentialFamily:
+        """The family of the joint block.
+
+        :param size: the number of elements D.
+        """
+
+    def _first_blocks(self) -> list[Block]:
+        named = self._named()
+        rest = [n.block() for n in self.latents.values() if n not in named]
+        return [self._joint(named), *rest] if named else rest
+
+    def _joint(self, latents: list[Latent]) -> Block:
+        placements, offset = {}, 0
+        for latent in latents:
+            placements[latent.name] = Placement((), offset)
+            offset += prod(latent.site.shape)
+        name = "+".join(n.name for n in latents)
+        sites = tuple(n.site for n in latents)
+        return Block(name, self._family(offset), sites, (), offset, placements)
+
+    @property
+    def _joint_block(self) -> Block:
+        return self.layout[self._named()[0].name]
+
+
+class AutoNaturalMultivariateNormal(JointGaussianGuide):
     """One Gaussian with a full covariance over all sites, as ``AutoMultivariateNormal``.
 
     The sites are slices of one latent vector, so cross-covariances enter every expectation: a
@@ -77,27 +107,16 @@ class AutoNaturalMultivariateNormal(_GaussianGuide):
     :raises MemoryLimitError: at the first call, if the precision matrix would not fit.
     """
 
-    def _first_blocks(self) -> list[Block]:
-        named = self._named()
-        rest = [n.block() for n in self.latents.values() if n not in named]
-        return [self._joint(named), *rest] if named else rest
-
-    def _joint(self, latents: list[Latent]) -> Block:
-        placements, offset = {}, 0
-        for latent in latents:
-            placements[latent.name] = Placement((), offset)
-            offset += prod(latent.site.shape)
-        check_memory(type(self).__name__, offset, latents[0].device)
-        name = "+".join(n.name for n in latents)
-        sites = tuple(n.site for n in latents)
-        return Block(name, MultivariateNormal(), sites, (), offset, placements)
+    def _family(self, size: int) -> ExponentialFamily:
+        check_memory(type(self).__name__, size, self._named()[0].device)
+        return MultivariateNormal()
 
     def joint(self) -> tuple[Tensor, Tensor]:
         """The mean and the Cholesky factor of the covariance on the unconstrained space, float64.
 
         The order is that of ``latents``, each site's elements row by row. # shape: (D,), (D, D)
         """
-        block = self.layout[self._named()[0].name]
+        block = self._joint_block
         with torch.no_grad():
             moments = GaussianMoments(block, detached(self.naturals()[block]))
             return moments.mean.detach(), torch.linalg.cholesky(moments.covariance.detach())
