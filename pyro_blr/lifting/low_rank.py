@@ -110,6 +110,33 @@ class LowRankCovariance:
         solved = _conjugate_gradients(self._whitened_fisher, self._precondition, whitened)
         return self._vector(solved)
 
+    def damped_step(self, direction: Pair, rho: float) -> Pair:
+        """The x that solves ``(rho F + (1 - rho) C) x = rho F direction``.
+
+        C is the Fisher matrix of z together with the noise that it is made of, ``z = m + W e1 +
+        d^1/2 e2``: ``tr(dW' diag(d)^-1 dW) + |dlogd|^2 / 2``. It is never singular.
+        """
+        if rho == 1.0:
+            return direction
+        first, second = self._whitened_fisher(self._whitened(direction))
+
+        def times(vector: Pair) -> Pair:
+            product = self._whitened_fisher(vector)
+            damped = (1 - rho) * vector[0], 0.5 * (1 - rho) * vector[1]
+            return _plus(damped, product, rho)
+
+        def precondition(covector: Pair) -> Pair:
+            columns, change = covector
+            outer = rho * self.share + (1 - rho)
+            inner = rho * self.share / self.grown.unsqueeze(-1) + (1 - rho)
+            along = self.left.mT @ columns
+            grown = (columns - self.left @ along) / outer + self.left @ (along / inner)
+            own = 0.5 * (rho * (1 - self._explained).square() + (1 - rho))
+            return grown, change / own
+
+        solved = _conjugate_gradients(times, precondition, (rho * first, rho * second))
+        return self._vector(solved)
+
     def horizontal(self, covector: Pair) -> Pair:
         """The part of a covector that is 0 along rotations, which is all of a gradient's."""
         return self._covector(self.horizontal_covector(self._whitened_covector(covector)))
@@ -146,6 +173,21 @@ class LowRankCovariance:
         square = self.singular.square().unsqueeze(-1)
         grown = columns + self.left @ (square * (self.left.mT @ columns))
         return grown * self._inverse_share, 2 * change / (1 - self._explained).square()
+
+    def relative_change(self, vector: Pair) -> Tensor:
+        """A bound on the largest eigenvalue of ``S dSigma``, in absolute value.
+
+        ``T^1/2 (X V s' + ...) T^1/2`` has twice the norm of ``T^1/2 X diag(a)^1/2`` at most, and
+        ``T^1/2 diag(x) T^1/2`` that of x, since T is at most 1.
+        """
+        matrix, change = self._whitened(vector)
+        inner = matrix.mT @ self._whitened_precision_times(matrix)
+        weight = self.share.sqrt()
+        largest = torch.linalg.eigvalsh(weight.unsqueeze(-1) * inner * weight)[..., -1]
+        longest = torch.linalg.eigvalsh(inner)[..., -1]
+        return torch.maximum(
+            2 * largest.clamp_min(0).sqrt() + change.abs().amax(-1), longest.clamp_min(0).sqrt()
+        )
 
     # To the whitened frame and back
 

@@ -63,6 +63,24 @@ class LowRankNormal(ExponentialFamily):
         factor, log_diagonal = self.covariance(coordinates).log_determinant_gradient()
         return torch.zeros_like(coordinates[0]), factor, log_diagonal
 
+    def relative_change(self, coordinates: Natural, direction: Natural) -> Tensor:
+        """A bound on the change of any variance along a tangent vector, as a share of it."""
+        return self.covariance(coordinates).relative_change((direction[1], direction[2]))
+
+    def moved(self, coordinates: Natural, direction: Natural, rho: float) -> Natural:
+        """``coordinates + rho direction``, the mean in the metric of the new covariance."""
+        mean, factor, log_diagonal = coordinates
+        covariance = self.covariance(coordinates)
+        gradient = covariance.precision_times(direction[0])
+        step = covariance.damped_step((direction[1], direction[2]), rho)
+        change = float(covariance.relative_change(step))
+        scale = 1 / change if change > 1 else 1.0
+        rho = rho * scale
+        factor = factor + scale * step[0]
+        log_diagonal = log_diagonal + scale * step[1]
+        spread = factor @ (factor.mT @ gradient) + log_diagonal.exp() * gradient
+        return mean + rho * spread, factor, log_diagonal
+
     def in_domain(self, natural: Natural) -> Tensor:
         """Whether all coordinates are numbers, and d a positive one in floating point."""
         mean, factor, log_diagonal = natural

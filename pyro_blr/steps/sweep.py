@@ -9,7 +9,17 @@ from dataclasses import dataclass, field
 
 from .. import errors
 from ..families import Natural
-from .cone import MAX_HALVINGS, Safety, has_retraction, inside, plain, retract, safe_step
+from .cone import (
+    MAX_HALVINGS,
+    Safety,
+    Steps,
+    has_retraction,
+    inside,
+    plain,
+    retract,
+    safe_step,
+    steps_towards,
+)
 from .objective import Block, Evaluation, Naturals, Objective
 
 #: An ELBO that falls by less than this times its magnitude has not fallen: each term carries a few
@@ -96,8 +106,9 @@ def _searched_step(
     """The largest halved step that stays inside the cone and does not let the ELBO fall."""
     natural = current[block]
     before = objective.value(current, block)
+    step = steps_towards(block.family, natural, message)
     for _ in range(MAX_HALVINGS):
-        for proposal, retracted in _proposals(block, natural, message, rho):
+        for proposal, retracted in _proposals(block, natural, message, rho, step):
             after = objective.value({**current, block: proposal}, block)
             if has_not_fallen(before, after):
                 safety.retractions += retracted
@@ -117,10 +128,10 @@ def has_not_fallen(before: Evaluation, after: Evaluation) -> bool:
 
 
 def _proposals(
-    block: Block, natural: Natural, message: Natural, rho: float
+    block: Block, natural: Natural, message: Natural, rho: float, step: Steps
 ) -> list[tuple[Natural, int]]:
     """The plain step if it is inside the cone, else the retraction if that is."""
-    proposal = plain(natural, message, rho)
+    proposal = step(rho)
     if inside(block.family, proposal):
         return [(proposal, 0)]
     if has_retraction(block.family):
