@@ -33,13 +33,11 @@ RELATIVE = 1e-10
 #: More iterations than this are not taken: every iterate is a direction in which the ELBO rises.
 MAX_ITERATIONS = 200
 
-#: A direction whose Fisher length is below this share of the preconditioner's does not move q: the
-#: squared lengths of rotations, and of what W and d have in common where K is near D, are rounding.
-FLAT = 1e-12
-
-#: A singular value of the whitened W below this share of the largest is none, so that the columns
-#: of W are dependent: q does not depend to first order on a column that is 0.
-DEPENDENT = 1e-12
+#: The share of C in the metric. F is singular where a column of W or an element of d is 0, and an
+#: optimum may lie there (an element without a variance of its own: Heywood 1931): F^-1 of a small
+#: gradient would then be the whole step. It bounds such a d from below at about this share of the
+#: element's variance, at a cost of as many nats, which is far below a fit's tolerance.
+DAMPING = 1e-8
 
 
 class LowRankCovariance:
@@ -56,12 +54,6 @@ class LowRankCovariance:
         self.left, self.singular, self.frame = left, singular, right.mT
         self.grown = 1 + singular.square()
         self.share = singular.square() / self.grown
-
-    @cached_property
-    def _inverse_share(self) -> Tensor:
-        """1 / a, and 0 for columns that W has not."""
-        exists = self.singular > DEPENDENT * self.singular.amax()
-        return torch.where(exists, self.share.reciprocal(), 0.0)
 
     @cached_property
     def _response(self) -> Tensor:
@@ -100,58 +92,76 @@ class LowRankCovariance:
         """F vector, as a covector; linear in the vector, and differentiable in it."""
         return self._covector(self._whitened_fisher(self._whitened(vector)))
 
-    def inverse_fisher_times(self, covector: Pair) -> Pair:
-        """The tangent vector x without a rotation that solves ``F x = covector``.
-
-        By conjugate gradients, preconditioned by the part of F without the coupling of ``X'`` to X
-        and of W to d. Without the second, its eigenvalues are 1 and 2, so few iterations suffice.
-        """
-        whitened = self.horizontal_covector(self._whitened_covector(covector))
-        solved = _conjugate_gradients(self._whitened_fisher, self._precondition, whitened)
-        return self._vector(solved)
-
-    def damped_step(self, direction: Pair, rho: float) -> Pair:
-        """The x that solves ``(rho F + (1 - rho) C) x = rho F direction``.
+    def metric_times(self, vector: Pair) -> Pair:
+        """``(F + DAMPING C) vector``, as a covector.
 
         C is the Fisher matrix of z together with the noise that it is made of, ``z = m + W e1 +
         d^1/2 e2``: ``tr(dW' diag(d)^-1 dW) + |dlogd|^2 / 2``. It is never singular.
         """
+        return self._covector(self._weighted(self._whitened(vector), 1.0, DAMPING))
+
+    def inverse_metric_times(self, covector: Pair) -> Pair:
+        """The tangent vector x without a rotation that solves ``(F + DAMPING C) x = covector``."""
+        whitened = self._horizontal_covector(self._whitened_covector(covector))
+        return self._vector(self._horizontal_vector(self._solved(whitened, 1.0, DAMPING)))
+
+    def damped_step(self, direction: Pair, rho: float) -> Pair:
+        """The x that solves ``(rho M + (1 - rho) C) x = rho M direction``, M the metric."""
         if rho == 1.0:
             return direction
-        first, second = self._whitened_fisher(self._whitened(direction))
-
-        def times(vector: Pair) -> Pair:
-            product = self._whitened_fisher(vector)
-            damped = (1 - rho) * vector[0], 0.5 * (1 - rho) * vector[1]
-            return _plus(damped, product, rho)
-
-        def precondition(covector: Pair) -> Pair:
-            columns, change = covector
-            outer = rho * self.share + (1 - rho)
-            inner = rho * self.share / self.grown.unsqueeze(-1) + (1 - rho)
-            along = self.left.mT @ columns
-            grown = (columns - self.left @ along) / outer + self.left @ (along / inner)
-            own = 0.5 * (rho * (1 - self._explained).square() + (1 - rho))
-            return grown, change / own
-
-        solved = _conjugate_gradients(times, precondition, (rho * first, rho * second))
-        return self._vector(solved)
+        target = self._weighted(self._whitened(direction), rho, rho * DAMPING)
+        return self._vector(self._solved(target, rho, 1 - rho + rho * DAMPING))
 
     def horizontal(self, covector: Pair) -> Pair:
         """The part of a covector that is 0 along rotations, which is all of a gradient's."""
-        return self._covector(self.horizontal_covector(self._whitened_covector(covector)))
+        return self._covector(self._horizontal_covector(self._whitened_covector(covector)))
 
-    def horizontal_covector(self, covector: Pair) -> Pair:
-        """The same in the whitened frame.
+    def _solved(self, covector: Pair, of_fisher: float, of_complete: float) -> Pair:
+        """The solution x of ``(of_fisher F + of_complete C) x = covector`` in the whitened frame.
 
-        A vector is horizontal if it is orthogonal to the rotations in the metric ``tr(X'T X a)``;
-        this is the transpose of the projection onto these.
+        By conjugate gradients, preconditioned by the part of F without the coupling of ``X'`` to X
+        and of W to d. Without the second its eigenvalues are 1 and 2, so few iterations suffice.
         """
-        size = self.grown.sqrt()
-        inner = size.unsqueeze(-1) * (self.left.mT @ covector[0]) * self._inverse_share.sqrt()
+        outer = of_fisher * self.share + of_complete
+        inner = of_fisher * self.share / self.grown.unsqueeze(-1) + of_complete
+        own = 0.5 * (of_fisher * (1 - self._explained).square() + of_complete)
+
+        def precondition(given: Pair) -> Pair:
+            along = self.left.mT @ given[0]
+            across = (given[0] - self.left @ along) / outer
+            return across + self.left @ (along / inner), given[1] / own
+
+        def times(vector: Pair) -> Pair:
+            return self._weighted(vector, of_fisher, of_complete)
+
+        return _conjugate_gradients(times, precondition, covector)
+
+    def _weighted(self, vector: Pair, of_fisher: float, of_complete: float) -> Pair:
+        first, second = self._whitened_fisher(vector)
+        complete = of_complete * vector[0], 0.5 * of_complete * vector[1]
+        return complete[0] + of_fisher * first, complete[1] + of_fisher * second
+
+    def _horizontal_vector(self, vector: Pair) -> Pair:
+        """The part of a vector that is orthogonal to the rotations in the metric ``tr(X'T X a)``.
+
+        With ``c = (1 + s^2)^1/2`` and ``N = c^-1 U'X diag(a)^1/2`` a rotation's N is antisymmetric.
+        """
+        size, root = self.grown.sqrt(), self._clear_root
+        inner = (self.left.mT @ vector[0]) * root / size.unsqueeze(-1)
         twist = 0.5 * (inner - inner.mT)
-        turned = self.left @ (twist / size.unsqueeze(-1) * self.share.sqrt())
-        return covector[0] - turned, covector[1]
+        return vector[0] - self.left @ (size.unsqueeze(-1) * twist / root), vector[1]
+
+    def _horizontal_covector(self, covector: Pair) -> Pair:
+        """The transpose of that projection."""
+        size, root = self.grown.sqrt(), self._clear_root
+        inner = size.unsqueeze(-1) * (self.left.mT @ covector[0]) / root
+        twist = 0.5 * (inner - inner.mT)
+        return covector[0] - self.left @ (twist / size.unsqueeze(-1) * root), covector[1]
+
+    @cached_property
+    def _clear_root(self) -> Tensor:
+        """a^1/2; of a column that is 0, with which no rotation has to do, as good as 0."""
+        return self.share.sqrt().clamp_min(torch.finfo(self.share.dtype).tiny)
 
     def _whitened_precision_times(self, columns: Tensor) -> Tensor:
         """T columns. # shape: (D, K)"""
@@ -168,26 +178,20 @@ class LowRankCovariance:
         own = change * (1 - 2 * self._explained) + ((part @ inner) * part).sum(-1)
         return first, (moved * response).sum(-1) + 0.5 * own
 
-    def _precondition(self, covector: Pair) -> Pair:
-        columns, change = covector
-        square = self.singular.square().unsqueeze(-1)
-        grown = columns + self.left @ (square * (self.left.mT @ columns))
-        return grown * self._inverse_share, 2 * change / (1 - self._explained).square()
-
     def relative_change(self, vector: Pair) -> Tensor:
-        """A bound on the largest eigenvalue of ``S dSigma``, in absolute value.
+        """A bound on how much of itself any variance grows, or W takes away, along a vector.
 
-        ``T^1/2 (X V s' + ...) T^1/2`` has twice the norm of ``T^1/2 X diag(a)^1/2`` at most, and
-        ``T^1/2 diag(x) T^1/2`` that of x, since T is at most 1.
+        That is on the eigenvalues of ``S dSigma``, and on those of ``S dW dW'`` (their root), which
+        the linear model leaves out. In the whitened frame the part of W has at most twice the norm
+        of ``T^1/2 X diag(a)^1/2``, and since T is at most 1, that of d the norm of x.
         """
         matrix, change = self._whitened(vector)
         inner = matrix.mT @ self._whitened_precision_times(matrix)
         weight = self.share.sqrt()
-        largest = torch.linalg.eigvalsh(weight.unsqueeze(-1) * inner * weight)[..., -1]
-        longest = torch.linalg.eigvalsh(inner)[..., -1]
-        return torch.maximum(
-            2 * largest.clamp_min(0).sqrt() + change.abs().amax(-1), longest.clamp_min(0).sqrt()
-        )
+        linear = torch.linalg.eigvalsh(weight.unsqueeze(-1) * inner * weight)[..., -1]
+        square = torch.linalg.eigvalsh(inner)[..., -1]
+        linear, square = (t.clamp_min(0).sqrt() for t in (linear, square))
+        return torch.maximum(2 * linear + change.clamp_min(0).amax(-1), square)
 
     # To the whitened frame and back
 
@@ -207,33 +211,28 @@ class LowRankCovariance:
 def _conjugate_gradients(
     times: Callable[[Pair], Pair], precondition: Callable[[Pair], Pair], target: Pair
 ) -> Pair:
-    """The solution of ``F x = target`` in the directions that are not flat."""
-    solution = tuple(torch.zeros_like(t) for t in target)
+    """The solution of ``times(x) = target``."""
+    solution = torch.zeros_like(target[0]), torch.zeros_like(target[1])
     residual = target
-    conditioned = precondition(residual)
-    direction = conditioned
-    first = size = length = host.number(_dot(residual, conditioned))
+    direction = conditioned = precondition(residual)
+    first = size = host.number(_dot(residual, conditioned))
     for _ in range(MAX_ITERATIONS):
         if not size > RELATIVE**2 * first:  # also where a gradient is 0 or not finite
             break
         product = times(direction)
-        curved = host.number(_dot(direction, product))
-        if not curved > FLAT * length:
-            break
-        rate = size / curved
+        rate = size / host.number(_dot(direction, product))
         solution = _plus(solution, direction, rate)
         residual = _plus(residual, product, -rate)
         conditioned = precondition(residual)
         new = host.number(_dot(residual, conditioned))
         direction = _plus(conditioned, direction, new / size)
-        # Preconditioned residuals are orthogonal in the preconditioner's metric.
-        length, size = new + (new / size) ** 2 * length, new
-    return solution  # type: ignore[return-value]
+        size = new
+    return solution
 
 
 def _dot(left: Pair, right: Pair) -> Tensor:
     return (left[0] * right[0]).sum() + (left[1] * right[1]).sum()
 
 
-def _plus(left: tuple[Tensor, ...], right: Pair, times: float) -> Pair:
+def _plus(left: Pair, right: Pair, times: float) -> Pair:
     return left[0] + times * right[0], left[1] + times * right[1]

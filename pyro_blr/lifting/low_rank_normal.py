@@ -53,33 +53,19 @@ class LowRankNormal(ExponentialFamily):
 
     def mean_params(self, natural: Natural) -> MeanParams:
         """F times the coordinates, F taken at their values: a map whose derivative is F."""
-        return LocalFamily(self, natural).mean_params(natural)
+        return self.at(natural).mean_params(natural)
 
     def inverse_fisher(self, natural: Natural, covector: tuple[Tensor, ...]) -> Natural:
-        return LocalFamily(self, natural).inverse_fisher(natural, covector)
+        return self.at(natural).inverse_fisher(natural, covector)
 
     def gradient_of_entropy(self, coordinates: Natural) -> tuple[Tensor, ...]:
         """The gradient of the entropy in the coordinates."""
         factor, log_diagonal = self.covariance(coordinates).log_determinant_gradient()
         return torch.zeros_like(coordinates[0]), factor, log_diagonal
 
-    def relative_change(self, coordinates: Natural, direction: Natural) -> Tensor:
-        """A bound on the change of any variance along a tangent vector, as a share of it."""
-        return self.covariance(coordinates).relative_change((direction[1], direction[2]))
-
-    def moved(self, coordinates: Natural, direction: Natural, rho: float) -> Natural:
-        """``coordinates + rho direction``, the mean in the metric of the new covariance."""
-        mean, factor, log_diagonal = coordinates
-        covariance = self.covariance(coordinates)
-        gradient = covariance.precision_times(direction[0])
-        step = covariance.damped_step((direction[1], direction[2]), rho)
-        change = float(covariance.relative_change(step))
-        scale = 1 / change if change > 1 else 1.0
-        rho = rho * scale
-        factor = factor + scale * step[0]
-        log_diagonal = log_diagonal + scale * step[1]
-        spread = factor @ (factor.mT @ gradient) + log_diagonal.exp() * gradient
-        return mean + rho * spread, factor, log_diagonal
+    def at(self, coordinates: Natural) -> "LocalFamily":
+        """The geometry at a point."""
+        return LocalFamily(self, coordinates)
 
     def in_domain(self, natural: Natural) -> Tensor:
         """Whether all coordinates are numbers, and d a positive one in floating point."""
@@ -158,13 +144,13 @@ class LocalFamily:
     def mean_params(self, natural: Natural) -> Natural:
         """F times the coordinates, F taken at the point: a map whose derivative is F."""
         mean, *rest = natural
-        factor, log_diagonal = self.covariance.fisher_times((rest[0], rest[1]))
+        factor, log_diagonal = self.covariance.metric_times((rest[0], rest[1]))
         return self.covariance.precision_times(mean), factor, log_diagonal
 
     def inverse_fisher(self, natural: Natural, covector: tuple[Tensor, ...]) -> Natural:
         """The tangent vector without a rotation whose Fisher product is the covector."""
         mean, factor, log_diagonal = covector
-        solved = self.covariance.inverse_fisher_times((factor, log_diagonal))
+        solved = self.covariance.inverse_metric_times((factor, log_diagonal))
         return self.covariance.covariance_times(mean), *solved
 
     def symmetrize(self, covector: tuple[Tensor, ...]) -> Natural:
@@ -172,5 +158,23 @@ class LocalFamily:
         return covector[0], *self.covariance.horizontal((covector[1], covector[2]))
 
     def in_domain(self, natural: Natural) -> Tensor:
-        """Whether the coordinates are those of a proper distribution."""
-        return self.family.in_domain(natural)
+        """Whether the coordinates are those of a proper distribution near the point: of one whose
+        covariance a step from there may reach.
+        """
+        moved = tuple(n - p for n, p in zip(natural[1:], self.point[1:], strict=True))
+        near = self.covariance.relative_change((moved[0], moved[1])) <= 1
+        return self.family.in_domain(natural) & near
+
+    def damped_step(self, direction: Natural, rho: float) -> Natural:
+        """The step of a size in (0, 1] along a natural gradient: see ``steps/curved.py``."""
+        covariance, (_, factor, log_diagonal) = self.covariance, self.point
+        gradient = covariance.precision_times(direction[0])
+        step = covariance.damped_step((direction[1], direction[2]), rho)
+        share = covariance.relative_change(step).clamp_min(1).reciprocal()
+        change = share * step[1]
+        # In 1/d where d falls: exact for one Gaussian element, and never through 0.
+        change = torch.where(change < 0, -torch.log1p(change.clamp_max(0).abs()), change)
+        step = share * step[0], change
+        new = factor + step[0]
+        spread = new @ (new.mT @ gradient) + (log_diagonal + step[1]).exp() * gradient
+        return rho * share * spread, *step
