@@ -31,19 +31,22 @@ class AutoNaturalLowRankMultivariateNormal(JointGaussianGuide):
     arXiv 2102.07405). Where the engine speaks of a message, it has for such a block the end of a
     full step, ``coordinates + F^-1 d(ELBO)/dcoordinates``; no block of this guide is conjugate.
 
+    The ELBO has local optima in W, of which a fit certifies the one that it reached. Where an element
+    is best explained by W alone, its d goes to 0 and stays at about 1e-7 of its variance.
+
     A low-rank *precision*, ``S = W W' + diag(d)``, is a different set of Gaussians: few directions
     that are known better than their elements, where here few directions are known worse.
 
     :param callable model: a Pyro model.
-    :param int rank: K, at most D; ``round(sqrt(D))`` if None, as in Pyro.
+    :param int rank: K, at most D - 1, which reaches every covariance; ``round(sqrt(D))`` if None, as in Pyro.
     :param sites: the sites of the joint Gaussian; all if left out. Others get what ``AutoNatural``
         would choose, each for itself.
     :param init_loc_fn: where q starts, as for Pyro's own guides.
     :param init_scale: its standard deviation at the start, on the unconstrained space. Half of each
         variance is in W, whose rows have random directions.
     :param create_plates: as for every ``AutoGuide``.
-    :raises ArgumentError: for a rank that is no positive integer; at the first call for one above
-        the number of elements.
+    :raises ArgumentError: for a rank that is no positive integer; at the first call for one that is
+        too large.
     :raises MemoryLimitError: where a factor needs the dense covariance, and it would not fit.
     """
 
@@ -66,11 +69,12 @@ class AutoNaturalLowRankMultivariateNormal(JointGaussianGuide):
     def _family(self, size: int) -> LowRankNormal:
         if self.rank is None:
             self.rank = round(size**0.5)
-        if self.rank > size:
+        largest = max(1, size - 1)
+        if self.rank > largest:
             raise errors.ArgumentError(
-                f"rank={self.rank} is more than the {size} elements of the latent vector. Mend: "
-                f"rank={size} reaches every covariance; AutoNaturalMultivariateNormal(model) does "
-                "so in natural coordinates, with fewer parameters."
+                f"rank={self.rank} is too large for a latent vector of {size} elements. Mend: "
+                f"rank={largest} reaches every covariance; AutoNaturalMultivariateNormal(model) "
+                "does so in natural coordinates, with fewer parameters."
             )
         return LowRankNormal()
 

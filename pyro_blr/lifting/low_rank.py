@@ -37,7 +37,7 @@ MAX_ITERATIONS = 200
 #: optimum may lie there (an element without a variance of its own: Heywood 1931): F^-1 of a small
 #: gradient would then be the whole step. It bounds such a d from below at about this share of the
 #: element's variance, at a cost of as many nats, which is far below a fit's tolerance.
-DAMPING = 1e-8
+DAMPING = 1e-6
 
 
 class LowRankCovariance:
