@@ -56,8 +56,8 @@ class PointGeometry:
 class ChartUnit:
     """A point, or a block of a curved family, as a unit of the joint objective.
 
-    Its natural parameters are the chart of the point, or the coordinates of the curved family, whose
-    geometry is taken at the point of the certificate.
+    Its natural parameters are the chart of the point, or the coordinates of the curved family,
+    whose geometry is taken where the certificate is.
     """
 
     name: str

@@ -31,14 +31,15 @@ class AutoNaturalLowRankMultivariateNormal(JointGaussianGuide):
     arXiv 2102.07405). Where the engine speaks of a message, it has for such a block the end of a
     full step, ``coordinates + F^-1 d(ELBO)/dcoordinates``; no block of this guide is conjugate.
 
-    The ELBO has local optima in W, of which a fit certifies the one that it reached. Where an element
-    is best explained by W alone, its d goes to 0 and stays at about 1e-7 of its variance.
+    The ELBO has local optima in W, of which a fit certifies the one that it reached. Where an
+    element is best explained by W alone, its d goes towards 0.
 
     A low-rank *precision*, ``S = W W' + diag(d)``, is a different set of Gaussians: few directions
     that are known better than their elements, where here few directions are known worse.
 
     :param callable model: a Pyro model.
-    :param int rank: K, at most D - 1, which reaches every covariance; ``round(sqrt(D))`` if None, as in Pyro.
+    :param int rank: K, at most D - 1, which reaches every covariance; ``round(sqrt(D))`` if None,
+        as in Pyro.
     :param sites: the sites of the joint Gaussian; all if left out. Others get what ``AutoNatural``
         would choose, each for itself.
     :param init_loc_fn: where q starts, as for Pyro's own guides.

@@ -66,7 +66,8 @@ def own_law(block: Block, natural: Natural, latent: Latent) -> Any:
     if not latent.site.gaussian:
         return latent.family.distribution(scale_natural(block, natural, latent))
     own = _gaussian(block, natural, latent)
-    if isinstance(own, dist.MultivariateNormal | dist.LowRankMultivariateNormal) and latent.block().event_size is None:
+    correlated = isinstance(own, dist.MultivariateNormal | dist.LowRankMultivariateNormal)
+    if correlated and latent.block().event_size is None:
         return dist.Normal(own.loc, own.variance.sqrt())
     return own
 

@@ -201,8 +201,9 @@ def is_same_table(first: Address, second: Address) -> bool:
     if isinstance(first, Axis) or isinstance(second, Axis) or first.axes != second.axes:
         return False
     one, other = first.index, second.index
-    tables = isinstance(one, Tensor) and isinstance(other, Tensor)
-    return tables and one.shape == other.shape and host.settled((one == other).all())
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.shape != other.shape:
+        return False
+    return host.settled((one == other).all())
 
 
 def take(tensor: Tensor, where: tuple[Address, ...]) -> tuple[Tensor, tuple[Axis, ...]]:

@@ -3,11 +3,12 @@
 
 """The geometry of covariances ``W W' + diag(d)``: the Fisher matrix in (W, log d), and its inverse.
 
-For a Gaussian with precision S the Fisher metric is ``dm' S dm + tr(S dSigma S dSigma) / 2``, pulled
-back to the family's own coordinates by ``dSigma = dW W' + W dW' + diag(d dlogd)`` (structured natural
-gradients, arXiv 2102.07405). With the singular values of ``diag(d)^-1/2 W = U s V'`` every product
-costs O(D K^2) and no D x D matrix is formed: in the whitened frame ``X = diag(d)^-1/2 dW V``,
-``x = dlogd`` the precision is ``T = I - U diag(a) U'``, ``a = s^2 / (1 + s^2)``, and
+For a Gaussian with precision S the Fisher metric is ``dm' S dm + tr(S dSigma S dSigma) / 2``,
+pulled back to the family's own coordinates by ``dSigma = dW W' + W dW' + diag(d dlogd)``
+(structured natural gradients, arXiv 2102.07405). With the singular values of ``diag(d)^-1/2 W = U s
+V'`` every product costs O(D K^2) and no D x D matrix is formed: in the whitened frame ``X =
+diag(d)^-1/2 dW V``, ``x = dlogd`` the precision is ``T = I - U diag(a) U'``, ``a = s^2 / (1 +
+s^2)``, and
 
     F (X, x) = ( T X diag(a) + R X'R + T diag(x) R,    d/2 o diag(S dSigma S) ),
     R = U diag(s / (1 + s^2)).
@@ -39,6 +40,10 @@ MAX_ITERATIONS = 200
 #: element's variance, at a cost of as many nats, which is far below a fit's tolerance.
 DAMPING = 1e-6
 
+#: A singular value of the whitened W below this share of the largest is none: what is divided by it
+#: in the projection would be rounding.
+DEPENDENT = 1e-12
+
 
 class LowRankCovariance:
     """``Sigma = W W' + diag(d)`` at one point; numbers without a graph.
@@ -50,10 +55,14 @@ class LowRankCovariance:
     def __init__(self, factor: Tensor, diagonal: Tensor) -> None:
         self.factor = factor.detach()
         self.root = diagonal.detach().sqrt().unsqueeze(-1)
-        left, singular, right = torch.linalg.svd(self.factor / self.root, full_matrices=False)
-        self.left, self.singular, self.frame = left, singular, right.mT
-        self.grown = 1 + singular.square()
-        self.share = singular.square() / self.grown
+        self.left: Tensor
+        self.singular: Tensor
+        self.left, self.singular, right = torch.linalg.svd(
+            self.factor / self.root, full_matrices=False
+        )
+        self.frame: Tensor = right.mT
+        self.grown = 1 + self.singular.square()
+        self.share = self.singular.square() / self.grown
 
     @cached_property
     def _response(self) -> Tensor:
@@ -78,9 +87,8 @@ class LowRankCovariance:
 
     def precision_times(self, vector: Tensor) -> Tensor:
         """S vector. # shape: (D,)"""
-        return self._whitened_precision_times(vector.unsqueeze(-1) / self.root).div(
-            self.root
-        ).squeeze(-1)
+        whitened = self._whitened_precision_times(vector.unsqueeze(-1) / self.root)
+        return (whitened / self.root).squeeze(-1)
 
     def log_determinant_gradient(self) -> Pair:
         """The gradient of ``log det Sigma / 2``: S W, and d/2 o diag(S)."""
@@ -101,9 +109,13 @@ class LowRankCovariance:
         return self._covector(self._weighted(self._whitened(vector), 1.0, DAMPING))
 
     def inverse_metric_times(self, covector: Pair) -> Pair:
-        """The tangent vector x without a rotation that solves ``(F + DAMPING C) x = covector``."""
+        """The x that solves ``(F + DAMPING C) x = covector``, for a covector without rotations."""
         whitened = self._horizontal_covector(self._whitened_covector(covector))
-        return self._vector(self._horizontal_vector(self._solved(whitened, 1.0, DAMPING)))
+        return self._vector(self._solved(whitened, 1.0, DAMPING))
+
+    def horizontal_vector(self, vector: Pair) -> Pair:
+        """The part of a tangent vector that is orthogonal to the rotations."""
+        return self._vector(self._horizontal_vector(self._whitened(vector)))
 
     def damped_step(self, direction: Pair, rho: float) -> Pair:
         """The x that solves ``(rho M + (1 - rho) C) x = rho M direction``, M the metric."""
@@ -112,7 +124,7 @@ class LowRankCovariance:
         target = self._weighted(self._whitened(direction), rho, rho * DAMPING)
         return self._vector(self._solved(target, rho, 1 - rho + rho * DAMPING))
 
-    def horizontal(self, covector: Pair) -> Pair:
+    def horizontal_covector(self, covector: Pair) -> Pair:
         """The part of a covector that is 0 along rotations, which is all of a gradient's."""
         return self._covector(self._horizontal_covector(self._whitened_covector(covector)))
 
@@ -146,22 +158,31 @@ class LowRankCovariance:
 
         With ``c = (1 + s^2)^1/2`` and ``N = c^-1 U'X diag(a)^1/2`` a rotation's N is antisymmetric.
         """
-        size, root = self.grown.sqrt(), self._clear_root
-        inner = (self.left.mT @ vector[0]) * root / size.unsqueeze(-1)
-        twist = 0.5 * (inner - inner.mT)
-        return vector[0] - self.left @ (size.unsqueeze(-1) * twist / root), vector[1]
+        size, root, inverse = self.grown.sqrt().unsqueeze(-1), self._root, self._inverse_root
+        twist = _antisymmetric((self.left.mT @ vector[0]) * root / size) * self._exist
+        return vector[0] - self.left @ (size * twist * inverse), vector[1]
 
     def _horizontal_covector(self, covector: Pair) -> Pair:
         """The transpose of that projection."""
-        size, root = self.grown.sqrt(), self._clear_root
-        inner = size.unsqueeze(-1) * (self.left.mT @ covector[0]) / root
-        twist = 0.5 * (inner - inner.mT)
-        return covector[0] - self.left @ (twist / size.unsqueeze(-1) * root), covector[1]
+        size, root, inverse = self.grown.sqrt().unsqueeze(-1), self._root, self._inverse_root
+        twist = _antisymmetric(size * (self.left.mT @ covector[0]) * inverse) * self._exist
+        return covector[0] - self.left @ (twist / size * root), covector[1]
 
     @cached_property
-    def _clear_root(self) -> Tensor:
-        """a^1/2; of a column that is 0, with which no rotation has to do, as good as 0."""
-        return self.share.sqrt().clamp_min(torch.finfo(self.share.dtype).tiny)
+    def _root(self) -> Tensor:
+        """a^1/2. # shape: (K,)"""
+        return self.share.sqrt()
+
+    @cached_property
+    def _inverse_root(self) -> Tensor:
+        """a^-1/2, and 0 for columns that W has not. # shape: (K,)"""
+        return torch.where(self._exist.diagonal(), self._root.reciprocal(), 0.0)
+
+    @cached_property
+    def _exist(self) -> Tensor:
+        """Whether two columns can be rotated: neither is 0. # shape: (K, K)"""
+        exists = self.singular > DEPENDENT * self.singular.amax()
+        return exists.unsqueeze(-1) & exists
 
     def _whitened_precision_times(self, columns: Tensor) -> Tensor:
         """T columns. # shape: (D, K)"""
@@ -228,6 +249,10 @@ def _conjugate_gradients(
         direction = _plus(conditioned, direction, new / size)
         size = new
     return solution
+
+
+def _antisymmetric(matrix: Tensor) -> Tensor:
+    return 0.5 * (matrix - matrix.mT)
 
 
 def _dot(left: Pair, right: Pair) -> Tensor:

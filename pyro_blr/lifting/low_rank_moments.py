@@ -77,4 +77,5 @@ class LowRankMoments(GaussianMoments):
         if noise is None:
             noise = torch.randn(self.noise_shape, dtype=mean.dtype, device=mean.device)
         own, shared = noise.split([factor.shape[-2], factor.shape[-1]], dim=-1)
-        return mean + shared @ factor.mT + (0.5 * log_diagonal).exp() * own
+        value: Tensor = mean + shared @ factor.mT + (0.5 * log_diagonal).exp() * own
+        return value

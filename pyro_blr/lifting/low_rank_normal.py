@@ -12,8 +12,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from .. import errors
-from ..families import ExponentialFamily, MeanParams, Natural
-from ..families import matrices
+from ..families import ExponentialFamily, MeanParams, Natural, matrices
 from .low_rank import LowRankCovariance
 
 #: log(2 pi) + 1, the entropy of a standard normal number times two, in nats.
@@ -56,7 +55,9 @@ class LowRankNormal(ExponentialFamily):
         return self.at(natural).mean_params(natural)
 
     def inverse_fisher(self, natural: Natural, covector: tuple[Tensor, ...]) -> Natural:
-        return self.at(natural).inverse_fisher(natural, covector)
+        covariance = self.covariance(natural)
+        solved = covariance.inverse_metric_times((covector[1], covector[2]))
+        return covariance.covariance_times(covector[0]), *solved
 
     def gradient_of_entropy(self, coordinates: Natural) -> tuple[Tensor, ...]:
         """The gradient of the entropy in the coordinates."""
@@ -148,14 +149,14 @@ class LocalFamily:
         return self.covariance.precision_times(mean), factor, log_diagonal
 
     def inverse_fisher(self, natural: Natural, covector: tuple[Tensor, ...]) -> Natural:
-        """The tangent vector without a rotation whose Fisher product is the covector."""
-        mean, factor, log_diagonal = covector
-        solved = self.covariance.inverse_metric_times((factor, log_diagonal))
-        return self.covariance.covariance_times(mean), *solved
+        """The same as the family's, less what the damping leaves of rotations."""
+        solved = self.covariance.inverse_metric_times((covector[1], covector[2]))
+        mean = self.covariance.covariance_times(covector[0])
+        return mean, *self.covariance.horizontal_vector(solved)
 
     def symmetrize(self, covector: tuple[Tensor, ...]) -> Natural:
         """The part of a covector that is 0 along the rotations of W."""
-        return covector[0], *self.covariance.horizontal((covector[1], covector[2]))
+        return covector[0], *self.covariance.horizontal_covector((covector[1], covector[2]))
 
     def in_domain(self, natural: Natural) -> Tensor:
         """Whether the coordinates are those of a proper distribution near the point: of one whose

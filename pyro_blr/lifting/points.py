@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ..families import Natural
 from .blocks import Block
-from .modes import PointFamily
 from .low_rank_moments import LowRankMoments
+from .modes import PointFamily
 from .moments import Moments, moments_of
 from .statistics import Statistic
 

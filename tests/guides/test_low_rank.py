@@ -73,7 +73,7 @@ def test_mean_params_have_the_metric_as_their_derivative(size, rank):
     torch.testing.assert_close(product, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("size, rank", SHAPES)
+@pytest.mark.parametrize("size, rank", [(1, 1), (4, 1), (5, 2), (8, 3)])
 def test_the_inverse_solves_for_every_gradient_of_a_function_of_q(size, rank):
     point = tuple(p.requires_grad_() for p in coordinates(size, rank))
     target = torch.randn(size, size)
@@ -100,7 +100,7 @@ def test_one_element_has_the_inverse_in_closed_form():
 
 @pytest.mark.parametrize("rho", [1.0, 0.5, 0.01])
 def test_a_damped_step_is_between_the_natural_and_the_complete_data_gradient(rho):
-    mean, factor, log_diagonal = coordinates(6, 2)
+    _, factor, log_diagonal = coordinates(6, 2)
     covariance = LowRankCovariance(factor, log_diagonal.exp())
     direction = torch.randn(6, 2), torch.randn(6)
     step = covariance.damped_step(direction, rho)
@@ -116,7 +116,7 @@ def test_a_damped_step_is_between_the_natural_and_the_complete_data_gradient(rho
 @pytest.mark.parametrize("size, rank", SHAPES)
 def test_gradients_of_q_have_no_part_along_rotations(size, rank):
     point = tuple(p.requires_grad_() for p in coordinates(size, rank))
-    gradient = torch.autograd.grad(FAMILY.entropy(point).sum(), point)
+    gradient = torch.autograd.grad(FAMILY.entropy(point), point, materialize_grads=True)
     local = FAMILY.at(point)
     torch.testing.assert_close(local.symmetrize(gradient), gradient, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(FAMILY.gradient_of_entropy(point), gradient, rtol=1e-9, atol=1e-9)
@@ -135,6 +135,16 @@ def test_the_distribution(size, rank):
     torch.testing.assert_close(FAMILY.natural_of(FAMILY.distribution(point)), point)
     with pytest.raises(errors.DomainError, match="curved"):
         FAMILY.log_partition(point)
+
+
+def test_a_column_that_is_zero_stays_and_harms_nothing():
+    mean, factor, log_diagonal = coordinates(5, 3)
+    point = mean, factor * torch.tensor([1.0, 0.0, 1.0]), log_diagonal
+    gradient = FAMILY.gradient_of_entropy(point)
+    solved = FAMILY.inverse_fisher(point, gradient)
+    assert all(t.isfinite().all() for t in solved)
+    assert solved[1][:, 1].abs().max() < 1e-8
+    torch.testing.assert_close(FAMILY.at(point).symmetrize(gradient), gradient)
 
 
 # The optimum
@@ -185,8 +195,7 @@ def test_the_elbo_never_falls_and_the_fit_is_certified(rank):
         dense(found[0], found[1], found[2].log()), posterior
     )
     best = lbfgs_divergence(posterior, (found[0], found[1], found[2].log()))
-    assert best <= reached + 1e-9
-    assert reached - best < 1e-6
+    assert abs(float(reached) - best) < 1e-6
 
 
 def lbfgs_divergence(posterior, start) -> float:
@@ -269,7 +278,7 @@ def test_no_matrix_of_all_pairs_is_made_where_factors_are_sampled():
     def model():
         with pyro.plate("d", size):
             w = pyro.sample("w", dist.Normal(0.0, 1.0))
-            pyro.sample("y", dist.StudentT(3.0, w.sin() + w.roll(1), 1.0), obs=data)
+            pyro.sample("y", dist.StudentT(3.0, w.sin() * w.roll(1) + w.roll(2), 1.0), obs=data)
 
     guide = AutoNaturalLowRankMultivariateNormal(model, rank=rank)
     blr = BLR(model, guide, on_sampled="ignore")
@@ -280,8 +289,7 @@ def test_no_matrix_of_all_pairs_is_made_where_factors_are_sampled():
     assert blr.explain()["y"].tier == "sampled"
     assert blr.explain()["w"].tier == "exact"
     assert losses[-1] < losses[0]
-    assert largest.numel <= 4001 * size  # far below size ** 2 = 20000 * size
-    assert largest.numel <= 30 * size
+    assert largest.numel <= 30 * size  # a matrix of all pairs has 20000 * size
 
 
 def test_a_dense_covariance_that_does_not_fit_is_refused(monkeypatch):
