@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A factor of the model and its expectation on one of three tiers: exact, quadrature, sampled."""
+"""A factor of the model and its expectation, in closed form or by quadrature."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..lifting import quadrature
+from ..lifting import host, quadrature
 from ..lifting.blocks import Block
 from ..lifting.laws import JointPlan
 from ..lifting.moments import Moments
@@ -79,7 +79,7 @@ class ConstantFactor(Factor):
         return value, value.detach().abs()
 
 
-class _Summed:
+class Summed:
     """From a log density along the batch dims to the factor's number: mask, sum, scale."""
 
     def __init__(self, node: LiftedTensor, mask: Any, scale: Any) -> None:
@@ -100,6 +100,33 @@ class _Summed:
 STALE = 2.0
 
 
+#: In standard deviations, how far each scalar may move from where a rule was chosen, and by which
+#: share its standard deviation may change: the rule has a hundredth of the tolerance in reserve.
+NEARBY = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class KeptRule:
+    """A rule and where it was chosen."""
+
+    rule: quadrature.Rule
+    error: float
+    scalars: Scalars
+
+    def serves(self, scalars: Scalars) -> bool:
+        """Whether the scalars are nearby."""
+        old = self.scalars
+        if [m.shape for m in old.means] != [m.shape for m in scalars.means]:
+            return False
+        pairs = zip((*old.means, *old.root.own), (*scalars.means, *scalars.root.own), strict=True)
+        spread = (*old.root.own, *old.root.own)
+        moved = [
+            ((new - now).abs() > NEARBY * s).any()
+            for (now, new), s in zip(pairs, spread, strict=True)
+        ]
+        return not host.truth(torch.stack(moved).any())
+
+
 @dataclass(eq=False)
 class QuadratureFactor(Factor):
     """An elementwise function of one or two Gaussian scalars.
@@ -111,7 +138,7 @@ class QuadratureFactor(Factor):
     predictor: Predictor
     joint: JointPlan
     free: tuple[tuple[Tensor, ...], ...]
-    summed: _Summed
+    summed: Summed
     tolerance: float = quadrature.QUAD_TOL
     rule: quadrature.Rule | None = None
     #: How wide the scalars were where the rule was chosen.
@@ -147,14 +174,25 @@ class QuadratureFactor(Factor):
         """The scalars' joint law."""
         return self.joint.evaluate(moments, self.free)
 
-    def calibrate(self, moments: MomentsMap, tolerance: float) -> bool:
-        """Choose the rule at these moments; False if none is good enough."""
+    def calibrate(
+        self, moments: MomentsMap, tolerance: float, kept: "dict[str, KeptRule] | None" = None
+    ) -> bool:
+        """Choose the rule at these moments; False if none is good enough.
+
+        :param kept: rules of the same factors a short way from here, by site; it gets this one's.
+        """
         self.tolerance = tolerance
         with torch.no_grad():
             scalars = self.scalars(moments)
+        known = None if kept is None else kept.get(self.name)
+        if known is not None and known.serves(scalars):
+            self.rule, self.error, self.spreads = known.rule, known.error, known.scalars.spreads()
+            return True
         found = quadrature.calibrate(self._integrand, scalars, tolerance)
         self._take(found, scalars)
         self.refusal = found.refusal
+        if kept is not None and not found.refusal:
+            kept[self.name] = KeptRule(found.rule, found.error, scalars)
         return not found.refusal
 
     def _take(self, found: quadrature.Calibration, scalars: Scalars) -> None:
@@ -187,24 +225,3 @@ def _padded(nodes: Tensor, ndim: int) -> Tensor:
     """Nodes whose dims behind the first broadcast against a tensor of ``ndim`` dims."""
     missing = ndim - (nodes.dim() - 1)
     return nodes.reshape(nodes.shape[0], *(1,) * missing, *nodes.shape[1:])
-
-
-@dataclass(eq=False)
-class SampledFactor(Factor):
-    """Anything else: the recorded program at draws of q."""
-
-    summed: _Summed
-    #: Operations with jumps, whose part of the gradient draws do not see.
-    jumps: tuple[str, ...] = ()
-
-    tier = "sampled"
-
-    def evaluate(self, moments: MomentsMap, draws: Draws | None, touching: Block | None) -> Value:
-        assert draws is not None
-        total: Value | None = None
-        for values in draws.particles(moments):
-            (log_prob,) = replay([self.summed.node], values)
-            value = self.summed(log_prob)
-            total = value if total is None else (total[0] + value[0], total[1] + value[1])
-        assert total is not None
-        return total[0] / draws.count, total[1] / draws.count

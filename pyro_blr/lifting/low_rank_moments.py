@@ -68,14 +68,17 @@ class LowRankMoments(GaussianMoments):
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        """Of the noise of a draw: one number an element, and one a column of W."""
+        """The shape of the noise of a draw: one number an element, and one a column of W."""
         _, factor, _ = self.leaves
         return (factor.shape[-2] + factor.shape[-1],)
 
-    def draw(self, noise: Tensor | None = None) -> Tensor:
+    def draw(self, noise: Tensor | None = None, count: int = 1) -> Tensor:
         mean, factor, log_diagonal = self.leaves
         if noise is None:
-            noise = torch.randn(self.noise_shape, dtype=mean.dtype, device=mean.device)
+            noise = torch.randn(count, *self.noise_shape).to(mean)
         own, shared = noise.split([factor.shape[-2], factor.shape[-1]], dim=-1)
         value: Tensor = mean + shared @ factor.mT + (0.5 * log_diagonal).exp() * own
         return value
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.block.family.log_prob(self.leaves, value)

@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 
 from .. import errors
 from ..families import Natural
+from ..lifting import host
 from .cone import (
     MAX_HALVINGS,
     Safety,
     Steps,
     has_retraction,
     inside,
+    metric_products,
     plain,
     retract,
     safe_step,
+    squared_norm,
     steps_towards,
 )
 from .objective import Block, Evaluation, Naturals, Objective
@@ -27,17 +30,51 @@ from .objective import Block, Evaluation, Naturals, Objective
 ROUNDING = 64 * 2.220446049250313e-16
 
 
+#: Standard errors by which an estimated ELBO may fall and still count as not having fallen, and the
+#: most nats that may be put down to noise.
+NOISE, MOST_NOISE = 2.0, 0.5
+
+#: The shortest step that a secant asks for: below it, it is the search that must shorten.
+LEAST_SECANT = 0.05
+
+
 @dataclass
 class SweepMemory:
-    """The step sizes that were accepted last, by block name; a search starts from twice that."""
+    """What a step leaves for the next one.
+
+    :param step_sizes: the sizes that were accepted last, by block name; a search starts from twice
+        that.
+    :param directions: message - natural of the last step, by block name.
+    :param residual: half the squared lengths of these, in nats; of steps on draws alone.
+    """
 
     step_sizes: dict[str, float] = field(default_factory=dict)
+    directions: dict[str, Natural] = field(default_factory=dict)
+    residual: float = math.inf
+
+    def secant(self, block: Block, natural: Natural, direction: Natural) -> float:
+        """The step size at which the last direction would have become 0; 1 if it is longer.
+
+        With ``d_new = (1 - rho h) d_old`` along the direction, the best size is ``1 / h`` (Barzilai
+        & Borwein 1988): an iteration that overshoots while noise hides the fall of the ELBO is
+        damped. The new direction is kept for the next step.
+        """
+        old = self.directions.get(block.name)
+        self.directions[block.name] = direction
+        if old is None or [t.shape for t in old] != [t.shape for t in direction]:
+            return 1.0
+        squared, cross = metric_products(block.family, natural, old, direction)
+        share = cross / squared if squared > 0 else 0.0
+        if share >= 0 or not math.isfinite(share):
+            return 1.0
+        return max(LEAST_SECANT, self.step_sizes.get(block.name, 1.0) / (1.0 - share))
 
 
 def sweep(
     objective: Objective,
     naturals: Naturals,
     first: Mapping[Block, Natural],
+    entry: Evaluation,
     step_size: float | None,
     safety: Safety,
     memory: SweepMemory,
@@ -45,25 +82,36 @@ def sweep(
     """Update every block in turn, each from the others' newest values.
 
     :param first: messages at the entry; the first block uses its own.
+    :param entry: the ELBO there.
     :param step_size: rho, or None for the largest one that does not let the ELBO fall.
     :raises ImproperPosteriorError: if conjugate messages do not sum to a proper distribution.
     """
     current = dict(naturals)
+    estimated = not objective.is_exact
+    residual = 0.0
     for i, block in enumerate(objective.blocks):
         message = first[block] if i == 0 else objective.messages(current, block)[block]
+        if estimated:
+            direction = _minus(message, current[block])
+            residual += 0.5 * host.number(squared_norm(block.family, current[block], direction))
         if objective.is_conjugate_in(block):
             current[block] = _conjugate_step(
                 block, current[block], message, step_size or 1.0, safety
             )
         elif step_size is None or _needs_damping(objective, block):
             start = min(1.0, 2 * memory.step_sizes.get(block.name, 1.0))
+            if estimated:
+                secant = memory.secant(block, current[block], _minus(message, current[block]))
+                start = min(start, secant)
             limit = start if step_size is None else min(start, step_size)
+            alone = entry if len(objective.blocks) == 1 else None
             current[block] = _searched_step(
-                objective, current, block, message, limit, safety, memory
+                objective, current, block, message, alone, limit, safety, memory
             )
         else:
             proposal = safe_step(block.family, current[block], message, step_size, safety)
             current[block] = current[block] if proposal is None else proposal
+    memory.residual = residual if estimated else math.inf
     return current
 
 
@@ -99,17 +147,22 @@ def _searched_step(
     current: dict[Block, Natural],
     block: Block,
     message: Natural,
+    entry: Evaluation | None,
     rho: float,
     safety: Safety,
     memory: SweepMemory,
 ) -> Natural:
-    """The largest halved step that stays inside the cone and does not let the ELBO fall."""
+    """The largest halved step that stays inside the cone and does not let the ELBO fall.
+
+    :param entry: the whole ELBO at the current state, where it is known.
+    """
     natural = current[block]
-    before = objective.value(current, block)
+    touching = block if entry is None else None
+    before = objective.value(current, touching) if entry is None else entry
     step = steps_towards(block.family, natural, message)
     for _ in range(MAX_HALVINGS):
         for proposal, retracted in _proposals(block, natural, message, rho, step):
-            after = objective.value({**current, block: proposal}, block)
+            after = objective.value({**current, block: proposal}, touching)
             if has_not_fallen(before, after):
                 safety.retractions += retracted
                 memory.step_sizes[block.name] = rho
@@ -122,8 +175,12 @@ def _searched_step(
 
 
 def has_not_fallen(before: Evaluation, after: Evaluation) -> bool:
-    """Whether the ELBO is as high as before, up to rounding; an infinite one has fallen."""
+    """Whether the ELBO is as high as before, up to rounding and, on draws, their noise.
+
+    An infinite one has fallen.
+    """
     slack = ROUNDING * max(before.magnitude, after.magnitude)
+    slack += min(MOST_NOISE, NOISE * after.noise_against(before))
     return math.isfinite(slack) and after.elbo >= before.elbo - slack
 
 
@@ -156,3 +213,7 @@ def parallel(
             raise improper(block)
         result[block] = naturals[block] if proposal is None else proposal
     return result
+
+
+def _minus(left: Natural, right: Natural) -> Natural:
+    return tuple(a - b for a, b in zip(left, right, strict=True))
