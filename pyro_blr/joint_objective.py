@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .energy.energy import Value
 from .families import Natural
+from .lifting.low_rank_normal import LocalFamily, LowRankNormal
 from .lifting.points import PointBlock
 from .objective import EnergyObjective
 from .steps.objective import Block, Naturals
@@ -52,11 +53,15 @@ class PointGeometry:
 
 
 @dataclass(frozen=True, eq=False)
-class PointUnit:
-    """A point as a unit of the joint objective: its natural parameters are its chart."""
+class ChartUnit:
+    """A point, or a block of a curved family, as a unit of the joint objective.
+
+    Its natural parameters are the chart of the point, or the coordinates of the curved family,
+    whose geometry is taken where the certificate is.
+    """
 
     name: str
-    family: PointGeometry
+    family: PointGeometry | LocalFamily
 
 
 class JointObjective:
@@ -68,13 +73,20 @@ class JointObjective:
     def __init__(self, objective: EnergyObjective, naturals: Naturals) -> None:
         self.objective = objective
         self.fixed = dict(naturals)
-        self.naturals: dict[Block, Natural] = {b: naturals[b] for b in objective.blocks}
-        self._units: dict[PointUnit, PointBlock] = {}
+        self.naturals: dict[Block, Natural] = {}
+        self._units: dict[ChartUnit, Block] = {}
+        for block in objective.blocks:
+            if isinstance(block.family, LowRankNormal):
+                unit = ChartUnit(block.name, LocalFamily(block.family, naturals[block]))
+                self._units[unit] = block
+                self.naturals[unit] = naturals[block]
+            else:
+                self.naturals[block] = naturals[block]
         for block in objective.energy.points:
             if any(block in f.blocks for f in objective.energy.factors):
                 assert isinstance(block, PointBlock)
                 message = objective.messages(naturals, block)[block]
-                unit = PointUnit(block.name, PointGeometry(block, message))
+                unit = ChartUnit(block.name, PointGeometry(block, message))
                 self._units[unit] = block
                 self.naturals[unit] = (block.point.chart(naturals[block][0]),)
 
@@ -85,19 +97,21 @@ class JointObjective:
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """The blocks of q and the units of the points."""
+        """The blocks of q and the units of the points and of curved families."""
         return tuple(self.naturals)
 
     def by_block(self, naturals: Naturals) -> dict[Block, Natural]:
         """Natural parameters of q and points by block, from those in charts."""
-        result = {**self.fixed, **{b: naturals[b] for b in self.objective.blocks}}
+        result = {**self.fixed, **{b: n for b, n in naturals.items() if b not in self._units}}
         for unit, block in self._units.items():
-            result[block] = (block.point.point(naturals[unit][0]),)
+            chart = naturals[unit]
+            is_point = isinstance(block, PointBlock)
+            result[block] = (block.point.point(chart[0]),) if is_point else chart
         return result
 
     def value(self, naturals: Naturals, touching: Block | None = None) -> Value:
         """The ELBO without gradients."""
-        own = self._units.get(touching) if isinstance(touching, PointUnit) else touching
+        own = self._units.get(touching) if isinstance(touching, ChartUnit) else touching
         return self.objective.value(self.by_block(naturals), own)
 
     def messages(self, naturals: Naturals, only: Block | None = None) -> dict[Block, Natural]:

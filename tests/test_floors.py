@@ -73,6 +73,7 @@ PYRO = {
         "lifting.densities",
         "lifting.declared",
         "lifting.distribution",
+        "lifting.low_rank_normal",
         "lifting.wrappers",
         "energy.domains",
         "energy.trace",

@@ -4,6 +4,7 @@
 """Draws of q for sampled factors: one draw of each block serves every factor of an evaluation."""
 
 from collections.abc import Callable, Container, Mapping
+from math import prod
 
 import torch
 from torch import Tensor
@@ -75,16 +76,14 @@ class Draws:
         return torch.stack([v for v, _ in each]), torch.stack([m for _, m in each])
 
     def _noise(self, moments: Mapping[Block, Moments], block: Block) -> Tensor:
-        """A Gaussian block's part of the common points. # shape: (count, *mean)"""
+        """A Gaussian block's part of the common points. # shape: (count, *noise)"""
         if block not in self._points:
             self._points.clear()
-            gaussian = {
-                b: own.leaves[0] for b, own in moments.items() if isinstance(own, GaussianMoments)
-            }
-            sizes = [mean.numel() for mean in gaussian.values()]
+            gaussian = {b: own for b, own in moments.items() if isinstance(own, GaussianMoments)}
+            sizes = [prod(own.noise_shape) for own in gaussian.values()]
             parts = gaussian_points(self.count, sum(sizes), self.seed).split(sizes, -1)
-            for (b, mean), part in zip(gaussian.items(), parts, strict=True):
-                self._points[b] = part.to(mean).reshape(self.count, *mean.shape)
+            for (b, own), part in zip(gaussian.items(), parts, strict=True):
+                self._points[b] = part.to(own.mean).reshape(self.count, *own.noise_shape)
         return self._points[block]
 
 

@@ -66,6 +66,13 @@ class ExponentialFamily(ABC):
     has_rsample: ClassVar[bool] = False
     """Whether :meth:`rsample` gives draws that are differentiable in the natural parameters."""
 
+    is_curved: ClassVar[bool] = False
+    """Whether it is a curved subset of an exponential family, which has coordinates of its own in
+    the place of natural parameters."""
+
+    coordinate_names: ClassVar[tuple[str, ...]] = ()
+    """What natural parameters are stored as; ``natural_0``, ... where it is empty."""
+
     # ----- Contract: must override ----------------------------------------------------------
 
     @abstractmethod

@@ -5,11 +5,13 @@
 
 from .auto_natural import AutoNatural
 from .gaussian_guides import AutoNaturalMultivariateNormal, AutoNaturalNormal
+from .low_rank_guide import AutoNaturalLowRankMultivariateNormal
 from .natural_guide import NaturalGuide
 from .natural_param import natural_param
 
 __all__ = [
     "AutoNatural",
+    "AutoNaturalLowRankMultivariateNormal",
     "AutoNaturalMultivariateNormal",
     "AutoNaturalNormal",
     "NaturalGuide",

@@ -15,7 +15,13 @@ from ..energy.arrow import arrow_blocks, coupled
 from ..energy.latents import Latent, cut
 from ..energy.merging import MAX_BLOCK_SIZE
 from ..energy.trace import Traced
-from ..families import ArrowNormal, MultivariateNormal, Natural, Normal
+from ..families import (
+    ArrowNormal,
+    ExponentialFamily,
+    MultivariateNormal,
+    Natural,
+    Normal,
+)
 from ..families.arrow_matrices import dense
 from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.arrow_moments import ArrowMoments
@@ -33,7 +39,7 @@ MAX_DENSE = MAX_BLOCK_SIZE
 STRUCTURES = ("auto", "dense", "arrow")
 
 
-class _GaussianGuide(NaturalGuide):
+class GaussianGuide(NaturalGuide):
     """Named sites are Gaussian on their unconstrained space; the rest is chosen from the model.
 
     :param sites: the names; all latents if None.
@@ -60,7 +66,7 @@ class _GaussianGuide(NaturalGuide):
         return [n for n in self.latents.values() if self.sites is None or n.name in self.sites]
 
 
-class AutoNaturalNormal(_GaussianGuide):
+class AutoNaturalNormal(GaussianGuide):
     """A Gaussian with a diagonal covariance, as Pyro's ``AutoNormal``, in natural coordinates.
 
     :param callable model: a Pyro model.
@@ -72,7 +78,7 @@ class AutoNaturalNormal(_GaussianGuide):
     """
 
 
-class AutoNaturalMultivariateNormal(_GaussianGuide):
+class AutoNaturalMultivariateNormal(GaussianGuide):
     """One Gaussian with a full covariance over all sites, as ``AutoMultivariateNormal``.
 
     The sites are slices of one latent vector, so cross-covariances enter every expectation: a
@@ -216,10 +222,16 @@ def joint_block(guide: str, latents: list[Latent], why: str = "") -> Block:
     :param why: why nothing smaller serves.
     :raises MemoryLimitError: if its precision matrix would not fit.
     """
+    size = sum(prod(latent.site.shape) for latent in latents)
+    check_dense(guide, size, latents[0].device, why or offered(arrow_blocks(latents)))
+    return stacked(latents, MultivariateNormal())
+
+
+def stacked(latents: list[Latent], family: ExponentialFamily) -> Block:
+    """One block without batch dims, whose slices are the latents' variables."""
     placements, offset = {}, 0
     for latent in latents:
         placements[latent.name] = Placement((), offset)
         offset += prod(latent.site.shape)
-    check_dense(guide, offset, latents[0].device, why or offered(arrow_blocks(latents)))
     name = "+".join(n.name for n in latents)
-    return Block(name, MultivariateNormal(), tuple(n.site for n in latents), (), offset, placements)
+    return Block(name, family, tuple(n.site for n in latents), (), offset, placements)

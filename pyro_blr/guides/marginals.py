@@ -14,8 +14,8 @@ from ..energy.latents import Latent, cut
 from ..families import Natural, NormalWishart
 from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.arrow_moments import ArrowMoments
-from ..lifting.block_moments import moments_of
 from ..lifting.blocks import Block
+from ..lifting.points import statistics_of
 from .start import distinct
 
 #: The grid of a numerical quantile: +-12 standard deviations of the unconstrained variable, in
@@ -68,18 +68,35 @@ def own_law(block: Block, natural: Natural, latent: Latent) -> Any:
     if not latent.site.gaussian:
         return latent.family.distribution(scale_natural(block, natural, latent))
     own = _gaussian(block, natural, latent)
-    if isinstance(own, dist.MultivariateNormal) and latent.block().event_size is None:
+    correlated = isinstance(own, dist.MultivariateNormal | dist.LowRankMultivariateNormal)
+    if correlated and latent.block().event_size is None:
         return dist.Normal(own.loc, own.variance.sqrt())
     return own
 
 
 def _gaussian(block: Block, natural: Natural, latent: Latent) -> Any:
+    if block.family.is_curved:
+        return _low_rank(block, natural, latent)
     block, mean, covariance = _unit(block, natural, latent)
     if block.event_size is None:
         return dist.Normal(mean.to(latent.dtype), covariance.sqrt().to(latent.dtype))
     loc, scale, matrix = _of_site(block, latent, mean, covariance)
     if matrix is not None:
         return dist.MultivariateNormal(loc, covariance_matrix=distinct(matrix))
+    return _with_event_dim(dist.Normal(loc, scale), latent.site.event_dim)
+
+
+def _low_rank(block: Block, natural: Natural, latent: Latent) -> Any:
+    """The rows of W and the elements of d that are a site's; no matrix of its size is formed."""
+    mean, factor, log_diagonal = (n.detach() for n in natural)
+    diagonal = log_diagonal.exp()
+    if len(latent.site.shape) == 1:
+        place = block.event_slice(latent.site)
+        parts = (t[place].to(latent.dtype) for t in (mean, factor, diagonal))
+        return dist.LowRankMultivariateNormal(*parts)
+    loc = _cut_location(block, latent, mean).to(latent.dtype)
+    variance = _cut_location(block, latent, factor.square().sum(-1) + diagonal)
+    scale = variance.sqrt().to(latent.dtype)
     return _with_event_dim(dist.Normal(loc, scale), latent.site.event_dim)
 
 
@@ -118,7 +135,7 @@ def _location_and_spread(block: Block, natural: Natural) -> tuple[Tensor, Tensor
             return family.location(natural), torch.linalg.inv(kappa * expected)
         spread = family.conditional_covariance(natural)
         return family.location(natural), spread / expected.unsqueeze(-1).unsqueeze(-1)
-    moments: Any = moments_of(block, natural)
+    moments: Any = statistics_of(block, natural)
     return moments.mean.detach(), moments.covariance.detach()
 
 
@@ -147,9 +164,12 @@ def quantile(block: Block, natural: Natural, latent: Latent, probability: float)
     """The elementwise quantile of a site's marginal. # shape: that of the site's value"""
     with torch.no_grad():
         if block.gaussian:
-            block, mean, covariance = _unit(block, natural, latent)
-            scalar = block.event_size is None
-            variance = covariance if scalar else covariance.diagonal(dim1=-2, dim2=-1)
+            if isinstance(block, ArrowBlock):
+                block, mean, covariance = _unit(block, natural, latent)
+                variance = covariance.diagonal(dim1=-2, dim2=-1)
+            else:
+                moments: Any = statistics_of(block, tuple(n.detach() for n in natural))
+                mean, variance = moments.mean, moments.variance
             level = torch.tensor(probability, dtype=torch.float64, device=mean.device)
             normal = torch.special.ndtri(level)
             variable = _cut_location(block, latent, mean + variance.sqrt() * normal)

@@ -3,7 +3,6 @@
 
 """What a precision matrix would take, asked before it is allocated."""
 
-import os
 from collections.abc import Sequence
 
 import torch
@@ -11,21 +10,11 @@ import torch
 from .. import errors
 from ..energy.arrow import Coupled
 from ..lifting.arrow_blocks import ArrowBlock
+from ..lifting.memory import BYTES, available_bytes
 
 #: Matrices of the precision's size that a step holds at a time: the precision, its Cholesky factor,
 #: the covariance, the message to it, and one more while the next precision is tried.
 MATRICES = 5
-BYTES = 8  # float64
-
-
-def available_bytes(device: torch.device) -> int | None:
-    """The memory that is free on a device, or None where it cannot be told."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def fits(numbers: int, device: torch.device) -> bool:

@@ -39,13 +39,14 @@ class NaturalStore(PyroModule):
         for block, natural in naturals.items():
             holder = PyroModule()
             setattr(self, _module_name(block), holder)
-            names = [f"{prefix}.{_module_name(block)}.natural_{k}" for k in range(len(natural))]
+            own = _parameter_names(block)
+            names = [f"{prefix}.{_module_name(block)}.{name}" for name in own]
             shapes = [loaded[n].shape if n in loaded else None for n in names]
             if shapes == [tensor.shape for tensor in natural]:
                 natural = tuple(loaded.pop(n).to(t) for n, t in zip(names, natural, strict=True))
-            for k, tensor in enumerate(natural):
+            for name, tensor in zip(own, natural, strict=True):
                 value = tensor.detach().clone().contiguous()
-                setattr(holder, f"natural_{k}", PyroParam(value, constraints.real))
+                setattr(holder, name, PyroParam(value, constraints.real))
         for natural in self.values(tuple(naturals)).values():
             for value in natural:
                 leaf = _leaf(value)
@@ -55,8 +56,8 @@ class NaturalStore(PyroModule):
         """The natural parameters of every block."""
         return {
             block: tuple(
-                getattr(getattr(self, _module_name(block)), f"natural_{k}")
-                for k in range(len(block.family.natural_event_dims))
+                getattr(getattr(self, _module_name(block)), name)
+                for name in _parameter_names(block)
             )
             for block in blocks
         }
@@ -71,6 +72,12 @@ def take_loaded(prefix: str) -> dict[str, Tensor]:
     store = pyro.get_param_store()
     names = [n for n in store if n.startswith(f"{prefix}.")]
     return {n: store[n].detach().clone() for n in names if not _made_here(store[n])}
+
+
+def _parameter_names(block: Block) -> tuple[str, ...]:
+    """What a block's natural parameters, or the coordinates in their place, are stored as."""
+    count = len(block.family.natural_event_dims)
+    return block.family.coordinate_names or tuple(f"natural_{k}" for k in range(count))
 
 
 def _module_name(block: Block) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import constants
+from . import constants, host
 
 
 class Axis:
@@ -192,6 +192,18 @@ def same_address(first: Address, second: Address) -> bool:
     if isinstance(first.index, Tensor) and isinstance(second.index, Tensor):
         return constants.same_tensor(first.index, second.index)
     return type(first.index) is type(second.index) and first.index == second.index
+
+
+def is_same_table(first: Address, second: Address) -> bool:
+    """Whether two addresses name the same position everywhere; their index tables are compared."""
+    if same_address(first, second):
+        return True
+    if isinstance(first, Axis) or isinstance(second, Axis) or first.axes != second.axes:
+        return False
+    one, other = first.index, second.index
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.shape != other.shape:
+        return False
+    return host.settled((one == other).all())
 
 
 def take(tensor: Tensor, where: tuple[Address, ...]) -> tuple[Tensor, tuple[Axis, ...]]:

@@ -47,6 +47,10 @@ class Moments(ABC):
             value = self._cache[which] = self._statistic(which)
         return value
 
+    def elementwise(self, which: Statistic) -> Tensor | None:
+        """The diagonal of a matrix statistic, where that costs less than the matrix; or None."""
+        return None
+
     def entropy(self) -> Tensor:
         """The entropy of the whole block in nats, a scalar."""
         return self.block.family.entropy(self.natural).sum()
@@ -139,6 +143,11 @@ class GaussianMoments(Moments):
             return dmean - 2 * dcov * mean, dcov
         dcov = 0.5 * (dcov + dcov.mT)
         return dmean - 2 * (dcov @ mean.unsqueeze(-1)).squeeze(-1), dcov
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """The shape of the noise of a draw."""
+        return tuple(self.leaves[0].shape)
 
     def draw(self, noise: Tensor | None = None, count: int = 1) -> Tensor:
         mean, cov = self.leaves

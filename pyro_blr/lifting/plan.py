@@ -10,11 +10,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .axes import Address, Axis, common_device, on_device, take
+from .axes import Address, Axis, common_device, is_same_table, on_device, take
 from .blocks import Block
 from .contraction import Operand, contract
 from .moments import Moments
-from .statistics import Statistic, statistic_shape, sufficient_statistics
+from .statistics import COV, SECOND, Statistic, statistic_shape, sufficient_statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +54,25 @@ class Stat:
         axes = [w for w in self.where if isinstance(w, Axis)]
         return len(axes) > 1 and axes[-1] is axes[-2] and len(set(axes)) == len(axes) - 1
 
+    @cached_property
+    def is_elementwise(self) -> bool:
+        """Whether the last two addresses always name the same element."""
+        return len(self.where) > 1 and is_same_table(*self.where[-2:])
+
     def at(self, where: tuple[Address, ...]) -> "Stat":
         """The same statistic at other addresses."""
         return Stat(self.block, self.which, where)
 
-    def tensor(
+    def operand(
         self, moments: Mapping[Block, Moments], free: tuple[Tensor, ...], known: dict[int, Tensor]
-    ) -> Tensor:
-        """Its value, before it is addressed."""
-        return moments[self.block].statistic(self.which)
+    ) -> Operand:
+        """Its value along axes; of a matrix of which only the diagonal is taken, perhaps that."""
+        own = moments[self.block]
+        if self.block.family.is_curved and self.which in (COV, SECOND) and self.is_elementwise:
+            diagonal = own.elementwise(self.which)
+            if diagonal is not None:
+                return take(diagonal, self.where[:-1])
+        return take(own.statistic(self.which), self.where)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,15 +114,15 @@ class Mass:
         """The same expectation at other addresses."""
         return Mass(self.blocks, self.marginal, self.shape, where)
 
-    def tensor(
+    def operand(
         self, moments: Mapping[Block, Moments], free: tuple[Tensor, ...], known: dict[int, Tensor]
-    ) -> Tensor:
-        """Its value, before it is addressed; computed once an evaluation."""
+    ) -> Operand:
+        """Its value along axes; computed once an evaluation."""
         assert self.marginal is not None
         name = id(self.marginal)
         if name not in known:
             known[name] = self.marginal.expected_exp(moments, free)
-        return known[name]
+        return take(known[name], self.where)
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,5 +292,5 @@ def _operands(
         operands.append((tensor.double(), axes))
     for stat in product.stats:
         if stat is not without:
-            operands.append(take(stat.tensor(moments, free, known), stat.where))
+            operands.append(stat.operand(moments, free, known))
     return operands

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..families import Natural
 from .block_moments import moments_of
 from .blocks import Block
+from .low_rank_moments import LowRankMoments
 from .modes import PointFamily
 from .moments import Moments
 from .statistics import Statistic
@@ -76,4 +77,6 @@ def statistics_of(block: Block, natural: Natural) -> Moments:
     """The statistics of a block of q, or of a point."""
     if isinstance(block, PointBlock):
         return PointMoments(block, natural)
+    if block.family.is_curved:
+        return LowRankMoments(block, natural)
     return moments_of(block, natural)

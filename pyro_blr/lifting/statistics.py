@@ -50,10 +50,15 @@ _SUFFICIENT: dict[str, tuple[Statistic, ...]] = {
 
 
 def sufficient_statistics(block: Block) -> tuple[Statistic, ...]:
-    """The statistics that are a block's mean parameters (a point's own), in their order."""
+    """The statistics that are a block's mean parameters (a point's own), in their order.
+
+    None where the family is curved: L is linear in nothing that it has.
+    """
     own: tuple[Statistic, ...] = getattr(block, "statistics", ())
     if own:
         return own
+    if block.family.is_curved:
+        return ()
     plain = block.gaussian and not isinstance(block, ArrowBlock)
     return (MEAN, SECOND) if plain else _SUFFICIENT.get(block.family.name, ())
 

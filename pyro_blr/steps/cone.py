@@ -3,7 +3,7 @@
 
 """Steps that stay inside the cone of natural parameters; departures from the plain one count."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..families import ExponentialFamily, MultivariateNormal, Natural, Normal
 from ..lifting import host
+from .curved import CurvedStep
 
 #: Halvings of a step before it is given up: 2 ** -40 of a step moves nothing in float64.
 MAX_HALVINGS = 40
@@ -33,6 +34,16 @@ def plain(natural: Natural, message: Natural, rho: float) -> Natural:
     if rho == 1.0:
         return message
     return tuple((1 - rho) * n + rho * m for n, m in zip(natural, message, strict=True))
+
+
+Steps = Callable[[float], Natural]
+
+
+def steps_towards(family: ExponentialFamily, natural: Natural, message: Natural) -> Steps:
+    """The step of each size rho: the plain one, or that of a curved family."""
+    if family.is_curved:
+        return CurvedStep(family, natural, message).at
+    return lambda rho: plain(natural, message, rho)
 
 
 def inside(family: ExponentialFamily, natural: Natural) -> bool:
@@ -78,7 +89,8 @@ def safe_step(
 
     :returns: None if no step is inside (a message that is not finite).
     """
-    proposal = plain(natural, message, rho)
+    step = steps_towards(family, natural, message)
+    proposal = step(rho)
     if inside(family, proposal):
         return proposal
     if has_retraction(family):
@@ -89,7 +101,7 @@ def safe_step(
     for _ in range(MAX_HALVINGS):
         rho *= 0.5
         safety.halvings += 1
-        proposal = plain(natural, message, rho)
+        proposal = step(rho)
         if inside(family, proposal):
             return proposal
     safety.refused += 1

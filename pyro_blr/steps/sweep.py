@@ -14,6 +14,7 @@ from ..lifting import host
 from .cone import (
     MAX_HALVINGS,
     Safety,
+    Steps,
     has_retraction,
     inside,
     metric_products,
@@ -21,6 +22,7 @@ from .cone import (
     retract,
     safe_step,
     squared_norm,
+    steps_towards,
 )
 from .objective import Block, Evaluation, Naturals, Objective
 
@@ -185,8 +187,9 @@ def searched_step(
     natural = current[block]
     touching = block if entry is None else None
     before = objective.value(current, touching) if entry is None else entry
+    step = steps_towards(block.family, natural, message)
     for _ in range(MAX_HALVINGS):
-        for proposal, retracted in _proposals(block, natural, message, rho):
+        for proposal, retracted in _proposals(block, natural, message, rho, step):
             after = objective.value({**current, block: proposal}, touching)
             if has_not_fallen(before, after, CLOSE if close else 0.0):
                 safety.retractions += retracted
@@ -212,10 +215,10 @@ def has_not_fallen(before: Evaluation, after: Evaluation, allowed: float = 0.0) 
 
 
 def _proposals(
-    block: Block, natural: Natural, message: Natural, rho: float
+    block: Block, natural: Natural, message: Natural, rho: float, step: Steps
 ) -> list[tuple[Natural, int]]:
     """The plain step if it is inside the cone, else the retraction if that is."""
-    proposal = plain(natural, message, rho)
+    proposal = step(rho)
     if inside(block.family, proposal):
         return [(proposal, 0)]
     if has_retraction(block.family):

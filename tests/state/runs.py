@@ -235,6 +235,6 @@ def everything(blr: BLR) -> dict[str, Tensor]:
 
 def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
     """Equal to the last bit."""
-    assert list(left) == list(right)
+    assert left.keys() == right.keys()
     for name in left:
         assert torch.equal(left[name], right[name]), name

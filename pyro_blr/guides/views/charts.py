@@ -41,6 +41,9 @@ class Chart:
     :param natural: natural parameters from theta, twice differentiable.
     """
 
+    #: Its steps are those of natural parameters, in its own coordinates.
+    is_curved = False
+
     def __init__(self, family: ExponentialFamily, natural: Callable[[Natural], Natural]) -> None:
         self.family = family
         self.natural = natural

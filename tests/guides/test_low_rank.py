@@ -1,0 +1,378 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+"""The guide with a low-rank covariance: its geometry, its optimum, its certificate, its memory."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_blr import BLR, errors
+from pyro_blr.guides import (
+    AutoNaturalLowRankMultivariateNormal,
+    AutoNaturalMultivariateNormal,
+    low_rank_guide,
+)
+from pyro_blr.lifting import memory
+from pyro_blr.lifting.low_rank import DAMPING, LowRankCovariance
+from pyro_blr.lifting.low_rank_normal import LowRankNormal
+
+FAMILY = LowRankNormal()
+SHAPES = [(1, 1), (4, 1), (5, 2), (6, 5)]
+
+
+def coordinates(size: int, rank: int) -> tuple[torch.Tensor, ...]:
+    return torch.randn(size), torch.randn(size, rank), 0.5 * torch.randn(size)
+
+
+def dense(mean, factor, log_diagonal):
+    covariance = factor @ factor.mT + torch.diag(log_diagonal.exp())
+    return torch.distributions.MultivariateNormal(mean, covariance)
+
+
+def flat(tensors) -> torch.Tensor:
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+def parts(vector: torch.Tensor, like) -> tuple[torch.Tensor, ...]:
+    pieces = vector.split([t.numel() for t in like])
+    return tuple(p.reshape(t.shape) for p, t in zip(pieces, like, strict=True))
+
+
+# The geometry
+
+
+@pytest.mark.parametrize("size, rank", SHAPES)
+def test_the_fisher_matrix_is_the_hessian_of_the_divergence(size, rank):
+    point = coordinates(size, rank)
+
+    def divergence(vector):
+        return torch.distributions.kl_divergence(dense(*point), dense(*parts(vector, point)))
+
+    hessian = torch.autograd.functional.hessian(divergence, flat(point))
+    covariance = FAMILY.covariance(point)
+    columns = []
+    for unit in torch.eye(hessian.shape[0]):
+        mean, factor, log_diagonal = parts(unit, point)
+        rest = covariance.fisher_times((factor, log_diagonal))
+        columns.append(flat((covariance.precision_times(mean), *rest)))
+    torch.testing.assert_close(torch.stack(columns), hessian, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("size, rank", SHAPES)
+def test_mean_params_have_the_metric_as_their_derivative(size, rank):
+    point = coordinates(size, rank)
+    vector = parts(torch.randn(flat(point).shape), point)
+    leaf = tuple(p.clone().requires_grad_() for p in point)
+    product = torch.autograd.grad(FAMILY.mean_params(leaf), leaf, vector)
+    covariance = FAMILY.covariance(point)
+    expected = covariance.precision_times(vector[0]), *covariance.metric_times(vector[1:])
+    torch.testing.assert_close(product, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("size, rank", [(1, 1), (4, 1), (5, 2), (8, 3)])
+def test_the_inverse_solves_for_every_gradient_of_a_function_of_q(size, rank):
+    point = tuple(p.requires_grad_() for p in coordinates(size, rank))
+    target = torch.randn(size, size)
+    value = (dense(*point).covariance_matrix * target).sum() + point[0].sin().sum()
+    gradient = torch.autograd.grad(value, point)
+    solved = FAMILY.inverse_fisher(point, gradient)
+    leaf = tuple(p.detach().requires_grad_() for p in point)
+    back = torch.autograd.grad(FAMILY.mean_params(leaf), leaf, solved)
+    torch.testing.assert_close(back, gradient, rtol=1e-6, atol=1e-6)
+
+
+def test_one_element_has_the_inverse_in_closed_form():
+    # Sigma = w^2 + d: F = v v' / (2 Sigma^2), v = (2 w, d), and C = diag(1 / d, 1 / 2).
+    w, log_d = torch.tensor([[0.7]]), torch.tensor([-0.4])
+    d, covector = log_d.exp(), torch.tensor([0.3, -1.1])
+    v = torch.cat([2 * w[0], d])
+    complete = torch.diag(torch.stack([1 / d[0], torch.tensor(0.5)]))
+    metric = torch.outer(v, v) / (2 * (w[0, 0] ** 2 + d) ** 2) + DAMPING * complete
+    covariance = LowRankCovariance(w, d)
+    got = covariance.inverse_metric_times((covector[:1].unsqueeze(0), covector[1:]))
+    expected = torch.linalg.solve(metric, covector)
+    torch.testing.assert_close(flat(got), expected, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("rho", [1.0, 0.5, 0.01])
+def test_a_damped_step_is_between_the_natural_and_the_complete_data_gradient(rho):
+    _, factor, log_diagonal = coordinates(6, 2)
+    covariance = LowRankCovariance(factor, log_diagonal.exp())
+    direction = torch.randn(6, 2), torch.randn(6)
+    step = covariance.damped_step(direction, rho)
+    complete = step[0] / log_diagonal.exp().unsqueeze(-1), 0.5 * step[1]
+    left = [
+        rho * a + (1 - rho) * b
+        for a, b in zip(covariance.metric_times(step), complete, strict=True)
+    ]
+    right = [rho * a for a in covariance.metric_times(direction)]
+    torch.testing.assert_close(left, right, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("size, rank", SHAPES)
+def test_gradients_of_q_have_no_part_along_rotations(size, rank):
+    point = tuple(p.requires_grad_() for p in coordinates(size, rank))
+    gradient = torch.autograd.grad(FAMILY.entropy(point), point, materialize_grads=True)
+    local = FAMILY.at(point)
+    torch.testing.assert_close(local.symmetrize(gradient), gradient, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(FAMILY.gradient_of_entropy(point), gradient, rtol=1e-9, atol=1e-9)
+    turn = torch.randn(rank, rank)
+    rotation = point[1].detach() @ (turn - turn.mT)
+    noise = local.symmetrize(tuple(torch.randn(p.shape) for p in point))
+    assert abs((noise[1] * rotation).sum()) < 1e-9
+
+
+@pytest.mark.parametrize("size, rank", SHAPES)
+def test_the_distribution(size, rank):
+    point = coordinates(size, rank)
+    value = torch.randn(3, size)
+    torch.testing.assert_close(FAMILY.log_prob(point, value), dense(*point).log_prob(value))
+    torch.testing.assert_close(FAMILY.entropy(point), dense(*point).entropy())
+    torch.testing.assert_close(FAMILY.natural_of(FAMILY.distribution(point)), point)
+    with pytest.raises(errors.DomainError, match="curved"):
+        FAMILY.log_partition(point)
+
+
+def test_a_column_that_is_zero_stays_and_harms_nothing():
+    mean, factor, log_diagonal = coordinates(5, 3)
+    point = mean, factor * torch.tensor([1.0, 0.0, 1.0]), log_diagonal
+    gradient = FAMILY.gradient_of_entropy(point)
+    solved = FAMILY.inverse_fisher(point, gradient)
+    assert all(t.isfinite().all() for t in solved)
+    assert solved[1][:, 1].abs().max() < 1e-8
+    torch.testing.assert_close(FAMILY.at(point).symmetrize(gradient), gradient)
+
+
+# The optimum
+
+
+def regression(size: int, logistic: bool = False):
+    x = torch.randn(40, size) @ (torch.eye(size) + 0.5 * torch.randn(size, size))
+    predictor = x @ torch.randn(size)
+    y = (torch.rand(40) < predictor.sigmoid()).double() if logistic else predictor + torch.randn(40)
+
+    def model():
+        with pyro.plate("d", size):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("n", 40):
+            law = dist.Bernoulli(logits=x @ w) if logistic else dist.Normal(x @ w, 1.0)
+            pyro.sample("y", law, obs=y)
+
+    return model, torch.eye(size) + x.mT @ x, x.mT @ y
+
+
+@pytest.mark.parametrize("logistic", [False, True])
+@pytest.mark.parametrize("size", [2, 5])
+def test_rank_one_below_full_reaches_the_full_optimum(size, logistic):
+    model, _, _ = regression(size, logistic)
+    full = BLR(model, AutoNaturalMultivariateNormal(model))
+    assert full.fit(tol=1e-9).converged
+    blr = BLR(model, AutoNaturalLowRankMultivariateNormal(model, rank=size - 1))
+    fit = blr.fit(max_steps=100, tol=1e-7)
+    assert fit.converged
+    assert abs(blr.evaluate_loss() - full.evaluate_loss()) < 1e-6
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_the_elbo_never_falls_and_the_fit_is_certified(rank):
+    model, precision, linear = regression(6)
+    blr = BLR(model, AutoNaturalLowRankMultivariateNormal(model, rank=rank))
+    fit = blr.fit(max_steps=200)
+    rises = [after - before for before, after in zip(fit.losses, fit.losses[1:], strict=False)]
+    assert max(rises) < 1e-9
+    assert fit.converged
+    assert fit.gap <= 1e-6
+    # An independent minimum of the divergence from the Gaussian posterior, in closed form.
+    posterior = torch.distributions.MultivariateNormal(
+        torch.linalg.solve(precision, linear), precision_matrix=precision
+    )
+    found = blr.guide.joint()
+    reached = torch.distributions.kl_divergence(
+        dense(found[0], found[1], found[2].log()), posterior
+    )
+    best = lbfgs_divergence(posterior, (found[0], found[1], found[2].log()))
+    assert abs(float(reached) - best) < 1e-6
+
+
+def lbfgs_divergence(posterior, start) -> float:
+    """The least divergence that torch's L-BFGS finds from a point beside the start."""
+    leaves = [(s + 0.01 * torch.randn_like(s)).requires_grad_() for s in start]
+    optimiser = torch.optim.LBFGS(
+        leaves, max_iter=2000, tolerance_grad=1e-10, tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def closure():
+        optimiser.zero_grad()
+        loss = torch.distributions.kl_divergence(dense(*leaves), posterior)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    return float(closure())
+
+
+def test_sites_of_any_shape_and_support_share_the_vector():
+    y = torch.randn(50) + 1
+
+    def model():
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("a", 2, dim=-2), pyro.plate("b", 3, dim=-1):
+            table = pyro.sample("table", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(table.sum(), scale).expand([50]).to_event(1), obs=y)
+
+    guide = AutoNaturalLowRankMultivariateNormal(model, rank=2)
+    blr = BLR(model, guide, on_sampled="error")
+    assert blr.fit(max_steps=200).converged
+    assert [tuple(t.shape) for t in guide.joint()] == [(7,), (7, 2), (7,)]
+    names = {n.rpartition(".")[2] for n in pyro.get_param_store()}
+    assert names == {"loc", "cov_factor", "log_cov_diag"}
+    assert guide.marginal("table").batch_shape == (2, 3)
+    draws = guide.sample_posterior(2000)
+    covariance = dense(*FAMILY.natural_of(FAMILY.distribution(guide.naturals()[guide.blocks[0]])))
+    deviation = covariance.variance[1:].detach().sqrt().reshape(2, 3)
+    z = (draws["table"].mean(0) - guide.median()["table"]) / deviation * math.sqrt(2000)
+    assert z.abs().max() < 4
+    # Elements of the sum are anticorrelated, which a mean field cannot have.
+    assert covariance.covariance_matrix[1, 2] < 0
+
+
+def test_some_sites_share_the_vector_and_others_get_their_own_family():
+    y = torch.randn(30)
+
+    def model():
+        tau = pyro.sample("tau", dist.Gamma(1.0, 1.0))
+        a, b = (pyro.sample(n, dist.Normal(0.0, 1.0)) for n in "ab")
+        with pyro.plate("n", 30):
+            pyro.sample("y", dist.Normal(a + b, tau**-0.5), obs=y)
+
+    guide = AutoNaturalLowRankMultivariateNormal(model, sites=["a", "b"])
+    assert BLR(model, guide).fit(max_steps=200).converged
+    assert {b.family.name for b in guide.blocks} == {"LowRankNormal", "Gamma"}
+
+
+# Draws, memory, dtypes
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that an operation made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, torch.Tensor):
+                self.numel = max(self.numel, value.untyped_storage().nbytes() // 8)
+        return result
+
+
+def test_no_matrix_of_all_pairs_is_made_where_factors_are_sampled():
+    size, rank = 20_000, 3
+    data = torch.randn(size)
+
+    def model():
+        with pyro.plate("d", size):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.StudentT(3.0, w.sin() * w.roll(1) + w.roll(2), 1.0), obs=data)
+
+    guide = AutoNaturalLowRankMultivariateNormal(model, rank=rank)
+    few = pyro.infer.Trace_ELBO(num_particles=8)
+    blr = BLR(model, guide, loss=few, on_sampled="ignore")
+    with Largest() as largest:
+        losses = [blr.step() for _ in range(3)]
+        guide.quantiles([0.1, 0.9])
+        guide.marginal("w").sample()
+    assert blr.explain()["y"].tier == "sampled"
+    assert blr.explain()["w"].tier == "exact"
+    assert losses[-1] < losses[0]
+    # A matrix of all pairs has 20000 * size; Sobol's scrambling takes 30 * 30 numbers a dimension.
+    assert largest.numel <= 900 * (size + rank)
+
+
+def test_a_dense_covariance_that_does_not_fit_is_refused(monkeypatch):
+    model, _, _ = regression(5)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 100)
+    with pytest.raises(errors.MemoryLimitError, match=r"5 x 5 .* sites=\[\.\.\.\]"):
+        BLR(model, AutoNaturalLowRankMultivariateNormal(model)).step()
+
+
+def test_sampled_gradients_are_those_of_the_exact_factors():
+    model, _, _ = regression(4)
+    guide = AutoNaturalLowRankMultivariateNormal(model, rank=2)
+    blr = BLR(model, guide)
+    blr.step()
+    objective = blr._objective((), {})
+    naturals = {b: tuple(t.detach() for t in n) for b, n in guide.naturals().items()}
+    (block,) = guide.blocks
+    exact = flat(objective.messages(naturals)[block])
+    point = naturals[block]
+    noise = torch.randn(4000, 6)
+    draws = point[0] + noise[:, 4:] @ point[1].mT + (0.5 * point[2]).exp() * noise[:, :4]
+    moments = objective.evaluate(naturals).moments[block]
+    torch.testing.assert_close(moments.draw(noise).detach(), draws)
+    assert exact.isfinite().all()
+
+
+def test_a_float32_model():
+    x, y = torch.randn(30, 4, dtype=torch.float32), torch.randn(30, dtype=torch.float32)
+    zeros = torch.zeros(4, dtype=torch.float32)
+
+    def model():
+        w = pyro.sample("w", dist.Normal(zeros, 1.0).to_event(1))
+        with pyro.plate("n", 30):
+            pyro.sample("y", dist.Normal(x @ w, 1.0), obs=y)
+
+    guide = AutoNaturalLowRankMultivariateNormal(model)
+    assert BLR(model, guide).fit(max_steps=200).converged
+    assert guide().get("w").dtype == torch.float32
+    assert guide.marginal("w").mean.dtype == torch.float32
+    assert all(p.dtype == torch.float64 for p in pyro.get_param_store().values())
+    assert guide.rank == 2
+
+
+def test_sampled_factors_reach_the_optimum_by_decreasing_steps():
+    x, y = torch.randn(60, 3), torch.randn(60)
+
+    def model():
+        with pyro.plate("d", 3):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("n", 60):
+            pyro.sample("y", dist.Normal(x @ w, 1.0), obs=y)
+
+    blr = BLR(model, AutoNaturalLowRankMultivariateNormal(model, rank=2), step_size=0.3)
+    for _ in range(100):
+        blr.step()
+    full = BLR(model, AutoNaturalMultivariateNormal(model))
+    full.fit()
+    assert 0 <= blr.evaluate_loss() - full.evaluate_loss() + 1e-9 < 1e-3
+
+
+# Arguments
+
+
+@pytest.mark.parametrize("rank", [0, -1, 1.5, True, "2"])
+def test_a_rank_that_is_none_is_refused(rank):
+    with pytest.raises(errors.ArgumentError, match="rank must be a positive integer"):
+        AutoNaturalLowRankMultivariateNormal(lambda: None, rank=rank)
+
+
+@pytest.mark.parametrize("size, rank", [(1, 2), (3, 3), (3, 4)])
+def test_a_rank_that_is_too_large_is_refused(size, rank):
+    model, _, _ = regression(size)
+    guide = AutoNaturalLowRankMultivariateNormal(model, rank=rank)
+    with pytest.raises(errors.ArgumentError, match=f"rank={max(1, size - 1)} reaches every"):
+        guide()
+
+
+def test_pyro_parameters_are_the_same_law():
+    point = coordinates(5, 2)
+    loc, scale, factor = low_rank_guide.to_pyro_parameters(point)
+    # As AutoLowRankMultivariateNormal.get_posterior has it.
+    pyros = dist.LowRankMultivariateNormal(loc, factor * scale.unsqueeze(-1), scale * scale)
+    torch.testing.assert_close(pyros.covariance_matrix, dense(*point).covariance_matrix)
+    torch.testing.assert_close(low_rank_guide.from_pyro_parameters(loc, scale, factor), point)
