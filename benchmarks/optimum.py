@@ -20,7 +20,9 @@ GAIN = 1e-6
 #: Fresh draws for each draw of the optimum: their own noise is then half of what they measure.
 FRESH = 2
 #: Draws to begin with, and to end with where the error stays above what is allowed.
-FEWEST, MOST = 4096, 65536
+FEWEST, MOST = 512, 65536
+#: Fewest draws for each dimension: the draws are mapped to a covariance of I, which takes two.
+PER_DIMENSION = 4
 #: A gap on few draws above so many times a bound is above the bound on many.
 FEW, PLAINLY = 512, 5.0
 
@@ -62,9 +64,9 @@ class Optimum:
         return far <= PLAINLY * nats and self.gap(q) <= nats
 
 
-def optimum(family: Family, allowed_error: float) -> Optimum:
+def optimum(family: Family, allowed_error: float, start: State | None = None) -> Optimum:
     """Maximise the ELBO on ever more draws, until the error is at most what is allowed."""
-    count, q = FEWEST, family.start()
+    count, q = max(FEWEST, PER_DIMENSION * family.size), start or family.start()
     while True:
         draws = family.draws(count, seed=0)
         q, elbo = _optimise(family, draws, q)

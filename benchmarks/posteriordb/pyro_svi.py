@@ -1,0 +1,86 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Pyro's side: SVI with AutoMultivariateNormal."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoMultivariateNormal
+from pyro.infer.autoguide.initialization import init_to_median
+from pyro.optim import ExponentialLR
+from torch import Tensor
+from torch.distributions import biject_to
+from torch.optim import Adam
+
+from ..family import state_of_autoguide
+from ..optimum import WALL
+from ..stan_models import Example, origin
+from ..timing import fresh
+from .tuning import DECAY, Outcome, Setting
+
+Start = Callable[[Any], Tensor]
+
+
+class PyroSVI:
+    """SVI of one posterior, from the guide's default start where the model has one.
+
+    It has none where a prior is improper or where the log joint is not finite at the prior's
+    median; then the start is the origin of the unconstrained space. Several starts are Stan's:
+    uniform within 2 of the origin.
+    """
+
+    section = "pyro_svi_trials"
+
+    def __init__(self, example: Example, args: tuple[Any, ...]) -> None:
+        self.model, self.args = example.model, args
+        self.default = self._default_is_feasible()
+
+    def _default_is_feasible(self) -> bool:
+        fresh()
+        try:
+            guide = AutoMultivariateNormal(self.model, init_loc_fn=init_to_median)
+            losses = [Trace_ELBO().loss(self.model, guide, *self.args) for _ in range(10)]
+        except (NotImplementedError, ValueError, RuntimeError):
+            return False
+        return all(math.isfinite(loss) and abs(loss) < WALL for loss in losses)
+
+    def start(self, seed: int) -> Start:
+        """The first start of a seed is the default or the origin, the others are scattered."""
+        if seed < 100:
+            return init_to_median if self.default else origin
+        return scattered
+
+    def run(self, setting: Setting, seed: int) -> Outcome:
+        """Run to the end; the time is that of the guide and the steps."""
+        fresh(seed)
+        begin = time.process_time()
+        guide = AutoMultivariateNormal(self.model, init_loc_fn=self.start(seed))
+        # Not ClippedAdam: its clipping biases heavy-tailed gradients.
+        optimiser = ExponentialLR(
+            {
+                "optimizer": Adam,
+                "optim_args": {"lr": setting.rate},
+                "gamma": DECAY ** (1 / setting.steps),
+            }
+        )
+        svi = SVI(self.model, guide, optimiser, Trace_ELBO(num_particles=setting.particles))
+        for _ in range(setting.steps):
+            # A run that is lost costs no more time.
+            if not math.isfinite(svi.step(*self.args)):
+                break
+            optimiser.step()
+        elapsed = time.process_time() - begin
+        return Outcome(state_of_autoguide(guide), {"all": elapsed})
+
+
+def scattered(site: Any) -> Tensor:
+    """Stan's start: uniform within 2 of the origin of the unconstrained space."""
+    fn = site["fn"]
+    transform = biject_to(fn.support)
+    value: Tensor = transform(4 * torch.rand(transform.inverse_shape(fn.shape())) - 2)
+    return value
