@@ -14,7 +14,7 @@ from pyro.infer.rws import ReweightedWakeSleep
 from pyro.optim import PyroOptim
 
 from . import errors
-from .guides.auto_natural import AutoNatural
+from .guides.natural_guide import NaturalGuide
 from .steps.schedule import check_step_size
 
 #: Keywords of ``fit`` that a model cannot have as its own.
@@ -39,7 +39,7 @@ def check_arguments(
         raise errors.ArgumentError(
             f"the model must be callable, not {type(model).__name__}. Mend: BLR(model, guide)."
         )
-    if not isinstance(guide, AutoNatural):
+    if not isinstance(guide, NaturalGuide):
         raise errors.ArgumentError(
             f"the guide is {type(guide).__name__}, which holds no natural parameters. Mend: "
             "guide = pyro_blr.guides.AutoNatural(model)."

@@ -20,7 +20,7 @@ from ._version import __version__
 from .blr import BLR
 from .energy.latents import block_values
 from .energy.trace import missing_site
-from .guides.auto_natural import AutoNatural
+from .guides.natural_guide import NaturalGuide
 
 #: Names that ArviZ gives to the dims of draws.
 RESERVED_DIMS = ("chain", "draw", "sample")
@@ -73,7 +73,7 @@ def to_arviz(fit: Any, *args: Any, num_samples: int = 1000, **kwargs: Any) -> An
     return _tree(from_dict, record, values, log_q)
 
 
-def draw(guide: AutoNatural, num_samples: int) -> tuple[dict[str, Tensor], Tensor]:
+def draw(guide: NaturalGuide, num_samples: int) -> tuple[dict[str, Tensor], Tensor]:
     """Draws of every site of a guide, with the log density of q over the sites' values.
 
     :param num_samples: S

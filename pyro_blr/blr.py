@@ -16,14 +16,11 @@ from .arguments import check_arguments, check_limits, check_rule, draws_of, reje
 from .energy.draws import Draws
 from .energy.energy import Energy, EnergyBuilder, Value
 from .energy.explanation import Explanation, explain
-from .energy.joining import join, rows_move_alone
-from .energy.merging import merge
 from .energy.parameters import LiftedParameter
-from .energy.sharing import share
 from .energy.trace import Traced
 from .families import Natural
 from .fit import Fit, run
-from .guides.auto_natural import AutoNatural
+from .guides.natural_guide import NaturalGuide
 from .info import Info
 from .lifting.blocks import Block
 from .lifting.points import PointBlock
@@ -68,7 +65,7 @@ class BLR:
         fit = blr.fit(X, y)
 
     :param callable model: an ordinary Pyro model.
-    :param AutoNatural guide: a guide in natural coordinates.
+    :param NaturalGuide guide: a guide in natural coordinates.
     :param PyroOptim optim: drives what has no natural coordinates (see ``params``).
     :param ELBO loss: a Pyro loss, for its ``num_particles`` (draws of sampled factors).
     :param step_size: ``"auto"`` (the largest step that does not let the ELBO fall; decreasing steps
@@ -94,7 +91,7 @@ class BLR:
     def __init__(
         self,
         model: Callable[..., Any],
-        guide: AutoNatural,
+        guide: NaturalGuide,
         optim: PyroOptim | None = None,
         loss: ELBO | None = None,
         *,
@@ -221,7 +218,7 @@ class BLR:
                 raise
             self.parameters.forget()
             traced = trace({})
-        if not self._is_laid_out or not rows_move_alone(self.guide.blocks, traced):
+        if not self._is_laid_out or not self.guide.suits(traced):
             self._lay_out(traced)
         energy = self.parameters.energy(traced, self.guide.layout, trace, build)
         if any(b.row_dims and not energy.is_conjugate_in(b) for b in energy.blocks):
@@ -231,28 +228,8 @@ class BLR:
         return energy
 
     def _lay_out(self, traced: Traced) -> None:
-        """Choose the blocks of q: before the first step, and where a plate is subsampled later on.
-
-        Coupled linear-Gaussian latents are merged, Gaussians joined with their own precisions, and
-        covariances that are the same all along a plate held once.
-        """
-        latents = self.guide.latents
-        blocks = [latent.block() for latent in latents.values()]
-        if self.blocks == "auto":
-            blocks, self._notes = merge(traced, latents)
-            blocks = join(blocks, traced)
-        elif any(len(b.sites) > 1 for b in self.guide.blocks):
-            raise errors.ArgumentError(
-                'blocks="site" was asked for, but the guide\'s latents were merged by another BLR. '
-                "Mend: make a new guide."
-            )
-        self._use(share(blocks, traced))
+        self._notes = self.guide.lay_out(traced, self.blocks)
         self._is_laid_out = True
-
-    def _use(self, blocks: list[Block]) -> None:
-        """Give the guide a layout, if it has another one."""
-        if [_shape_of(b) for b in blocks] != [_shape_of(b) for b in self.guide.blocks]:
-            self.guide.merge(blocks)
 
     def step_on(self, objective: EnergyObjective, watched: bool = False) -> float:
         """One step on a traced call; :meth:`step` and :meth:`fit` share it.
@@ -338,11 +315,6 @@ class BLR:
                 "watch (a NumPy array, .data). Mend: call blr.invalidate() after changing data in "
                 "place."
             )
-
-
-def _shape_of(block: Block) -> tuple[Any, ...]:
-    """What makes two blocks the same to a guide."""
-    return block.name, block.family, block.batch_shape, block.event_size, block.row_dims
 
 
 def _detached(naturals: Mapping[Block, Natural]) -> dict[Block, Natural]:

@@ -69,3 +69,7 @@ class SampledFactorError(BLRError, RuntimeError):
 
 class SampledFactorWarning(UserWarning):
     """A factor has no deterministic expectation and is evaluated at draws of the guide."""
+
+
+class MemoryLimitError(BLRError, MemoryError):
+    """A matrix would not fit into memory; it was not allocated."""

@@ -74,7 +74,7 @@ def is_shared(guide: Any) -> bool:
 @contextmanager
 def unshared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
-        patch.setattr("pyro_blr.blr.share", lambda blocks, traced: list(blocks))
+        patch.setattr("pyro_blr.guides.auto_natural.share", lambda blocks, traced: list(blocks))
         yield
 
 

@@ -4,5 +4,7 @@
 """Guides in natural coordinates."""
 
 from .auto_natural import AutoNatural
+from .gaussian_guides import AutoNaturalMultivariateNormal, AutoNaturalNormal
+from .natural_guide import NaturalGuide
 
-__all__ = ["AutoNatural"]
+__all__ = ["AutoNatural", "AutoNaturalMultivariateNormal", "AutoNaturalNormal", "NaturalGuide"]

@@ -1,42 +1,27 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The automatic guide in natural coordinates."""
+"""The automatic guide: the families and the blocks that the model's own messages call for."""
 
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
-import torch
-from pyro import poutine
-from pyro.infer.autoguide import AutoGuide
-from torch import Tensor
-
 from .. import errors
-from .._compat import InitMessenger, init_to_median, prototype_hide_fn
-from ..energy.energy import EnergyBuilder, Naturals
-from ..energy.latents import Latent, block_values
-from ..energy.trace import without_validation
-from ..families import Natural
-from ..lifting import host
+from ..energy.joining import join, rows_move_alone
+from ..energy.latents import Latent
+from ..energy.merging import merge
+from ..energy.sharing import share
+from ..energy.trace import Traced
 from ..lifting.blocks import Block
-from .choice import choose_latents, full_value
-from .marginals import marginal, own_law, quantile
-from .start import given_natural, initial_natural, located, merged_natural
-from .store import NaturalStore, take_loaded
+from .choice import TraceLatents, choose_latents
+from .natural_guide import NaturalGuide
 
 
-class AutoNatural(AutoGuide):
+class AutoNatural(NaturalGuide):
     """One exponential family for each latent, chosen from the model, held in natural coordinates.
 
     A latent gets the family that its own messages call for (Gamma for a precision, Beta, Dirichlet,
-    Normal); where the model is not conjugate in it, a Gaussian on the unconstrained space. Natural
-    parameters live in the param store, in float64 whatever the model's dtype: a mean is
-    ``precision^-1 @ natural``, so rounding natural parameters to float32 would cost the posterior's
-    condition number in accuracy. Values and marginals have the model's dtype.
+    Normal); where the model is not conjugate in it, a Gaussian on the unconstrained space.
 
     :param callable model: a Pyro model.
     :param families: a family by site name, to override the choice: ``{"tau": Gamma}``.
@@ -51,310 +36,48 @@ class AutoNatural(AutoGuide):
         model: Callable[..., Any],
         *,
         families: Mapping[str, Any] | None = None,
-        init_loc_fn: Callable[..., Any] = init_to_median,
-        init_scale: float = 0.1,
-        create_plates: Callable[..., Any] | None = None,
+        **options: Any,
     ) -> None:
-        if not callable(model):
-            raise errors.ArgumentError(
-                f"AutoNatural needs a model that can be called, not {type(model).__name__}. "
-                "Mend: AutoNatural(model)."
-            )
-        if not init_scale > 0:
-            raise errors.ArgumentError(f"init_scale must be positive, not {init_scale}.")
-        super().__init__(model, create_plates=create_plates)
+        super().__init__(model, **options)
         self.families = dict(families or {})
-        self.init_loc_fn = init_loc_fn
-        self.init_scale = float(init_scale)
-        self.latents: dict[str, Latent] = {}
-        self.layout: dict[str, Block] = {}
-        self._start: dict[str, Any] = {}
-        self._blocks: tuple[Block, ...] = ()
-        self._held: dict[Block, Natural] = {}
-        self._loaded: dict[str, Tensor] = {}
 
-    # Setup
-
-    @property
-    def is_set_up(self) -> bool:
-        """Whether the latents and their families are known."""
-        return bool(self.latents)
-
-    def set_up(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], builder: EnergyBuilder | None = None
-    ) -> None:
-        """Run the model once to find the latents, their families and where they start.
-
-        :param builder: the energy builder whose cache the run may fill.
-        """
-        if self.is_set_up:
-            return
-        with torch.no_grad(), without_validation():
-            sites = self._prototype(args, kwargs)
-        builder = builder or EnergyBuilder(self.model, on_sampled="ignore")
-        chosen = choose_latents(sites, self.families, lambda ls: builder.trace(args, kwargs, ls))
-        unknown = sorted(set(self._start) - set(chosen) | set(self.families) - set(chosen))
+    def _choose(self, sites: Mapping[str, Any], trace: TraceLatents) -> dict[str, Latent]:
+        unknown = sorted(set(self.families) - set(sites))
         if unknown:
             raise errors.ArgumentError(
-                f"a start or a family was given for {unknown}, which the model does not have as "
-                f"latents; it has {sorted(chosen)}. Mend: use the names of the sample sites."
+                f"a family was given for {unknown}, which the model does not have as latents; it "
+                f"has {sorted(sites)}. Mend: use the names of the sample sites."
             )
-        start = {}
-        for name, latent in chosen.items():
-            value, _ = full_value(sites[name])
-            given = self._start.get(name)
-            start[name] = (
-                initial_natural(latent, sites[name], value, self.init_scale)
-                if given is None
-                else given_natural(latent, given)
-            )
-        self.latents = chosen
-        self._hold({latent.block(): start[name] for name, latent in chosen.items()})
+        return choose_latents(sites, self.families, trace)
 
-    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        self.set_up(args, kwargs)
+    def lay_out(self, traced: Traced, how: str) -> tuple[str, ...]:
+        """Choose the blocks of q: before the first step, and where a plate is subsampled later on.
 
-    def _prototype(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        model = InitMessenger(located(self.init_loc_fn))(self.model)
-        hidden = poutine.block(model, prototype_hide_fn)
-        with warnings.catch_warnings():
-            # torch's Wishart tests whether its draws are regular and warns if they are.
-            warnings.filterwarnings("ignore", "Singular sample detected", UserWarning)
-            trace = poutine.block(poutine.trace(hidden).get_trace)(*args, **kwargs)
-        self.prototype_trace = trace
-        if self.master is not None:
-            self.master()._check_prototype(self.prototype_trace)
-        sites = dict(self.prototype_trace.iter_stochastic_nodes())
-        if not sites:
-            raise errors.NoLatentError(
-                "the model has no latent variable: every sample site is observed or hidden. Mend: "
-                "leave obs= out of the site that is to be inferred."
-            )
-        self._prototype_frames = {
-            f.name: f for s in sites.values() for f in s["cond_indep_stack"] if f.vectorized
-        }
-        return sites
+        Coupled linear-Gaussian latents are merged, Gaussians joined with their own precisions, and
+        covariances that are the same all along a plate held once.
 
-    # Natural parameters
-
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """The independent units of q."""
-        return self._blocks
-
-    def naturals(self) -> dict[Block, Natural]:
-        """The natural parameters of every block, as they are in the param store."""
-        if self._held:
-            self._store(self._held)
-        with self._pyro_context:
-            return self.natural.values(self._blocks)
-
-    def write(self, naturals: Naturals) -> None:
-        """Set natural parameters in place.
-
-        :raises DomainError: if they are not inside their domain; nothing is written then.
+        :param how: ``"auto"`` merges and joins, ``"site"`` keeps one block a site.
+        :raises ArgumentError: if ``"site"`` is asked for where latents were merged before.
         """
-        for block, natural in naturals.items():
-            if not host.truth(block.family.in_domain(natural).all()):
-                raise errors.DomainError(
-                    f"natural parameters outside the domain of {block.family.name} were refused "
-                    f"for {block.name!r}; the guide keeps its last good state."
-                )
-        held = self.naturals()
-        with torch.no_grad():
-            for block, natural in naturals.items():
-                for old, new in zip(held[block], natural, strict=True):
-                    old.copy_(new)
-
-    def set_natural(self, start: Mapping[str, Any]) -> None:
-        """Set where q starts, by site: natural parameters, or a distribution of its family.
-
-        :param start: for each site a tuple of natural parameters (for a Gaussian
-            ``(precision @ mean, -precision / 2)``) or a Pyro distribution.
-        """
-        if not self.is_set_up:
-            self._start.update(start)
-            return
-        current = {name: self._own_natural(name) for name in self.latents}
-        for name, given in start.items():
-            if name not in self.latents:
-                raise errors.ArgumentError(
-                    f"the guide has no site {name!r}; it has {sorted(self.latents)}. Mend: use the "
-                    "name of the sample site."
-                )
-            block = self.layout[name]
-            if len(block.sites) > 1 and not all(s.name in start for s in block.sites):
-                raise errors.ArgumentError(
-                    f"site {name!r} shares a block with {[s.name for s in block.sites]}. Mend: set "
-                    "the start of all of them together."
-                )
-            current[name] = given_natural(self.latents[name], given)
-        changed = {b for n, b in self.layout.items() if n in start}
-        self.write({b: self._block_natural(b, current) for b in changed})
-
-    def _own_natural(self, name: str) -> Natural:
-        """The natural parameters of a site's own block (of its marginal, if it shares one)."""
-        block = self.layout[name]
-        latent = self.latents[name]
-        natural = self._held[block] if self._held else self.naturals()[block]
-        if not _is_merged(block, latent):
-            return natural
-        return given_natural(latent, own_law(block, _detached(natural), latent))
-
-    def _block_natural(self, block: Block, own: Mapping[str, Natural]) -> Natural:
-        if len(block.sites) == 1 and not _is_merged(block, self.latents[block.name]):
-            return own[block.name]
-        return merged_natural(block, own, self.latents)
-
-    def merge(self, blocks: Sequence[Block]) -> None:
-        """Change to a layout of merged blocks; q itself does not change."""
-        own = {name: self._own_natural(name) for name in self.latents}
-        self._store({block: self._block_natural(block, own) for block in blocks})
-        self._loaded = {}
-
-    def _hold(self, naturals: Mapping[Block, Natural]) -> None:
-        """Where q starts, stored when it is first asked for: blocks that are merged before that,
-        or share a covariance, never have a matrix for each element.
-        """
-        self._lay_out(naturals)
-        self._held = dict(naturals)
-        with self._pyro_context:
-            is_loaded = bool(take_loaded(self._pyro_get_fullname("natural")))
-        if is_loaded:
-            self._store(naturals)
-
-    def _lay_out(self, blocks: Iterable[Block]) -> None:
-        self._blocks = tuple(blocks)
-        self.layout = {s.name: block for block in self._blocks for s in block.sites}
-
-    def _store(self, naturals: Mapping[Block, Natural]) -> None:
-        self._lay_out(naturals)
-        self._held = {}
-        with self._pyro_context:
-            prefix = self._pyro_get_fullname("natural")
-            self._loaded.update(take_loaded(prefix))
-            self.natural = NaturalStore()
-            self.natural.fill(prefix, naturals, self._loaded)
-
-    # The posterior
-
-    def marginal(self, site: str) -> Any:
-        """The posterior of a site as a Pyro distribution.
-
-        :raises GuideError: if the guide has not seen the model yet, or has no such site.
-        """
-        latent = self._latent(site)
-        block = self.layout[site]
-        return marginal(block, _detached(self.naturals()[block]), latent)
-
-    def _latent(self, site: str) -> Latent:
-        if not self.is_set_up:
-            raise errors.GuideError(
-                f"the guide has not seen the model yet, so site {site!r} has no posterior. Mend: "
-                "take a step, or call guide(*args) once."
+        notes: tuple[str, ...] = ()
+        blocks = self._first_blocks()
+        if how == "auto":
+            blocks, notes = merge(traced, self.latents)
+            blocks = join(blocks, traced)
+        elif any(len(b.sites) > 1 for b in self.blocks):
+            raise errors.ArgumentError(
+                'blocks="site" was asked for, but the guide\'s latents were merged by another BLR. '
+                "Mend: make a new guide."
             )
-        if site not in self.latents:
-            raise errors.GuideError(
-                f"the guide has no site {site!r}. Mend: use one of {sorted(self.latents)}."
-            )
-        return self.latents[site]
+        blocks = share(blocks, traced)
+        if [_shape_of(b) for b in blocks] != [_shape_of(b) for b in self.blocks]:
+            self.merge(blocks)
+        return notes
 
-    def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The posterior median of each site."""
-        return {n: v.squeeze(0) for n, v in self.quantiles([0.5], *args, **kwargs).items()}
-
-    def quantiles(
-        self, quantiles: Sequence[float] | Tensor, *args: Any, **kwargs: Any
-    ) -> dict[str, Tensor]:
-        """The posterior quantiles of each site. # shape: (len(quantiles), *site)"""
-        if not self.is_set_up:
-            self.set_up(args, kwargs)
-        levels = torch.as_tensor(quantiles, dtype=torch.float64).tolist()
-        naturals = {b: _detached(n) for b, n in self.naturals().items()}
-        return {
-            name: torch.stack(
-                [
-                    quantile(self.layout[name], naturals[self.layout[name]], latent, q)
-                    for q in levels
-                ]
-            )
-            for name, latent in self.latents.items()
-        }
-
-    def sample_posterior(self, num_samples: int) -> dict[str, Tensor]:
-        """Independent draws of every site. # shape: (num_samples, *site)"""
-        values: dict[str, Tensor] = {}
-        with torch.no_grad():
-            for block, natural in self.naturals().items():
-                draw = block.family.sample(_detached(natural), (num_samples,))
-                variables = block_values(block, self.latents, draw)
-                for site, variable in variables.items():
-                    values[site.name] = self.latents[site.name].value_of(variable)
-        return {name: values[name] for name in self.latents}
-
-    # The guide protocol
-
-    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Sample every latent inside its plates."""
-        if not self.is_set_up:
-            self.set_up(args, kwargs)
-        plates = self._create_plates(*args, **kwargs)
-        result: dict[str, Tensor] = {}
-        for block, natural in self.naturals().items():
-            result.update(self._sample_block(block, natural, plates))
-        return {name: result[name] for name in self.latents}
-
-    def _sample_block(
-        self, block: Block, natural: Natural, plates: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
-        base = block.family.distribution(natural)
-        draw = pyro.sample(
-            f"_{self._pyro_name}_{block.name}",
-            base.to_event(len(base.batch_shape)),
-            infer={"is_auxiliary": True},
-        )
-        values = {}
-        for site, variable in block_values(block, self.latents, draw).items():
-            latent = self.latents[site.name]
-            values[site.name] = self._sample_site(latent, variable, plates)
-        return values
-
-    def _sample_site(self, latent: Latent, variable: Tensor, plates: Mapping[str, Any]) -> Tensor:
-        with ExitStack() as stack:
-            for dim, (name, full) in latent.plates.items():
-                plate = plates[name]
-                stack.enter_context(plate)
-                if plate.subsample_size != full:
-                    index = plate._indices.to(variable.device)
-                    variable = variable.index_select(dim, index)
-            value = latent.value_of(variable)
-            density: Any = 0.0
-            if latent.transform is not None and poutine.get_mask() is not False:
-                density = -latent.transform.log_abs_det_jacobian(variable, value)
-                extra = density.dim() - (value.dim() - latent.value_event_dim)
-                density = density.sum(tuple(range(-extra, 0))) if extra > 0 else density
-            delta = dist.Delta(value, log_density=density, event_dim=latent.value_event_dim)
-            result: Tensor = pyro.sample(latent.name, delta)
-        return result
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Pyro's own empties the live object; a copy loses its weak references instead.
-        state: dict[str, Any] = dict(self.__dict__)
-        state["_model"] = (None,)
-        state["master"] = None
-        state["prototype_trace"] = None
-        return state
+    def suits(self, traced: Traced) -> bool:
+        return rows_move_alone(self.blocks, traced)
 
 
-def _detached(natural: Natural) -> Natural:
-    return tuple(n.detach() for n in natural)
-
-
-def _is_merged(block: Block, latent: Latent) -> bool:
-    """Whether a block is another than the site's own."""
-    own = latent.block()
-    return len(block.sites) > 1 or (own.batch_shape, own.event_size, own.family) != (
-        block.batch_shape,
-        block.event_size,
-        block.family,
-    )
+def _shape_of(block: Block) -> tuple[Any, ...]:
+    """What makes two blocks the same to a guide."""
+    return block.name, block.family, block.batch_shape, block.event_size, block.row_dims

@@ -1,0 +1,327 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Guides in natural coordinates: what they hold, where they start, how they are sampled."""
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor
+
+from .. import errors
+from .._compat import InitMessenger, init_to_median, prototype_hide_fn
+from ..energy.energy import EnergyBuilder, Naturals
+from ..energy.latents import Latent, block_values
+from ..energy.trace import Traced, without_validation
+from ..families import Natural
+from ..lifting import host
+from ..lifting.blocks import Block
+from .choice import TraceLatents, full_value
+from .marginals import own_law
+from .posterior import Posterior, detached
+from .start import given_natural, initial_natural, located, merged_natural
+from .store import NaturalStore, take_loaded
+
+
+class NaturalGuide(Posterior, AutoGuide):
+    """A guide that holds an exponential family for each block of latents in natural coordinates.
+
+    Natural parameters live in the param store, in float64 whatever the model's dtype: a mean is
+    ``precision^-1 @ natural``, so rounding natural parameters to float32 would cost the posterior's
+    condition number in accuracy. Values and marginals have the model's dtype.
+
+    A guide of this kind says which latents it has (:meth:`_choose`) and which of them share a block
+    (:meth:`_first_blocks`, and :meth:`lay_out` where that depends on the model's factors).
+
+    :param callable model: a Pyro model.
+    :param init_loc_fn: where a Gaussian starts, as for Pyro's own guides.
+    :param init_scale: its standard deviation at the start, on the unconstrained space.
+    :param create_plates: as for every ``AutoGuide``.
+    :raises ArgumentError: for arguments that cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        init_loc_fn: Callable[..., Any] = init_to_median,
+        init_scale: float = 0.1,
+        create_plates: Callable[..., Any] | None = None,
+    ) -> None:
+        name = type(self).__name__
+        if not callable(model):
+            raise errors.ArgumentError(
+                f"{name} needs a model that can be called, not {type(model).__name__}. "
+                f"Mend: {name}(model)."
+            )
+        if not init_scale > 0:
+            raise errors.ArgumentError(f"init_scale must be positive, not {init_scale}.")
+        super().__init__(model, create_plates=create_plates)
+        self.init_loc_fn = init_loc_fn
+        self.init_scale = float(init_scale)
+        self.latents: dict[str, Latent] = {}
+        self.layout: dict[str, Block] = {}
+        self._start: dict[str, Any] = {}
+        self._blocks: tuple[Block, ...] = ()
+        self._held: dict[Block, Natural] = {}
+        self._loaded: dict[str, Tensor] = {}
+
+    # What kinds of guide decide
+
+    @abstractmethod
+    def _choose(self, sites: Mapping[str, Any], trace: TraceLatents) -> dict[str, Latent]:
+        """The latents and their families.
+
+        :param sites: the latent sites of a prototype trace, by name.
+        :param trace: runs the model on given latents.
+        """
+
+    def _first_blocks(self) -> list[Block]:
+        """The blocks of q before the model's factors are known: one a latent."""
+        return [latent.block() for latent in self.latents.values()]
+
+    def lay_out(self, traced: Traced, how: str) -> tuple[str, ...]:
+        """Choose the blocks of q for the factors of a model; return notes for the explanation.
+
+        A guide with blocks of its own keeps them.
+
+        :param how: ``"auto"`` or ``"site"``.
+        """
+        return ()
+
+    def suits(self, traced: Traced) -> bool:
+        """Whether the blocks serve a call; if not, they are laid out again."""
+        return True
+
+    # Setup
+
+    def set_up(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], builder: EnergyBuilder | None = None
+    ) -> None:
+        """Run the model once to find the latents, their families and where they start.
+
+        :param builder: the energy builder whose cache the run may fill.
+        """
+        if self.is_set_up:
+            return
+        with torch.no_grad(), without_validation():
+            sites = self._prototype(args, kwargs)
+        builder = builder or EnergyBuilder(self.model, on_sampled="ignore")
+        chosen = self._choose(sites, lambda latents: builder.trace(args, kwargs, latents))
+        self._check_start(chosen)
+        start = {}
+        for name, latent in chosen.items():
+            value, _ = full_value(sites[name])
+            given = self._start.get(name)
+            start[name] = (
+                initial_natural(latent, sites[name], value, self.init_scale)
+                if given is None
+                else given_natural(latent, given)
+            )
+        self.latents = chosen
+        self._hold({block: self._block_natural(block, start) for block in self._first_blocks()})
+
+    def _check_start(self, chosen: Mapping[str, Latent]) -> None:
+        """Refuse a start for sites that the model does not have."""
+        unknown = sorted(set(self._start) - set(chosen))
+        if unknown:
+            raise errors.ArgumentError(
+                f"a start was given for {unknown}, which the model does not have as latents; it "
+                f"has {sorted(chosen)}. Mend: use the names of the sample sites."
+            )
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        self.set_up(args, kwargs)
+
+    def _prototype(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        model = InitMessenger(located(self.init_loc_fn))(self.model)
+        hidden = poutine.block(model, prototype_hide_fn)
+        with warnings.catch_warnings():
+            # torch's Wishart tests whether its draws are regular and warns if they are.
+            warnings.filterwarnings("ignore", "Singular sample detected", UserWarning)
+            trace = poutine.block(poutine.trace(hidden).get_trace)(*args, **kwargs)
+        self.prototype_trace = trace
+        if self.master is not None:
+            self.master()._check_prototype(self.prototype_trace)
+        sites = dict(self.prototype_trace.iter_stochastic_nodes())
+        if not sites:
+            raise errors.NoLatentError(
+                "the model has no latent variable: every sample site is observed or hidden. Mend: "
+                "leave obs= out of the site that is to be inferred."
+            )
+        self._prototype_frames = {
+            f.name: f for s in sites.values() for f in s["cond_indep_stack"] if f.vectorized
+        }
+        return sites
+
+    # Natural parameters
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The independent units of q."""
+        return self._blocks
+
+    def naturals(self) -> dict[Block, Natural]:
+        """The natural parameters of every block, as they are in the param store."""
+        if self._held:
+            self._store(self._held)
+        with self._pyro_context:
+            return self.natural.values(self._blocks)
+
+    def write(self, naturals: Naturals) -> None:
+        """Set natural parameters in place.
+
+        :raises DomainError: if they are not inside their domain; nothing is written then.
+        """
+        for block, natural in naturals.items():
+            if not host.truth(block.family.in_domain(natural).all()):
+                raise errors.DomainError(
+                    f"natural parameters outside the domain of {block.family.name} were refused "
+                    f"for {block.name!r}; the guide keeps its last good state."
+                )
+        held = self.naturals()
+        with torch.no_grad():
+            for block, natural in naturals.items():
+                for old, new in zip(held[block], natural, strict=True):
+                    old.copy_(new)
+
+    def set_natural(self, start: Mapping[str, Any]) -> None:
+        """Set where q starts, by site: natural parameters, or a distribution of its family.
+
+        :param start: for each site a tuple of natural parameters (for a Gaussian
+            ``(precision @ mean, -precision / 2)``) or a Pyro distribution.
+        """
+        if not self.is_set_up:
+            self._start.update(start)
+            return
+        current = {name: self._own_natural(name) for name in self.latents}
+        for name, given in start.items():
+            if name not in self.latents:
+                raise errors.ArgumentError(
+                    f"the guide has no site {name!r}; it has {sorted(self.latents)}. Mend: use the "
+                    "name of the sample site."
+                )
+            block = self.layout[name]
+            if len(block.sites) > 1 and not all(s.name in start for s in block.sites):
+                raise errors.ArgumentError(
+                    f"site {name!r} shares a block with {[s.name for s in block.sites]}. Mend: set "
+                    "the start of all of them together."
+                )
+            current[name] = given_natural(self.latents[name], given)
+        changed = {b for n, b in self.layout.items() if n in start}
+        self.write({b: self._block_natural(b, current) for b in changed})
+
+    def _own_natural(self, name: str) -> Natural:
+        """The natural parameters of a site's own block (of its marginal, if it shares one)."""
+        block = self.layout[name]
+        latent = self.latents[name]
+        natural = self._held[block] if self._held else self.naturals()[block]
+        if not _is_merged(block, latent):
+            return natural
+        return given_natural(latent, own_law(block, detached(natural), latent))
+
+    def _block_natural(self, block: Block, own: Mapping[str, Natural]) -> Natural:
+        if len(block.sites) == 1 and not _is_merged(block, self.latents[block.name]):
+            return own[block.name]
+        return merged_natural(block, own, self.latents)
+
+    def merge(self, blocks: Sequence[Block]) -> None:
+        """Change to a layout of merged blocks; q itself does not change."""
+        own = {name: self._own_natural(name) for name in self.latents}
+        self._store({block: self._block_natural(block, own) for block in blocks})
+        self._loaded = {}
+
+    def _hold(self, naturals: Mapping[Block, Natural]) -> None:
+        """Where q starts, stored when it is first asked for: blocks that are merged before that,
+        or share a covariance, never have a matrix for each element.
+        """
+        self._lay_out(naturals)
+        self._held = dict(naturals)
+        with self._pyro_context:
+            is_loaded = bool(take_loaded(self._pyro_get_fullname("natural")))
+        if is_loaded:
+            self._store(naturals)
+
+    def _lay_out(self, blocks: Iterable[Block]) -> None:
+        self._blocks = tuple(blocks)
+        self.layout = {s.name: block for block in self._blocks for s in block.sites}
+
+    def _store(self, naturals: Mapping[Block, Natural]) -> None:
+        self._lay_out(naturals)
+        self._held = {}
+        with self._pyro_context:
+            prefix = self._pyro_get_fullname("natural")
+            self._loaded.update(take_loaded(prefix))
+            self.natural = NaturalStore()
+            self.natural.fill(prefix, naturals, self._loaded)
+
+    # The guide protocol
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Sample every latent inside its plates."""
+        if not self.is_set_up:
+            self.set_up(args, kwargs)
+        plates = self._create_plates(*args, **kwargs)
+        result: dict[str, Tensor] = {}
+        for block, natural in self.naturals().items():
+            result.update(self._sample_block(block, natural, plates))
+        return {name: result[name] for name in self.latents}
+
+    def _sample_block(
+        self, block: Block, natural: Natural, plates: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        base = block.family.distribution(natural)
+        draw = pyro.sample(
+            f"_{self._pyro_name}_{block.name}",
+            base.to_event(len(base.batch_shape)),
+            infer={"is_auxiliary": True},
+        )
+        values = {}
+        for site, variable in block_values(block, self.latents, draw).items():
+            latent = self.latents[site.name]
+            values[site.name] = self._sample_site(latent, variable, plates)
+        return values
+
+    def _sample_site(self, latent: Latent, variable: Tensor, plates: Mapping[str, Any]) -> Tensor:
+        with ExitStack() as stack:
+            for dim, (name, full) in latent.plates.items():
+                plate = plates[name]
+                stack.enter_context(plate)
+                if plate.subsample_size != full:
+                    index = plate._indices.to(variable.device)
+                    variable = variable.index_select(dim, index)
+            value = latent.value_of(variable)
+            density: Any = 0.0
+            if latent.transform is not None and poutine.get_mask() is not False:
+                density = -latent.transform.log_abs_det_jacobian(variable, value)
+                extra = density.dim() - (value.dim() - latent.value_event_dim)
+                density = density.sum(tuple(range(-extra, 0))) if extra > 0 else density
+            delta = dist.Delta(value, log_density=density, event_dim=latent.value_event_dim)
+            result: Tensor = pyro.sample(latent.name, delta)
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pyro's own empties the live object; a copy loses its weak references instead.
+        state: dict[str, Any] = dict(self.__dict__)
+        state["_model"] = (None,)
+        state["master"] = None
+        state["prototype_trace"] = None
+        return state
+
+
+def _is_merged(block: Block, latent: Latent) -> bool:
+    """Whether a block is another than the site's own."""
+    own = latent.block()
+    return len(block.sites) > 1 or (own.batch_shape, own.event_size, own.family) != (
+        block.batch_shape,
+        block.event_size,
+        block.family,
+    )
