@@ -1,22 +1,16 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""NumPyro's side: SVI with AutoMultivariateNormal, compiled, one thread, double precision.
+"""NumPyro's side: SVI with AutoMultivariateNormal, compiled.
 
 Its guide starts where it starts by default, uniformly within 2 of the origin.
 """
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-)
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpyro
 import torch
@@ -24,35 +18,18 @@ from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoMultivariateNormal
 
 from ..family import State
-from ..stan_models import Example
 from ..unconstrained import LogJoint
-from . import numpyro_models
 from .tuning import DECAY, Outcome, Setting
-
-numpyro.enable_x64()
-
-
-def twin(example: Example) -> Callable[..., None]:
-    """The model in NumPyro.
-
-    :raises AttributeError: if there is none of this name.
-    """
-    model: Callable[..., None] = getattr(numpyro_models, example.name)
-    return model
-
-
-def in_jax(args: Any) -> Any:
-    """Tensors as JAX arrays, in whatever they lie."""
-    return jax.tree.map(lambda a: jnp.asarray(a.numpy()) if torch.is_tensor(a) else a, args)
+from .twins import in_jax
 
 
 class NumPyroSVI:
     """SVI of one posterior; ``compile`` is counted apart from the steps."""
 
-    section = "numpyro_svi_trials"
+    name = "numpyro_svi"
 
-    def __init__(self, example: Example, args: tuple[Any, ...], joint: LogJoint) -> None:
-        self.model, self.args = twin(example), in_jax(args)
+    def __init__(self, model: Callable[..., None], args: tuple[Any, ...], joint: LogJoint) -> None:
+        self.model, self.args = model, in_jax(args)
         # NumPyro packs its sites by name, Pyro in the order of the model.
         places, at = {}, 0
         for name in sorted(joint.slices):

@@ -7,6 +7,7 @@ NUTS is Hoffman and Gelman's, *The No-U-Turn Sampler* (arXiv 1111.4246).
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..stan_models import Example
 from ..stan_models.database import read_draws
 from .judge import Moments
 from .store import Store
+from .twins import in_jax, twin_of
 
 CHAINS, WARMUP, SAMPLES = 4, 1000, 1000
 #: A reference is one where R-hat of no scalar is above this (Vehtari et al., arXiv 1903.08008,
@@ -27,27 +29,33 @@ RHAT = 1.01
 
 def reference(
     example: Example, args: tuple[Any, ...], database: Path | None, store: Store
-) -> Moments:
-    """Mean and standard deviation of each of Stan's scalars; of the synthetic data none."""
-    if database is None:
-        return {}
-    draws = read_draws(database, example.posterior)
+) -> tuple[Moments, str]:
+    """Mean and standard deviation of each of Stan's scalars, and whose they are.
+
+    :param database: posteriordb, or None for synthetic data, which have no reference.
+    """
+    draws = None if database is None else read_draws(database, example.posterior)
     if draws is not None:
-        return {name: (float(x.mean()), float(x.std())) for name, x in draws.items()}
-    record = store.once("nuts", "result", lambda: nuts(example, args))
-    return {name: (s["mean"], s["sd"]) for name, s in record["scalars"].items()}
+        moments = {name: (float(x.mean()), float(x.std())) for name, x in draws.items()}
+        return moments, "reference posteriordb's"
+    twin = twin_of(example)
+    if database is None or twin is None:
+        return {}, "no reference"
+    record = store.once("nuts", "result", lambda: nuts(example, twin, args))
+    text = f"reference NUTS, R-hat {record['largest_rhat']:.3f}, ESS {record['least_ess']:.0f}"
+    if record["largest_rhat"] > RHAT:
+        text += " (NOT mixed)"
+    return {name: (s["mean"], s["sd"]) for name, s in record["scalars"].items()}, text
 
 
-def nuts(example: Example, args: tuple[Any, ...]) -> dict[str, Any]:
+def nuts(example: Example, twin: Callable[..., None], args: tuple[Any, ...]) -> dict[str, Any]:
     """Moments, R-hat and effective sample size of each scalar, and what they cost."""
     import jax
     from numpyro.infer import MCMC, NUTS
 
-    from .numpyro_svi import in_jax, twin
-
     begin = time.process_time()
     # Dense mass: some of these posteriors are narrow ridges.
-    kernel = NUTS(twin(example), dense_mass=True, target_accept_prob=0.9)
+    kernel = NUTS(twin, dense_mass=True, target_accept_prob=0.9)
     mcmc = MCMC(
         kernel,
         num_warmup=WARMUP,

@@ -8,19 +8,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal
 from pyro.infer.autoguide.initialization import init_to_median
 from pyro.optim import ExponentialLR
 from torch import Tensor
-from torch.distributions import biject_to
 from torch.optim import Adam
 
 from ..family import state_of_autoguide
 from ..optimum import WALL
 from ..stan_models import Example, origin
 from ..timing import fresh
+from .starts import is_scattered, scattered
 from .tuning import DECAY, Outcome, Setting
 
 Start = Callable[[Any], Tensor]
@@ -34,7 +33,7 @@ class PyroSVI:
     uniform within 2 of the origin.
     """
 
-    section = "pyro_svi_trials"
+    name = "pyro_svi"
 
     def __init__(self, example: Example, args: tuple[Any, ...]) -> None:
         self.model, self.args = example.model, args
@@ -51,9 +50,9 @@ class PyroSVI:
 
     def start(self, seed: int) -> Start:
         """The first start of a seed is the default or the origin, the others are scattered."""
-        if seed < 100:
-            return init_to_median if self.default else origin
-        return scattered
+        if is_scattered(seed):
+            return scattered
+        return init_to_median if self.default else origin
 
     def run(self, setting: Setting, seed: int) -> Outcome:
         """Run to the end; the time is that of the guide and the steps."""
@@ -76,11 +75,3 @@ class PyroSVI:
             optimiser.step()
         elapsed = time.process_time() - begin
         return Outcome(state_of_autoguide(guide), {"all": elapsed})
-
-
-def scattered(site: Any) -> Tensor:
-    """Stan's start: uniform within 2 of the origin of the unconstrained space."""
-    fn = site["fn"]
-    transform = biject_to(fn.support)
-    value: Tensor = transform(4 * torch.rand(transform.inverse_shape(fn.shape())) - 2)
-    return value
