@@ -20,9 +20,7 @@ GAIN = 1e-6
 #: Fresh draws for each draw of the optimum: their own noise is then half of what they measure.
 FRESH = 2
 #: Draws to begin with, and to end with where the error stays above what is allowed.
-FEWEST, MOST = 512, 65536
-#: Fewest draws for each dimension: the draws are mapped to a covariance of I, which takes two.
-PER_DIMENSION = 4
+FEWEST, MOST = 4096, 65536
 #: A gap on few draws above so many times a bound is above the bound on many.
 FEW, PLAINLY = 512, 5.0
 
@@ -64,16 +62,34 @@ class Optimum:
         return far <= PLAINLY * nats and self.gap(q) <= nats
 
 
-def optimum(family: Family, allowed_error: float, start: State | None = None) -> Optimum:
-    """Maximise the ELBO on ever more draws, until the error is at most what is allowed."""
-    count, q = max(FEWEST, PER_DIMENSION * family.size), start or family.start()
+def optimum(
+    family: Family,
+    allowed_error: float,
+    start: State | None = None,
+    fewest: int = FEWEST,
+    most: int = MOST,
+) -> Optimum:
+    """Maximise the ELBO on ever more draws, until the error is at most what is allowed.
+
+    :param fewest: draws to begin with.
+    :param most: draws that end it, whatever the error.
+    """
+    count, q = fewest, start or family.start()
     while True:
         draws = family.draws(count, seed=0)
         q, elbo = _optimise(family, draws, q)
         error = _decrement(family, q, family.draws(FRESH * count, seed=1))
-        if error <= allowed_error or count >= MOST:
+        if error <= allowed_error or count >= most:
             return Optimum(family, q, draws, elbo, error)
         count *= 2
+
+
+def glance(family: Family, start: State, count: int) -> tuple[float, State]:
+    """Where one run of L-BFGS on so many draws leads, and its ELBO there."""
+    draws = family.draws(count, seed=0)
+    q = _maximise(family, draws, start)
+    with torch.no_grad():
+        return float(family.elbo(q, draws)), q
 
 
 def _optimise(family: Family, draws: FixedDraws, q: State) -> tuple[State, float]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..draws import FixedDraws
 from ..family import Family, State
-from ..optimum import optimum
+from ..optimum import glance, optimum
 from ..stan import scalars
 from ..stan_models import Example
 from ..unconstrained import LogJoint
@@ -27,6 +27,10 @@ from .store import Store
 
 #: What the best Gaussian may fall short of the true optimum, in nats: a tenth of NEAR.
 ALLOWED = 0.01
+#: Draws to begin with. They are mapped to a covariance of I, which takes two for each dimension.
+FEWEST, PER_DIMENSION = 512, 4
+#: Draws times dimensions that end the search, whatever the error; it is told.
+MOST_ELEMENTS = 4_000_000
 #: Within so many nats of the best, a q has arrived.
 NEAR = 0.1
 #: Points of a q for its moments, exact where these are linear in u, and for importance weights.
@@ -63,15 +67,17 @@ def judge_of(example: Example, joint: LogJoint, store: Store) -> Judge:
 
 
 def _best(family: Family, count: int) -> dict[str, Any]:
-    """The best Gaussian: from each start on few draws, from the best of these on more."""
+    """The best Gaussian: a glance from each start on few draws, from the best of these on more."""
     begin = time.process_time()
-    coarse = [optimum(family, math.inf, _start(family, seed)) for seed in range(count)]
-    best = optimum(family, ALLOWED, max(coarse, key=lambda c: c.elbo).q)
+    fewest = max(FEWEST, PER_DIMENSION * family.size)
+    glances = [glance(family, _start(family, seed), fewest) for seed in range(count)]
+    _, start = max(glances, key=lambda found: found[0])
+    best = optimum(family, ALLOWED, start, fewest, MOST_ELEMENTS // family.size)
     return {
         "elbo": best.elbo,
         "error": best.error,
         "draws": len(best.draws.normal),
-        "elbos_of_starts": [c.elbo for c in coarse],
+        "elbos_of_starts": [elbo for elbo, _ in glances],
         "seconds": time.process_time() - begin,
     }
 

@@ -14,7 +14,7 @@ from .judge import answers, judge_of
 from .pyro_svi import PyroSVI
 from .starts import count_of
 from .store import Store
-from .tuning import FULL, Plan, Side, Tuning
+from .tuning import FULL, Plan, Side, Trials, Tuning
 from .twins import twin_of
 
 
@@ -37,19 +37,31 @@ class Measuring:
         return answers(self.example, self.joint, q)
 
     def pyro(self) -> dict[str, Any]:
-        """Pyro's SVI, tuned."""
-        side = PyroSVI(self.example, self.args)
-        start = "its default" if side.default else "the origin"
-        return self._tuned(side, start)
+        """Pyro's SVI, tuned, by NumPyro's where there is a twin of the model."""
+
+        def search() -> dict[str, Any]:
+            side = PyroSVI(self.example, self.args)
+            trials = self._trials(side, "pyro_svi_trials")
+            scout = self._numpyro_side(side.start_values)
+            scouts = None if scout is None else self._trials(scout, "pyro_svi_tuning")
+            start = "its default" if side.default else "the origin"
+            return self._told(Tuning(trials, scouts, self.plan), start)
+
+        result: dict[str, Any] = self.store.once("pyro_svi", "result", search)
+        return result
 
     def numpyro(self) -> dict[str, Any] | None:
         """NumPyro's SVI, tuned; None without a twin of the model."""
-        twin = twin_of(self.example)
-        if twin is None:
+        side = self._numpyro_side(None)
+        if side is None:
             return None
-        from .numpyro_svi import NumPyroSVI
 
-        return self._tuned(NumPyroSVI(twin, self.args, self.joint), "its default")
+        def search() -> dict[str, Any]:
+            trials = self._trials(side, "numpyro_svi_trials")
+            return self._told(Tuning(trials, plan=self.plan), "its default")
+
+        result: dict[str, Any] = self.store.once("numpyro_svi", "result", search)
+        return result
 
     def blr(self, seeds: tuple[int, ...] = SEEDS) -> dict[str, Any]:
         """BLR over the seeds, measured anew at every call."""
@@ -57,11 +69,17 @@ class Measuring:
         self.store.put("blr", record)
         return record
 
-    def _tuned(self, side: Side, start: str) -> dict[str, Any]:
-        def search() -> dict[str, Any]:
-            count = count_of(self.example)
-            tuning = Tuning(side, self.judge, self.store, self.answers, count, self.plan)
-            return {**tuning.search(), "start": start, "machine": machine.processor()}
+    def _numpyro_side(self, start: Any) -> Side | None:
+        twin = twin_of(self.example)
+        if twin is None:
+            return None
+        from .numpyro_svi import NumPyroSVI
 
-        result: dict[str, Any] = self.store.once(side.name, "result", search)
-        return result
+        return NumPyroSVI(twin, self.args, self.joint, start)
+
+    def _trials(self, side: Side, section: str) -> Trials:
+        count = count_of(self.example)
+        return Trials(side, section, self.judge, self.store, self.answers, count)
+
+    def _told(self, tuning: Tuning, start: str) -> dict[str, Any]:
+        return {**tuning.search(), "start": start, "machine": machine.processor()}

@@ -33,8 +33,6 @@ class PyroSVI:
     uniform within 2 of the origin.
     """
 
-    name = "pyro_svi"
-
     def __init__(self, example: Example, args: tuple[Any, ...]) -> None:
         self.model, self.args = example.model, args
         self.default = self._default_is_feasible()
@@ -53,6 +51,14 @@ class PyroSVI:
         if is_scattered(seed):
             return scattered
         return init_to_median if self.default else origin
+
+    def start_values(self, seed: int) -> dict[str, Tensor]:
+        """The latents where a run with this seed starts."""
+        fresh(seed)
+        guide = AutoMultivariateNormal(self.model, init_loc_fn=self.start(seed))
+        guide(*self.args)
+        values: dict[str, Tensor] = guide.median(*self.args)
+        return {name: value.detach() for name, value in values.items()}
 
     def run(self, setting: Setting, seed: int) -> Outcome:
         """Run to the end; the time is that of the guide and the steps."""
