@@ -39,9 +39,13 @@ def run(settings: Settings) -> Iterator[Row]:
         if not settings.tiny:
             raise
         database = None
+    if settings.tiny:
+        database = None
     deterministic = []
     for example in EXAMPLES:
-        row = row_of(example, None if settings.tiny else database)
+        if example.synthetic is None and database is None:
+            continue
+        row = row_of(example, database)
         if row.headline.name == "s of a fit":
             deterministic.append(example)
         yield row
@@ -67,8 +71,7 @@ def row_of(example: Example, database: Path | None) -> Row:
     :param database: posteriordb, or None for the synthetic data.
     """
     fresh()
-    stan = example.synthetic() if database is None else read_data(database, example.data)
-    args = example.arguments(stan)
+    args = arguments_of(example, database)
     guide = AutoNatural(example.model, init_loc_fn=origin)
     engine = BLR(example.model, guide, on_sampled="ignore")
     try:
@@ -91,6 +94,15 @@ def row_of(example: Example, database: Path | None) -> Row:
         {"fit": [elapsed]},
         f"{note}; {fit.steps} steps",
     )
+
+
+def arguments_of(example: Example, database: Path | None) -> tuple[Any, ...]:
+    """The model's arguments, of posteriordb's data or of the synthetic ones."""
+    if database is not None:
+        return example.arguments(read_data(database, example.data))
+    if example.synthetic is None:
+        raise Skipped(f"{example.name} has no synthetic data")
+    return example.arguments(example.synthetic())
 
 
 def quality(example: Example, guide: Any, reference: dict[str, Tensor] | None) -> list[Check]:

@@ -26,8 +26,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..rows import Row, Settings
+from ..stan import arguments_of
 from ..stan_models import EXAMPLES, Example
-from ..stan_models.database import find, read_data
+from ..stan_models.database import find
 from .measure import Measuring
 from .nuts import reference
 from .store import Store
@@ -58,8 +59,7 @@ def measure(example: Example, database: Path | None, settings: Settings) -> Meas
 
     :param database: posteriordb, or None for the synthetic data.
     """
-    stan = example.synthetic() if database is None else read_data(database, example.data)
-    args = example.arguments(stan)
+    args = arguments_of(example, database)
     store = Store(None if settings.tiny else KEPT / f"{example.name}.json")
     if settings.fresh:
         store.content.clear()

@@ -36,13 +36,17 @@ HARD = {"rats_model": "a poor region, 18.6 nats lower, holds whoever enters it"}
 
 @dataclass(frozen=True)
 class Measured:
-    """The records of one posterior; a side that did not run has none."""
+    """The records of one posterior; a side that did not run has none.
 
+    :param str referred: whose draws the reference is of, with R-hat and effective size of NUTS.
+    """
+
+    name: str
+    best: dict[str, Any]
     blr: dict[str, Any]
     pyro: dict[str, Any] | None
     numpyro: dict[str, Any] | None
     reference: Moments
-    #: R-hat and effective size of NUTS, or where the draws are from.
     referred: str
 
     @property
