@@ -44,13 +44,7 @@ class NumPyroSVI:
         self.model, self.args = model, in_jax(args)
         self.start = start
         self._programs: dict[int, tuple[Any, float]] = {}
-        # NumPyro packs its sites by name, Pyro in the order of the model.
-        places, at = {}, 0
-        for name in sorted(joint.slices):
-            size = joint.slices[name].stop - joint.slices[name].start
-            places[name] = range(at, at + size)
-            at += size
-        self.order = [i for name in joint.slices for i in places[name]]
+        self.slices = joint.slices
 
     def run(self, setting: Setting, seed: int) -> Outcome:
         """Run to the end."""
@@ -65,7 +59,7 @@ class NumPyroSVI:
         elapsed = time.process_time() - begin
         transform = guide.get_transform(svi.get_params(final))
         return Outcome(
-            self._state(np.asarray(transform.loc), np.asarray(transform.scale_tril)),
+            self._state(guide, np.asarray(transform.loc), np.asarray(transform.scale_tril)),
             {"all": elapsed, "compile": made + compiling},
         )
 
@@ -92,9 +86,16 @@ class NumPyroSVI:
             self._programs[particles] = program, time.process_time() - begin
         return self._programs[particles]
 
-    def _state(self, loc: Any, scale_tril: Any) -> State:
-        """In the order of Pyro's; NaN where there is no Gaussian."""
-        scale = torch.from_numpy(scale_tril.copy())[self.order]
+    def _state(self, guide: Any, loc: Any, scale_tril: Any) -> State:
+        """In the order of the model; NaN where there is no Gaussian."""
+        places, at = {}, 0
+        # The guide packs its sites in an order of its own, which only this dictionary tells.
+        for name in guide._init_locs:
+            size = self.slices[name].stop - self.slices[name].start
+            places[name] = range(at, at + size)
+            at += size
+        order = [i for name in self.slices for i in places[name]]
+        scale = torch.from_numpy(scale_tril.copy())[order]
         # The factor of the reordered covariance: L' of the QR of scale'.
         triangular = torch.linalg.qr(scale.T).R.T if scale.isfinite().all() else scale
-        return State(torch.from_numpy(loc.copy())[self.order], triangular, torch.zeros(0, 2))
+        return State(torch.from_numpy(loc.copy())[order], triangular, torch.zeros(0, 2))
