@@ -61,7 +61,7 @@ def check_arguments(
         raise errors.ArgumentError(f"check_every must be a positive integer, not {check_every!r}.")
 
 
-def check_rule(params: Any, temperature: Any, momentum: Any, quad_tol: Any) -> None:
+def check_rule(params: Any, temperature: Any, momentum: Any, quad_tol: Any, num_draws: Any) -> None:
     """Refuse options of the rule that have no meaning.
 
     :raises ArgumentError: naming the option.
@@ -86,6 +86,16 @@ def check_rule(params: Any, temperature: Any, momentum: Any, quad_tol: Any) -> N
             f"quad_tol must be a positive number of nats, not {quad_tol!r}. Mend: leave it out, or "
             "try 1e-6."
         )
+    _check_count(num_draws)
+
+
+def _check_count(num_draws: Any) -> None:
+    whole = isinstance(num_draws, int) and not isinstance(num_draws, bool)
+    if num_draws is not None and not (whole and num_draws > 0):
+        raise errors.ArgumentError(
+            f"num_draws must be a positive integer, not {num_draws!r}. Mend: leave it out, and the "
+            "draws grow until their error is below the tolerance."
+        )
 
 
 def _is_number(value: Any) -> bool:
@@ -104,9 +114,9 @@ def _check_loss(loss: Any) -> None:
         )
 
 
-def draws_of(loss: ELBO | None, default: int) -> int:
-    """The number of draws that a loss asks for."""
-    return default if loss is None else max(1, int(loss.num_particles))
+def draws_of(loss: ELBO | None) -> int:
+    """The fewest draws that a loss asks for."""
+    return 1 if loss is None else int(loss.num_particles)
 
 
 def reject_reserved(model: Callable[..., Any]) -> None:
@@ -134,5 +144,7 @@ def check_limits(max_steps: Any, tol: Any) -> None:
     """
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
         raise errors.ArgumentError(f"max_steps must be a positive integer, not {max_steps!r}.")
+    if tol is None:
+        return
     if isinstance(tol, bool) or not isinstance(tol, int | float) or not tol > 0:
         raise errors.ArgumentError(f"tol must be a positive number of nats, not {tol!r}.")

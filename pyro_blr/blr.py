@@ -13,7 +13,6 @@ from pyro.optim import PyroOptim
 
 from . import errors
 from .arguments import check_arguments, check_limits, check_rule, draws_of, reject_reserved
-from .energy.draws import Draws
 from .energy.energy import Energy, EnergyBuilder, Value
 from .energy.explanation import Explanation, explain
 from .energy.parameters import LiftedParameter
@@ -27,14 +26,11 @@ from .lifting.points import PointBlock
 from .lifting.quadrature import QUAD_TOL
 from .model_parameters import ModelParameters
 from .objective import EnergyObjective
-from .steps.cone import Safety
+from .sampling import SAMPLED_TOL, Sampling
+from .steps.cone import Safety, residual
 from .steps.momentum import Momentum
 from .steps.schedule import StepSize, decreasing, scheduled
 from .steps.sweep import SweepMemory, parallel, sweep
-
-#: Draws of q for a sampled factor when the loss does not say: five antithetic pairs.
-NUM_DRAWS = 10
-
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -67,7 +63,7 @@ class BLR:
     :param callable model: an ordinary Pyro model.
     :param NaturalGuide guide: a guide in natural coordinates.
     :param PyroOptim optim: drives what has no natural coordinates (see ``params``).
-    :param ELBO loss: a Pyro loss, for its ``num_particles`` (draws of sampled factors).
+    :param ELBO loss: a Pyro loss; its ``num_particles`` are the fewest draws of sampled factors.
     :param step_size: ``"auto"`` (the largest step that does not let the ELBO fall; decreasing steps
         where factors are sampled), a number in (0, 1], or a function of the step.
     :param blocks: ``"auto"`` merges latents, and elements of a plate, that are jointly
@@ -84,6 +80,8 @@ class BLR:
         as far as the cone (and a deterministic ELBO under ``"auto"``) allows.
     :param float quad_tol: the error in nats a datum up to which a factor is by quadrature, not at
         draws; a kink (a Laplace density) is often met to 1e-6, not to 1e-8.
+    :param num_draws: of q for sampled factors; if None, as many as keep their error below a share
+        of the tolerance: they are renewed and grow once steps on the same draws have converged.
     :param check_every: compare with a trace without any cache at every so many steps.
     :raises ArgumentError: for arguments that cannot be used.
     """
@@ -102,10 +100,11 @@ class BLR:
         temperature: float = 1.0,
         momentum: float = 0.0,
         quad_tol: float = QUAD_TOL,
+        num_draws: int | None = None,
         check_every: int | None = None,
     ) -> None:
         check_arguments(model, guide, optim, loss, step_size, blocks, on_sampled, check_every)
-        check_rule(params, temperature, momentum, quad_tol)
+        check_rule(params, temperature, momentum, quad_tol, num_draws)
         self.model = model
         self.guide = guide
         self.optim = optim
@@ -117,7 +116,7 @@ class BLR:
         self.step_size = step_size
         self.blocks = blocks
         self.check_every = check_every
-        self.num_draws = draws_of(loss, NUM_DRAWS)
+        self.sampling = Sampling(num_draws, draws_of(loss))
         self.num_steps = 0
         self.info = Info()
         self._builder = EnergyBuilder(model, on_sampled, self.temperature)
@@ -137,7 +136,10 @@ class BLR:
         :raises ImproperPosteriorError: for messages outside the cone.
         """
         objective = self._objective(args, kwargs)
-        return self.step_on(objective)
+        loss = self.step_on(objective)
+        if self.has_settled(objective, SAMPLED_TOL) and self.sampling.error > SAMPLED_TOL / 2:
+            self.sampling.grow(SAMPLED_TOL, objective.energy.sampled_numbers)
+        return loss
 
     @_with_gradients
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
@@ -154,14 +156,15 @@ class BLR:
         self,
         *args: Any,
         max_steps: int = 1000,
-        tol: float = 1e-6,
+        tol: float | None = None,
         progress: bool = False,
         **kwargs: Any,
     ) -> Fit:
         """Step until the gap to the (local) optimum is certified, and say why it stopped.
 
         :param int max_steps: the most steps to take.
-        :param float tol: the gap in nats at which the fit has converged.
+        :param float tol: the gap in nats at which the fit has converged; 1e-6 if left out, and
+            0.01 where the ELBO is estimated on draws or minibatches.
         :param bool progress: show a progress bar.
         :raises ArgumentError: if the model has an argument of one of these names.
         """
@@ -196,8 +199,8 @@ class BLR:
         if energy.needs_rules:
             with torch.no_grad():
                 energy.calibrate(_detached(self.guide.naturals()), self.quad_tol)
-        if any(f.tier == "sampled" for f in energy.factors):
-            objective.draws = Draws(self.guide.latents, self.num_draws)
+        if energy.has_sampled:
+            objective.draws = self.sampling.fresh(self.guide.latents, energy.is_subsampled)
         self._builder.report_sampled(energy)
         return objective
 
@@ -240,7 +243,10 @@ class BLR:
         energy = objective.energy
         naturals = _detached(self.guide.naturals())
         size = scheduled(self.step_size, self.num_steps)
-        searched = energy.is_deterministic and (size is None or size == 1.0)
+        noisy = energy.is_subsampled or energy.has_jumps
+        searched = not noisy and (size is None or size == 1.0)
+        if energy.has_sampled and searched:
+            objective.draws = self.sampling.common(self.guide.latents)
         few = searched and not watched
         # Conjugate messages are coefficients: the ELBO at the entry is then a number and no more.
         plain = few and objective.is_conjugate_in(objective.blocks[0]) and not energy.has_parameters
@@ -270,8 +276,25 @@ class BLR:
         )
         self.set_state(after, objective)
         self.num_steps += 1
-        self.info = Info.of_step(objective, value, messages, after, safety)
+        self.info = Info.of_step(objective, value, messages, after, safety, searched)
         return -value.elbo
+
+    @property
+    def step_residual(self) -> float:
+        """The residual of the last step on common draws, block by block as it was taken."""
+        return self._memory.residual
+
+    def has_settled(self, objective: EnergyObjective, tol: float) -> bool:
+        """Whether steps on the common draws of sampled factors have converged on them."""
+        if objective.draws is None or not self.sampling.are_common(objective.draws):
+            return False
+
+        def measured() -> float:
+            fresh = objective.with_draws(self.sampling.fresh(self.guide.latents))
+            naturals = _detached(self.guide.naturals())
+            return residual(naturals, fresh.messages(naturals))
+
+        return self.sampling.has_settled(self._memory.residual, measured, tol)
 
     def state(self, objective: EnergyObjective) -> dict[Block, Natural]:
         """The natural parameters of q and the values of the points, as they are now."""

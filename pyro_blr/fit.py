@@ -6,6 +6,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from tqdm import tqdm
 from .joint_objective import JointObjective
 from .lifting import host
 from .objective import Call, EnergyObjective
+from .sampling import SAMPLED_TOL
+from .steps.acceleration import Anderson
 from .steps.certificate import certify, newton_step
 from .steps.cone import squared_norm
 
@@ -51,7 +54,7 @@ def run(
     kwargs: Mapping[str, Any],
     *,
     max_steps: int,
-    tol: float,
+    tol: float | None,
     progress: bool,
 ) -> Fit:
     """The loop of ``BLR.fit``."""
@@ -64,14 +67,17 @@ def run(
             fit.steps += 1
             bar.update()
             bar.set_postfix_str(f"loss {fit.losses[-1]:.4f}", refresh=False)
-            if not objective.energy.is_deterministic:
-                watch.sampled(fit, blr, objective, (args, kwargs))
+            watch.accelerate(blr, objective)
+            if objective.draws is not None and blr.sampling.are_common(objective.draws):
+                watch.on_draws(fit, blr, objective)
+            elif not objective.energy.is_deterministic:
+                watch.noisy(fit, blr, objective, (args, kwargs))
             elif blr.info._messages:
                 watch.deterministic(fit, blr, objective)
-            if fit.converged:
+            if fit.converged or watch.is_over:
                 break
     if not fit.converged:
-        stopped = f"max_steps={max_steps} reached"
+        stopped = "stopped" if watch.is_over else f"max_steps={max_steps} reached"
         fit.reason = f"{stopped}; {fit.reason}" if fit.reason else stopped
     return fit
 
@@ -87,11 +93,27 @@ NEWTON_BELOW = 1.0
 class _Watch:
     """Decides when to pay for a certificate: once steps are small, or shrink slowly."""
 
-    def __init__(self, tol: float) -> None:
-        self.tol = tol
+    def __init__(self, tol: float | None) -> None:
+        self.tol = 1e-6 if tol is None else tol
+        self.sampled_tol = SAMPLED_TOL if tol is None else tol
+        self.is_over = False
+        self.acceleration = Anderson()
+        self.draws: Any = None
         self.next_check = 0
         self.previous = math.inf
         self.slow = False
+
+    def accelerate(self, blr: Any, objective: EnergyObjective) -> None:
+        """Go further than the last step where steps shrink slowly."""
+        if not blr.info.searched or blr.parameters.others:
+            return
+        info = blr.info
+        if objective.draws is not self.draws:
+            self.draws = objective.draws
+            self.acceleration.reset()
+        moved = self.acceleration.extrapolate(objective, info._before, info._after, info.safety)
+        if moved is not None:
+            blr.set_state(moved, objective)
 
     def deterministic(self, fit: Fit, blr: Any, objective: EnergyObjective) -> None:
         """Certify the state that the last step reached, or take the certificate's Newton step."""
@@ -121,7 +143,30 @@ class _Watch:
         else:
             self.next_check = fit.steps + 5
 
-    def sampled(self, fit: Fit, blr: Any, objective: EnergyObjective, call: Call) -> None:
+    def on_draws(self, fit: Fit, blr: Any, objective: EnergyObjective) -> None:
+        """Where steps have converged on their draws: the gap on independent ones, or more draws."""
+        tol, sampling = self.sampled_tol, blr.sampling
+        fit.residual = blr.step_residual
+        if not blr.has_settled(objective, tol):
+            return
+        fit.gap = sampling.error
+        count = sampling.count
+        if sampling.error <= tol:
+            gap, spread = independent_gap(blr, objective)
+            fit.gap = gap + 2 * spread
+            fit.reason = f"gap {gap:.1e} +- {spread:.1e} nats on independent draws, {count} each"
+            if fit.gap <= tol:
+                fit.converged = True
+                fit.reason += f", is at most tol={tol:g}"
+                return
+        if not sampling.grow(tol, objective.energy.sampled_numbers):
+            self.is_over = True
+            fit.reason = (
+                f"the error of {count} draws, the most that there may be, is about "
+                f"{sampling.error:.1e} nats, above tol={tol:g}"
+            )
+
+    def noisy(self, fit: Fit, blr: Any, objective: EnergyObjective, call: Call) -> None:
         """The residual from two independent estimates, ``d1' F d2 / 2``, and its standard error."""
         if fit.steps % 20:
             return
@@ -138,17 +183,36 @@ class _Watch:
         mean = sum(products) / PAIRS
         spread = math.sqrt(sum((p - mean) ** 2 for p in products) / (PAIRS - 1) / PAIRS)
         fit.residual = mean
-        fit.reason = f"sampled residual {mean:.1e} +- {spread:.1e} nats, tol={self.tol:g}"
-        if abs(mean) + 2 * spread <= self.tol:
+        fit.reason = f"sampled residual {mean:.1e} +- {spread:.1e} nats, tol={self.sampled_tol:g}"
+        if abs(mean) + 2 * spread <= self.sampled_tol:
             fit.converged = True
             fit.gap = abs(mean) + 2 * spread
             fit.reason = (
-                f"sampled residual {mean:.1e} +- {spread:.1e} nats is at most tol={self.tol:g}"
+                f"sampled residual {mean:.1e} +- {spread:.1e} nats is at most "
+                f"tol={self.sampled_tol:g}"
             )
 
 
 #: Independent pairs for the sampled residual: enough for a standard error.
 PAIRS = 4
+
+
+def independent_gap(blr: Any, objective: EnergyObjective) -> tuple[float, float]:
+    """The residual ``d1'Fd2/2`` from independent draws, and its standard error.
+
+    The expectation of a product of independent estimates has no noise in it, so this is the
+    residual of the true ELBO, and near its optimum the gap.
+    """
+    naturals = {b: tuple(t.detach() for t in n) for b, n in blr.guide.naturals().items()}
+    estimates = []
+    for _ in range(PAIRS):
+        fresh = objective.with_draws(blr.sampling.fresh(blr.guide.latents))
+        estimates.append(fresh.messages(naturals))
+    pairs = list(combinations(estimates, 2))
+    products = [_residual_product(naturals, first, second) for first, second in pairs]
+    mean = sum(products) / len(products)
+    spread = math.sqrt(sum((p - mean) ** 2 for p in products) / (len(products) - 1))
+    return mean, spread / math.sqrt(PAIRS)
 
 
 def _residual_product(naturals: Any, first: Any, second: Any) -> float:

@@ -10,10 +10,9 @@ from typing import Any
 
 from .energy.energy import Value
 from .families import Natural
-from .lifting import host
 from .lifting.blocks import Block
 from .objective import EnergyObjective
-from .steps.cone import Safety, squared_norm
+from .steps.cone import Safety, residual
 
 
 @dataclass(eq=False)
@@ -21,12 +20,14 @@ class Info:
     """Diagnostics of one step; what is dear is computed when it is asked for.
 
     :param float loss: -ELBO at the entry, in nats.
+    :param bool searched: whether the step was a sweep whose ELBO does not fall.
     :param Safety safety: retractions, halved steps and refused steps, to stay inside the cone and
         to keep the ELBO from falling.
     """
 
     loss: float = float("nan")
     safety: Safety = field(default_factory=Safety)
+    searched: bool = False
     _objective: Any = None
     _before: Mapping[Block, Natural] = field(default_factory=dict)
     _messages: Mapping[Block, Natural] = field(default_factory=dict)
@@ -40,10 +41,11 @@ class Info:
         messages: Mapping[Block, Natural],
         after: Mapping[Block, Natural],
         safety: Safety,
+        searched: bool,
     ) -> "Info":
         """The record of a step."""
         before = {b: value.moments[b].natural for b in objective.blocks}
-        return cls(-value.elbo, safety, objective, before, messages, after)
+        return cls(-value.elbo, safety, searched, objective, before, messages, after)
 
     @cached_property
     def loss_after(self) -> float:
@@ -55,11 +57,7 @@ class Info:
     @cached_property
     def residual(self) -> float:
         """``d'Fd/2`` in nats at the entry, d = natural - message: the length of a full step."""
-        total = 0.0
         messages = self._messages
         if len(messages) < len(self._before):
             messages = self._objective.messages(self._before)
-        for block, natural in self._before.items():
-            step = tuple(n - m for n, m in zip(natural, messages[block], strict=True))
-            total += 0.5 * host.number(squared_norm(block.family, natural, step))
-        return total
+        return residual(self._before, messages)

@@ -79,6 +79,11 @@ class JointObjective:
                 self.naturals[unit] = (block.point.chart(naturals[block][0]),)
 
     @property
+    def is_exact(self) -> bool:
+        """Whether the ELBO is itself, and no estimate on draws."""
+        return self.objective.is_exact
+
+    @property
     def blocks(self) -> tuple[Block, ...]:
         """The blocks of q and the units of the points."""
         return tuple(self.naturals)

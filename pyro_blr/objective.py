@@ -42,6 +42,15 @@ class EnergyObjective:
         self._known: dict[bool, dict[Block, tuple[Natural, Moments]]] = {True: {}, False: {}}
 
     @property
+    def is_exact(self) -> bool:
+        """Whether the ELBO is itself, and no estimate on draws."""
+        return self.draws is None
+
+    def with_draws(self, draws: Draws | None) -> "EnergyObjective":
+        """The objective of the same call on other draws."""
+        return EnergyObjective(self.energy, draws, self.cache, self.call)
+
+    @property
     def blocks(self) -> tuple[Block, ...]:
         """The blocks of q, in the order of a sweep."""
         return self.energy.blocks

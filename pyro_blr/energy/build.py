@@ -25,9 +25,9 @@ from .factors import (
     ExactFactor,
     Factor,
     QuadratureFactor,
-    SampledFactor,
-    _Summed,
+    Summed,
 )
+from .sampled import SampledFactor
 from .trace import TracedSite
 
 
@@ -46,7 +46,7 @@ def build_factor(site: TracedSite, layout: Layout) -> Factor:
             return ExactFactor(site.name, plan.blocks, "", plan, free)
         reason = plan
     blocks = frozenset(layout[s.name] for s in node.sites)
-    summed_node = _Summed(node, site.mask, site.scale)
+    summed_node = Summed(node, site.mask, site.scale)
     predictor = find_predictor(node)
     joint = predictor if isinstance(predictor, str) else _joint_plan(predictor, layout)
     if isinstance(predictor, str) or isinstance(joint, str):
@@ -66,7 +66,7 @@ def resample(factor: QuadratureFactor) -> SampledFactor:
     return _sampled(factor.name, factor.blocks, reason, factor.summed)
 
 
-def _sampled(name: str, blocks: frozenset[Block], reason: str, summed: _Summed) -> SampledFactor:
+def _sampled(name: str, blocks: frozenset[Block], reason: str, summed: Summed) -> SampledFactor:
     """A sampled factor, which says so if draws see only a part of its gradient."""
     jumps = jumping_operations(summed.node)
     if jumps:
@@ -79,7 +79,7 @@ def _sampled(name: str, blocks: frozenset[Block], reason: str, summed: _Summed) 
 
 def _constant_factor(site: TracedSite) -> ConstantFactor:
     log_prob = site.log_prob
-    value, _ = _Summed(log_prob, site.mask, site.scale)(log_prob)
+    value, _ = Summed(log_prob, site.mask, site.scale)(log_prob)
     return ConstantFactor(site.name, frozenset(), "", value)
 
 

@@ -3,61 +3,96 @@
 
 """Draws of q for sampled factors: one draw of each block serves every factor of an evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 
 import torch
 from torch import Tensor
 
+from ..estimators import Variable, gaussian_points
 from ..lifting import host
 from ..lifting.blocks import Block
 from ..lifting.moments import GaussianMoments, Moments
 from ..lifting.points import PointMoments
-from ..lifting.terms import LatentSite
 from .latents import Latents, block_values
+
+#: Draws of blocks. # shape of each: (draws, *block)
+Drawn = dict[Block, Tensor]
+#: Of one draw of each site's variable, by name.
+Function = Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 
 
 class Draws:
     """Draws whose noise is fixed: evaluated at other moments they are common random numbers.
 
-    Gaussian noise comes in antithetic pairs: the odd part of the integrand, which carries most of
-    the variance of the message in z, cancels. Other families fix their random state instead.
+    Gaussians share one set of quasi-random points in antithetic pairs. Other families fix their
+    random state instead.
 
-    :param int count: the number of draws; pairs are formed while there are two left.
+    :param count: the number of draws.
+    :param seed: of the noise; taken from torch's generator if None.
     """
 
-    def __init__(self, latents: Latents, count: int) -> None:
+    def __init__(self, latents: Latents, count: int, seed: int | None = None) -> None:
         self.latents = latents
         self.count = count
-        self._noise: dict[tuple[Block, int], Tensor] = {}
-        self._seed = host.seed()
-        self._values: tuple[Mapping[Block, Moments], list[dict[LatentSite, Tensor]]] | None = None
+        self.seed = host.seed() if seed is None else seed
+        self._points: dict[Block, Tensor] = {}
+        self._is_vectorised = True
 
-    def particles(self, moments: Mapping[Block, Moments]) -> list[dict[LatentSite, Tensor]]:
-        """The sites' variables at each draw, differentiable in the moments' leaves."""
-        if self._values is None or self._values[0] is not moments:
-            self._values = (moments, [self._particle(moments, i) for i in range(self.count)])
-        return self._values[1]
-
-    def _particle(self, moments: Mapping[Block, Moments], i: int) -> dict[LatentSite, Tensor]:
-        values: dict[LatentSite, Tensor] = {}
+    def of_blocks(self, moments: Mapping[Block, Moments], wanted: Container[Block]) -> Drawn:
+        """Draws of some blocks, differentiable in the moments' leaves. # shape: (count, *block)"""
+        drawn: Drawn = {}
         for number, (block, own) in enumerate(moments.items()):
-            if isinstance(own, PointMoments):  # no sampled factor depends on it
+            if block not in wanted or isinstance(own, PointMoments):
                 continue
             if isinstance(own, GaussianMoments):
-                draw = own.draw(self._gaussian_noise(block, own, i))
+                drawn[block] = own.draw(self._noise(moments, block))
             else:
                 with torch.random.fork_rng(devices=_devices(own)):
-                    torch.manual_seed((self._seed + 1000003 * i + number) % 2**63)
-                    draw = own.draw()
-            values.update(block_values(block, self.latents, draw))
+                    torch.manual_seed((self.seed + number) % 2**63)
+                    drawn[block] = own.draw(None, self.count)
+        return drawn
+
+    def by_site(self, drawn: Drawn) -> dict[str, Tensor]:
+        """The sites' variables at the draws of blocks. # shape of each: (count, *variable)"""
+        values: dict[str, Tensor] = {}
+        for block, draw in drawn.items():
+            own = block_values(block, self.latents, draw)
+            values.update({site.name: value for site, value in own.items()})
         return values
 
-    def _gaussian_noise(self, block: Block, own: GaussianMoments, i: int) -> Tensor:
-        pair, odd = divmod(i, 2)
-        if (block, pair) not in self._noise:
-            self._noise[block, pair] = torch.randn_like(own.leaves[0].detach())
-        noise = self._noise[block, pair]
-        return -noise if odd else noise
+    def mapped(self, function: Function, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """A function of one draw of each site, at all of them. # shape of both: (count,)
+
+        It is vectorised by ``torch.vmap``; a program with an operation that ``vmap`` cannot take is
+        run draw by draw.
+        """
+        if self._is_vectorised:
+            try:
+                return torch.vmap(function, randomness="different")(values)
+            except (RuntimeError, NotImplementedError, ValueError):
+                self._is_vectorised = False
+        each = [function({n: v[i] for n, v in values.items()}) for i in range(self.count)]
+        return torch.stack([v for v, _ in each]), torch.stack([m for _, m in each])
+
+    def _noise(self, moments: Mapping[Block, Moments], block: Block) -> Tensor:
+        """A Gaussian block's part of the common points. # shape: (count, *mean)"""
+        if block not in self._points:
+            self._points.clear()
+            gaussian = {
+                b: own.leaves[0] for b, own in moments.items() if isinstance(own, GaussianMoments)
+            }
+            sizes = [mean.numel() for mean in gaussian.values()]
+            parts = gaussian_points(self.count, sum(sizes), self.seed).split(sizes, -1)
+            for (b, mean), part in zip(gaussian.items(), parts, strict=True):
+                self._points[b] = part.to(mean).reshape(self.count, *mean.shape)
+        return self._points[block]
+
+
+def variable(block: Block, own: GaussianMoments, draw: Tensor) -> Variable:
+    """A Gaussian block and its draws, as an estimator sees it."""
+    mean, covariance = own.leaves
+    precision = -2 * own.natural[1].detach()
+    return Variable(mean, covariance, precision, draw, block.event_size is None)
 
 
 def _devices(own: Moments) -> list[torch.device]:

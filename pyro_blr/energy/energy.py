@@ -3,6 +3,7 @@
 
 """L(mean_params) = E_q[log p(x, z)] of an ordinary Pyro model, and the ELBO."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ from ..lifting.mends import mend_of
 from ..lifting.moments import Moments
 from ..lifting.plan import zero_of
 from ..lifting.points import PointBlock, statistics_of
+from ..lifting.tensor import program
 from .build import build_factor, resample
 from .draws import Draws
-from .factors import ConstantFactor, ExactFactor, Factor, QuadratureFactor, SampledFactor
+from .factors import ConstantFactor, ExactFactor, Factor, QuadratureFactor
 from .latents import Latents
 from .parameters import LiftedParameter
 from .points import packed
+from .sampled import SampledFactor, estimate
 from .trace import Traced, trace_model
 
 Naturals = Mapping[Block, Natural]
@@ -44,12 +47,14 @@ class Value:
 
     :param elbo: differentiable in the moments' leaves through ``expected_log_joint`` alone.
     :param terms: the sum of the absolute factors' terms.
+    :param each: the sum of the sampled factors at each draw; None if there is none.
     """
 
     expected_log_joint: Tensor
     terms: Tensor
     moments: Mapping[Block, Moments]
     entropy_of: Callable[[], Tensor]
+    each: Tensor | None = None
 
     @cached_property
     def entropy(self) -> Tensor:
@@ -65,6 +70,18 @@ class Value:
     def elbo(self) -> float:
         """In nats, a float (this waits for the device)."""
         return host.number((self.expected_log_joint + self.entropy).detach())
+
+    def noise_against(self, other: "Value") -> float:
+        """The standard error of the difference from another value on the same draws, in nats.
+
+        Antithetic twins count as one draw, as their errors go against each other.
+        """
+        if self.each is None or other.each is None or len(self.each) < 4:
+            return 0.0
+        difference = self.each - other.each
+        pairs = len(difference) // 2
+        pooled = 0.5 * (difference[:pairs] + difference[pairs : 2 * pairs])
+        return host.number(pooled.std()) / math.sqrt(pairs)
 
 
 class Energy:
@@ -93,8 +110,23 @@ class Energy:
     @property
     def is_deterministic(self) -> bool:
         """Whether no factor is sampled and no plate is subsampled."""
-        sampled = any(isinstance(f, SampledFactor) for f in self.factors)
-        return not sampled and not self.is_subsampled
+        return not self.has_sampled and not self.is_subsampled
+
+    @property
+    def has_sampled(self) -> bool:
+        """Whether some factor is at draws of q."""
+        return any(isinstance(f, SampledFactor) for f in self.factors)
+
+    @property
+    def has_jumps(self) -> bool:
+        """Whether some factor's derivative along a draw is not its whole derivative."""
+        return any(isinstance(f, SampledFactor) and f.jumps for f in self.factors)
+
+    @property
+    def sampled_numbers(self) -> int:
+        """The numbers that the programs of the sampled factors hold for one draw."""
+        nodes = [f.summed.node for f in self.factors if isinstance(f, SampledFactor)]
+        return sum(node.numel() for node in program(nodes))
 
     @property
     def is_subsampled(self) -> bool:
@@ -156,13 +188,23 @@ class Energy:
         :param touching: leave out what does not depend on this block.
         """
         total = magnitude = zero_of(moments)
+        sampled = []
         for factor in self.factors:
             if touching is not None and touching not in factor.blocks:
+                continue
+            if isinstance(factor, SampledFactor):
+                sampled.append(factor)
                 continue
             value, size = factor.evaluate(moments, draws, touching)
             total = total + value.double()
             magnitude = magnitude + size
-        return Value(total, magnitude, moments, lambda: self.entropy(moments, touching))
+        each: Tensor | None = None
+        if sampled:  # together, so that what they share of the program runs once
+            assert draws is not None
+            estimated = estimate(sampled, moments, draws, touching)
+            total, magnitude = total + estimated.value, magnitude + estimated.magnitude
+            each = estimated.each
+        return Value(total, magnitude, moments, lambda: self.entropy(moments, touching), each)
 
     def entropy(self, moments: Mapping[Block, Moments], touching: Block | None = None) -> Tensor:
         """The entropy of q; of a latent in a subsampled plate, its rows scaled up."""

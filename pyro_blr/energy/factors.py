@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A factor of the model and its expectation on one of three tiers: exact, quadrature, sampled."""
+"""A factor of the model and its expectation, in closed form or by quadrature."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -79,7 +79,7 @@ class ConstantFactor(Factor):
         return value, value.detach().abs()
 
 
-class _Summed:
+class Summed:
     """From a log density along the batch dims to the factor's number: mask, sum, scale."""
 
     def __init__(self, node: LiftedTensor, mask: Any, scale: Any) -> None:
@@ -111,7 +111,7 @@ class QuadratureFactor(Factor):
     predictor: Predictor
     joint: JointPlan
     free: tuple[tuple[Tensor, ...], ...]
-    summed: _Summed
+    summed: Summed
     tolerance: float = quadrature.QUAD_TOL
     rule: quadrature.Rule | None = None
     #: How wide the scalars were where the rule was chosen.
@@ -187,24 +187,3 @@ def _padded(nodes: Tensor, ndim: int) -> Tensor:
     """Nodes whose dims behind the first broadcast against a tensor of ``ndim`` dims."""
     missing = ndim - (nodes.dim() - 1)
     return nodes.reshape(nodes.shape[0], *(1,) * missing, *nodes.shape[1:])
-
-
-@dataclass(eq=False)
-class SampledFactor(Factor):
-    """Anything else: the recorded program at draws of q."""
-
-    summed: _Summed
-    #: Operations with jumps, whose part of the gradient draws do not see.
-    jumps: tuple[str, ...] = ()
-
-    tier = "sampled"
-
-    def evaluate(self, moments: MomentsMap, draws: Draws | None, touching: Block | None) -> Value:
-        assert draws is not None
-        total: Value | None = None
-        for values in draws.particles(moments):
-            (log_prob,) = replay([self.summed.node], values)
-            value = self.summed(log_prob)
-            total = value if total is None else (total[0] + value[0], total[1] + value[1])
-        assert total is not None
-        return total[0] / draws.count, total[1] / draws.count

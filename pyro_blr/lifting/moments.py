@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..families import Natural
+from ..families.normal import LOG_TWO_PI
 from .blocks import Block
 from .statistics import COV, LOCATION, MEAN, SECOND, SPREAD, Statistic, sufficient_statistics
 
@@ -73,10 +74,20 @@ class Moments(ABC):
         return self.block.family.symmetrize(filled)
 
     @abstractmethod
-    def draw(self, noise: Tensor | None = None) -> Tensor:
-        """A draw of the block, differentiable in the leaves, as the family has its values.
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log q at draws of the block, in nats, differentiable in the leaves.
 
-        :param noise: standard normal noise of the draw's shape, for families that can use it.
+        :param value: # shape: (draws, *block)
+        :return: # shape: (draws, *batch)
+        """
+
+    @abstractmethod
+    def draw(self, noise: Tensor | None = None, count: int = 1) -> Tensor:
+        """Draws of the block, differentiable in the leaves, as the family has its values.
+
+        :param noise: standard normal noise of the draws' shape, for Gaussians.
+        :param count: the number of draws of other families, which take noise of their own.
+        :return: # shape: (count, *block)
         """
 
 
@@ -129,13 +140,27 @@ class GaussianMoments(Moments):
         dcov = 0.5 * (dcov + dcov.mT)
         return dmean - 2 * (dcov @ mean.unsqueeze(-1)).squeeze(-1), dcov
 
-    def draw(self, noise: Tensor | None = None) -> Tensor:
+    def draw(self, noise: Tensor | None = None, count: int = 1) -> Tensor:
         mean, cov = self.leaves
-        noise = torch.randn_like(mean) if noise is None else noise
+        noise = torch.randn(count, *mean.shape).to(mean) if noise is None else noise
         if self._scalar:
             return mean + cov.sqrt() * noise
         factor: Tensor = torch.linalg.cholesky(cov)
         return mean + (factor @ noise.unsqueeze(-1)).squeeze(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        mean, cov = self.leaves
+        if self._scalar:
+            squares = (value - mean).square() / cov
+            return -0.5 * (squares + cov.log() + LOG_TWO_PI)
+        factor = torch.linalg.cholesky(cov)
+        if self.block.row_dims:
+            factor = factor.unsqueeze(-3)
+        white = torch.linalg.solve_triangular(factor, (value - mean).unsqueeze(-1), upper=False)
+        logs = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        constant = mean.shape[-1] * LOG_TWO_PI
+        log_density: Tensor = -0.5 * (white.square().sum((-2, -1)) + constant) - logs
+        return log_density
 
 
 class SharedGaussianMoments(GaussianMoments):
@@ -178,9 +203,9 @@ class SharedGaussianMoments(GaussianMoments):
         dcov = 0.5 * (dcov + dcov.mT) / mean.shape[-2]
         return dmean - 2 * (mean @ dcov), dcov
 
-    def draw(self, noise: Tensor | None = None) -> Tensor:
+    def draw(self, noise: Tensor | None = None, count: int = 1) -> Tensor:
         mean, cov = self.leaves
-        noise = torch.randn_like(mean) if noise is None else noise
+        noise = torch.randn(count, *mean.shape).to(mean) if noise is None else noise
         factor: Tensor = torch.linalg.cholesky(cov)
         return mean + noise @ factor.mT
 
@@ -235,8 +260,11 @@ class MeanParamsMoments(Moments):
         dims = self.block.family.natural_event_dims
         return tuple(0.5 * (g + g.mT) if d == 2 else g for g, d in zip(gradient, dims, strict=True))
 
-    def draw(self, noise: Tensor | None = None) -> Tensor:
-        return self.block.family.rsample(self._connected_natural)
+    def draw(self, noise: Tensor | None = None, count: int = 1) -> Tensor:
+        return self.block.family.rsample(self._connected_natural, (count,))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.block.family.log_prob(self._connected_natural, value)
 
 
 class JointMoments(MeanParamsMoments):

@@ -63,8 +63,12 @@ class PointMoments(Moments):
     def message(self, gradient: tuple[Tensor, ...]) -> Natural:
         return self.block.point.symmetric(gradient)
 
-    def draw(self, noise: Tensor | None = None) -> Tensor:
-        return self.natural[0]
+    def draw(self, noise: Tensor | None = None, count: int = 1) -> Tensor:
+        return self.natural[0].expand(count, *self.natural[0].shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """0: where a point lies says nothing of how likely it is."""
+        return torch.zeros(len(value), dtype=value.dtype, device=value.device)
 
 
 def statistics_of(block: Block, natural: Natural) -> Moments:

@@ -3,7 +3,9 @@
 
 """Steps that stay inside the cone of natural parameters; departures from the plain one count."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,10 +93,37 @@ def safe_step(
     return None
 
 
+def fisher_product(family: ExponentialFamily, natural: Natural, direction: Natural) -> Natural:
+    """``F d``, F the Fisher matrix at ``natural``."""
+    with torch.enable_grad():
+        leaf = tuple(n.detach().requires_grad_() for n in natural)
+        mean_params = family.mean_params(leaf)
+    return torch.autograd.grad(mean_params, leaf, tuple(d.detach() for d in direction))
+
+
 def squared_norm(family: ExponentialFamily, natural: Natural, direction: Natural) -> Tensor:
     """``d' F d`` in nats, F the Fisher matrix at ``natural``; summed over the batch."""
-    leaf = tuple(n.detach().requires_grad_() for n in natural)
-    mean_params = family.mean_params(leaf)
-    product = torch.autograd.grad(mean_params, leaf, tuple(d.detach() for d in direction))
-    first, *rest = ((p * d).sum() for p, d in zip(product, direction, strict=True))
+    return inner(fisher_product(family, natural, direction), direction)
+
+
+def metric_products(
+    family: ExponentialFamily, natural: Natural, first: Natural, second: Natural
+) -> tuple[float, float]:
+    """``d1' F d1`` and ``d1' F d2`` in nats, summed over the batch."""
+    product = fisher_product(family, natural, first)
+    return host.number(inner(product, first)), host.number(inner(product, second))
+
+
+def inner(left: Natural, right: Natural) -> Tensor:
+    """The sum of the products of all entries."""
+    first, *rest = ((a * b).sum() for a, b in zip(left, right, strict=True))
     return sum(rest, start=first)
+
+
+def residual(naturals: Mapping[Any, Natural], messages: Mapping[Any, Natural]) -> float:
+    """``d'Fd/2`` in nats, d = natural - message, summed over blocks: the length of a full step."""
+    total = 0.0
+    for block, natural in naturals.items():
+        step = tuple(n - m for n, m in zip(natural, messages[block], strict=True))
+        total += 0.5 * host.number(squared_norm(block.family, natural, step))
+    return total

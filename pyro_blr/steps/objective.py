@@ -34,12 +34,19 @@ class Evaluation(Protocol):
     @property
     def magnitude(self) -> float: ...
 
+    def noise_against(self, other: Any) -> float:
+        """The standard error of the difference from another evaluation on the same draws."""
+
 
 class Objective(Protocol):
     """The ELBO (or the terms of it that touch one block) and its messages."""
 
     @property
     def blocks(self) -> tuple[Block, ...]: ...
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the ELBO is itself, and no estimate on draws."""
 
     def value(self, naturals: Naturals, touching: Block | None = None) -> Evaluation:
         """The ELBO without gradients."""

@@ -9,7 +9,18 @@ from dataclasses import dataclass, field
 
 from .. import errors
 from ..families import Natural
-from .cone import MAX_HALVINGS, Safety, has_retraction, inside, plain, retract, safe_step
+from ..lifting import host
+from .cone import (
+    MAX_HALVINGS,
+    Safety,
+    has_retraction,
+    inside,
+    metric_products,
+    plain,
+    retract,
+    safe_step,
+    squared_norm,
+)
 from .objective import Block, Evaluation, Naturals, Objective
 
 #: An ELBO that falls by less than this times its magnitude has not fallen: each term carries a few
@@ -17,11 +28,42 @@ from .objective import Block, Evaluation, Naturals, Objective
 ROUNDING = 64 * 2.220446049250313e-16
 
 
+#: Standard errors by which an estimated ELBO may fall and still count as not having fallen, and the
+#: most nats that may be put down to noise.
+NOISE, MOST_NOISE = 2.0, 0.5
+
+#: The shortest step that a secant asks for: below it, it is the search that must shorten.
+LEAST_SECANT = 0.05
+
+
 @dataclass
 class SweepMemory:
-    """The step sizes that were accepted last, by block name; a search starts from twice that."""
+    """What a step leaves for the next one.
+
+    :param step_sizes: the sizes that were accepted last, by block name; a search starts from twice
+        that.
+    :param directions: message - natural of the last step, by block name.
+    :param residual: half the squared lengths of these, in nats; of steps on draws alone.
+    """
 
     step_sizes: dict[str, float] = field(default_factory=dict)
+    directions: dict[str, Natural] = field(default_factory=dict)
+    residual: float = math.inf
+
+    def secant(self, block: Block, natural: Natural, direction: Natural) -> float:
+        """The step size at which the last direction would have become 0; 1 if it is longer.
+
+        With ``d_new = (1 - rho h) d_old`` along the direction, the best size is ``1 / h`` (Barzilai
+        & Borwein 1988): so an iteration that overshoots is damped where noise hides a fall.
+        """
+        old = self.directions.get(block.name)
+        if old is None or [t.shape for t in old] != [t.shape for t in direction]:
+            return 1.0
+        squared, cross = metric_products(block.family, natural, old, direction)
+        share = cross / squared if squared > 0 else 0.0
+        if share >= 0 or not math.isfinite(share):
+            return 1.0
+        return max(LEAST_SECANT, self.step_sizes.get(block.name, 1.0) / (1.0 - share))
 
 
 def sweep(
@@ -39,14 +81,23 @@ def sweep(
     :raises ImproperPosteriorError: if conjugate messages do not sum to a proper distribution.
     """
     current = dict(naturals)
+    estimated = not objective.is_exact
+    residual = 0.0
     for i, block in enumerate(objective.blocks):
         message = first[block] if i == 0 else objective.messages(current, block)[block]
+        secant = 1.0
+        if estimated:
+            pairs = zip(message, current[block], strict=True)
+            direction = tuple(m - n for m, n in pairs)
+            secant = memory.secant(block, current[block], direction)
+            memory.directions[block.name] = direction
+            residual += 0.5 * host.number(squared_norm(block.family, current[block], direction))
         if objective.is_conjugate_in(block):
             current[block] = _conjugate_step(
                 block, current[block], message, step_size or 1.0, safety
             )
         elif step_size is None or _needs_damping(objective, block):
-            start = min(1.0, 2 * memory.step_sizes.get(block.name, 1.0))
+            start = min(1.0, 2 * memory.step_sizes.get(block.name, 1.0), secant)
             limit = start if step_size is None else min(start, step_size)
             current[block] = _searched_step(
                 objective, current, block, message, limit, safety, memory
@@ -54,6 +105,7 @@ def sweep(
         else:
             proposal = safe_step(block.family, current[block], message, step_size, safety)
             current[block] = current[block] if proposal is None else proposal
+    memory.residual = residual if estimated else math.inf
     return current
 
 
@@ -111,8 +163,12 @@ def _searched_step(
 
 
 def has_not_fallen(before: Evaluation, after: Evaluation) -> bool:
-    """Whether the ELBO is as high as before, up to rounding; an infinite one has fallen."""
+    """Whether the ELBO is as high as before, up to rounding and, on draws, their noise.
+
+    An infinite one has fallen.
+    """
     slack = ROUNDING * max(before.magnitude, after.magnitude)
+    slack += min(MOST_NOISE, NOISE * after.noise_against(before))
     return math.isfinite(slack) and after.elbo >= before.elbo - slack
 
 

@@ -1,0 +1,103 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""An estimate of E_q[f] whose derivatives in means and covariances are Bonnet's and Price's."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .hessians import expected_hessian
+
+
+@dataclass(frozen=True, eq=False)
+class Variable:
+    """A batch of Gaussian variables under q, and draws of it.
+
+    :param mean: the leaf that stands for the means. # shape: (*batch[, D])
+    :param covariance: the leaf that stands for the covariances; a variance where events are
+        scalars, and of rows that share one, one for all of them. # shape: (*own[, D, D])
+    :param precision: its inverse. # shape: that of the covariance
+    :param draws: leaves that require a gradient. # shape: (draws, *mean)
+    :param scalar: whether events are scalars.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    precision: Tensor
+    draws: Tensor
+    scalar: bool
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the last batch dim shares one covariance."""
+        return not self.scalar and self.covariance.dim() == self.mean.dim()
+
+
+def bonnet_price(values: Tensor, variables: Sequence[Variable]) -> Tensor:
+    """E_q[f], a scalar, differentiable in the means and covariances of the variables.
+
+    The value is the mean of the values. Its derivative in a mean is the mean gradient, in a
+    covariance half the mean Hessian (Opper & Archambeau 2009; arXiv 2107.04562, eqs. 10-11). They
+    are computed when they are asked for, variable by variable, and have no derivatives themselves.
+
+    :param values: f at the draws, computed from the variables' draws. # shape: (draws,)
+    """
+    derivatives = _Derivatives(values, variables)
+    total = values.mean()
+    for i, variable in enumerate(variables):
+        own = _Slope.apply(variable.mean, derivatives.slope, i)  # type: ignore[no-untyped-call]
+        curved = _Slope.apply(  # type: ignore[no-untyped-call]
+            variable.covariance, derivatives.curvature, i
+        )
+        total = total + own + curved
+    return total
+
+
+class _Derivatives:
+    """The mean gradients and Hessians of f over its draws, each computed once."""
+
+    def __init__(self, values: Tensor, variables: Sequence[Variable]) -> None:
+        self.values = values
+        self.variables = variables
+
+    @cached_property
+    def gradients(self) -> tuple[Tensor | None, ...]:
+        """At each draw, with their graph. # shape of each: (draws, *mean)"""
+        draws = [v.draws for v in self.variables]
+        return torch.autograd.grad(self.values.sum(), draws, create_graph=True, allow_unused=True)
+
+    def slope(self, i: int) -> Tensor | None:
+        """Bonnet's derivative in a variable's mean."""
+        gradient = self.gradients[i]
+        if gradient is None:
+            return None
+        return gradient.detach().to(self.variables[i].mean.dtype).mean(0)
+
+    def curvature(self, i: int) -> Tensor | None:
+        """Price's derivative in a variable's covariance."""
+        gradient = self.gradients[i]
+        hessian = None if gradient is None else expected_hessian(gradient, self.variables[i])
+        return None if hessian is None else 0.5 * hessian
+
+
+class _Slope(torch.autograd.Function):
+    """0, with a derivative in the leaf that is computed when it is asked for."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, leaf: Tensor, derivative: Callable[[int], Tensor | None], i: int
+    ) -> Tensor:
+        ctx.derivative, ctx.i, ctx.shape = derivative, i, leaf.shape
+        return leaf.new_zeros(())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
+        with torch.enable_grad():
+            derivative = ctx.derivative(ctx.i)
+        return None if derivative is None else gradient * derivative, None, None

@@ -1,0 +1,112 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The mean Hessian of f over draws: exact, by probes of random signs, or in Stein's form.
+
+For a quadratic f every Hessian is the same, so the mean of exact ones has no error. Stein's form
+``E[hess f] = E[S (z - m) grad f']`` costs no more than the gradients but has the noise of D numbers
+in each entry, of a quadratic too: with few draws it is as likely to leave the cone as not, and must
+be made symmetric (unsymmetric, it leaves the cone in most runs).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Elements of a variable up to which each column of its Hessians is a backward pass of its own. The
+#: cost of a step is then at most so many gradients; a Stein estimate would need as many draws.
+EXACT = 512
+
+#: The seed of the probes' signs.
+SIGNS = 0
+
+#: The largest event whose columns are taken one by one where the batch is probed.
+COLUMNS = 64
+
+
+def expected_hessian(gradient: Tensor, variable: Any) -> Tensor | None:
+    """The mean Hessian within each event. # shape: that of the variable's covariance
+
+    :param gradient: of the sum of f over draws, with its graph. # shape: (draws, *mean)
+    :param variable: a :class:`~pyro_blr.estimators.Variable`.
+    """
+    if not gradient.requires_grad:
+        return None  # f is linear in the variable
+    if variable.mean.numel() <= EXACT:
+        return _summed_rows(_exact(gradient, variable), variable)
+    if variable.scalar or variable.mean.shape[-1] <= COLUMNS:
+        return _summed_rows(_probed(gradient, variable), variable)
+    return stein_hessian(gradient.detach(), variable)
+
+
+def _exact(gradient: Tensor, variable: Any) -> Tensor:
+    """Column by column, each batch element for itself. # shape: (*mean[, D])"""
+    mean = variable.mean
+    size = 1 if variable.scalar else mean.shape[-1]
+    rows = []
+    for place in range(mean.numel()):
+        direction = torch.zeros_like(gradient).flatten(1)
+        direction[:, place] = 1.0
+        row = _times(gradient, variable.draws, direction.reshape(gradient.shape))
+        start = place - place % size
+        rows.append(row.flatten(1)[:, start : start + size].mean(0))
+    full = torch.stack(rows).to(mean.dtype)
+    return full.reshape(mean.shape) if variable.scalar else full.reshape(*mean.shape, size)
+
+
+def _probed(gradient: Tensor, variable: Any) -> Tensor:
+    """Columns of all batch elements at once, each with a random sign s: ``s_b (H s e_j)_b``.
+
+    Unbiased, as ``E[s_b s_c]`` is 0 for two elements (Hutchinson 1990); exact where f does not
+    couple them.
+    """
+    event = 0 if variable.scalar else 1
+    batch = gradient.shape[: gradient.dim() - event]
+    # The same signs at the same draws: then the estimate is a function of q without noise.
+    signs = torch.Generator().manual_seed(SIGNS)
+    sign = (2 * torch.randint(2, batch, generator=signs, device="cpu") - 1).to(gradient)
+    if variable.scalar:
+        return (sign * _times(gradient, variable.draws, sign)).mean(0).to(variable.mean.dtype)
+    columns = []
+    for j in range(gradient.shape[-1]):
+        direction = torch.zeros_like(gradient)
+        direction[..., j] = sign
+        product = _times(gradient, variable.draws, direction)
+        columns.append((sign.unsqueeze(-1) * product).mean(0))
+    return torch.stack(columns, -1).to(variable.mean.dtype)
+
+
+def stein_hessian(gradient: Tensor, variable: Any) -> Tensor:
+    """The mean of ``S (z - m) grad f'``, made symmetric. # shape: that of the covariance
+
+    Draws in antithetic pairs take the mean gradient out of it, which is most of its noise.
+
+    :param gradient: at each draw. # shape: (draws, *mean)
+    """
+    residual = gradient.to(variable.mean.dtype)
+    away = variable.draws.detach().to(residual.dtype) - variable.mean.detach()
+    count = len(away)
+    if variable.scalar:
+        return variable.precision * (away * residual).sum(0) / count  # type: ignore[no-any-return]
+    if variable.has_rows:
+        outer = torch.einsum("s...ni,s...nj->...ij", away @ variable.precision, residual)
+    else:
+        whitened = (variable.precision @ away.unsqueeze(-1)).squeeze(-1)
+        outer = torch.einsum("s...i,s...j->...ij", whitened, residual)
+    return 0.5 * (outer + outer.mT) / count
+
+
+def _times(gradient: Tensor, draws: Tensor, direction: Tensor) -> Tensor:
+    """The Hessian at each draw times a direction."""
+    (product,) = torch.autograd.grad(
+        gradient, draws, direction, retain_graph=True, allow_unused=True
+    )
+    return torch.zeros_like(draws) if product is None else product
+
+
+def _summed_rows(hessian: Tensor, variable: Any) -> Tensor:
+    """The sum over rows that share a covariance, whose derivative is the sum of theirs."""
+    if not variable.scalar:
+        hessian = 0.5 * (hessian + hessian.mT)
+    return hessian.sum(-3) if variable.has_rows else hessian

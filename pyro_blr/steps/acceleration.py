@@ -1,0 +1,110 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Anderson's acceleration of a slowly converging iteration, in the Fisher metric."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..families import Natural
+from .cone import Safety, fisher_product, inner, inside
+from .objective import Block, Naturals, Objective
+from .sweep import has_not_fallen
+
+#: Steps that are remembered: as many slow directions as are left out at a time.
+DEPTH = 6
+
+#: A step that leaves less than this share of the last one's residual needs no help.
+FAST = 0.1
+
+#: Squared length in nats below which the iteration is close to linear; further away a combination of
+#: steps leads anywhere.
+NEAR = 2.0
+
+#: Relative size below which differences of steps are rounding, and left out of the least squares.
+DEPENDENT = 1e-10
+
+
+class Anderson:
+    """Goes to where the last steps, combined, would have been shortest (Anderson 1965).
+
+    A sweep takes x to ``y = x + d``. With weights that sum to 1, ``sum_i w_i y_i`` is taken in the
+    place of the last y, w such that ``sum_i w_i d_i`` is shortest in the Fisher metric. On a linear
+    iteration that is GMRES (Walker & Ni 2011): directions in which it converges slowly, or
+    overshoots, go out one a step. It is left out where it leaves the cone, or where the ELBO is
+    lower there.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[dict[Block, Natural], dict[Block, Natural]]] = []
+        self._norm = float("inf")
+
+    def reset(self) -> None:
+        """Forget the steps: what they were taken on has changed."""
+        self._steps, self._norm = [], float("inf")
+
+    def extrapolate(
+        self, objective: Objective, before: Naturals, after: Mapping[Block, Natural], safety: Safety
+    ) -> dict[Block, Natural] | None:
+        """Where to go instead of ``after``; None where that is as good.
+
+        :param before: x, where the sweep began.
+        :param after: y, where it ended.
+        """
+        step = {b: _minus(after[b], before[b]) for b in objective.blocks}
+        if self._steps and not _alike(self._steps[-1][1], step):
+            self.reset()
+        metric = {b: fisher_product(b.family, before[b], step[b]) for b in step}
+        norm, previous = _paired(metric, step), self._norm
+        self._steps = [*self._steps[-DEPTH:], ({b: after[b] for b in step}, step)]
+        self._norm = norm
+        if len(self._steps) < 2 or not FAST * previous < norm < NEAR:
+            return None
+        moved = self._combined(before, metric)
+        if not all(inside(b.family, n) for b, n in moved.items()):
+            safety.refused += 1
+            return None
+        proposed = {**after, **moved}
+        if not has_not_fallen(objective.value(after), objective.value(proposed)):
+            safety.refused += 1
+            return None
+        return proposed
+
+    def _combined(self, before: Naturals, metric: Mapping[Block, Natural]) -> dict[Block, Natural]:
+        *earlier, (last, step) = self._steps
+        changes = [_difference(step, old) for _, old in earlier]
+        products = [
+            {b: fisher_product(b.family, before[b], change[b]) for b in change}
+            for change in changes
+        ]
+        gram = torch.tensor([[_paired(p, c) for c in changes] for p in products])
+        target = torch.tensor([_paired(metric, c) for c in changes])
+        weights = torch.linalg.pinv(gram.double(), rtol=DEPENDENT, hermitian=True) @ target.double()
+        moved = dict(last)
+        for weight, (old, _) in zip(weights.tolist(), earlier, strict=True):
+            back = _difference(last, old)
+            moved = {
+                b: tuple(m - weight * d for m, d in zip(moved[b], back[b], strict=True))
+                for b in moved
+            }
+        return moved
+
+
+def _minus(left: Natural, right: Natural) -> Natural:
+    return tuple(a - b for a, b in zip(left, right, strict=True))
+
+
+def _difference(
+    left: Mapping[Block, Natural], right: Mapping[Block, Natural]
+) -> dict[Block, Natural]:
+    return {b: _minus(left[b], right[b]) for b in left}
+
+
+def _paired(left: Mapping[Block, tuple[Tensor, ...]], right: Mapping[Block, Natural]) -> float:
+    return sum(float(inner(left[b], right[b])) for b in left)
+
+
+def _alike(left: Mapping[Block, Natural], right: Mapping[Block, Natural]) -> bool:
+    return list(left) == list(right)
