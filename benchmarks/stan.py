@@ -5,6 +5,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +121,15 @@ def quality(example: Example, guide: Any, reference: dict[str, Tensor] | None) -
 
 
 def scalars(draws: Any) -> dict[str, Tensor]:
-    """Draws of each element by Stan's name: beta[1], beta[2]. # shape of each: (draws,)"""
+    """Draws of each element by Stan's name: mu, beta[2], phi[1,3]. # shape of each: (draws,)
+
+    An axis of length one that a plate has put in is none of Stan's.
+    """
     result = {}
     for name, values in draws.items():
-        if values.dim() == 1:
-            result[name] = values
-        for i in range(values.shape[1] if values.dim() == 2 else 0):
-            result[f"{name}[{i + 1}]"] = values[:, i]
+        shape = [size for size in values.shape[1:] if size > 1]
+        columns = values.reshape(len(values), -1).unbind(1)
+        for place, column in zip(product(*map(range, shape)), columns, strict=True):
+            index = ",".join(str(i + 1) for i in place)
+            result[f"{name}[{index}]" if index else name] = column
     return result

@@ -229,6 +229,7 @@ def test_the_best_gaussian_of_a_multimodal_posterior_is_the_best_of_the_starts()
 def measured(name: str, pyro: float, censored: bool = False, **blr: Any) -> Measured:
     side = {
         **{"gap": 0.05, "censored": censored, "gradients": 2000, "setting": "s", "start": "o"},
+        "beyond_the_cap": [],
         "seconds": {"all": pyro},
     }
     ours = {

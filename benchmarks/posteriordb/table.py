@@ -169,6 +169,8 @@ def _side(side: dict[str, Any], reference: Moments) -> str:
     text += f" at {side['setting']} from {side['start']}: {gap}"
     if side["censored"]:
         text += ", NOT arrived"
+        beyond = side["beyond_the_cap"]
+        text += f" ({beyond[0]} would, by its tuning)" if beyond else " (nor by tuning any longer)"
     if "moments" in side and reference:
         errors = errors_of(side["moments"], reference)
         text += (
