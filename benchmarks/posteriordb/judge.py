@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..draws import FixedDraws
-from ..family import Family, State
+from ..family import CHUNK, Family, State
 from ..optimum import glance, optimum
 from ..stan import scalars
 from ..stan_models import Example
@@ -33,7 +33,7 @@ FEWEST, PER_DIMENSION = 512, 4
 MOST_ELEMENTS = 4_000_000
 #: Within so many nats of the best, a q has arrived.
 NEAR = 0.1
-#: Points of a q for its moments, exact where these are linear in u, and for importance weights.
+#: Points of a q for its moments, exact where these are linear in u; draws for importance weights.
 DRAWS, WEIGHTS = 8192, 4096
 #: Mean and standard deviation of each of Stan's scalars.
 Moments = dict[str, tuple[float, float]]
@@ -93,18 +93,25 @@ def answers(example: Example, joint: LogJoint, q: State) -> dict[str, Any]:
     """Mean and standard deviation of each of Stan's scalars under q, and k-hat of its weights.
 
     k-hat is that of Vehtari et al., *Pareto smoothed importance sampling* (arXiv 1507.02646): above
-    0.7 the weights are no use.
+    0.7 the weights are no use. It is the shape of their tail alone, whatever that weighs: where the
+    efficiency, the effective share of the draws, is near 1, a large one says nothing.
     """
     noise = FixedDraws(DRAWS, len(q.loc), 0, seed=2).normal
+    # The extremes of even points are no sample of a tail.
+    independent = torch.randn(WEIGHTS, len(q.loc), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        u = q.loc + noise @ q.scale.T
-        drawn = scalars(example.quantities(joint.values(u)))
-        some = slice(None, None, DRAWS // WEIGHTS)
-        log_p = torch.cat([joint(part) for part in u[some].split(1024)])
+        drawn = scalars(example.quantities(joint.values(q.loc + noise @ q.scale.T)))
+        u = q.loc + independent @ q.scale.T
+        log_p = torch.cat([joint(part) for part in u.split(CHUNK)])
     # log q up to a constant, which changes no k-hat.
-    log_weights = log_p + noise[some].square().sum(1) / 2
+    log_weights = log_p + independent.square().sum(1) / 2
     moments = {n: [_rounded(x.mean()), _rounded(x.std())] for n, x in drawn.items()}
-    return {"khat": khat(log_weights), "moments": moments}
+    weights = log_weights.softmax(0)
+    return {
+        "khat": khat(log_weights),
+        "efficiency": _rounded(1 / (len(weights) * weights.square().sum())),
+        "moments": moments,
+    }
 
 
 def _rounded(x: Tensor) -> float:

@@ -92,7 +92,7 @@ def moments_checks(measured: Measured) -> list[Check]:
     blr = measured.blr
     if "moments" not in blr:
         return []
-    checks = [Check("k-hat", blr["khat"])]
+    checks = [Check("k-hat", blr["khat"]), Check("weights' efficiency", blr["efficiency"])]
     if not measured.reference:
         return checks
     errors = errors_of(blr["moments"], measured.reference)
