@@ -55,7 +55,7 @@ class NumPyroSVI:
         made = time.process_time() - begin
         program, compiling = self._program(svi, guide, setting.particles, state)
         begin = time.process_time()
-        final = jax.block_until_ready(program(state, self.args, setting.rate, setting.steps))
+        final = jax.block_until_ready(program(state, setting.rate, setting.steps))
         elapsed = time.process_time() - begin
         transform = guide.get_transform(svi.get_params(final))
         return Outcome(
@@ -76,13 +76,15 @@ class NumPyroSVI:
         """The steps, compiled, and the seconds that this took."""
         if particles not in self._programs:
 
-            def steps(state: Any, args: Any, rate: Any, count: Any) -> Any:
+            def steps(state: Any, rate: Any, count: Any) -> Any:
                 inner = self._svi(guide, particles, rate, count)
                 inner.constrain_fn = svi.constrain_fn
-                return jax.lax.fori_loop(0, count, lambda _, s: inner.update(s, *args)[0], state)
+                return jax.lax.fori_loop(
+                    0, count, lambda _, s: inner.update(s, *self.args)[0], state
+                )
 
             begin = time.process_time()
-            program = jax.jit(steps).lower(state, self.args, 0.1, 1).compile()
+            program = jax.jit(steps).lower(state, 0.1, 1).compile()
             self._programs[particles] = program, time.process_time() - begin
         return self._programs[particles]
 
