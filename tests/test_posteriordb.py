@@ -64,7 +64,7 @@ def test_a_twin_has_the_log_joint_of_its_model(each: Example) -> None:
 
 def test_numpyros_gaussian_is_put_in_the_order_of_the_model() -> None:
     """A run that hardly moves ends where it starts, whatever order NumPyro packs its sites in."""
-    each = example("seeds_model")
+    each = example("rats_model")
     args = each.arguments(each.synthetic())
     joint = LogJoint(each.model, args)
     twin = twin_of(each)

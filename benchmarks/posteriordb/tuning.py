@@ -49,7 +49,7 @@ class Plan:
     particles: tuple[int, ...] = (1, 10)
     survivors: tuple[int, ...] = (4, 4, 3, 2, 2)
     seeds: tuple[int, ...] = (1, 2, 3)
-    cap: float = 120.0
+    cap: float = 300.0
 
 
 FULL = Plan()
