@@ -15,6 +15,7 @@ from . import errors
 from .arguments import check_arguments, check_limits, check_rule, draws_of, reject_reserved
 from .energy.energy import Energy, EnergyBuilder, Value
 from .energy.explanation import Explanation, explain
+from .energy.factors import KeptRule
 from .energy.parameters import LiftedParameter
 from .energy.trace import Traced
 from .families import Natural
@@ -191,14 +192,22 @@ class BLR:
 
     # The parts of a step
 
-    def _objective(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> EnergyObjective:
-        """Trace the model and choose the tier of each factor at the guide's state."""
+    def _objective(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        kept: dict[str, KeptRule] | None = None,
+    ) -> EnergyObjective:
+        """Trace the model and choose the tier of each factor at the guide's state.
+
+        :param kept: quadrature rules of the steps before, which serve as long as q moves little.
+        """
         self.guide.set_up(args, kwargs, self._builder)
         energy = self._energy(args, kwargs)
         objective = EnergyObjective(energy, None, self._builder.cache, (args, kwargs))
         if energy.needs_rules:
             with torch.no_grad():
-                energy.calibrate(_detached(self.guide.naturals()), self.quad_tol)
+                energy.calibrate(_detached(self.guide.naturals()), self.quad_tol, kept)
         if energy.has_sampled:
             objective.draws = self.sampling.fresh(self.guide.latents, energy.is_subsampled)
         self._builder.report_sampled(energy)
@@ -261,7 +270,7 @@ class BLR:
         safety = Safety()
         if searched:
             rho = 1.0
-            new = sweep(objective, naturals, messages, size, safety, self._memory)
+            new = sweep(objective, naturals, messages, value, size, safety, self._memory)
         else:
             rho = size if size is not None else decreasing(self.num_steps)
             new = parallel(objective, naturals, messages, rho, safety)

@@ -17,7 +17,7 @@ from .lifting import host
 from .objective import Call, EnergyObjective
 from .sampling import SAMPLED_TOL
 from .steps.acceleration import Anderson
-from .steps.certificate import certify, newton_step
+from .steps.certificate import LOOSE, RELATIVE, certify, newton_step
 from .steps.cone import squared_norm
 
 
@@ -62,7 +62,7 @@ def run(
     watch = _Watch(tol)
     with tqdm(total=max_steps, disable=not progress, desc="BLR", leave=True) as bar:
         while fit.steps < max_steps:
-            objective = blr._objective(args, kwargs)
+            objective = blr._objective(args, kwargs, watch.rules)
             fit.losses.append(blr.step_on(objective, watched=objective.energy.is_deterministic))
             fit.steps += 1
             bar.update()
@@ -102,6 +102,8 @@ class _Watch:
         self.next_check = 0
         self.previous = math.inf
         self.slow = False
+        #: Quadrature rules that go on from step to step.
+        self.rules: dict[str, Any] = {}
 
     def accelerate(self, blr: Any, objective: EnergyObjective) -> None:
         """Go further than the last step where steps shrink slowly."""
@@ -124,14 +126,20 @@ class _Watch:
             return
         self.slow |= SLOW * self.previous < fit.residual
         self.previous = fit.residual
+        near = fit.residual <= self.tol
         slow = self.slow and fit.residual < NEWTON_BELOW
-        if fit.steps < self.next_check or not (slow or fit.residual <= self.tol):
+        if fit.steps < self.next_check or not (slow or near):
             return
+        if self.rules and near:
+            # The rules in use were chosen nearby; the certificate is of those chosen here.
+            self.rules.clear()
+            objective = blr._objective(*objective.call, self.rules)
         joint = JointObjective(objective, blr.state(objective))
         generator = torch.Generator().manual_seed(fit.steps)
-        certificate = certify(joint, joint.naturals, self.tol, generator)
+        relative = RELATIVE if near else LOOSE
+        certificate = certify(joint, joint.naturals, self.tol, generator, relative)
         fit.gap = certificate.gap
-        if fit.gap <= self.tol:
+        if near and fit.gap <= self.tol:
             fit.converged = True
             points = sorted(parameters.points.by_name)
             over = f" over q and the parameters {points}" if points else ""

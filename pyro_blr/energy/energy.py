@@ -25,7 +25,7 @@ from ..lifting.points import PointBlock, statistics_of
 from ..lifting.tensor import program
 from .build import build_factor, resample
 from .draws import Draws
-from .factors import ConstantFactor, ExactFactor, Factor, QuadratureFactor
+from .factors import ConstantFactor, ExactFactor, Factor, KeptRule, QuadratureFactor
 from .latents import Latents
 from .parameters import LiftedParameter
 from .points import packed
@@ -153,12 +153,20 @@ class Energy:
         """Whether a factor is by quadrature."""
         return any(isinstance(f, QuadratureFactor) for f in self.factors)
 
-    def calibrate(self, naturals: Naturals, tolerance: float = quadrature.QUAD_TOL) -> None:
-        """Choose each quadrature factor's rule; those without a good one become sampled."""
+    def calibrate(
+        self,
+        naturals: Naturals,
+        tolerance: float = quadrature.QUAD_TOL,
+        kept: dict[str, KeptRule] | None = None,
+    ) -> None:
+        """Choose each quadrature factor's rule; those without a good one become sampled.
+
+        :param kept: rules that were chosen a short way from here, by site.
+        """
         chosen = [f for f in self.factors if isinstance(f, QuadratureFactor)]
         moments = self.moments(naturals)
         for factor in chosen:
-            if not factor.calibrate(moments, tolerance):
+            if not factor.calibrate(moments, tolerance, kept):
                 self._refuse(factor, moments)
 
     def _refuse(self, factor: QuadratureFactor, moments: Mapping[Block, Moments]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..lifting import quadrature
+from ..lifting import host, quadrature
 from ..lifting.blocks import Block
 from ..lifting.laws import JointPlan
 from ..lifting.moments import Moments
@@ -100,6 +100,33 @@ class Summed:
 STALE = 2.0
 
 
+#: In standard deviations, how far each scalar may move from where a rule was chosen, and by which
+#: share its standard deviation may change: the rule has a hundredth of the tolerance in reserve.
+NEARBY = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class KeptRule:
+    """A rule and where it was chosen."""
+
+    rule: quadrature.Rule
+    error: float
+    scalars: Scalars
+
+    def serves(self, scalars: Scalars) -> bool:
+        """Whether the scalars are nearby."""
+        old = self.scalars
+        if [m.shape for m in old.means] != [m.shape for m in scalars.means]:
+            return False
+        pairs = zip((*old.means, *old.root.own), (*scalars.means, *scalars.root.own), strict=True)
+        spread = (*old.root.own, *old.root.own)
+        moved = [
+            ((new - now).abs() > NEARBY * s).any()
+            for (now, new), s in zip(pairs, spread, strict=True)
+        ]
+        return not host.truth(torch.stack(moved).any())
+
+
 @dataclass(eq=False)
 class QuadratureFactor(Factor):
     """An elementwise function of one or two Gaussian scalars.
@@ -147,14 +174,25 @@ class QuadratureFactor(Factor):
         """The scalars' joint law."""
         return self.joint.evaluate(moments, self.free)
 
-    def calibrate(self, moments: MomentsMap, tolerance: float) -> bool:
-        """Choose the rule at these moments; False if none is good enough."""
+    def calibrate(
+        self, moments: MomentsMap, tolerance: float, kept: "dict[str, KeptRule] | None" = None
+    ) -> bool:
+        """Choose the rule at these moments; False if none is good enough.
+
+        :param kept: rules of the same factors a short way from here, by site; it gets this one's.
+        """
         self.tolerance = tolerance
         with torch.no_grad():
             scalars = self.scalars(moments)
+        known = None if kept is None else kept.get(self.name)
+        if known is not None and known.serves(scalars):
+            self.rule, self.error, self.spreads = known.rule, known.error, known.scalars.spreads()
+            return True
         found = quadrature.calibrate(self._integrand, scalars, tolerance)
         self._take(found, scalars)
         self.refusal = found.refusal
+        if kept is not None and not found.refusal:
+            kept[self.name] = KeptRule(found.rule, found.error, scalars)
         return not found.refusal
 
     def _take(self, found: quadrature.Calibration, scalars: Scalars) -> None:

@@ -19,8 +19,8 @@ DEPTH = 6
 #: A step that leaves less than this share of the last one's residual needs no help.
 FAST = 0.1
 
-#: Squared length in nats below which the iteration is close to linear; further away a combination of
-#: steps leads anywhere.
+#: Squared length in nats below which the iteration is close to linear; further away a combination
+#: of steps leads anywhere.
 NEAR = 2.0
 
 #: Relative size below which differences of steps are rounding, and left out of the least squares.
@@ -40,6 +40,8 @@ class Anderson:
     def __init__(self) -> None:
         self._steps: list[tuple[dict[Block, Natural], dict[Block, Natural]]] = []
         self._norm = float("inf")
+        #: Refusals in a row, after which as many steps are left alone: a refusal costs two values.
+        self._refused = self._wait = 0
 
     def reset(self) -> None:
         """Forget the steps: what they were taken on has changed."""
@@ -60,7 +62,8 @@ class Anderson:
         norm, previous = _paired(metric, step), self._norm
         self._steps = [*self._steps[-DEPTH:], ({b: after[b] for b in step}, step)]
         self._norm = norm
-        if len(self._steps) < 2 or not FAST * previous < norm < NEAR:
+        self._wait = max(self._wait - 1, 0)
+        if self._wait or len(self._steps) < 2 or not FAST * previous < norm < NEAR:
             return None
         moved = self._combined(before, metric)
         if not all(inside(b.family, n) for b, n in moved.items()):
@@ -69,7 +72,10 @@ class Anderson:
         proposed = {**after, **moved}
         if not has_not_fallen(objective.value(after), objective.value(proposed)):
             safety.refused += 1
+            self._refused += 1
+            self._wait = self._refused
             return None
+        self._refused = 0
         return proposed
 
     def _combined(self, before: Naturals, metric: Mapping[Block, Natural]) -> dict[Block, Natural]:

@@ -28,8 +28,15 @@ from .objective import Block, Naturals, Objective
 #: Conjugate-gradient iterations; a certificate that needs more is not given.
 MAX_ITERATIONS = 200
 
-#: The preconditioned residual's relative size at which the decrement is known to three digits.
-RELATIVE = 1e-3
+#: The preconditioned residual's relative size at which the decrement is known to two digits.
+RELATIVE = 1e-2
+
+#: The size to which a Newton step is solved where it is far from the last one (Dembo, Eisenstat &
+#: Steihaug 1982): the quadratic model there is no better.
+LOOSE = 0.1
+
+#: Halvings of a step along the certificate's direction; one that gains nothing by then is no step.
+HALVINGS = 8
 
 #: Curvature below this share of the Fisher metric's is called negative; rounding is far smaller.
 NEGATIVE = -1e-7
@@ -102,15 +109,22 @@ class Curvature:
 
 
 def certify(
-    objective: Objective, naturals: Naturals, tol: float, generator: torch.Generator | None = None
+    objective: Objective,
+    naturals: Naturals,
+    tol: float,
+    generator: torch.Generator | None = None,
+    relative: float = RELATIVE,
 ) -> Certificate:
     """The Newton decrement at a point, and whether it is a saddle.
 
     :param tol: the gap in nats up to which the random search for negative curvature is worth its
         cost.
+    :param relative: the relative size of the residual at which conjugate gradients end.
     """
     curvature = Curvature(objective, naturals)
-    step, negative = _conjugate_gradients(curvature, curvature.gradient, MAX_ITERATIONS)
+    step, negative = _conjugate_gradients(
+        curvature, curvature.gradient, MAX_ITERATIONS, relative=relative
+    )
     if negative is not None:
         assert step is not None
         descent = curvature.split([-s for s in step])
@@ -156,7 +170,11 @@ def _dot(left: Vector, right: Vector) -> Tensor:
 
 
 def _conjugate_gradients(
-    curvature: Curvature, target: Vector, iterations: int, probing: bool = False
+    curvature: Curvature,
+    target: Vector,
+    iterations: int,
+    probing: bool = False,
+    relative: float = RELATIVE,
 ) -> tuple[Vector | None, Vector | None]:
     """Solve H x = target; or a direction of negative curvature as the second value.
 
@@ -186,7 +204,7 @@ def _conjugate_gradients(
         residual = _plus(residual, product, -rate)
         conditioned = curvature.precondition(residual)
         new = host.number(_dot(residual, conditioned))
-        if new <= RELATIVE**2 * first:
+        if new <= relative**2 * first:
             return solution, None
         direction = _plus(conditioned, direction, new / size)
         size = new
@@ -228,7 +246,7 @@ def _rising(
     before: float,
 ) -> tuple[float, dict[Block, Natural]] | None:
     """The longest halved step that raises the ELBO, and the ELBO there; or None."""
-    for power in range(20):
+    for power in range(HALVINGS):
         best: tuple[float, dict[Block, Natural]] | None = None
         for rate in rates:
             moved = _moved(naturals, direction, rate * 0.5**power)

@@ -54,9 +54,11 @@ class SweepMemory:
         """The step size at which the last direction would have become 0; 1 if it is longer.
 
         With ``d_new = (1 - rho h) d_old`` along the direction, the best size is ``1 / h`` (Barzilai
-        & Borwein 1988): so an iteration that overshoots is damped where noise hides a fall.
+        & Borwein 1988): an iteration that overshoots while noise hides the fall of the ELBO is
+        damped. The new direction is kept for the next step.
         """
         old = self.directions.get(block.name)
+        self.directions[block.name] = direction
         if old is None or [t.shape for t in old] != [t.shape for t in direction]:
             return 1.0
         squared, cross = metric_products(block.family, natural, old, direction)
@@ -70,6 +72,7 @@ def sweep(
     objective: Objective,
     naturals: Naturals,
     first: Mapping[Block, Natural],
+    entry: Evaluation,
     step_size: float | None,
     safety: Safety,
     memory: SweepMemory,
@@ -77,6 +80,7 @@ def sweep(
     """Update every block in turn, each from the others' newest values.
 
     :param first: messages at the entry; the first block uses its own.
+    :param entry: the ELBO there.
     :param step_size: rho, or None for the largest one that does not let the ELBO fall.
     :raises ImproperPosteriorError: if conjugate messages do not sum to a proper distribution.
     """
@@ -85,22 +89,22 @@ def sweep(
     residual = 0.0
     for i, block in enumerate(objective.blocks):
         message = first[block] if i == 0 else objective.messages(current, block)[block]
-        secant = 1.0
         if estimated:
-            pairs = zip(message, current[block], strict=True)
-            direction = tuple(m - n for m, n in pairs)
-            secant = memory.secant(block, current[block], direction)
-            memory.directions[block.name] = direction
+            direction = _minus(message, current[block])
             residual += 0.5 * host.number(squared_norm(block.family, current[block], direction))
         if objective.is_conjugate_in(block):
             current[block] = _conjugate_step(
                 block, current[block], message, step_size or 1.0, safety
             )
         elif step_size is None or _needs_damping(objective, block):
-            start = min(1.0, 2 * memory.step_sizes.get(block.name, 1.0), secant)
+            start = min(1.0, 2 * memory.step_sizes.get(block.name, 1.0))
+            if estimated:
+                secant = memory.secant(block, current[block], _minus(message, current[block]))
+                start = min(start, secant)
             limit = start if step_size is None else min(start, step_size)
+            alone = entry if len(objective.blocks) == 1 else None
             current[block] = _searched_step(
-                objective, current, block, message, limit, safety, memory
+                objective, current, block, message, alone, limit, safety, memory
             )
         else:
             proposal = safe_step(block.family, current[block], message, step_size, safety)
@@ -141,16 +145,21 @@ def _searched_step(
     current: dict[Block, Natural],
     block: Block,
     message: Natural,
+    entry: Evaluation | None,
     rho: float,
     safety: Safety,
     memory: SweepMemory,
 ) -> Natural:
-    """The largest halved step that stays inside the cone and does not let the ELBO fall."""
+    """The largest halved step that stays inside the cone and does not let the ELBO fall.
+
+    :param entry: the whole ELBO at the current state, where it is known.
+    """
     natural = current[block]
-    before = objective.value(current, block)
+    touching = block if entry is None else None
+    before = objective.value(current, touching) if entry is None else entry
     for _ in range(MAX_HALVINGS):
         for proposal, retracted in _proposals(block, natural, message, rho):
-            after = objective.value({**current, block: proposal}, block)
+            after = objective.value({**current, block: proposal}, touching)
             if has_not_fallen(before, after):
                 safety.retractions += retracted
                 memory.step_sizes[block.name] = rho
@@ -201,3 +210,7 @@ def parallel(
             raise improper(block)
         result[block] = naturals[block] if proposal is None else proposal
     return result
+
+
+def _minus(left: Natural, right: Natural) -> Natural:
+    return tuple(a - b for a, b in zip(left, right, strict=True))
