@@ -21,7 +21,7 @@ from pyro_blr import BLR
 from pyro_blr.energy.explanation import Explanation, FactorExplanation
 from pyro_blr.errors import ArgumentError
 from pyro_blr.families import ExponentialFamily
-from pyro_blr.guides import AutoNatural
+from pyro_blr.guides import AutoNatural, AutoNaturalMultivariateNormal
 
 N = 6
 TIERS = ("exact", "quadrature", "sampled")
@@ -158,6 +158,24 @@ def is_accepted(family: ExponentialFamily, latent: str) -> bool:
         except ArgumentError:
             return False
         return True
+
+
+@cache
+def joint_laws() -> frozenset[str]:
+    """The families under which a joint guide holds two coupled latents, one of them in a plate."""
+
+    def model() -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", N):
+            pyro.sample("z", dist.Normal(mean, 1.0))
+
+    found = set()
+    for structure in ("dense", "arrow"):
+        with double():
+            guide = AutoNaturalMultivariateNormal(model, structure=structure)
+            BLR(model, guide).step()
+            found |= {block.family.name for block in guide.blocks}
+    return frozenset(found)
 
 
 @cache

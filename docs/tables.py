@@ -178,6 +178,8 @@ def families() -> str:
             law = "law of a latent"
         elif any(running.is_accepted(family, latent) for latent in LATENTS):
             law = "law of a latent, by name"
+        elif family.name in running.joint_laws():
+            law = "law of a joint guide"
         statistics = f"`{of_card(family, 'sufficient statistic')}`"
         lines.append((f"`{family.name}`", of_card(family, "support"), statistics, law))
     return table(("family", "support", "sufficient statistics", "use"), lines)

@@ -3,6 +3,7 @@
 
 """The names of Pyro that are not in its public interface, in one place."""
 
+import copy
 from typing import Any
 
 import pyro
@@ -10,15 +11,22 @@ from pyro.distributions import constraints
 from pyro.infer.autoguide.guides import prototype_hide_fn
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_median
 from pyro.ops.tensor_utils import periodic_repeat
+from pyro.optim import PyroOptim
+from pyro.optim.optim import _get_state_dict, _load_state_dict
 from pyro.poutine.util import site_is_subsample
+from torch import Tensor
 
 __all__ = [
     "InitMessenger",
     "constraint_of",
     "init_to_median",
+    "optimiser_of",
+    "optimiser_state",
     "periodic_repeat",
     "prototype_hide_fn",
+    "set_optimiser_state",
     "site_is_subsample",
+    "without_state",
 ]
 
 
@@ -29,3 +37,37 @@ def constraint_of(name: str, stated: Any) -> Any:
     """
     held = pyro.get_param_store()._constraints.get(name)
     return held or stated or constraints.real
+
+
+def optimiser_state(optim: PyroOptim, leaf: Tensor) -> dict[str, Any] | None:
+    """The state of the optimiser of one parameter; None if it has none yet.
+
+    ``PyroOptim.get_state`` names parameters by the store, where those of modules are not under
+    ``module_local_params``.
+    """
+    if leaf not in optim.optim_objs:
+        return None
+    state: dict[str, Any] = copy.deepcopy(_get_state_dict(optim.optim_objs[leaf]))
+    return state
+
+
+def optimiser_of(optim: PyroOptim, leaf: Tensor) -> Any:
+    """The torch optimiser (or scheduler) of one parameter, made if there is none yet."""
+    if leaf not in optim.optim_objs:
+        optim.optim_objs[leaf] = optim._get_optim(leaf)
+        optim.grad_clip[leaf] = optim._get_grad_clip(leaf)
+    return optim.optim_objs[leaf]
+
+
+def set_optimiser_state(optim: PyroOptim, leaf: Tensor, state: dict[str, Any]) -> None:
+    """Set the state of the optimiser of one parameter."""
+    _load_state_dict(optimiser_of(optim, leaf), copy.deepcopy(state))
+
+
+def without_state(optim: PyroOptim | None) -> PyroOptim | None:
+    """An optimiser as it was made, before it saw a parameter."""
+    if optim is None:
+        return None
+    fresh = copy.copy(optim)
+    fresh.optim_objs, fresh.grad_clip, fresh._state_waiting_to_be_consumed = {}, {}, {}
+    return fresh

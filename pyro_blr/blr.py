@@ -4,6 +4,7 @@
 """The engine: the Bayesian Learning Rule with the signature of ``SVI``."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -28,7 +29,10 @@ from .lifting.quadrature import QUAD_TOL
 from .model_parameters import ModelParameters
 from .objective import EnergyObjective
 from .sampling import SAMPLED_TOL, Sampling
+from .skips import Skips
+from .state import Resumable
 from .steps.cone import Safety, residual
+from .steps.local import settle
 from .steps.momentum import Momentum
 from .steps.schedule import StepSize, decreasing, scheduled
 from .steps.sweep import SweepMemory, parallel, sweep
@@ -47,7 +51,7 @@ def _with_gradients(method: Method) -> Method:
     return cast(Method, wrapped)
 
 
-class BLR:
+class BLR(Resumable):
     """Variational inference by the Bayesian Learning Rule (arXiv 2107.04562), in the place of SVI.
 
     A step is ``natural <- (1 - rho) natural + rho dE_q[log p]/dmean_params``, block by block. The
@@ -108,6 +112,7 @@ class BLR:
         check_rule(params, temperature, momentum, quad_tol, num_draws)
         self.model = model
         self.guide = guide
+        guide.give_model(model)
         self.optim = optim
         self.params = params
         self.temperature = float(temperature)
@@ -117,15 +122,18 @@ class BLR:
         self.step_size = step_size
         self.blocks = blocks
         self.check_every = check_every
+        self.num_draws = num_draws
         self.sampling = Sampling(num_draws, draws_of(loss))
         self.num_steps = 0
         self.info = Info()
+        self.on_sampled = on_sampled
         self._builder = EnergyBuilder(model, on_sampled, self.temperature)
         self.parameters = ModelParameters(params, optim)
         self._memory = SweepMemory()
         self._momentum = Momentum(self.momentum)
         self._notes: tuple[str, ...] = ()
         self._is_laid_out = False
+        self._skips = Skips()
 
     # What SVI has
 
@@ -133,12 +141,17 @@ class BLR:
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Take one step and return -ELBO at its entry, in nats.
 
-        :raises NonFiniteError: for NaN or infinite data.
+        Where chance made the ELBO NaN or infinite (a draw, a row of a subsample, a function in the
+        model), so that it is finite when the same call is evaluated anew, the step is left out with
+        a :class:`~pyro_blr.errors.SkippedStepWarning`, counted in :attr:`skipped`, and NaN is
+        returned.
+
+        :raises NonFiniteError: for NaN or infinite data; for too many skipped steps in a row.
         :raises ImproperPosteriorError: for messages outside the cone.
         """
-        objective = self._objective(args, kwargs)
-        loss = self.step_on(objective)
-        if self.has_settled(objective, SAMPLED_TOL) and self.sampling.error > SAMPLED_TOL / 2:
+        loss, objective = self.advance(args, kwargs)
+        settled = objective is not None and self.has_settled(objective, SAMPLED_TOL)
+        if objective is not None and settled and self.sampling.error > SAMPLED_TOL / 2:
             self.sampling.grow(SAMPLED_TOL, objective.energy.sampled_numbers)
         return loss
 
@@ -190,7 +203,44 @@ class BLR:
         """Forget what was computed from constants: data changed in a way that leaves no trace."""
         self._builder.invalidate()
 
+    @property
+    def skipped(self) -> int:
+        """How many steps were left out because chance made the ELBO NaN or infinite."""
+        return self._skips.total
+
     # The parts of a step
+
+    def advance(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        watched: bool = False,
+        kept: dict[str, KeptRule] | None = None,
+    ) -> tuple[float, EnergyObjective | None]:
+        """One step, or none: its loss, and the objective of a step that was taken.
+
+        :param watched: whether the residual will be asked for where the ELBO is deterministic.
+        :param kept: see :meth:`_objective`.
+        """
+        try:
+            objective = self._objective(args, kwargs, kept)
+            loss = self.step_on(objective, watched and objective.energy.is_deterministic)
+        except errors.NonFiniteError as error:
+            self._skips.skip(error, lambda: self._is_finite(args, kwargs))
+            self.info = Info()
+            return math.nan, None
+        self._skips.in_a_row = 0
+        return loss, objective
+
+    def _is_finite(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether the ELBO of a call is finite when it is evaluated anew."""
+        try:
+            objective = self._objective(args, kwargs)
+            value = objective.value(self.guide.naturals())
+            objective.energy.check_finite(value, objective.draws)
+        except errors.NonFiniteError:
+            return False
+        return True
 
     def _objective(
         self,
@@ -202,6 +252,7 @@ class BLR:
 
         :param kept: quadrature rules of the steps before, which serve as long as q moves little.
         """
+        self._resume(args, kwargs)
         self.guide.set_up(args, kwargs, self._builder)
         energy = self._energy(args, kwargs)
         objective = EnergyObjective(energy, None, self._builder.cache, (args, kwargs))
@@ -241,6 +292,7 @@ class BLR:
 
     def _lay_out(self, traced: Traced) -> None:
         self._notes = self.guide.lay_out(traced, self.blocks)
+        self.guide.check_taken_up()
         self._is_laid_out = True
 
     def step_on(self, objective: EnergyObjective, watched: bool = False) -> float:
@@ -255,33 +307,41 @@ class BLR:
         noisy = energy.is_subsampled or energy.has_jumps
         searched = not noisy and (size is None or size == 1.0)
         if energy.has_sampled and searched:
+            self.sampling.begin(self.guide.latents, energy.sampled_numbers)
             objective.draws = self.sampling.common(self.guide.latents)
         few = searched and not watched
         # Conjugate messages are coefficients: the ELBO at the entry is then a number and no more.
         plain = few and objective.is_conjugate_in(objective.blocks[0]) and not energy.has_parameters
-        value = (objective.value if plain else objective.evaluate)(naturals)
+        local = () if searched else energy.local_blocks
+        value = (objective.value if plain or local else objective.evaluate)(naturals)
         energy.check_finite(value, objective.draws)
-        if plain:
-            messages = objective.messages(naturals, objective.blocks[0])
-        else:
-            messages = objective.messages_of(value, objective.blocks[: 1 if few else None])
         if self.check_every and self.num_steps % self.check_every == 0:
             self._check(objective, value)
-        safety = Safety()
+        safety, rho, at = Safety(), 1.0, value
         if searched:
-            rho = 1.0
+            first = objective.blocks[: 1 if few else None]
+            if plain:
+                messages = objective.messages(naturals, first[0])
+            else:
+                messages = objective.messages_of(value, first)
             new = sweep(objective, naturals, messages, value, size, safety, self._memory)
         else:
             rho = size if size is not None else decreasing(self.num_steps)
-            new = parallel(objective, naturals, messages, rho, safety)
-            new = self._local_optima(objective, naturals, messages, new)
+            start = naturals
+            if local:
+                start = settle(objective, naturals, local, safety, self._memory)
+                at = objective.evaluate(start)
+            messages = objective.messages_of(
+                at, tuple(b for b in objective.blocks if b not in local)
+            )
+            new = parallel(objective, start, messages, rho, safety)
         partial = {b for b in objective.blocks if energy.rows(b) is not None}
         never_falls = searched and size is None
         new = self._momentum.extrapolate(objective, naturals, new, partial, safety, never_falls)
         moved = self.parameters.maximise(objective, {**energy.points, **new}, rho)
         after = {**new, **moved}
         self.parameters.move_others(
-            objective, value, after, rho, lambda: self._objective(*objective.call)
+            objective, at, after, rho, lambda: self._objective(*objective.call)
         )
         self.set_state(after, objective)
         self.num_steps += 1
@@ -314,19 +374,6 @@ class BLR:
         """Write natural parameters to the guide, and points to the param store."""
         self.guide.write({b: new[b] for b in objective.blocks})
         self.parameters.write(new, objective.energy.traced)
-
-    def _local_optima(
-        self,
-        objective: EnergyObjective,
-        naturals: Mapping[Block, Natural],
-        messages: Mapping[Block, Natural],
-        new: dict[Block, Natural],
-    ) -> dict[Block, Natural]:
-        """Send latents of a subsampled plate to their own optimum (arXiv 1206.7051)."""
-        for block in objective.blocks:
-            if objective.energy.rows(block) is not None and objective.is_conjugate_in(block):
-                new[block] = messages[block]
-        return new
 
     def _check(self, objective: EnergyObjective, value: Value) -> None:
         """Compare with a trace that uses no cache.

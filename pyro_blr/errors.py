@@ -55,6 +55,14 @@ class PlateSizeError(BLRError, ValueError):
     """A plate that holds a stored latent changed its size."""
 
 
+class SubsampleError(BLRError, ValueError):
+    """A minibatch does not fit its plate, or the guide and the model hold different rows of it."""
+
+
+class CheckpointError(BLRError, ValueError):
+    """A saved state is not one of this model, guide and optimiser, or parts of it are missing."""
+
+
 class ShapeError(BLRError, ValueError):
     """A site's log density has a dim that none of its plates declares."""
 
@@ -69,6 +77,10 @@ class SampledFactorError(BLRError, RuntimeError):
 
 class SampledFactorWarning(UserWarning):
     """A factor has no deterministic expectation and is evaluated at draws of the guide."""
+
+
+class SkippedStepWarning(UserWarning):
+    """A step was not taken: the ELBO was NaN or infinite, and finite when the call was repeated."""
 
 
 class MemoryLimitError(BLRError, MemoryError):

@@ -62,11 +62,13 @@ def run(
     watch = _Watch(tol)
     with tqdm(total=max_steps, disable=not progress, desc="BLR", leave=True) as bar:
         while fit.steps < max_steps:
-            objective = blr._objective(args, kwargs, watch.rules)
-            fit.losses.append(blr.step_on(objective, watched=objective.energy.is_deterministic))
+            loss, objective = blr.advance(args, kwargs, watched=True, kept=watch.rules)
+            fit.losses.append(loss)
             fit.steps += 1
             bar.update()
             bar.set_postfix_str(f"loss {fit.losses[-1]:.4f}", refresh=False)
+            if objective is None:  # the step was skipped
+                continue
             watch.accelerate(blr, objective)
             if objective.draws is not None and blr.sampling.are_common(objective.draws):
                 watch.on_draws(fit, blr, objective)
@@ -124,38 +126,54 @@ class _Watch:
         if parameters.others:
             fit.reason = f"not certified: the optimum over {sorted(parameters.others)} is not known"
             return
-        self.slow |= SLOW * self.previous < fit.residual
-        self.previous = fit.residual
         near = fit.residual <= self.tol
-        slow = self.slow and fit.residual < NEWTON_BELOW
-        if fit.steps < self.next_check or not (slow or near):
+        if not self._is_due(fit, near):
             return
         if self.rules and near:
             # The rules in use were chosen nearby; the certificate is of those chosen here.
             self.rules.clear()
             objective = blr._objective(*objective.call, self.rules)
-        joint = JointObjective(objective, blr.state(objective))
-        generator = torch.Generator().manual_seed(fit.steps)
-        relative = RELATIVE if near else LOOSE
-        certificate = certify(joint, joint.naturals, self.tol, generator, relative)
-        fit.gap = certificate.gap
-        if near and fit.gap <= self.tol:
+        if self._newton(fit, blr, objective, near) and near:
             fit.converged = True
             points = sorted(parameters.points.by_name)
             over = f" over q and the parameters {points}" if points else ""
             fit.reason = f"gap {fit.gap:.1e} nats{over} is at most tol={self.tol:g}"
-            return
+
+    def _is_due(self, fit: Fit, near: bool) -> bool:
+        """Whether steps are small, or shrink slowly near the optimum."""
+        self.slow |= SLOW * self.previous < fit.residual
+        self.previous = fit.residual
+        slow = self.slow and fit.residual < NEWTON_BELOW
+        return fit.steps >= self.next_check and (slow or near)
+
+    def _newton(self, fit: Fit, blr: Any, objective: EnergyObjective, near: bool) -> bool:
+        """Whether the gap is at most tol; if not, take the certificate's Newton step.
+
+        :param near: whether the gap is worth solving for to its digits.
+        """
+        tol = self.tol if objective.draws is None else self.sampled_tol
+        joint = JointObjective(objective, blr.state(objective))
+        generator = torch.Generator().manual_seed(fit.steps)
+        relative = RELATIVE if near else LOOSE
+        certificate = certify(joint, joint.naturals, tol, generator, relative)
+        fit.gap = certificate.gap
+        if near and fit.gap <= tol:
+            return True
         moved = newton_step(joint, joint.naturals, certificate)
         if moved is not None:
             blr.set_state(joint.by_block(moved), objective)
+            self.acceleration.reset()
         else:
             self.next_check = fit.steps + 5
+        return False
 
     def on_draws(self, fit: Fit, blr: Any, objective: EnergyObjective) -> None:
         """Where steps have converged on their draws: the gap on independent ones, or more draws."""
         tol, sampling = self.sampled_tol, blr.sampling
         fit.residual = blr.step_residual
         if not blr.has_settled(objective, tol):
+            if self._is_due(fit, False) and not blr.parameters.others:
+                self._newton(fit, blr, objective, False)
             return
         fit.gap = sampling.error
         count = sampling.count

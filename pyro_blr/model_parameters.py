@@ -4,6 +4,7 @@
 """How the parameters of the model move: by an optimiser, by EM, or along the natural gradient."""
 
 from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
 import torch
 from pyro.optim import PyroOptim
@@ -20,6 +21,7 @@ from .lifting.blocks import Block
 from .lifting.expectation import Layout
 from .lifting.points import PointBlock
 from .objective import EnergyObjective
+from .saved_parameters import SavedParameters, parameters_state
 from .steps.cone import MAX_HALVINGS
 from .steps.information import information_step
 from .steps.maximisation import Averages, maximise
@@ -44,7 +46,19 @@ class ModelParameters:
         self.others: set[str] = set()
         self.by_newton = False
         self._known: dict[Hashable, Points] = {}
-        self._averages = Averages()
+        self.averages = Averages()
+        self._leaves: dict[str, Tensor] = {}
+        self._saved = SavedParameters()
+
+    # State
+
+    def state(self) -> dict[str, Any]:
+        """The unconstrained values of the parameters met so far, and their optimisers' states."""
+        return parameters_state(self._leaves, self.optim, self._saved)
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state` returned; each parameter when the model next makes it."""
+        self._saved = SavedParameters.of(state)
 
     # Which parameters are points
 
@@ -56,6 +70,9 @@ class ModelParameters:
 
         :param traced: a run with the points of the last call lifted.
         """
+        if self._saved.give(traced.parameters, self.optim):
+            traced = trace(self.points.lifted)
+        self._leaves.update((n, p.leaf) for n, p in traced.parameters.items())
         if self.how == "optim":
             return build(traced, ())
         key = _statements(traced)
@@ -102,7 +119,7 @@ class ModelParameters:
     ) -> dict[Block, Natural]:
         """The M-step of the points, given q after the E-step: ``(point,)`` each."""
         size = 1.0 if self.how == "em" else rho
-        return maximise(objective, naturals, objective.points, size, self._averages)
+        return maximise(objective, naturals, objective.points, size, self.averages)
 
     def current(self, traced: Traced) -> dict[Block, Natural]:
         """The points as they are in the param store now."""
@@ -123,7 +140,8 @@ class ModelParameters:
     ) -> None:
         """Move the parameters that are no points: by Newton's step, or by the optimiser.
 
-        :param value: the ELBO at the entry of the step, whose gradient the optimiser gets.
+        :param value: the ELBO whose gradient the optimiser gets: at the entry of the step, and with
+            local latents at their optimum.
         :param new: q and the points after this step, at which Newton's step is taken.
         :param retraced: the objective of the same call at the leaves as they are then.
         :raises ArgumentError: if there are parameters that only an optimiser can move, and none.

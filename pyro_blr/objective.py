@@ -120,7 +120,7 @@ class EnergyObjective:
         """The messages from an evaluation that still has its graph (it keeps it)."""
         moments = [value.moments[b] for b in blocks]
         leaves = [leaf for m in moments for leaf in m.leaves]
-        if value.expected_log_joint.requires_grad:
+        if leaves and value.expected_log_joint.requires_grad:
             gradient: tuple[Tensor | None, ...] = torch.autograd.grad(
                 value.expected_log_joint, leaves, retain_graph=True, allow_unused=True
             )
@@ -136,7 +136,10 @@ class EnergyObjective:
         }
 
     def _local(self, block: Block, moments: Moments, message: Natural) -> Natural:
-        """A latent in a subsampled plate: its own scale taken out, other rows left as they are."""
+        """A latent in a subsampled plate: its own scale taken out, other rows left as they are.
+
+        A row that was drawn more than once has as many equal messages, of which it takes one.
+        """
         rows = self.energy.rows(block)
         if rows is None:
             return message
@@ -145,8 +148,8 @@ class EnergyObjective:
         for new, old, dims in zip(
             message, moments.natural, block.family.natural_event_dims, strict=True
         ):
-            chosen = rows.reshape(*rows.shape, *(1,) * dims) > 0
-            result.append(torch.where(chosen, new / scale, old.detach()))
+            count = rows.reshape(*rows.shape, *(1,) * dims)
+            result.append(torch.where(count > 0, new / (scale * count), old.detach()))
         return tuple(result)
 
     def is_conjugate_in(self, block: Block) -> bool:

@@ -11,13 +11,19 @@ it. Where N is too large there are more draws, renewed.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from .energy.draws import Draws
 from .energy.latents import Latents
 
-#: Draws to begin with: in a dozen dimensions few enough to be cheaper than the trace of a model.
+#: The fewest draws to begin with; in a dozen dimensions they cost less than the trace of a model.
 FIRST_DRAWS = 64
+#: Draws for each element of q: with four their second moments are exact (two antithetic pairs an
+#: element), and with as many as there are elements covariances are seen in every direction.
+DRAWS_PER_ELEMENT = 4
+#: Numbers of a step's Hessians up to which there are more than the fewest draws: some seconds.
+FIRST_NUMBERS = 2**30
 #: Draws of a step that is not searched (minibatches, jumps), five antithetic pairs.
 NOISY_DRAWS = 10
 #: The most draws, and the most numbers that the programs may hold for all of them (1 GB).
@@ -27,8 +33,8 @@ MOST_NUMBERS = 2**27
 SAMPLED_TOL = 0.01
 #: A residual on the same draws of less than this share of their error has converged on them.
 SETTLED = 0.1
-#: Before the draws' error is known it is looked at once the residual is below this, in nats.
-FIRST_LOOK = 1.0
+#: The draws' error is first looked at once the residual is below this, in nats.
+FIRST_LOOK = 0.1
 #: Fewer new draws would not be worth the steps that they take.
 LEAST_GROWTH = 4
 #: At most so many times as many draws: the error is an estimate.
@@ -49,6 +55,10 @@ class Sampling:
         #: The draws' error in nats, as last estimated; infinite before that.
         self.error: float = math.inf
         self._common: Draws | None = None
+        self._look = FIRST_LOOK
+        self._has_begun = False
+        #: The seed of common draws that go on from a saved state.
+        self._seed: int | None = None
 
     def fresh(self, latents: Latents, noisy: bool = False) -> Draws:
         """New draws.
@@ -57,10 +67,24 @@ class Sampling:
         """
         return Draws(latents, self.noisy_count if noisy else self.count)
 
+    def begin(self, latents: Latents, numbers: int) -> None:
+        """Set the number of draws for a model: once, before the first step.
+
+        :param numbers: that the programs of the sampled factors hold for one draw.
+        """
+        if self._has_begun or self.fixed:
+            return
+        self._has_begun = True
+        elements = sum(math.prod(latent.site.shape) for latent in latents.values())
+        wanted = 2 ** math.ceil(math.log2(max(1, DRAWS_PER_ELEMENT * elements)))
+        room = FIRST_NUMBERS // max(1, numbers * elements)
+        self.count = max(self.count, min(wanted, room))
+
     def common(self, latents: Latents) -> Draws:
         """The draws of the last step, if they were not renewed."""
         if self._common is None or self._common.latents is not latents:
-            self._common = Draws(latents, self.count)
+            self._common = Draws(latents, self.count, self._seed)
+            self._seed = None
         return self._common
 
     def are_common(self, draws: Draws) -> bool:
@@ -78,12 +102,15 @@ class Sampling:
         :param residual: of the last step on the common draws, in nats.
         :param measured: the residual on fresh draws at the same state.
         """
-        known = min(self.error, FIRST_LOOK)
-        if residual > SETTLED * max(known, tol):
+        if residual > self._look:
             return False
-        if not math.isfinite(self.error):
-            self.error = max(0.5 * measured() - residual, 0.0)
-        return residual <= SETTLED * max(self.error, tol)
+        error = 0.5 * measured()
+        enough = SETTLED * max(error, tol)
+        if residual > enough:
+            self._look = min(enough, 0.5 * residual)
+            return False
+        self.error = error
+        return True
 
     def grow(self, tol: float, numbers: int) -> bool:
         """Renew the draws, as many as make their error less than half of tol; False at the most."""
@@ -92,5 +119,22 @@ class Sampling:
             return False
         wanted = min(MOST_GROWTH, max(LEAST_GROWTH, 2 * self.error / tol))
         self.count = min(most, self.count * 2 ** math.ceil(math.log2(wanted)))
-        self.error, self._common = math.inf, None
+        self.error, self._common, self._look = math.inf, None, FIRST_LOOK
         return True
+
+    def state(self) -> dict[str, Any]:
+        """The number of draws, and the seed of the common ones, to be saved."""
+        return {
+            "count": self.count,
+            "error": self.error,
+            "look": self._look,
+            "has_begun": self._has_begun,
+            "seed": -1 if self._common is None else self._common.seed,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what was saved."""
+        self.count, self.error = int(state["count"]), float(state["error"])
+        self._look, self._has_begun = float(state["look"]), bool(state["has_begun"])
+        self._seed = None if state["seed"] < 0 else int(state["seed"])
+        self._common = None

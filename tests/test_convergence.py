@@ -289,6 +289,9 @@ def test_an_infinite_fall_is_a_fall() -> None:
         elbo: float
         magnitude: float
 
+        def noise_against(self, other: object) -> float:
+            return 0.0
+
     before = At(-25.0, 100.0)
     assert has_not_fallen(before, At(-25.0 - 1e-13, 100.0))
     assert not has_not_fallen(before, At(-25.1, 100.0))

@@ -18,10 +18,10 @@ from pyro_blr import BLR
 from pyro_blr.families import MultivariateNormal
 from pyro_blr.guides import AutoNatural
 from pyro_blr.lifting import quadrature
+from pyro_blr.lifting.block_moments import moments_of
 from pyro_blr.lifting.blocks import Block, Placement
 from pyro_blr.lifting.expectation import compile_plan
 from pyro_blr.lifting.folding import sorted_segment_sum
-from pyro_blr.lifting.moments import moments_of
 from pyro_blr.lifting.scalars import Scalars
 from pyro_blr.lifting.tensor import LiftedTensor
 from pyro_blr.lifting.terms import LatentSite

@@ -12,9 +12,9 @@ from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
 from pyro_blr.families import MultivariateNormal
+from pyro_blr.lifting.block_moments import moments_of
 from pyro_blr.lifting.blocks import Block, Placement
 from pyro_blr.lifting.expectation import compile_plan
-from pyro_blr.lifting.moments import moments_of
 from pyro_blr.lifting.polynomial import Polynomial, leaf, polynomial
 from pyro_blr.lifting.terms import LatentSite, NotPolynomial
 from tests.checks import engine, factor_of

@@ -20,10 +20,10 @@ from pyro_blr import BLR
 from pyro_blr.families import Gamma, MultivariateNormal, Normal
 from pyro_blr.guides import AutoNatural
 from pyro_blr.lifting import host, operations, quadrature
+from pyro_blr.lifting.block_moments import moments_of
 from pyro_blr.lifting.blocks import Block, Placement
 from pyro_blr.lifting.expectation import compile_plan
 from pyro_blr.lifting.laws import joint_plan
-from pyro_blr.lifting.moments import moments_of
 from pyro_blr.lifting.tensor import LiftedTensor
 from pyro_blr.lifting.terms import LatentSite
 from pyro_blr.steps.certificate import certify

@@ -20,18 +20,27 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "families": ("errors",),
     "lifting": ("errors", "families"),
     "energy": ("errors", "_compat", "families", "lifting"),
-    "guides": ("errors", "_compat", "families", "lifting", "energy"),
+    "random_state": (),
+    "guides": ("errors", "_compat", "families", "lifting", "energy", "random_state"),
     # A step sees families and an objective: no trace, no guide, and of lifting the waits alone.
     "steps": ("errors", "families", "lifting.host"),
+    "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
     "info": ("families", "lifting", "energy", "steps", "objective"),
     "joint_objective": ("families", "lifting", "energy", "steps", "objective"),
     "fit": ("lifting.host", "steps", "objective", "joint_objective"),
     "arguments": ("errors", "guides", "steps"),
-    "model_parameters": ("errors", "families", "lifting", "energy", "steps", "objective"),
+    "saved_parameters": ("errors", "_compat", "energy"),
+    "model_parameters": (
+        *("errors", "families", "lifting", "energy", "steps", "objective", "saved_parameters"),
+    ),
+    "state": (
+        *("errors", "_compat", "energy", "guides", "steps", "skips", "random_state"),
+        "model_parameters",
+    ),
     "blr": (
         *("errors", "families", "lifting", "energy", "guides", "steps"),
-        *("objective", "info", "fit", "arguments", "model_parameters"),
+        *("objective", "info", "fit", "arguments", "model_parameters", "skips", "state"),
     ),
     "arviz": (*GROUND, "energy", "guides", "blr"),
     # Stands apart: the idea in two files, an oracle for the tests.
@@ -51,7 +60,7 @@ PYRO = {
         "energy.domains",
         "energy.trace",
     ),
-    *("guides", "arguments", "model_parameters", "blr", "arviz", "minimal"),
+    *("guides", "arguments", "model_parameters", "saved_parameters", "blr", "arviz", "minimal"),
 }
 
 # Files of one floor that need each other. The lower one imports the upper one inside a function.

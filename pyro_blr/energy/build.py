@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..lifting import constants
 from ..lifting.blocks import Block
-from ..lifting.elementwise import jumping_operations
+from ..lifting.elementwise import has_kinks, jumping_operations
 from ..lifting.expectation import Layout, compile_plan
 from ..lifting.laws import JointPlan, joint_plan
 from ..lifting.plan import Plan
@@ -74,7 +74,7 @@ def _sampled(name: str, blocks: frozenset[Block], reason: str, summed: Summed) -
         reason += (
             f"; {listed} may jump, and the part of the gradient at a jump is not seen by draws"
         )
-    return SampledFactor(name, blocks, reason, summed, jumps)
+    return SampledFactor(name, blocks, reason, summed, jumps, has_kinks(summed.node))
 
 
 def _constant_factor(site: TracedSite) -> ConstantFactor:

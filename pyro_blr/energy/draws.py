@@ -11,7 +11,7 @@ from torch import Tensor
 from ..estimators import Variable, gaussian_points
 from ..lifting import host
 from ..lifting.blocks import Block
-from ..lifting.moments import GaussianMoments, Moments
+from ..lifting.moments import GaussianMoments, Moments, SharedGaussianMoments
 from ..lifting.points import PointMoments
 from .latents import Latents, block_values
 
@@ -88,7 +88,12 @@ class Draws:
         return self._points[block]
 
 
-def variable(block: Block, own: GaussianMoments, draw: Tensor) -> Variable:
+def has_central_leaves(own: Moments) -> bool:
+    """Whether the leaves are means and full covariances, in which Hessians are derivatives."""
+    return type(own) in (GaussianMoments, SharedGaussianMoments)
+
+
+def variable(block: Block, own: Moments, draw: Tensor) -> Variable:
     """A Gaussian block and its draws, as an estimator sees it."""
     mean, covariance = own.leaves
     precision = -2 * own.natural[1].detach()

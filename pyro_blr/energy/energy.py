@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import errors
 from ..families import Natural
 from ..lifting import constants, host, operations, quadrature
+from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.blocks import Block
 from ..lifting.expectation import Layout
 from ..lifting.mends import mend_of
@@ -228,24 +229,32 @@ class Energy:
         return total
 
     def rows(self, block: Block) -> Tensor | None:
-        """1 at the batch elements of a block that the subsample holds; None if it holds all.
+        """How often the subsample holds each batch element of a block; None if it is the whole.
 
         None also where the subsampled plate is no batch dim of the block: its messages are then
         those of a global block, right on the average over subsamples.
         """
         name = block.sites[0].name
         chosen = self.traced.rows.get(name)
-        if chosen is None or not set(chosen) <= set(block.placements[name].batch_dims):
+        local = set(chosen or ()) <= set(block.placements[name].batch_dims)
+        if chosen is None or not local or isinstance(block, ArrowBlock):
             return None
         mask = torch.ones(block.batch_shape, dtype=torch.float64, device=self.latents[name].device)
         dims = block.placements[name].batch_dims
         for dim, index in chosen.items():
             size = block.batch_shape[dims.index(dim)]
             own = torch.zeros(size, dtype=mask.dtype, device=mask.device)
-            own = own.index_fill(0, index.to(mask.device), 1.0)
+            index = index.to(mask.device)
+            own = own.index_add(0, index, torch.ones_like(index, dtype=mask.dtype))
             behind = len(block.batch_shape) - 1 - dims.index(dim)
             mask = mask * own.reshape(-1, *(1,) * behind)
         return mask
+
+    @property
+    def local_blocks(self) -> tuple[Block, ...]:
+        """The blocks of which the subsample holds rows, if no sampled factor depends on them."""
+        sampled = {b for f in self.factors if isinstance(f, SampledFactor) for b in f.blocks}
+        return tuple(b for b in self.blocks if b not in sampled and self.rows(b) is not None)
 
     def local_scale(self, block: Block) -> float:
         """What the factors of a block in a subsampled plate are scaled by."""

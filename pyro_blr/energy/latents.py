@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..families import ExponentialFamily, MultivariateNormal
+from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.blocks import Block, Placement
 from ..lifting.terms import LatentSite
 
@@ -85,6 +86,8 @@ def cut(block: Block, site: LatentSite, value: Tensor, batch_ndim: int) -> Tenso
     """A site's part of a tensor with the block's batch dims and, perhaps, its event dim."""
     if block.event_size is None:
         return value
+    if isinstance(block, ArrowBlock):
+        value, batch_ndim = block.part(block.is_local(site), value), int(block.is_local(site))
     place = block.event_slice(site)
     part = value.narrow(-1, place.start, place.stop - place.start)
     batch_dims = block.placements[site.name].batch_dims

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ..estimators import bonnet_price, score_function
 from ..lifting.blocks import Block
-from ..lifting.moments import GaussianMoments
 from ..lifting.tensor import replay
-from .draws import Drawn, Draws, variable
+from .draws import Drawn, Draws, has_central_leaves, variable
 from .factors import Factor, MomentsMap, Summed, Value
 
 
@@ -24,6 +23,8 @@ class SampledFactor(Factor):
     summed: Summed
     #: Operations with jumps, of which the derivative along a draw sees nothing.
     jumps: tuple[str, ...] = ()
+    #: Whether second derivatives along a draw miss a part.
+    has_kinks: bool = False
 
     tier = "sampled"
 
@@ -55,18 +56,19 @@ def estimate(
 ) -> Estimate:
     """The expectation of sampled factors.
 
-    Gaussians get Bonnet's and Price's derivatives, other families those along their draws (implicit
-    reparameterisation, arXiv 1805.08498); factors with jumps the score function's. Where natural
-    parameters themselves require a gradient, draws of Gaussians are differentiated too, so that
-    there are second derivatives.
+    Gaussians get Bonnet's and Price's derivatives; structured ones and other families those along
+    their draws (implicit reparameterisation, arXiv 1805.08498); factors with jumps the score
+    function's. Where natural parameters themselves require a gradient, draws of Gaussians are
+    differentiated too, so that there are second derivatives.
 
     :param touching: the one block whose message is wanted, or None for all.
     """
-    smooth = [f for f in factors if not f.jumps]
     jumping = [f for f in factors if f.jumps]
     parts = []
-    if smooth:
-        parts.append(_smooth(smooth, moments, draws, touching))
+    for kinked in (False, True):
+        own = [f for f in factors if not f.jumps and f.has_kinks == kinked]
+        if own:
+            parts.append(_continuous(own, moments, draws, touching, kinked))
     if jumping:
         parts.append(_jumping(jumping, moments, draws))
     return Estimate(
@@ -76,9 +78,14 @@ def estimate(
     )
 
 
-def _smooth(
-    factors: Sequence[SampledFactor], moments: MomentsMap, draws: Draws, touching: Block | None
+def _continuous(
+    factors: Sequence[SampledFactor],
+    moments: MomentsMap,
+    draws: Draws,
+    touching: Block | None,
+    kinked: bool,
 ) -> Estimate:
+    """Bonnet's and Price's derivatives, the Hessian in Stein's form where there are kinks."""
     blocks = frozenset(b for f in factors for b in f.blocks)
     own = {b: m for b, m in moments.items() if b in blocks}
     drawn = draws.of_blocks(moments, blocks)
@@ -87,13 +94,13 @@ def _smooth(
         n.requires_grad for m in own.values() for n in m.natural
     ):
         for block, m in own.items():
-            if isinstance(m, GaussianMoments):
+            if has_central_leaves(m):
                 drawn[block] = drawn[block].detach()
                 if touching in (None, block):
                     drawn[block].requires_grad_()
                     variables.append(variable(block, m, drawn[block]))
     values, sizes = _at_draws(factors, draws, drawn)
-    value = bonnet_price(values, variables) if variables else values.mean()
+    value = bonnet_price(values, variables, kinked) if variables else values.mean()
     return Estimate(value, sizes.mean(), values.detach())
 
 
@@ -101,7 +108,7 @@ def _jumping(factors: Sequence[SampledFactor], moments: MomentsMap, draws: Draws
     blocks = frozenset(b for f in factors for b in f.blocks)
     drawn = {b: d.detach() for b, d in draws.of_blocks(moments, blocks).items()}
     values, sizes = _at_draws(factors, draws, drawn)
-    log_q = [moments[b].log_prob(d).flatten(1).sum(-1) for b, d in drawn.items()]
+    log_q = [moments[b].log_prob(d).reshape(draws.count, -1).sum(-1) for b, d in drawn.items()]
     value = score_function(values, torch.stack(log_q).sum(0))
     return Estimate(value, sizes.mean(), values.detach())
 

@@ -25,6 +25,7 @@ from ..lifting.wrappers import log_density, pulled_back
 from .domains import check_arguments, checked_matrices, checked_value
 from .latents import Latent, Latents
 from .parameters import LiftedParameter, Parameter
+from .subsamples import Subsamples, changed_size, check_seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +77,10 @@ class LiftMessenger(Messenger):
         self.lifted = lifted
         self.temperature = temperature
         self.traced = Traced()
+        self.plates = Subsamples()
 
     def __enter__(self) -> Any:
-        self.traced = Traced()
+        self.traced, self.plates = Traced(), Subsamples()
         COERCIONS.append(coerce)
         return super().__enter__()
 
@@ -91,7 +93,10 @@ class LiftMessenger(Messenger):
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if coerce not in COERCIONS:
             COERCIONS.append(coerce)
-        if site_is_subsample(msg) or msg["is_observed"] or msg["done"]:
+        if site_is_subsample(msg):
+            self.plates.before(msg)
+            return
+        if msg["is_observed"] or msg["done"]:
             return
         latent = self.latents.get(msg["name"])
         if latent is None:
@@ -106,20 +111,21 @@ class LiftMessenger(Messenger):
         stored = {name for name, _ in latent.plates.values()}
         for dim, (name, full) in latent.plates.items():
             frame = frames.get(name)
-            if frame is None or frame.size == full:
+            subsample = self.plates.by_plate.get(name)
+            if frame is None:
                 continue
-            if (size := frame.full_size or frame.size) != full:
-                raise errors.PlateSizeError(
-                    f"plate {name!r} of latent {latent.name!r} has size {size}, but the guide "
-                    f"holds {full} elements of it. Mend: make a new guide for data of another "
-                    "size, or give the plate its full size and a subsample: "
-                    f"pyro.plate({name!r}, {full}, subsample=index)."
-                )
-            index = _subsample_index(name, msg, self)
-            self.traced.rows.setdefault(latent.name, {})[dim] = index
-            scale = self.traced.local_scale.get(latent.name, 1.0)
-            self.traced.local_scale[latent.name] = scale * full / frame.size
-            variable = variable.index_select(dim, index)
+            if subsample is None:
+                check_seen(frame, latent.name, full)
+                continue
+            if subsample.size != full:
+                raise changed_size(name, latent.name, subsample.size, full)
+            if subsample.is_whole:
+                continue
+            if subsample.is_a_part:
+                self.traced.rows.setdefault(latent.name, {})[dim] = subsample.index
+                scale = self.traced.local_scale.get(latent.name, 1.0)
+                self.traced.local_scale[latent.name] = scale * full / frame.size
+            variable = variable.index_select(dim, subsample.index)
         _check_plates(latent, msg, stored, frames)
         self.traced.seen.add(latent.name)
         if latent.transform is None:
@@ -131,14 +137,13 @@ class LiftMessenger(Messenger):
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if site_is_subsample(msg):
-            self.subsamples[msg["name"]] = msg["value"]
+            self.plates.after(msg)
             return
         if msg["infer"].get("_deterministic"):
             return
         fn, value, mask = msg["fn"], msg["value"], msg["mask"]
-        self.traced.is_subsampled |= any(
-            f.full_size not in (None, f.size) for f in msg["cond_indep_stack"]
-        )
+        own = (self.plates.by_plate.get(f.name) for f in msg["cond_indep_stack"])
+        self.traced.is_subsampled |= any(s is not None and s.is_a_part for s in own)
         check_arguments(msg["name"], fn)
         if msg["is_observed"] and not isinstance(value, LiftedTensor):
             value = checked_value(msg["name"], fn, value, mask)
@@ -163,16 +168,6 @@ class LiftMessenger(Messenger):
         if lifted is not None and parameter.is_free and lifted.site.shape == value.shape:
             self.traced.lifted[name] = lifted
             msg["value"] = lifted.lift(parameter)
-
-    @property
-    def subsamples(self) -> dict[str, Tensor]:
-        """The index of each plate of this run, by the plate's name."""
-        return self.__dict__.setdefault("_subsamples", {})  # type: ignore[no-any-return]
-
-
-def _subsample_index(plate: str, msg: dict[str, Any], messenger: LiftMessenger) -> Tensor:
-    index = messenger.subsamples[plate]
-    return index if isinstance(index, Tensor) else torch.as_tensor(index)
 
 
 def _check_shape(msg: dict[str, Any], log_prob: Any) -> None:
@@ -266,7 +261,6 @@ def trace_model(
     """
     messenger = LiftMessenger(latents, lifted, temperature)
     with poutine.block(), without_validation(), messenger:
-        messenger.subsamples.clear()
         last_refusal.set(None)
         try:
             model(*args, **kwargs)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .hessians import expected_hessian
+from .hessians import expected_hessian, stein_hessian
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Variable:
         return not self.scalar and self.covariance.dim() == self.mean.dim()
 
 
-def bonnet_price(values: Tensor, variables: Sequence[Variable]) -> Tensor:
+def bonnet_price(values: Tensor, variables: Sequence[Variable], kinked: bool = False) -> Tensor:
     """E_q[f], a scalar, differentiable in the means and covariances of the variables.
 
     The value is the mean of the values. Its derivative in a mean is the mean gradient, in a
@@ -46,8 +46,9 @@ def bonnet_price(values: Tensor, variables: Sequence[Variable]) -> Tensor:
     are computed when they are asked for, variable by variable, and have no derivatives themselves.
 
     :param values: f at the draws, computed from the variables' draws. # shape: (draws,)
+    :param kinked: whether f has kinks, whose part of the Hessian only Stein's form sees.
     """
-    derivatives = _Derivatives(values, variables)
+    derivatives = _Derivatives(values, variables, kinked)
     total = values.mean()
     for i, variable in enumerate(variables):
         own = _Slope.apply(variable.mean, derivatives.slope, i)  # type: ignore[no-untyped-call]
@@ -61,9 +62,10 @@ def bonnet_price(values: Tensor, variables: Sequence[Variable]) -> Tensor:
 class _Derivatives:
     """The mean gradients and Hessians of f over its draws, each computed once."""
 
-    def __init__(self, values: Tensor, variables: Sequence[Variable]) -> None:
+    def __init__(self, values: Tensor, variables: Sequence[Variable], kinked: bool) -> None:
         self.values = values
         self.variables = variables
+        self.kinked = kinked
 
     @cached_property
     def gradients(self) -> tuple[Tensor | None, ...]:
@@ -81,7 +83,11 @@ class _Derivatives:
     def curvature(self, i: int) -> Tensor | None:
         """Price's derivative in a variable's covariance."""
         gradient = self.gradients[i]
-        hessian = None if gradient is None else expected_hessian(gradient, self.variables[i])
+        if gradient is None:
+            return None
+        if self.kinked:
+            return 0.5 * stein_hessian(gradient.detach(), self.variables[i])
+        hessian = expected_hessian(gradient, self.variables[i])
         return None if hessian is None else 0.5 * hessian
 
 

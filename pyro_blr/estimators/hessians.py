@@ -46,11 +46,11 @@ def _exact(gradient: Tensor, variable: Any) -> Tensor:
     size = 1 if variable.scalar else mean.shape[-1]
     rows = []
     for place in range(mean.numel()):
-        direction = torch.zeros_like(gradient).flatten(1)
+        direction = torch.zeros_like(gradient).reshape(len(gradient), -1)
         direction[:, place] = 1.0
         row = _times(gradient, variable.draws, direction.reshape(gradient.shape))
         start = place - place % size
-        rows.append(row.flatten(1)[:, start : start + size].mean(0))
+        rows.append(row.reshape(len(row), -1)[:, start : start + size].mean(0))
     full = torch.stack(rows).to(mean.dtype)
     return full.reshape(mean.shape) if variable.scalar else full.reshape(*mean.shape, size)
 

@@ -3,6 +3,8 @@
 
 """Exponential families in natural and mean coordinates, and their registry."""
 
+from pyro_blr.families.arrow_distribution import ArrowNormalDistribution
+from pyro_blr.families.arrow_normal import ArrowNormal
 from pyro_blr.families.base import ExponentialFamily, MeanParams, Natural
 from pyro_blr.families.bernoulli import Bernoulli
 from pyro_blr.families.beta import Beta
@@ -39,6 +41,8 @@ from pyro_blr.families.von_mises import VonMises
 from pyro_blr.families.wishart import Wishart, WishartDistribution
 
 __all__ = [
+    "ArrowNormal",
+    "ArrowNormalDistribution",
     "Bernoulli",
     "Beta",
     "Binomial",

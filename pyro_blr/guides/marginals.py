@@ -12,8 +12,10 @@ from torch.nn.functional import logsigmoid
 
 from ..energy.latents import Latent, cut
 from ..families import Natural, NormalWishart
+from ..lifting.arrow_blocks import ArrowBlock
+from ..lifting.arrow_moments import ArrowMoments
+from ..lifting.block_moments import moments_of
 from ..lifting.blocks import Block
-from ..lifting.moments import moments_of
 from .start import distinct
 
 #: The grid of a numerical quantile: +-12 standard deviations of the unconstrained variable, in
@@ -72,7 +74,7 @@ def own_law(block: Block, natural: Natural, latent: Latent) -> Any:
 
 
 def _gaussian(block: Block, natural: Natural, latent: Latent) -> Any:
-    mean, covariance = _location_and_spread(block, natural)
+    block, mean, covariance = _unit(block, natural, latent)
     if block.event_size is None:
         return dist.Normal(mean.to(latent.dtype), covariance.sqrt().to(latent.dtype))
     loc, scale, matrix = _of_site(block, latent, mean, covariance)
@@ -92,6 +94,17 @@ def _student(block: Block, natural: Natural, latent: Latent) -> Any:
         return dist.MultivariateStudentT(df, loc, torch.linalg.cholesky(matrix))
     df = _cut_location(block, latent, df.unsqueeze(-1).expand(law.loc.shape))
     return _with_event_dim(dist.StudentT(df, loc, scale), latent.site.event_dim)
+
+
+def _unit(block: Block, natural: Natural, latent: Latent) -> tuple[Block, Tensor, Tensor]:
+    """The block of a site's marginal, its means and its covariances: of an arrow-head block the
+    part that holds the site, else the block itself.
+    """
+    if not isinstance(block, ArrowBlock):
+        return block, *_location_and_spread(block, natural)
+    local = block.is_local(latent.site)
+    mean, covariance = ArrowMoments(block, natural).marginal(local)
+    return block.unit(local), mean.detach(), covariance.detach()
 
 
 def _location_and_spread(block: Block, natural: Natural) -> tuple[Tensor, Tensor]:
@@ -134,7 +147,7 @@ def quantile(block: Block, natural: Natural, latent: Latent, probability: float)
     """The elementwise quantile of a site's marginal. # shape: that of the site's value"""
     with torch.no_grad():
         if block.gaussian:
-            mean, covariance = _location_and_spread(block, natural)
+            block, mean, covariance = _unit(block, natural, latent)
             scalar = block.event_size is None
             variance = covariance if scalar else covariance.diagonal(dim1=-2, dim2=-1)
             level = torch.tensor(probability, dtype=torch.float64, device=mean.device)

@@ -1,13 +1,16 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a dense precision matrix would take, asked before it is allocated."""
+"""What a precision matrix would take, asked before it is allocated."""
 
 import os
+from collections.abc import Sequence
 
 import torch
 
 from .. import errors
+from ..energy.arrow import Coupled
+from ..lifting.arrow_blocks import ArrowBlock
 
 #: Matrices of the precision's size that a step holds at a time: the precision, its Cholesky factor,
 #: the covariance, the message to it, and one more while the next precision is tried.
@@ -25,22 +28,88 @@ def available_bytes(device: torch.device) -> int | None:
         return None
 
 
-def check_memory(guide: str, size: int, device: torch.device) -> None:
+def fits(numbers: int, device: torch.device) -> bool:
+    """Whether the matrices of a step fit, each of so many numbers."""
+    free = available_bytes(device)
+    return free is None or MATRICES * BYTES * numbers <= free
+
+
+def in_words(numbers: int) -> str:
+    """The memory of so many numbers: ``"1.2 GB"``."""
+    size = float(BYTES * numbers)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def check_dense(guide: str, size: int, device: torch.device, structure: str = "") -> None:
     """Refuse a full covariance over more elements than memory holds.
 
     :param guide: the guide's name, for the error.
     :param size: the length D of the latent vector.
+    :param structure: what is to be said of a precision with structure, in sentences.
     :raises MemoryLimitError: with what would fit.
     """
-    needed, free = MATRICES * BYTES * size * size, available_bytes(device)
-    if free is None or needed <= free:
+    if fits(size * size, device):
         return
     rank = max(1, round(size**0.5))
     raise errors.MemoryLimitError(
         f"{guide} over {size} elements holds {size} x {size} matrices of "
-        f"{BYTES * size * size / 1e9:.3g} GB each, {MATRICES} of them at a step, and "
-        f"{free / 1e9:.3g} GB of memory are free. Mend: AutoNaturalLowRankMultivariateNormal("
-        f"model, rank={rank}) takes {BYTES * size * (rank + 2) / 1e9:.3g} GB, "
-        f"AutoNaturalNormal(model) {BYTES * 2 * size / 1e9:.3g} GB; or name the sites that belong "
-        f"together, {guide}(model, sites=[...])."
+        f"{in_words(size * size)} each, {MATRICES} of them at a step, and "
+        f"{_free_in_words(device)} of memory are free. {structure}{' ' if structure else ''}Mend: "
+        f"AutoNaturalLowRankMultivariateNormal(model, rank={rank}) takes "
+        f"{in_words(size * (rank + 2))}, AutoNaturalNormal(model) {in_words(2 * size)}; or name "
+        f"the sites that belong together, {guide}(model, sites=[...])."
     )
+
+
+def check_arrow(guide: str, block: ArrowBlock, device: torch.device) -> None:
+    """Refuse an arrow-head precision that memory does not hold.
+
+    :param guide: the guide's name, for the error.
+    :raises MemoryLimitError: with what would fit.
+    """
+    if fits(block.numbers, device):
+        return
+    raise errors.MemoryLimitError(
+        f"{guide} with an {_shape(block)} holds {MATRICES} times {in_words(block.numbers)}, and "
+        f"{_free_in_words(device)} of memory are free. Mend: AutoNaturalNormal(model) takes "
+        f"{in_words(2 * (block.event_size or 0))}; or name the sites that belong together, "
+        f"{guide}(model, sites=[...])."
+    )
+
+
+def offered(blocks: Sequence[ArrowBlock]) -> str:
+    """A sentence on the smallest arrow-head, if there is one."""
+    if not blocks:
+        return ""
+    arrow = blocks[0]
+    return f"structure='arrow', an {_shape(arrow)}, would take {in_words(arrow.numbers)}."
+
+
+def described(block: ArrowBlock, found: Coupled) -> tuple[str, ...]:
+    """The notes of an explanation on a block that is held."""
+    size = block.event_size or 0
+    notes = [
+        f"the joint Gaussian has an {_shape(block)}: {in_words(block.numbers)}, in the place of "
+        f"{in_words(size * size)}"
+    ]
+    if found.unseen:
+        notes.append(
+            f"whether sampled factors ({', '.join(found.unseen)}) couple groups of the plate "
+            f"{block.plate!r} was not seen; q has no such couplings"
+        )
+    return tuple(notes)
+
+
+def _shape(block: ArrowBlock) -> str:
+    return (
+        f"arrow-head precision along the plate {block.plate!r}, with {block.global_size} global "
+        f"numbers and {block.groups} groups of {block.local_size}"
+    )
+
+
+def _free_in_words(device: torch.device) -> str:
+    return in_words((available_bytes(device) or 0) // BYTES)

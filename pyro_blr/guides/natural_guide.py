@@ -6,7 +6,7 @@
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import pyro
@@ -24,14 +24,17 @@ from ..energy.trace import Traced, without_validation
 from ..families import Natural
 from ..lifting import host
 from ..lifting.blocks import Block
+from ..random_state import same_random_state
 from .choice import TraceLatents, full_value
 from .marginals import own_law
+from .persistence import Persistent
 from .posterior import Posterior, detached
+from .rows import PlateReader, chosen, plates_of, under_plates, without_model
 from .start import given_natural, initial_natural, located, merged_natural
 from .store import NaturalStore, take_loaded
 
 
-class NaturalGuide(Posterior, AutoGuide):
+class NaturalGuide(Persistent, Posterior, AutoGuide):
     """A guide that holds an exponential family for each block of latents in natural coordinates.
 
     Natural parameters live in the param store, in float64 whatever the model's dtype: a mean is
@@ -73,6 +76,7 @@ class NaturalGuide(Posterior, AutoGuide):
         self._blocks: tuple[Block, ...] = ()
         self._held: dict[Block, Natural] = {}
         self._loaded: dict[str, Tensor] = {}
+        self._saved: Mapping[str, Any] | None = None
 
     # What kinds of guide decide
 
@@ -112,6 +116,20 @@ class NaturalGuide(Posterior, AutoGuide):
         """
         if self.is_set_up:
             return
+        with same_random_state() if self._saved is not None else nullcontext():
+            self._find_latents(args, kwargs, builder)
+        if self._saved is not None:
+            try:
+                self._restore(self._saved)
+            except errors.CheckpointError:
+                self.latents = {}  # not set up: the state is still to be taken up
+                raise
+
+    def _find_latents(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], builder: EnergyBuilder | None
+    ) -> None:
+        if self.model is None:
+            raise without_model("find its latents")
         with torch.no_grad(), without_validation():
             sites = self._prototype(args, kwargs)
         builder = builder or EnergyBuilder(self.model, on_sampled="ignore")
@@ -142,7 +160,7 @@ class NaturalGuide(Posterior, AutoGuide):
         self.set_up(args, kwargs)
 
     def _prototype(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        model = InitMessenger(located(self.init_loc_fn))(self.model)
+        model = PlateReader()(InitMessenger(located(self.init_loc_fn))(self.model))
         hidden = poutine.block(model, prototype_hide_fn)
         with warnings.catch_warnings():
             # torch's Wishart tests whether its draws are regular and warns if they are.
@@ -237,7 +255,6 @@ class NaturalGuide(Posterior, AutoGuide):
         """Change to a layout of merged blocks; q itself does not change."""
         own = {name: self._own_natural(name) for name in self.latents}
         self._store({block: self._block_natural(block, own) for block in blocks})
-        self._loaded = {}
 
     def _hold(self, naturals: Mapping[Block, Natural]) -> None:
         """Where q starts, stored when it is first asked for: blocks that are merged before that,
@@ -246,7 +263,7 @@ class NaturalGuide(Posterior, AutoGuide):
         self._lay_out(naturals)
         self._held = dict(naturals)
         with self._pyro_context:
-            is_loaded = bool(take_loaded(self._pyro_get_fullname("natural")))
+            is_loaded = self._loaded or take_loaded(self._pyro_get_fullname("natural"))
         if is_loaded:
             self._store(naturals)
 
@@ -254,12 +271,12 @@ class NaturalGuide(Posterior, AutoGuide):
         self._blocks = tuple(blocks)
         self.layout = {s.name: block for block in self._blocks for s in block.sites}
 
-    def _store(self, naturals: Mapping[Block, Natural]) -> None:
+    def _store(self, naturals: Mapping[Block, Natural], from_store: bool = True) -> None:
         self._lay_out(naturals)
         self._held = {}
         with self._pyro_context:
             prefix = self._pyro_get_fullname("natural")
-            self._loaded.update(take_loaded(prefix))
+            self._loaded = {**self._loaded, **take_loaded(prefix)} if from_store else {}
             self.natural = NaturalStore()
             self.natural.fill(prefix, naturals, self._loaded)
 
@@ -269,35 +286,31 @@ class NaturalGuide(Posterior, AutoGuide):
         """Sample every latent inside its plates."""
         if not self.is_set_up:
             self.set_up(args, kwargs)
-        plates = self._create_plates(*args, **kwargs)
-        result: dict[str, Tensor] = {}
+        variables: dict[str, Tensor] = {}
         for block, natural in self.naturals().items():
-            result.update(self._sample_block(block, natural, plates))
-        return {name: result[name] for name in self.latents}
+            variables.update(self._draw(block, natural))
+        plates, rows = plates_of(self, args, kwargs, variables)
+        return {
+            name: self._sample_site(latent, chosen(variables[name], latent, rows), plates)
+            for name, latent in self.latents.items()
+        }
 
-    def _sample_block(
-        self, block: Block, natural: Natural, plates: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
+    def _draw(self, block: Block, natural: Natural) -> dict[str, Tensor]:
+        """A draw of a block, as an auxiliary site: the variables of its sites, in full size."""
         base = block.family.distribution(natural)
         draw = pyro.sample(
             f"_{self._pyro_name}_{block.name}",
             base.to_event(len(base.batch_shape)),
             infer={"is_auxiliary": True},
         )
-        values = {}
-        for site, variable in block_values(block, self.latents, draw).items():
-            latent = self.latents[site.name]
-            values[site.name] = self._sample_site(latent, variable, plates)
-        return values
+        lead = draw.shape[: draw.dim() - len(base.batch_shape) - len(base.event_shape)]
+        values = block_values(block, self.latents, draw)
+        return {s.name: under_plates(v, lead, self.latents[s.name]) for s, v in values.items()}
 
     def _sample_site(self, latent: Latent, variable: Tensor, plates: Mapping[str, Any]) -> Tensor:
         with ExitStack() as stack:
-            for dim, (name, full) in latent.plates.items():
-                plate = plates[name]
-                stack.enter_context(plate)
-                if plate.subsample_size != full:
-                    index = plate._indices.to(variable.device)
-                    variable = variable.index_select(dim, index)
+            for name, _ in latent.plates.values():
+                stack.enter_context(plates[name])
             value = latent.value_of(variable)
             density: Any = 0.0
             if latent.transform is not None and poutine.get_mask() is not False:
@@ -307,14 +320,6 @@ class NaturalGuide(Posterior, AutoGuide):
             delta = dist.Delta(value, log_density=density, event_dim=latent.value_event_dim)
             result: Tensor = pyro.sample(latent.name, delta)
         return result
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Pyro's own empties the live object; a copy loses its weak references instead.
-        state: dict[str, Any] = dict(self.__dict__)
-        state["_model"] = (None,)
-        state["master"] = None
-        state["prototype_trace"] = None
-        return state
 
 
 def _is_merged(block: Block, latent: Latent) -> bool:

@@ -3,7 +3,8 @@
 
 """What a guide in natural coordinates says of each site: marginals, quantiles, draws."""
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ class Posterior:
 
     latents: dict[str, Latent]
     layout: dict[str, Block]
+    #: None in a guide that came from a pickle without it.
+    model: Callable[..., Any] | None
     naturals: Callable[[], dict[Block, Natural]]
     set_up: Callable[..., None]
 
@@ -40,15 +43,18 @@ class Posterior:
 
     def _latent(self, site: str) -> Latent:
         if not self.is_set_up:
-            raise errors.GuideError(
-                f"the guide has not seen the model yet, so site {site!r} has no posterior. Mend: "
-                "take a step, or call guide(*args) once."
-            )
+            raise self._not_seen(f"site {site!r} has no posterior")
         if site not in self.latents:
             raise errors.GuideError(
                 f"the guide has no site {site!r}. Mend: use one of {sorted(self.latents)}."
             )
         return self.latents[site]
+
+    def _not_seen(self, therefore: str) -> errors.GuideError:
+        return errors.GuideError(
+            f"the guide has not seen the model yet, so {therefore}. Mend: take a step, or call "
+            "guide(*args) once."
+        )
 
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The posterior median of each site."""
@@ -59,6 +65,8 @@ class Posterior:
     ) -> dict[str, Tensor]:
         """The posterior quantiles of each site. # shape: (len(quantiles), *site)"""
         if not self.is_set_up:
+            if not takes(self.model, args, kwargs):
+                raise self._not_seen("its sites have no quantiles")
             self.set_up(args, kwargs)
         levels = torch.as_tensor(quantiles, dtype=torch.float64).tolist()
         naturals = {b: detached(n) for b, n in self.naturals().items()}
@@ -74,6 +82,8 @@ class Posterior:
 
     def sample_posterior(self, num_samples: int) -> dict[str, Tensor]:
         """Independent draws of every site. # shape: (num_samples, *site)"""
+        if not self.is_set_up:
+            raise self._not_seen("it has no draws")
         values: dict[str, Tensor] = {}
         with torch.no_grad():
             for block, natural in self.naturals().items():
@@ -82,6 +92,17 @@ class Posterior:
                 for site, variable in variables.items():
                     values[site.name] = self.latents[site.name].value_of(variable)
         return {name: values[name] for name in self.latents}
+
+
+def takes(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a model can be called with some arguments, as far as its signature says."""
+    try:
+        inspect.signature(model).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    except ValueError:  # no signature
+        return True
+    return True
 
 
 def detached(natural: Natural) -> Natural:

@@ -28,6 +28,7 @@ from ..families import (
 )
 from ..families.registry import unwrap
 from ..lifting import host
+from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.blocks import Block
 from ..lifting.terms import LatentSite
 
@@ -194,8 +195,22 @@ def merged_natural(block: Block, own: Mapping[str, Natural], latents: Latents) -
     """
     if block.is_joint:
         return _joint_natural(block, own, latents)
+    if isinstance(block, ArrowBlock):
+        return _arrow_natural(block, own, latents)
     linear, square = _gaussian_natural(block, block.sites, own, latents)
     return _shared(linear, square, block.row_dims) if block.row_dims else (linear, square)
+
+
+def _arrow_natural(block: ArrowBlock, own: Mapping[str, Natural], latents: Latents) -> Natural:
+    """Global and local sites, independent of each other."""
+    groups = block.unit(True)
+    local, each = _gaussian_natural(groups, groups.sites, own, latents)
+    rest = block.unit(False)
+    first, full = local.new_zeros(0), local.new_zeros(0, 0)
+    if rest.sites:
+        first, full = _gaussian_natural(rest, rest.sites, own, latents)
+    cross = local.new_zeros(block.groups, block.global_size, block.local_size)
+    return first, local, full, cross, each
 
 
 def _shared(linear: Tensor, square: Tensor, row_dims: int) -> Natural:

@@ -90,6 +90,10 @@ class Block:
             size *= site.shape[d]
         return slice(start, start + size)
 
+    def span(self, site: LatentSite) -> int | None:
+        """The length of what a site's placement is an offset in: the event dim, or a part of it."""
+        return self.location_size if self.is_joint else self.event_size
+
     def batch_of(self, atom: Atom) -> tuple[Address, ...]:
         """The addresses of an atom along the block's batch dims."""
         return tuple(atom.where[d] for d in self.placements[atom.site.name].batch_dims)
@@ -103,8 +107,7 @@ class Block:
         dims = self.event_dims(atom.site)
         where = [atom.where[d] for d in dims]
         sizes = tuple(atom.site.shape[d] for d in dims)
-        size = self.location_size if self.is_joint else self.event_size
-        whole = placement.offset == 0 and sizes == (size,)
+        whole = placement.offset == 0 and sizes == (self.span(atom.site),)
         return batch, where[0] if whole else _ravel(where, sizes, placement.offset)
 
 

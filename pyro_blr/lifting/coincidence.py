@@ -5,7 +5,10 @@
 
 from typing import TypeGuard
 
-from .axes import Address, Axis, all_axes, axes_of, device_of, grid, rename, same_address
+from torch import Tensor
+
+from . import host
+from .axes import Address, Axis, Gather, all_axes, axes_of, device_of, grid, rename, same_address
 from .terms import Constant
 
 
@@ -36,6 +39,21 @@ def coincidence(
             table = grid(x, axes, device) == grid(y, axes, device)
             tables.append(Constant(table.expand([a.size for a in axes]).double(), axes))
     return tuple(t.renamed(solved) for t in tables), solved
+
+
+def same_everywhere(first: Address, second: Address) -> bool:
+    """Whether two addresses name the same element wherever they run; reads tables, if it must.
+
+    An index table that the model makes twice is not recognised by its memory.
+    """
+    if same_address(first, second):
+        return True
+    pair = (first, second)
+    tables = [w.index for w in pair if isinstance(w, Gather) and isinstance(w.index, Tensor)]
+    if set(axes_of(first)) != set(axes_of(second)) or not all(map(host.readable, tables)):
+        return False
+    axes, device = all_axes(pair), device_of(pair)
+    return host.settled((grid(first, axes, device) == grid(second, axes, device)).all())
 
 
 def _may_become(axis: Address, other: Address, out: tuple[Axis, ...]) -> TypeGuard[Axis]:

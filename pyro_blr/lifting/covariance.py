@@ -4,11 +4,10 @@
 """Variances and covariances of affine expressions under q, from the plans of their means."""
 
 from .axes import Axis, all_axes, rename, take
-from .coincidence import coincidence
 from .contraction import Operand
+from .pairs import covariance_of, element_at
 from .plan import Plan, Product, Stat
 from .polynomial import Dims
-from .statistics import COV
 from .terms import NotPolynomial
 
 
@@ -40,8 +39,8 @@ def covariance_plan(left: Plan, right: Plan, dims: Dims, count: int = 0) -> Plan
 def _covariance(left: Product, right: Product, out: tuple[Axis, ...], times: float) -> Product:
     (a,), (b,) = left.stats, right.stats
     assert isinstance(a, Stat)
-    batch = len(a.block.batch_shape)
-    deltas, renaming = coincidence(a.where[:batch], b.where[:batch], out)
+    assert isinstance(b, Stat)
+    cov, (deltas, renaming) = covariance_of(element_at(a), element_at(b), out)
     if (left.free or right.free) and (renaming or deltas):
         raise NotPolynomial("a parameter times independent elements of a plate")
     consts = [
@@ -51,9 +50,8 @@ def _covariance(left: Product, right: Product, out: tuple[Axis, ...], times: flo
     consts += [take(d.tensor, d.where) for d in deltas]
     number, axes = consts[0]
     scaled: tuple[Operand, ...] = ((number * times, axes), *consts[1:])
-    own = a.where[: len(a.block.own_shape)]
-    where = tuple(rename(w, renaming) for w in (*own, *a.where[batch:], *b.where[batch:]))
-    return Product(scaled, (*left.free, *right.free), (Stat(a.block, COV, where),))
+    cov = cov.at(tuple(rename(w, renaming) for w in cov.where))
+    return Product(scaled, (*left.free, *right.free), (cov,))
 
 
 def _fresh(product: Product, out: tuple[Axis, ...], count: int) -> Product:

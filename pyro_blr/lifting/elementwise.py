@@ -56,6 +56,19 @@ JUMPING = frozenset(
 )
 
 
+#: Operations with kinks: along a draw their second derivative is 0, which is not its expectation.
+KINKED = frozenset(
+    """
+    abs absolute relu relu6 leaky_relu max min maximum minimum amax amin aminmax clamp clamp_max
+    clamp_min clip hardsigmoid hardtanh hardswish hardshrink softshrink threshold where masked_fill
+    sort topk median nanmedian quantile cummax cummin pairwise_distance cdist
+    __abs__ max_pool1d max_pool2d adaptive_max_pool1d rrelu prelu
+    """.split()  # noqa: SIM905 - as above
+)
+
+#: Distributions whose log density has a kink in the value or in a parameter.
+KINKED_DENSITIES = frozenset({"Laplace", "AsymmetricLaplace", "Uniform"})
+
 #: Sums and products: what they join is not what makes an expectation hard.
 ARITHMETIC = frozenset(
     """
@@ -118,6 +131,21 @@ def is_affine(node: LiftedTensor) -> bool:
         )
         for t in node.poly.terms
     )
+
+
+def has_kinks(density: LiftedTensor) -> bool:
+    """Whether a log density's second derivative misses a part at a kink."""
+    return any(
+        name_of(n) in KINKED or _density_of(n) in KINKED_DENSITIES for n in program([density])
+    )
+
+
+def _density_of(node: LiftedTensor) -> str:
+    """The class of the distribution whose recorded log density a node is."""
+    fn = getattr(getattr(node.call, "function", None), "fn", None)
+    while fn is not None and getattr(fn, "base_dist", None) is not None:
+        fn = fn.base_dist
+    return getattr(getattr(fn, "distribution", type(fn)), "__name__", "")
 
 
 def jumping_operations(density: LiftedTensor) -> tuple[str, ...]:

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from .axes import Address, Axis, all_axes, rename, same_address
 from .blocks import Block
-from .coincidence import coincidence
 from .covariance import covariance_plan
 from .folding import Expanded, folded_product, merge_into, merged_product
 from .joint import joint_moment
+from .pairs import covariance_of, element_of, second_moment_of
 from .plan import Marginal, Mass, Plan, Product, Stat, is_linear_product
 from .polynomial import Polynomial, key_of
-from .statistics import COV, MEAN, SECOND, Statistic, sufficient_statistics
+from .statistics import Statistic, sufficient_statistics
 from .terms import (
     Affine,
     Atom,
@@ -54,6 +54,16 @@ def compile_plan(value: Polynomial, layout: Layout, free: tuple[Tensor, ...] | N
         for expanded in _expectation(term, layout, out, marginals):
             merge_into(merged, folded_product(expanded, out, free), out)
     return Plan(value.dims, tuple(merged_product(p, c) for p, c in merged.values()))
+
+
+def check_moments(value: Polynomial, layout: Layout) -> None:
+    """Look for the moments that E_q of a polynomial needs; reads no data but that of exponents.
+
+    :raises NotPolynomial: if one has no closed form here.
+    """
+    marginals = _Marginals(layout, key_of(value)[1])
+    for term in value.terms:
+        _expectation(term, layout, value.out, marginals)
 
 
 def is_linear(value: Polynomial, layout: Layout, block: Block) -> bool:
@@ -180,13 +190,12 @@ def _paired(partial: _Partial, layout: Layout, out: tuple[Axis, ...]) -> list[_P
     twins = [a for a in rest if layout[a.site.name] is block]
     shifts = [t for e in partial.tilts for t in e.terms if layout[t.atoms[0].site.name] is block]
     others = tuple(a for a in rest if not any(a is t for t in twins))
-    if len(twins) == 1 and not shifts and _coincide(block, first, twins[0]):
-        own = _own_batch(block, first)
-        if not block.row_dims or _sums_rows_alone(partial, block, first, others, out):
-            where = (*own, *_event(block, first), *_event(block, twins[0]))
-            return [partial.times(1.0, (), (Stat(block, SECOND, where),), others)]
-    mean = Stat(block, MEAN, _flat(block, first))
-    result = [partial.times(1.0, (), (mean,), tuple(rest))]
+    if len(twins) == 1 and not shifts:
+        second = second_moment_of(element_of(block, first), element_of(block, twins[0]))
+        alone = not block.row_dims or _sums_rows_alone(partial, block, first, others, out)
+        if second is not None and alone:
+            return [partial.times(1.0, (), (second,), others)]
+    result = [partial.times(1.0, (), (element_of(block, first).mean,), tuple(rest))]
     for term in shifts:
         result.append(_covaried(partial, block, first, term, tuple(rest), out))
     for i, other in enumerate(rest):
@@ -209,10 +218,8 @@ def _covaried(
 
     Elements of a plate are correlated only where they coincide.
     """
-    batch, other = block.batch_of(first), block.batch_of(term.atoms[0])
-    deltas, renaming = coincidence(batch, other, out)
-    events = (*_event(block, first), *_event(block, term.atoms[0]))
-    cov = Stat(block, COV, (*_own_batch(block, first), *events))
+    pair = element_of(block, first), element_of(block, term.atoms[0])
+    cov, (deltas, renaming) = covariance_of(*pair, out)
     grown = partial.times(term.number, term.constants + deltas, (cov,), left)
     return grown.renamed(renaming)
 
@@ -243,11 +250,6 @@ def _sums_rows_alone(
         if size == 1
     ]
     return len(plain) + len(fixed) == len(rows) and len(set(plain)) == len(plain)
-
-
-def _coincide(block: Block, first: Atom, second: Atom) -> bool:
-    mine, theirs = block.batch_of(first), block.batch_of(second)
-    return all(same_address(v, w) for v, w in zip(mine, theirs, strict=True))
 
 
 def _event(block: Block, atom: Atom) -> tuple[Address, ...]:
@@ -341,8 +343,3 @@ def _own_moment(block: Block, atoms: list[Atom]) -> tuple[Stat, ...]:
 
 #: How the logarithms are written in a reason.
 LOGARITHMS = {"log": "log({})", "log1m": "log(1 - {})", "logdet": "logdet({})"}
-
-
-def _flat(block: Block, atom: Atom) -> tuple[Address, ...]:
-    batch, event = block.place(atom)
-    return batch if event is None else (*batch, event)

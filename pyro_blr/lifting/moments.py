@@ -288,10 +288,3 @@ class JointMoments(MeanParamsMoments):
         scale = family.scale_marginal(natural)
         value: Tensor = family.scale_family.expected_power(scale, power)
         return value
-
-
-def moments_of(block: Block, natural: Natural) -> Moments:
-    """The statistics of a block at given natural parameters."""
-    if block.gaussian:
-        return (SharedGaussianMoments if block.row_dims else GaussianMoments)(block, natural)
-    return (JointMoments if block.is_joint else MeanParamsMoments)(block, natural)

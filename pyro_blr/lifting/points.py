@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from ..families import Natural
+from .block_moments import moments_of
 from .blocks import Block
 from .modes import PointFamily
-from .moments import Moments, moments_of
+from .moments import Moments
 from .statistics import Statistic
 
 

@@ -3,6 +3,7 @@
 
 """The names of a block's statistics, and which of them are its mean parameters."""
 
+from .arrow_blocks import ArrowBlock
 from .blocks import Block
 
 #: A statistic: what is taken, and the power of the variable.
@@ -22,6 +23,16 @@ SCALED_SECOND: Statistic = ("scaled", 2)
 #: Of a joint block: the mean of z, and the covariance of z times tau.
 LOCATION: Statistic = ("location", 1)
 SPREAD: Statistic = ("spread", 2)
+#: Of an arrow-head block, with g the global numbers and l_n those of a group: means, E[g g'],
+#: E[g l_n'], E[l_n l_n'], and the covariances in their places.
+GLOBAL_MEAN: Statistic = ("global", 1)
+LOCAL_MEAN: Statistic = ("local", 1)
+GLOBAL_SECOND: Statistic = ("global", 2)
+CROSS_SECOND: Statistic = ("cross", 2)
+LOCAL_SECOND: Statistic = ("local", 2)
+GLOBAL_COV: Statistic = ("global cov", 2)
+CROSS_COV: Statistic = ("cross cov", 2)
+LOCAL_COV: Statistic = ("local cov", 2)
 
 #: The mean parameters of each family that is a law of latents, in their order. A Gaussian has its
 #: own (below): L is differentiated in its mean and covariance.
@@ -34,6 +45,7 @@ _SUFFICIENT: dict[str, tuple[Statistic, ...]] = {
     "NormalGamma": (LOG, MEAN, SCALED, SCALED_SECOND),
     "NormalInverseGamma": (LOG, RECIPROCAL, SCALED, SCALED_SECOND),
     "NormalWishart": (LOGDET, MEAN, SCALED, SCALED_SECOND),
+    "ArrowNormal": (GLOBAL_MEAN, LOCAL_MEAN, GLOBAL_SECOND, CROSS_SECOND, LOCAL_SECOND),
 }
 
 
@@ -42,11 +54,14 @@ def sufficient_statistics(block: Block) -> tuple[Statistic, ...]:
     own: tuple[Statistic, ...] = getattr(block, "statistics", ())
     if own:
         return own
-    return (MEAN, SECOND) if block.gaussian else _SUFFICIENT.get(block.family.name, ())
+    plain = block.gaussian and not isinstance(block, ArrowBlock)
+    return (MEAN, SECOND) if plain else _SUFFICIENT.get(block.family.name, ())
 
 
 def statistic_shape(block: Block, which: Statistic) -> tuple[int, ...]:
     """The sizes of the dims by which a statistic is addressed."""
+    if isinstance(block, ArrowBlock):
+        return _arrow_shape(block, which)
     if block.gaussian:
         batch = block.batch_shape if which == MEAN else block.own_shape
         return batch if block.event_size is None else (*batch, block.event_size, block.event_size)
@@ -54,3 +69,11 @@ def statistic_shape(block: Block, which: Statistic) -> tuple[int, ...]:
         return block.sites[0].shape
     size = block.location_size
     return (*block.batch_shape, size, size)
+
+
+def _arrow_shape(block: ArrowBlock, which: Statistic) -> tuple[int, ...]:
+    kind, power = which
+    groups = () if kind.startswith("global") else (block.groups,)
+    first = block.local_size if kind.startswith("local") else block.global_size
+    last = block.global_size if kind.startswith("global") else block.local_size
+    return (*groups, first) if power == 1 else (*groups, first, last)

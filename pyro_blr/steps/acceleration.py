@@ -11,7 +11,7 @@ from torch import Tensor
 from ..families import Natural
 from .cone import Safety, fisher_product, inner, inside
 from .objective import Block, Naturals, Objective
-from .sweep import has_not_fallen
+from .sweep import CLOSE, has_not_fallen
 
 #: Steps that are remembered: as many slow directions as are left out at a time.
 DEPTH = 6
@@ -70,7 +70,8 @@ class Anderson:
             safety.refused += 1
             return None
         proposed = {**after, **moved}
-        if not has_not_fallen(objective.value(after), objective.value(proposed)):
+        allowed = 0.0 if objective.is_exact else CLOSE
+        if not has_not_fallen(objective.value(after), objective.value(proposed), allowed):
             safety.refused += 1
             self._refused += 1
             self._wait = self._refused

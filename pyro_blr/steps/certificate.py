@@ -22,8 +22,9 @@ from torch import Tensor
 
 from ..families import Natural
 from ..lifting import host
-from .cone import inside, squared_norm
+from .cone import fisher_product, inside, squared_norm
 from .objective import Block, Naturals, Objective
+from .sweep import CLOSE, has_not_fallen
 
 #: Conjugate-gradient iterations; a certificate that needs more is not given.
 MAX_ITERATIONS = 200
@@ -77,7 +78,20 @@ class Curvature:
         self.leaves = [t for b in self.blocks for t in leaves[b]]
         loss = objective.negative_elbo(leaves)
         self.graph = list(torch.autograd.grad(loss, self.leaves, create_graph=True))
-        self.gradient = self.symmetric([g.detach() for g in self.graph])
+        self.gradient = self.symmetric(self._estimated(objective))
+
+    def _estimated(self, objective: Objective) -> Vector:
+        """The gradient that steps follow: on draws F d, from mean gradients and mean Hessians.
+
+        The derivative along draws, whose own derivative H is, has more noise.
+        """
+        gradient = self.split([g.detach() for g in self.graph])
+        if not objective.is_exact:
+            for block, message in objective.messages(self.naturals).items():
+                natural = self.naturals[block]
+                away = tuple(n - m for n, m in zip(natural, message, strict=True))
+                gradient[block] = fisher_product(block.family, natural, away)
+        return [t for b in self.blocks for t in gradient[b]]
 
     def times(self, vector: Vector) -> Vector:
         """H vector."""
@@ -225,6 +239,9 @@ def newton_step(
     before that curvature was met (Steihaug 1983): far from an optimum, and around one that a
     symmetry of the model makes a ridge, it is the longer step. The one that gains most is taken.
     """
+    if not objective.is_exact:
+        short = certificate.descent or certificate.direction
+        return _close_by(objective, naturals, short)
     before = objective.value(naturals).elbo
     if not certificate.saddle:
         found = _rising(objective, naturals, certificate.direction, (1.0,), before)
@@ -236,6 +253,20 @@ def newton_step(
         steps.append(_rising(objective, naturals, certificate.descent, (1.0,), before))
     best = max((s for s in steps if s is not None), key=lambda s: s[0], default=None)
     return None if best is None else best[1]
+
+
+def _close_by(
+    objective: Objective, naturals: Naturals, direction: dict[Block, Natural]
+) -> dict[Block, Natural] | None:
+    """The longest halved step that moves q by a fraction of a nat, and loses no more."""
+    before = objective.value(naturals)
+    norm = _metric_norm(naturals, direction)
+    rate = min(1.0, math.sqrt(2 * CLOSE) / norm) if norm > 0 else 1.0
+    for power in range(HALVINGS):
+        moved = _moved(naturals, direction, rate * 0.5**power)
+        if moved is not None and has_not_fallen(before, objective.value(moved), CLOSE):
+            return moved
+    return None
 
 
 def _rising(

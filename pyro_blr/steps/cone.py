@@ -45,6 +45,7 @@ def retract(family: ExponentialFamily, natural: Natural, message: Natural, rho: 
 
         S <- ( S + (S - rho G) S^-1 (S - rho G) ) / 2,       m <- m + rho S_new^-1 E[grad log p].
 
+    Not for an arrow-head precision, whose zeros ``G S^-1 G`` has not: that one halves its steps.
     A message is ``(E[grad log p] + E[hess l] m, -E[hess l] / 2)``, E[hess l] being symmetric.
     """
     matrix = isinstance(family, MultivariateNormal)

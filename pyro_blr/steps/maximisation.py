@@ -14,9 +14,11 @@ the same size whose mode is theta, that is a natural-gradient step of size rho i
 joint complete-data Fisher information (arXiv 2011.01170); over minibatches it is online EM.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from .. import errors
 from ..families import Natural
@@ -29,15 +31,38 @@ from .objective import Block, Naturals, Objective
 class Averages:
     """The average message of each point, and the point that is its mode."""
 
-    held: dict[Block, tuple[Natural, Natural]] = field(default_factory=dict)
+    held: dict[str, tuple[Natural, Natural]] = field(default_factory=dict)
 
     def at(self, block: Block, natural: Natural, message: Natural) -> Natural:
         """The average so far; where the point is not its mode, one that starts at the point."""
-        known = self.held.get(block)
-        if known is not None and host.truth(_is_close(known[1], natural)):
-            return known[0]
+        average, point = self.held.get(_name(block), ((), ()))
+        if _shapes(average) == _shapes(message) and _shapes(point) == _shapes(natural):
+            average, point = (tuple(t.to(natural[0]) for t in n) for n in (average, point))
+            if host.truth(_is_close(point, natural)):
+                return average
         started: Natural = block.point.message_at(message, natural[0])
         return started
+
+    def keep(self, block: Block, message: Natural, natural: Natural) -> None:
+        """Remember the average of a block and the point that is its mode."""
+        self.held[_name(block)] = (message, natural)
+
+    def state(self) -> dict[str, dict[str, list[Tensor]]]:
+        """The averages and the points, to be saved."""
+        return {n: {"average": list(a), "point": list(p)} for n, (a, p) in self.held.items()}
+
+    def load_state(self, state: Mapping[str, Mapping[str, Sequence[Tensor]]]) -> None:
+        """Take up saved averages."""
+        self.held = {n: (tuple(s["average"]), tuple(s["point"])) for n, s in state.items()}
+
+
+def _name(block: Block) -> str:
+    """What an average is of: a block as a point of one kind."""
+    return f"{block.name}: {block.point!r}"
+
+
+def _shapes(natural: Natural) -> list[torch.Size]:
+    return [tensor.shape for tensor in natural]
 
 
 def _is_close(first: Natural, second: Natural) -> torch.Tensor:
@@ -73,7 +98,7 @@ def maximise(
         if not host.truth(torch.isfinite(mode).all()):
             raise no_maximum(block)
         moved[block] = (mode,)
-        averages.held[block] = (message, (mode,))
+        averages.keep(block, message, (mode,))
     return {block: moved[block] for block in points}
 
 

@@ -3,7 +3,9 @@
 
 """Momentum in natural coordinates: a step goes on in the direction of the last one."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
+
+from torch import Tensor
 
 from ..families import Natural
 from .cone import MAX_HALVINGS, Safety, inside
@@ -22,7 +24,15 @@ class Momentum:
 
     def __init__(self, gamma: float) -> None:
         self.gamma = gamma
-        self._previous: Naturals = {}
+        self._previous: dict[str, Natural] = {}
+
+    def state(self) -> dict[str, list[Tensor]]:
+        """Where the last step began, by block name, to be saved."""
+        return {name: list(natural) for name, natural in self._previous.items()}
+
+    def load_state(self, state: Mapping[str, Sequence[Tensor]]) -> None:
+        """Take up where the last step of a saved run began."""
+        self._previous = {name: tuple(natural) for name, natural in state.items()}
 
     def extrapolate(
         self,
@@ -40,14 +50,17 @@ class Momentum:
         :param held: blocks that are not extrapolated: those of which the step saw only some rows.
         :param never_falls: whether the ELBO is deterministic and must not fall.
         """
-        previous, self._previous = self._previous, current
+        previous = self._previous
+        self._previous = {block.name: current[block] for block in proposed}
         if not self.gamma:
             return proposed
         moved = dict(proposed)
         for block, natural in proposed.items():
-            if block in previous and block not in held:
-                last = zip(current[block], previous[block], strict=True)
-                direction = tuple(n - o for n, o in last)
+            last = previous.get(block.name, ())
+            is_same = [o.shape for o in last] == [n.shape for n in natural]
+            if is_same and block not in held:
+                pairs = zip(current[block], last, strict=True)
+                direction = tuple(n - o.to(n) for n, o in pairs)
                 moved[block] = _inside_cone(block, natural, direction, self.gamma, safety)
         if not never_falls:
             return moved

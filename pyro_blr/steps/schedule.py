@@ -27,23 +27,29 @@ def check_step_size(step_size: object) -> None:
 
     :raises ArgumentError: for anything else.
     """
-    if callable(step_size) or step_size == "auto":
-        return
-    if (
-        isinstance(step_size, bool)
-        or not isinstance(step_size, int | float)
-        or not 0 < step_size <= 1
-    ):
+    if not callable(step_size) and step_size != "auto" and not _is_size(step_size):
         raise errors.ArgumentError(
             f'step_size must be "auto", a number in (0, 1] or a function of the step, not '
             f"{step_size!r}. Mend: leave it out; no learning rate has to be tuned."
         )
 
 
+def _is_size(size: object) -> bool:
+    """Whether it is a number in (0, 1]."""
+    return isinstance(size, int | float) and not isinstance(size, bool) and 0 < size <= 1
+
+
 def scheduled(step_size: StepSize, step: int) -> float | None:
-    """The size of a step, or None for "auto"."""
+    """The size of a step, or None for "auto".
+
+    :raises ArgumentError: if a function of the step returns anything but a number in (0, 1].
+    """
     if isinstance(step_size, str):
         return None
     size = step_size(step) if callable(step_size) else step_size
-    check_step_size(size)
+    if not _is_size(size):
+        raise errors.ArgumentError(
+            f"step_size({step}) is {size!r}, and must be a number in (0, 1]. Mend: for instance "
+            "lambda step: (step + 2) ** -0.7."
+        )
     return float(size)

@@ -6,6 +6,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from .. import errors
 from ..families import Natural
@@ -28,9 +29,16 @@ from .objective import Block, Evaluation, Naturals, Objective
 ROUNDING = 64 * 2.220446049250313e-16
 
 
-#: Standard errors by which an estimated ELBO may fall and still count as not having fallen, and the
-#: most nats that may be put down to noise.
-NOISE, MOST_NOISE = 2.0, 0.5
+#: Standard errors by which an estimated ELBO may fall and still count as not having fallen.
+NOISE = 2.0
+
+#: The most nats of a fall that are put down to noise. Full steps on draws that are no longer than
+#: this are allowed such a fall: where mean gradients and Hessians vanish the mean of f is not at
+#: its largest, so which of two close q has the larger one says less than how the steps shrink.
+CLOSE = 0.5
+
+#: How fast steps on draws become longer again, after a secant has shortened them.
+GROWTH = 1.25
 
 #: The shortest step that a secant asks for: below it, it is the search that must shorten.
 LEAST_SECANT = 0.05
@@ -67,6 +75,21 @@ class SweepMemory:
             return 1.0
         return max(LEAST_SECANT, self.step_sizes.get(block.name, 1.0) / (1.0 - share))
 
+    def state(self) -> dict[str, Any]:
+        """What a step leaves, to be saved."""
+        directions = {name: [t.clone() for t in d] for name, d in self.directions.items()}
+        return {
+            "step_sizes": dict(self.step_sizes),
+            "directions": directions,
+            "residual": self.residual,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what was saved."""
+        self.step_sizes = dict(state["step_sizes"])
+        self.directions = {name: tuple(d) for name, d in state["directions"].items()}
+        self.residual = float(state["residual"])
+
 
 def sweep(
     objective: Objective,
@@ -89,22 +112,25 @@ def sweep(
     residual = 0.0
     for i, block in enumerate(objective.blocks):
         message = first[block] if i == 0 else objective.messages(current, block)[block]
+        own = math.inf
         if estimated:
             direction = _minus(message, current[block])
-            residual += 0.5 * host.number(squared_norm(block.family, current[block], direction))
+            own = 0.5 * host.number(squared_norm(block.family, current[block], direction))
+            residual += own
         if objective.is_conjugate_in(block):
             current[block] = _conjugate_step(
                 block, current[block], message, step_size or 1.0, safety
             )
         elif step_size is None or _needs_damping(objective, block):
-            start = min(1.0, 2 * memory.step_sizes.get(block.name, 1.0))
+            growth = GROWTH if estimated else 2.0
+            start = min(1.0, growth * memory.step_sizes.get(block.name, 1.0))
             if estimated:
                 secant = memory.secant(block, current[block], _minus(message, current[block]))
                 start = min(start, secant)
             limit = start if step_size is None else min(start, step_size)
             alone = entry if len(objective.blocks) == 1 else None
-            current[block] = _searched_step(
-                objective, current, block, message, alone, limit, safety, memory
+            current[block] = searched_step(
+                objective, current, block, message, alone, limit, safety, memory, own <= CLOSE
             )
         else:
             proposal = safe_step(block.family, current[block], message, step_size, safety)
@@ -140,7 +166,7 @@ def improper(block: Block) -> errors.ImproperPosteriorError:
     )
 
 
-def _searched_step(
+def searched_step(
     objective: Objective,
     current: dict[Block, Natural],
     block: Block,
@@ -149,10 +175,12 @@ def _searched_step(
     rho: float,
     safety: Safety,
     memory: SweepMemory,
+    close: bool = False,
 ) -> Natural:
     """The largest halved step that stays inside the cone and does not let the ELBO fall.
 
     :param entry: the whole ELBO at the current state, where it is known.
+    :param close: whether the step is so short that draws may not tell a fall from noise.
     """
     natural = current[block]
     touching = block if entry is None else None
@@ -160,7 +188,7 @@ def _searched_step(
     for _ in range(MAX_HALVINGS):
         for proposal, retracted in _proposals(block, natural, message, rho):
             after = objective.value({**current, block: proposal}, touching)
-            if has_not_fallen(before, after):
+            if has_not_fallen(before, after, CLOSE if close else 0.0):
                 safety.retractions += retracted
                 memory.step_sizes[block.name] = rho
                 return proposal
@@ -171,13 +199,15 @@ def _searched_step(
     return natural
 
 
-def has_not_fallen(before: Evaluation, after: Evaluation) -> bool:
+def has_not_fallen(before: Evaluation, after: Evaluation, allowed: float = 0.0) -> bool:
     """Whether the ELBO is as high as before, up to rounding and, on draws, their noise.
 
     An infinite one has fallen.
+
+    :param allowed: nats that it may fall nevertheless.
     """
     slack = ROUNDING * max(before.magnitude, after.magnitude)
-    slack += min(MOST_NOISE, NOISE * after.noise_against(before))
+    slack += max(allowed, min(CLOSE, NOISE * after.noise_against(before)))
     return math.isfinite(slack) and after.elbo >= before.elbo - slack
 
 
@@ -202,10 +232,10 @@ def parallel(
     step_size: float,
     safety: Safety,
 ) -> dict[Block, Natural]:
-    """Update every block at once from messages at the same point."""
-    result = {}
-    for block in objective.blocks:
-        proposal = safe_step(block.family, naturals[block], messages[block], step_size, safety)
+    """Update every block that has a message at once, from messages at the same point."""
+    result = dict(naturals)
+    for block, message in messages.items():
+        proposal = safe_step(block.family, naturals[block], message, step_size, safety)
         if proposal is None and objective.is_conjugate_in(block):
             raise improper(block)
         result[block] = naturals[block] if proposal is None else proposal

@@ -93,6 +93,41 @@ def shared_covariance_normal(q: Any, z: Tensor) -> Card:
     )
 
 
+def arrow_head(q: Any) -> tuple[Tensor, list[slice]]:
+    """The full precision matrix, and the places of the groups in it."""
+    G, (N, L) = q.global_loc.shape[-1], q.local_loc.shape[-2:]
+    D = G + N * L
+    S = torch.zeros(*q.batch_shape, D, D, dtype=q.global_loc.dtype)
+    S[..., :G, :G] = q.global_precision
+    places = [slice(G + n * L, G + (n + 1) * L) for n in range(N)]
+    for n, place in enumerate(places):
+        S[..., :G, place] = q.cross_precision[..., n, :, :]
+        S[..., place, :G] = q.cross_precision[..., n, :, :].mT
+        S[..., place, place] = q.local_precision[..., n, :, :]
+    return S, places
+
+
+def arrow_normal(q: Any, z: Tensor) -> Card:
+    S, places = arrow_head(q)
+    m, G = torch.cat([q.global_loc, q.local_loc.flatten(-2)], -1), q.global_loc.shape[-1]
+
+    def vectors(v: Tensor) -> tuple[Tensor, Tensor]:
+        return v[..., :G], v[..., G:].unflatten(-1, q.local_loc.shape[-2:])
+
+    def parts(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        cross = torch.stack([M[..., :G, place] for place in places], -3)
+        local = torch.stack([M[..., place, place] for place in places], -3)
+        return M[..., :G, :G], cross, local
+
+    whole = multivariate_normal(torch.distributions.MultivariateNormal(m, precision_matrix=S), z)
+    full, cross, local = parts(S)
+    return whole._replace(
+        statistics=(*vectors(z), *parts(whole.statistics[1])),
+        natural=(*vectors(whole.natural[0]), -full / 2, -cross, -local / 2),
+        mean_params=(*vectors(m), *parts(whole.mean_params[1])),
+    )
+
+
 def gamma(q: Any, z: Tensor) -> Card:
     a, b = q.concentration, q.rate
     return Card(
@@ -370,6 +405,7 @@ CARDS: dict[type, Callable[[Any, Tensor], Card]] = {
     f.MultivariateNormal: multivariate_normal,
     f.DiagonalNormal: diagonal_normal,
     f.SharedCovarianceNormal: shared_covariance_normal,
+    f.ArrowNormal: arrow_normal,
     f.Gamma: gamma,
     f.Beta: beta,
     f.Dirichlet: dirichlet,

@@ -104,6 +104,15 @@ def _shared_covariance_normal(normal: Draw) -> Natural:
     return normal(3, 2) @ precision, -precision / 2
 
 
+def _arrow_normal(normal: Draw, size: int = 3, groups: int = 4, each: int = 2) -> Natural:
+    local = torch.stack([_precision(normal, each) for _ in range(groups)], -3)
+    cross = 0.3 * normal(groups, size, each)
+    schur = cross @ local.inverse() @ cross.mT
+    full = _precision(normal, size) + schur.sum(-3)
+    first = torch.einsum("...ij,...j->...i", full, normal(size))
+    return first, normal(groups, each), -full / 2, -cross, -local / 2
+
+
 def _wishart(normal: Draw) -> Natural:
     return normal().exp(), -_precision(normal, 3)
 
@@ -147,6 +156,14 @@ def _inverse_gamma_scale(natural: Natural) -> tuple[Tensor, ...]:
 
 INDEFINITE = torch.tensor([[1.0, 2.0], [2.0, 4.0 - 1e-9]], dtype=torch.float64)
 
+
+def _arrow(full: Tensor, cross: Tensor, local: Tensor) -> Natural:
+    """Natural parameters of an ArrowNormal with a precision matrix and linear part 1."""
+    first, each = torch.ones(full.shape[-1]), torch.ones(local.shape[:-1])
+    natural = (first, each, -full / 2, -cross, -local / 2)
+    return tuple(part.double() for part in natural)
+
+
 ROWS = (
     Row(
         f.Normal(),
@@ -173,6 +190,17 @@ ROWS = (
         outside=(
             (torch.ones(3, 2).double(), -INDEFINITE),
             (torch.ones(3, 2).double(), torch.zeros(2, 2).double()),
+        ),
+    ),
+    Row(
+        f.ArrowNormal(),
+        _arrow_normal,
+        outside=(
+            # S_nn = 0 for one n; an indefinite S_nn; the Schur complement 1 - 1 = 0; S_gg = 0.
+            _arrow(torch.eye(1), torch.zeros(2, 1, 1), torch.tensor([[[1.0]], [[0.0]]])),
+            _arrow(torch.eye(1), torch.zeros(1, 1, 2), INDEFINITE.unsqueeze(0)),
+            _arrow(torch.eye(1), torch.full((4, 1, 1), 0.5), torch.ones(4, 1, 1)),
+            _arrow(torch.zeros(1, 1), torch.zeros(2, 1, 1), torch.ones(2, 1, 1)),
         ),
     ),
     Row(

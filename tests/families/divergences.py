@@ -5,11 +5,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor, digamma, lgamma
 
 from pyro_blr import families as f
-from tests.families.cards import multivariate_digamma, von_mises
+from tests.families.cards import arrow_head, multivariate_digamma, von_mises
 
 
 def kl_gamma(q: Any, p: Any) -> Tensor:
@@ -61,7 +62,13 @@ def kl_von_mises(q: Any, p: Any) -> Tensor:
     return p_card.log_partition - q_card.log_partition + inner
 
 
+def kl_arrow_normal(q: Any, p: Any) -> Tensor:
+    q, p = (dist.MultivariateNormal(d.mean, precision_matrix=arrow_head(d)[0]) for d in (q, p))
+    return torch.distributions.kl_divergence(q, p)
+
+
 KLS: dict[type, Callable[[Any, Any], Tensor]] = {
+    f.ArrowNormal: kl_arrow_normal,
     f.Wishart: kl_wishart,
     f.NormalGamma: kl_normal_gamma,
     f.NormalInverseGamma: kl_normal_gamma,

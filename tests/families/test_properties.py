@@ -58,6 +58,19 @@ def shared_covariance_normal(precision: Tensor, seed: int) -> Natural:
     return rows @ precision, -precision / 2
 
 
+def arrow_normal(schur: Tensor, seed: int) -> Natural:
+    """Groups whose conditional precisions are multiples of each other."""
+    size = schur.shape[-1]
+    generator = torch.Generator().manual_seed(seed)
+    slopes = torch.randn(3, size, 2, generator=generator, dtype=torch.float64)
+    local = tensor(0.1, 1.0, 30.0)[:, None, None] * tensor(2.0, 1.0, 1.0, 3.0).reshape(2, 2)
+    cross = slopes @ local
+    full = schur + (cross @ slopes.mT).sum(0)
+    m = location(schur, seed)
+    # The local means are 0.
+    return full @ m, m @ cross, -(full + full.mT) / 4, -cross, -local / 2
+
+
 def normal_gamma(precision: Tensor, seed: int, a: float, b: float) -> Natural:
     m = location(precision, seed)
     return (
@@ -92,6 +105,7 @@ WIDE = {
     "MultivariateNormal": st.builds(multivariate_normal, precisions(), SEED),
     "DiagonalNormal": st.builds(diagonal_normal, precisions(), SEED),
     "SharedCovarianceNormal": st.builds(shared_covariance_normal, precisions(), SEED),
+    "ArrowNormal": st.builds(arrow_normal, precisions(), SEED),
     "Gamma": st.builds(lambda a, b: (tensor(a - 1), tensor(-b)), SHAPE, RATE),
     "Beta": st.builds(lambda a, b: (tensor(a - 1), tensor(b - 1)), SHAPE, SHAPE),
     "Dirichlet": st.lists(SHAPE, min_size=2, max_size=6).map(lambda a: (tensor(*a) - 1,)),

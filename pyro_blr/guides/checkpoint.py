@@ -1,0 +1,126 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A guide's latents, blocks and natural parameters as tensors, numbers and strings, and back."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import errors
+from ..energy.latents import Latent, Latents
+from ..families import ExponentialFamily, Natural, registered_families
+from ..lifting.blocks import Block, Placement
+
+#: What belongs into the saved state of a guide.
+KEYS = ("latents", "blocks")
+
+
+def guide_state(latents: Latents, naturals: Mapping[Block, Natural]) -> dict[str, Any]:
+    """What a guide knows, to be saved."""
+    return {
+        "latents": {name: _latent_state(latent) for name, latent in latents.items()},
+        "blocks": [_block_state(block, natural) for block, natural in naturals.items()],
+    }
+
+
+def _latent_state(latent: Latent) -> dict[str, Any]:
+    return {
+        "family": latent.family.name,
+        "shape": list(latent.site.shape),
+        "space": "unconstrained" if latent.transform is not None else "own",
+    }
+
+
+def _block_state(block: Block, natural: Natural) -> dict[str, Any]:
+    return {
+        "name": block.name,
+        "family": block.family.name,
+        "batch_shape": list(block.batch_shape),
+        "event_size": block.event_size,
+        "row_dims": block.row_dims,
+        "sites": [s.name for s in block.sites],
+        "batch_dims": [list(block.placements[s.name].batch_dims) for s in block.sites],
+        "offsets": [block.placements[s.name].offset for s in block.sites],
+        "natural": [n.detach().clone() for n in natural],
+    }
+
+
+def require(state: Any, keys: Sequence[str], part: str) -> None:
+    """Refuse a state that lacks keys.
+
+    :param part: what the state is of, for the error.
+    :raises CheckpointError: naming the missing keys.
+    """
+    missing = [k for k in keys if not isinstance(state, Mapping) or k not in state]
+    if missing:
+        raise errors.CheckpointError(
+            f"the saved state of {part} lacks {missing}. Mend: load what blr.state_dict() "
+            "returned, whole; the state of a guide, a param store or an optimiser is not enough."
+        )
+
+
+def saved_blocks(state: Mapping[str, Any], latents: Latents) -> dict[Block, Natural]:
+    """The blocks of a saved guide and their natural parameters.
+
+    :param latents: those of the guide that takes them.
+    :raises CheckpointError: if the latents are not those that were saved.
+    """
+    require(state, KEYS, "the guide")
+    differences = _differences(state["latents"], latents)
+    if differences:
+        raise errors.CheckpointError(
+            f"the saved state is of another model: {'; '.join(differences)}. Mend: make the model "
+            "and the guide (its families and sites, the sizes of its plates) as they were when the "
+            "state was saved, or start anew without it."
+        )
+    result = {}
+    for saved in state["blocks"]:
+        block = _saved_block(saved, latents)
+        device = latents[block.sites[0].name].device
+        result[block] = tuple(n.detach().to(device).clone() for n in saved["natural"])
+    return result
+
+
+def _differences(saved: Mapping[str, Any], latents: Latents) -> list[str]:
+    """How saved latents differ from those of a guide, in words."""
+    found = [
+        f"site {name!r} was saved, and is not in the model" for name in set(saved) - set(latents)
+    ]
+    found += [f"site {name!r} was not saved" for name in set(latents) - set(saved)]
+    for name in set(saved) & set(latents):
+        now = _latent_state(latents[name])
+        found += [
+            f"site {name!r} was saved with the {what} {saved[name].get(what)}, and has {now[what]}"
+            for what in now
+            if saved[name].get(what) != now[what]
+        ]
+    return sorted(found)
+
+
+def _saved_block(saved: Mapping[str, Any], latents: Latents) -> Block:
+    placements = {
+        name: Placement(tuple(dims), offset)
+        for name, dims, offset in zip(
+            saved["sites"], saved["batch_dims"], saved["offsets"], strict=True
+        )
+    }
+    return Block(
+        saved["name"],
+        _family(saved["family"], [latents[n].family for n in saved["sites"]]),
+        tuple(latents[n].site for n in saved["sites"]),
+        tuple(saved["batch_shape"]),
+        saved["event_size"],
+        placements,
+        saved["row_dims"],
+    )
+
+
+def _family(name: str, own: Sequence[ExponentialFamily]) -> ExponentialFamily:
+    """The family of a name: a site's own, or that of sites which share a block."""
+    for family in (*own, *registered_families()):
+        if family.name == name:
+            return family
+    raise errors.CheckpointError(
+        f"the saved state has a block of the family {name!r}, which is not registered. Mend: "
+        "import the module that registers it before loading."
+    )

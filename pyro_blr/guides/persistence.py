@@ -1,0 +1,117 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""How a guide is saved, loaded, copied and pickled, its original left whole."""
+
+import copy
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .. import errors
+from ..energy.latents import Latent
+from ..families import Natural
+from ..lifting.blocks import Block
+from .checkpoint import KEYS, guide_state, require, saved_blocks
+
+
+class Persistent:
+    """What a guide remembers, and how others get it."""
+
+    latents: dict[str, Latent]
+    blocks: Any
+    model: Any
+    is_set_up: Any
+    naturals: Callable[[], dict[Block, Natural]]
+    _not_seen: Callable[[str], errors.GuideError]
+    _store: Callable[..., None]
+    _pyro_context: Any
+    _pyro_get_fullname: Callable[[str], str]
+    _model: Any
+    #: Natural parameters from a file, by full name, that no block has taken yet.
+    _loaded: dict[str, Tensor]
+    #: The state that a new guide takes up when it knows its latents.
+    _saved: Mapping[str, Any] | None
+
+    def state(self) -> dict[str, Any]:
+        """Latents, blocks and natural parameters as tensors, numbers and strings.
+
+        :raises GuideError: if the guide has not seen the model yet.
+        """
+        if self._saved is not None:
+            return dict(self._saved)
+        if not self.is_set_up:
+            raise self._not_seen("nothing can be saved")
+        return guide_state(self.latents, self.naturals())
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state` returned: now, or at the first call of a new guide.
+
+        :raises CheckpointError: if it is of another model.
+        """
+        require(state, KEYS, "the guide")
+        if self.is_set_up:
+            self._restore(state)
+        else:
+            self._saved = state
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Take saved blocks as they are, whatever stands in the store."""
+        naturals = saved_blocks(state, self.latents)
+        self._saved = None
+        self._store(naturals, from_store=False)
+
+    def check_taken_up(self) -> None:
+        """Refuse natural parameters from a file that are of none of the blocks.
+
+        :raises CheckpointError: naming them; the guide then stands where it starts.
+        """
+        left, self._loaded = sorted(self._loaded), {}
+        if left:
+            raise errors.CheckpointError(
+                f"natural parameters {left} were loaded, and are of none of the guide's blocks, "
+                f"{[b.name for b in self.blocks]}, or of other shapes. Mend: load what was saved "
+                "with this model, or clear the store, pyro.clear_param_store(); "
+                "blr.load_state_dict() also takes up blocks that another call has chosen."
+            )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Take up parameters by name, as every module does; a new guide at its first call."""
+        if self.is_set_up:
+            self.naturals()
+            return super().load_state_dict(state_dict, *args, **kwargs)  # type: ignore[misc]
+        for name, value in state_dict.items():
+            with self._pyro_context:
+                full = self._pyro_get_fullname(name.removesuffix("_unconstrained"))
+            self._loaded[full] = value.detach().clone()
+        return None
+
+    def give_model(self, model: Callable[..., Any]) -> None:
+        """The model of a guide that came from a pickle without one."""
+        if self.model is None:
+            self._model = (model,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied: Any = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        state = copy.deepcopy(self.__getstate__(), memo)
+        copied.__setstate__({**state, "_model": (copy.deepcopy(self.model, memo),)})
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pyro's own empties the live object; a copy loses its weak references instead. It keeps a
+        # model that is pickled as a name, and so weighs nothing.
+        state: dict[str, Any] = dict(self.__dict__)
+        state["_model"] = (self.model if _has_a_name(self.model) else None,)
+        state["master"] = None
+        state["prototype_trace"] = None
+        return state
+
+
+def _has_a_name(model: Any) -> bool:
+    """Whether a model is a function of a module, which another process finds by its name."""
+    module = sys.modules.get(getattr(model, "__module__", ""))
+    return inspect.isfunction(model) and getattr(module, model.__name__, None) is model
