@@ -7,7 +7,7 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from .judge import NEAR, Judge
 from .starts import count_of, is_scattered, scattered, seeds_of
 
 SEEDS = tuple(range(20))
+COSTS = ("seconds", "wall_seconds", "steps", "gradients")
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ class BLRFit:
             "converged": fit.converged,
             "own_gap": fit.gap if math.isfinite(fit.gap) else None,
             "steps": fit.steps,
-            "gradients": getattr(fit, "gradients", 0),
+            # None as long as the fit does not count them, which the table tells.
+            "gradients": getattr(fit, "gradients", None),
             **cost,
         }
         return state, record
@@ -65,10 +67,7 @@ class BLRFit:
         runs = [self.run(each) for each in seeds_of(seed, count_of(self.example))]
         state, record = min(runs, key=lambda run: _gap(run[1]))
         records = [r for _, r in runs]
-        sums = {
-            name: sum(r.get(name) or 0 for r in records)
-            for name in ("seconds", "wall_seconds", "steps", "gradients")
-        }
+        sums = {name: _sum(r.get(name) for r in records) for name in COSTS}
         log.info("blr: seed %d: %s", seed, {**record, **sums})
         return state, {**record, **sums}
 
@@ -79,10 +78,7 @@ class BLRFit:
         runs = [self.best_of_starts(seed) for seed in seeds]
         state, middle = sorted(runs, key=lambda run: _gap(run[1]))[len(runs) // 2]
         records = [record for _, record in runs]
-        medians = {
-            name: statistics.median(record[name] for record in records)
-            for name in ("seconds", "wall_seconds", "steps", "gradients")
-        }
+        medians = {name: _median(record[name] for record in records) for name in COSTS}
         failures = [record["failure"] for record in records if record["failure"]]
         return {
             **middle,
@@ -92,6 +88,20 @@ class BLRFit:
             "arrived": sum(_gap(record) <= NEAR for record in records),
             **({} if state is None else answers(state)),
         }
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = _known(values)
+    return sum(known) if known else None
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = _known(values)
+    return statistics.median(known) if known else None
 
 
 def failure(gap: float, converged: bool) -> str:

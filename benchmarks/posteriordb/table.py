@@ -56,10 +56,10 @@ class Measured:
 
     @property
     def fewer(self) -> float:
-        """NumPyro's gradients over BLR's; infinite for BLR without draws."""
-        if self.numpyro is None:
-            return math.nan
+        """NumPyro's gradients over BLR's; infinite for BLR without draws, NaN if not counted."""
         ours = self.blr["gradients"]
+        if self.numpyro is None or ours is None:
+            return math.nan
         return self.numpyro["gradients"] / ours if ours else math.inf
 
 
@@ -73,7 +73,7 @@ def row(measured: Measured) -> Row:
         Check("failures", len(blr["failures"]), 0),
         Check("the best's error", measured.best["error"]),
     ]
-    if measured.numpyro:
+    if measured.numpyro and blr["gradients"] is not None:
         checks.append(
             Check("x fewer gradients than NumPyro", measured.fewer, FEWER_GRADIENTS, "at least")
         )
@@ -145,7 +145,8 @@ def _seconds(measured: Measured) -> dict[str, list[float]]:
 def _notes(measured: Measured) -> list[str]:
     blr = measured.blr
     notes = [
-        f"BLR {blr['seconds']:.3g} s, {blr['steps']:g} steps, {blr['gradients']:g} gradients, "
+        f"BLR {blr['seconds']:.3g} s, {_count(blr['steps'])} steps, "
+        f"{_count(blr['gradients'])} gradients, "
         f"{blr['arrived']} of {len(blr['gaps'])} seeds within {NEAR:g}"
     ]
     notes += [f"{name} {_side(side, measured.reference)}" for name, side in _sides(measured)]
@@ -154,6 +155,10 @@ def _notes(measured: Measured) -> list[str]:
         notes.append(HARD[measured.name])
     notes += sorted(set(blr["failures"]))
     return notes
+
+
+def _count(value: float | None) -> str:
+    return "no count of" if value is None else f"{value:g}"
 
 
 def _sides(measured: Measured) -> list[tuple[str, dict[str, Any]]]:
