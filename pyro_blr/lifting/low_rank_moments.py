@@ -61,9 +61,12 @@ class LowRankMoments(GaussianMoments):
         """
         family, coordinates = self.block.family, tuple(c.detach() for c in self.natural)
         assert isinstance(family, LowRankNormal)
-        of_entropy = family.gradient_of_entropy(coordinates)
-        total = tuple(g + e for g, e in zip(gradient, of_entropy, strict=True))
-        step = family.inverse_fisher(coordinates, total)
+        covariance = family.covariance(coordinates)
+        of_entropy = covariance.log_determinant_gradient()
+        factor, log_diagonal = covariance.inverse_metric_times(
+            (gradient[1] + of_entropy[0], gradient[2] + of_entropy[1])
+        )
+        step = covariance.covariance_times(gradient[0]), factor, log_diagonal
         return tuple(c + s for c, s in zip(coordinates, step, strict=True))
 
     @property

@@ -73,7 +73,7 @@ def test_mean_params_have_the_metric_as_their_derivative(size, rank):
     torch.testing.assert_close(product, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("size, rank", [(1, 1), (4, 1), (5, 2), (8, 3)])
+@pytest.mark.parametrize("size, rank", [(1, 1), (4, 1), (5, 2), (8, 3), (40, 6), (5, 5), (3, 5)])
 def test_the_inverse_solves_for_every_gradient_of_a_function_of_q(size, rank):
     point = tuple(p.requires_grad_() for p in coordinates(size, rank))
     target = torch.randn(size, size)
