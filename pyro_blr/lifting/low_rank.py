@@ -82,6 +82,12 @@ class LowRankCovariance:
         whitened = self._whitened_precision_times(vector.unsqueeze(-1) / self.root)
         return (whitened / self.root).squeeze(-1)
 
+    def precision(self) -> Tensor:
+        """S as a matrix. # shape: (D, D)"""
+        whitened = torch.eye(len(self.root), dtype=self.root.dtype, device=self.root.device)
+        whitened = whitened - self._part @ self._part.mT
+        return whitened / self.root / self.root.mT
+
     def log_determinant_gradient(self) -> Pair:
         """The gradient of ``log det Sigma / 2``: S W, and d/2 o diag(S)."""
         return (self._response @ self.frame.mT) / self.root, 0.5 * (1 - self._explained)

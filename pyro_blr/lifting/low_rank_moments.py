@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..families import Natural
+from .low_rank import LowRankCovariance
 from .low_rank_normal import LowRankNormal
 from .memory import check_dense
 from .moments import GaussianMoments
@@ -46,6 +47,11 @@ class LowRankMoments(GaussianMoments):
         _, factor, log_diagonal = self.leaves
         check_dense(self.block.name, factor.shape[-2], factor.shape[-1], factor.device)
         return factor @ factor.mT + torch.diag_embed(log_diagonal.exp())
+
+    def precision(self) -> Tensor:
+        """The inverse of the covariance, without a graph. # shape: (D, D)"""
+        _, factor, log_diagonal = self.leaves
+        return LowRankCovariance(factor, log_diagonal.exp()).precision()
 
     @property
     def variance(self) -> Tensor:
