@@ -25,7 +25,8 @@ class LowRankView(VectorView):
     and s: the block is that of
     :class:`~pyro_blr.guides.AutoNaturalLowRankMultivariateNormal`, and what is written back is
     exact. No matrix of all pairs of elements is made where no factor asks for one. A rank of D or
-    more is no error, as the guide itself allows it; D - 1 reaches every covariance.
+    more is no error, as the guide itself allows it; D - 1 reaches every covariance, and beyond it
+    the certificate may find no end of directions that change nothing.
     """
 
     def _blocks_of(self) -> list[Block]:
