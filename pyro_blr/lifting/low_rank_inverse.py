@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Solving with the Fisher matrix of a covariance ``W W' + diag(d)``: W is eliminated in closed form.
+"""Solving with the Fisher matrix of ``W W' + diag(d)``: W is eliminated in closed form.
 
 In the whitened frame of :mod:`.low_rank`, with ``g = (1 - a)^1/2`` and ``r = (a (1 - a))^1/2``, a
 solution (X, x) of ``(f F + c C) (X, x) = (B, b)`` has three parts. With ``G = U' diag(x) U``:
