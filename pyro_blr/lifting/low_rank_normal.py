@@ -20,8 +20,8 @@ TWICE_ENTROPY = 2.8378770664093453
 
 #: The least share of an element's variance that d may have where a Newton step ends. Products in
 #: the whitened frame cancel to eps over that share: six digits are left. Natural gradients stop
-#: where the damping of the metric holds them, at about 1e-7; a Newton step of log d, along which the ELBO
-#: is flat, would go on.
+#: where the damping of the metric holds them, at about 1e-7; a Newton step of log d, along which
+#: the ELBO is flat, would go on.
 LEAST_SHARE = 1e-10
 
 
