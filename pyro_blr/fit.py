@@ -216,7 +216,7 @@ class _Watch:
         count = sampling.count
         if sampling.error <= tol:
             gap, spread = independent_gap(blr, objective)
-            fit.gap = gap + 2 * spread
+            fit.gap = abs(gap) + 2 * spread
             fit.reason = f"gap {gap:.1e} +- {spread:.1e} nats on independent draws, {count} each"
             if fit.gap <= tol:
                 fit.converged = True

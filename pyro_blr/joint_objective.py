@@ -119,8 +119,11 @@ class JointObjective:
         return self.objective.value(self.by_block(naturals), own)
 
     def messages(self, naturals: Naturals, only: Block | None = None) -> dict[Block, Natural]:
-        """The messages to the blocks of q."""
-        return self.objective.messages(self.by_block(naturals), only)
+        """The messages to the blocks of q; a curved family's by its unit."""
+        own = self._units.get(only) if isinstance(only, ChartUnit) else only
+        units = {block: unit for unit, block in self._units.items()}
+        found = self.objective.messages(self.by_block(naturals), own)
+        return {units.get(block, block): message for block, message in found.items()}
 
     def is_conjugate_in(self, block: Block) -> bool:
         """Whether L is linear in a block of q; of a point it is in its statistics alone."""

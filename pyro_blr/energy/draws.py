@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from ..estimators import Variable, gaussian_points
+from ..estimators.hessians import EXACT
 from ..lifting import host
 from ..lifting.blocks import Block
+from ..lifting.low_rank_moments import LowRankMoments
 from ..lifting.moments import GaussianMoments, Moments, SharedGaussianMoments
 from ..lifting.points import PointMoments
 from .latents import Latents, block_values
@@ -88,12 +90,20 @@ class Draws:
 
 
 def has_central_leaves(own: Moments) -> bool:
-    """Whether the leaves are means and full covariances, in which Hessians are derivatives."""
+    """Whether the leaves are means and full covariances, in which Hessians are derivatives.
+
+    A covariance of low rank may be had as a matrix where exact Hessians are: along draws, the
+    derivative in a d has noise of d^1/2 where itself it is of d, and the optimum on draws at d = 0.
+    """
+    if isinstance(own, LowRankMoments):
+        return own.mean.numel() <= EXACT
     return type(own) in (GaussianMoments, SharedGaussianMoments)
 
 
 def variable(block: Block, own: Moments, draw: Tensor) -> Variable:
     """A Gaussian block and its draws, as an estimator sees it."""
+    if isinstance(own, LowRankMoments):
+        return Variable(own.mean, own.covariance, own.precision(), draw, scalar=False)
     mean, covariance = own.leaves
     precision = -2 * own.natural[1].detach()
     return Variable(mean, covariance, precision, draw, block.event_size is None)

@@ -16,23 +16,15 @@ s^2)``, and
 F is 0 along the rotations ``dW = W Omega``, Omega antisymmetric, which do not change q.
 """
 
-from collections.abc import Callable
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from . import host
+from .low_rank_inverse import WeightedInverse
 
 #: A tangent vector or a covector of (W, log d). # shape: (D, K), (D,)
 Pair = tuple[Tensor, Tensor]
-
-#: Conjugate gradients stop at this share of the first residual: the natural gradient has then ten
-#: digits, and rounding in F (eps times the squared condition of W) is still below it.
-RELATIVE = 1e-10
-
-#: More iterations than this are not taken: every iterate is a direction in which the ELBO rises.
-MAX_ITERATIONS = 200
 
 #: The share of C in the metric. F is singular where a column of W or an element of d is 0, and an
 #: optimum may lie there (an element without a variance of its own: Heywood 1931): F^-1 of a small
@@ -90,6 +82,12 @@ class LowRankCovariance:
         whitened = self._whitened_precision_times(vector.unsqueeze(-1) / self.root)
         return (whitened / self.root).squeeze(-1)
 
+    def precision(self) -> Tensor:
+        """S as a matrix. # shape: (D, D)"""
+        whitened = torch.eye(len(self.root), dtype=self.root.dtype, device=self.root.device)
+        whitened = whitened - self._part @ self._part.mT
+        return whitened / self.root / self.root.mT
+
     def log_determinant_gradient(self) -> Pair:
         """The gradient of ``log det Sigma / 2``: S W, and d/2 o diag(S)."""
         return (self._response @ self.frame.mT) / self.root, 0.5 * (1 - self._explained)
@@ -129,24 +127,9 @@ class LowRankCovariance:
         return self._covector(self._horizontal_covector(self._whitened_covector(covector)))
 
     def _solved(self, covector: Pair, of_fisher: float, of_complete: float) -> Pair:
-        """The solution x of ``(of_fisher F + of_complete C) x = covector`` in the whitened frame.
-
-        By conjugate gradients, preconditioned by the part of F without the coupling of ``X'`` to X
-        and of W to d. Without the second its eigenvalues are 1 and 2, so few iterations suffice.
-        """
-        outer = of_fisher * self.share + of_complete
-        inner = of_fisher * self.share / self.grown.unsqueeze(-1) + of_complete
-        own = 0.5 * (of_fisher * (1 - self._explained).square() + of_complete)
-
-        def precondition(given: Pair) -> Pair:
-            along = self.left.mT @ given[0]
-            across = (given[0] - self.left @ along) / outer
-            return across + self.left @ (along / inner), given[1] / own
-
-        def times(vector: Pair) -> Pair:
-            return self._weighted(vector, of_fisher, of_complete)
-
-        return _conjugate_gradients(times, precondition, covector)
+        """The x of ``(of_fisher F + of_complete C) x = covector``, in the whitened frame."""
+        inverse = WeightedInverse(self.left, self.share, of_fisher, of_complete)
+        return inverse.solve(*covector)
 
     def _weighted(self, vector: Pair, of_fisher: float, of_complete: float) -> Pair:
         first, second = self._whitened_fisher(vector)
@@ -229,35 +212,5 @@ class LowRankCovariance:
         return (whitened[0] @ self.frame.mT) / self.root, whitened[1]
 
 
-def _conjugate_gradients(
-    times: Callable[[Pair], Pair], precondition: Callable[[Pair], Pair], target: Pair
-) -> Pair:
-    """The solution of ``times(x) = target``."""
-    solution = torch.zeros_like(target[0]), torch.zeros_like(target[1])
-    residual = target
-    direction = conditioned = precondition(residual)
-    first = size = host.number(_dot(residual, conditioned))
-    for _ in range(MAX_ITERATIONS):
-        if not size > RELATIVE**2 * first:  # also where a gradient is 0 or not finite
-            break
-        product = times(direction)
-        rate = size / host.number(_dot(direction, product))
-        solution = _plus(solution, direction, rate)
-        residual = _plus(residual, product, -rate)
-        conditioned = precondition(residual)
-        new = host.number(_dot(residual, conditioned))
-        direction = _plus(conditioned, direction, new / size)
-        size = new
-    return solution
-
-
 def _antisymmetric(matrix: Tensor) -> Tensor:
     return 0.5 * (matrix - matrix.mT)
-
-
-def _dot(left: Pair, right: Pair) -> Tensor:
-    return (left[0] * right[0]).sum() + (left[1] * right[1]).sum()
-
-
-def _plus(left: Pair, right: Pair, times: float) -> Pair:
-    return left[0] + times * right[0], left[1] + times * right[1]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..families import Natural
+from .low_rank import LowRankCovariance
 from .low_rank_normal import LowRankNormal
 from .memory import check_dense
 from .moments import GaussianMoments
@@ -47,6 +48,11 @@ class LowRankMoments(GaussianMoments):
         check_dense(self.block.name, factor.shape[-2], factor.shape[-1], factor.device)
         return factor @ factor.mT + torch.diag_embed(log_diagonal.exp())
 
+    def precision(self) -> Tensor:
+        """The inverse of the covariance, without a graph. # shape: (D, D)"""
+        _, factor, log_diagonal = self.leaves
+        return LowRankCovariance(factor, log_diagonal.exp()).precision()
+
     @property
     def variance(self) -> Tensor:
         """The marginal variances. # shape: (D,)"""
@@ -61,9 +67,12 @@ class LowRankMoments(GaussianMoments):
         """
         family, coordinates = self.block.family, tuple(c.detach() for c in self.natural)
         assert isinstance(family, LowRankNormal)
-        of_entropy = family.gradient_of_entropy(coordinates)
-        total = tuple(g + e for g, e in zip(gradient, of_entropy, strict=True))
-        step = family.inverse_fisher(coordinates, total)
+        covariance = family.covariance(coordinates)
+        of_entropy = covariance.log_determinant_gradient()
+        factor, log_diagonal = covariance.inverse_metric_times(
+            (gradient[1] + of_entropy[0], gradient[2] + of_entropy[1])
+        )
+        step = covariance.covariance_times(gradient[0]), factor, log_diagonal
         return tuple(c + s for c, s in zip(coordinates, step, strict=True))
 
     @property

@@ -12,11 +12,17 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from .. import errors
-from ..families import ExponentialFamily, MeanParams, Natural, matrices
+from ..families import ExponentialFamily, MeanParams, Natural
 from .low_rank import LowRankCovariance
 
 #: log(2 pi) + 1, the entropy of a standard normal number times two, in nats.
 TWICE_ENTROPY = 2.8378770664093453
+
+#: The least share of an element's variance that d may have where a Newton step ends. Products in
+#: the whitened frame cancel to eps over that share: six digits are left. Natural gradients stop
+#: where the damping of the metric holds them, at about 1e-7; a Newton step of log d, along which
+#: the ELBO is flat, would go on.
+LEAST_SHARE = 1e-10
 
 
 class LowRankNormal(ExponentialFamily):
@@ -59,11 +65,6 @@ class LowRankNormal(ExponentialFamily):
         solved = covariance.inverse_metric_times((covector[1], covector[2]))
         return covariance.covariance_times(covector[0]), *solved
 
-    def gradient_of_entropy(self, coordinates: Natural) -> tuple[Tensor, ...]:
-        """The gradient of the entropy in the coordinates."""
-        factor, log_diagonal = self.covariance(coordinates).log_determinant_gradient()
-        return torch.zeros_like(coordinates[0]), factor, log_diagonal
-
     def at(self, coordinates: Natural) -> "LocalFamily":
         """The geometry at a point."""
         return LocalFamily(self, coordinates)
@@ -82,11 +83,16 @@ class LowRankNormal(ExponentialFamily):
     # The distribution
 
     def entropy(self, natural: Natural) -> Tensor:
-        """By the matrix determinant lemma: ``log det(I + W' diag(d)^-1 W) + sum(log d)``."""
+        """By the matrix determinant lemma: ``log det(I + A'A) + sum(log d)``, A = diag(d)^-1/2 W.
+
+        The first is from the triangle of (A, I), not from ``A'A``: where a d is small beside its
+        row of W, the other rows would be lost in that.
+        """
         mean, factor, log_diagonal = natural
         scaled = factor * (-0.5 * log_diagonal).exp().unsqueeze(-1)
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        inner = matrices.log_diagonal(matrices.cholesky(eye + scaled.mT @ scaled))
+        triangle: Tensor = torch.linalg.qr(torch.cat([scaled, eye], -2))[1]
+        inner = triangle.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
         return inner + 0.5 * (log_diagonal.sum(-1) + TWICE_ENTROPY * mean.shape[-1])
 
     def distribution(self, natural: Natural) -> Any:
@@ -160,11 +166,14 @@ class LocalFamily:
 
     def in_domain(self, natural: Natural) -> Tensor:
         """Whether the coordinates are those of a proper distribution near the point: of one whose
-        covariance a step from there may reach.
+        covariance a step from there may reach, where no element is without a variance of its own.
         """
         moved = tuple(n - p for n, p in zip(natural[1:], self.point[1:], strict=True))
         near = self.covariance.relative_change((moved[0], moved[1])) <= 1
-        return self.family.in_domain(natural) & near
+        diagonal = natural[2].exp()
+        share = diagonal / (natural[1].square().sum(-1) + diagonal)
+        falls = (natural[2] < self.point[2]) & (share < LEAST_SHARE)
+        return self.family.in_domain(natural) & near & ~falls.any(-1)
 
     def damped_step(self, direction: Natural, rho: float) -> Natural:
         """The step of a size in (0, 1] along a natural gradient: see ``steps/curved.py``."""

@@ -265,7 +265,7 @@ SCRIPTS: dict[str, Script] = {
     "AutoNormal": automatic(auto.AutoNormal),
     "AutoDiagonalNormal": automatic(auto.AutoDiagonalNormal),
     "AutoMultivariateNormal": automatic(auto.AutoMultivariateNormal),
-    "AutoLowRankMultivariateNormal": automatic(auto.AutoLowRankMultivariateNormal, steps=60),
+    "AutoLowRankMultivariateNormal": automatic(auto.AutoLowRankMultivariateNormal, steps=20),
     "AutoDelta": automatic(auto.AutoDelta, rule="point"),
     "AutoLaplaceApproximation": automatic(auto.AutoLaplaceApproximation, rule="point"),
     "AutoGuideList": Script(lambda: (regression, list_of_parts()), rows, "lifted"),

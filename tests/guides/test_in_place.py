@@ -15,13 +15,19 @@ from torch.testing import assert_close
 
 from pyro_blr import BLR, to_arviz
 from pyro_blr.errors import DomainError
-from pyro_blr.guides import AutoNatural, AutoNaturalMultivariateNormal, AutoNaturalNormal
+from pyro_blr.guides import (
+    AutoNatural,
+    AutoNaturalLowRankMultivariateNormal,
+    AutoNaturalMultivariateNormal,
+    AutoNaturalNormal,
+)
 from tests.guides.scripts import list_of_parts, list_with_point, regression, rows, subsampled
 
 TWINS = {
     auto.AutoNormal: AutoNaturalNormal,
     auto.AutoDiagonalNormal: AutoNaturalNormal,
     auto.AutoMultivariateNormal: AutoNaturalMultivariateNormal,
+    auto.AutoLowRankMultivariateNormal: AutoNaturalLowRankMultivariateNormal,
 }
 
 
@@ -54,7 +60,7 @@ def test_predictive_draws_from_the_updated_guide(kind):
     assert abs(drawn["tau"].mean() - guide.median()["tau"]) < 5 * scale + 0.1
 
 
-@pytest.mark.parametrize("kind", [*TWINS, auto.AutoLowRankMultivariateNormal])
+@pytest.mark.parametrize("kind", TWINS)
 def test_natural_parameters_survive_the_way_into_the_guide(kind):
     guide = kind(regression)
     blr = BLR(regression, guide)
@@ -65,8 +71,9 @@ def test_natural_parameters_survive_the_way_into_the_guide(kind):
         assert_close(natural, held[block], rtol=1e-10, atol=1e-12)
 
 
-def test_leaves_and_constraints_stay_what_they_are():
-    guide = auto.AutoMultivariateNormal(regression)
+@pytest.mark.parametrize("kind", [auto.AutoMultivariateNormal, auto.AutoLowRankMultivariateNormal])
+def test_leaves_and_constraints_stay_what_they_are(kind):
+    guide = kind(regression)
     guide(*rows())
     store = pyro.get_param_store()
     leaves = dict(store.named_parameters())

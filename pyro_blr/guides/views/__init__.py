@@ -15,7 +15,8 @@ from ...lifting.blocks import Block
 from ..natural_guide import NaturalGuide
 from ..protocol import LatentGuide
 from .charts import ChartedBlock
-from .gaussian import DiagonalNormalView, LowRankView, MultivariateNormalView, NormalView
+from .gaussian import DiagonalNormalView, MultivariateNormalView, NormalView
+from .low_rank import LowRankView
 from .parts import ListView, NaturalPartView
 from .points import at_points
 from .units import NoView

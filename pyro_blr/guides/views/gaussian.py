@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import transform_to
 
 from ... import errors
 from ...energy.energy import Naturals
@@ -20,7 +19,6 @@ from ...families import Natural
 from ...lifting.blocks import Block
 from ..choice import gaussian_latents
 from ..gaussian_guides import joint_block
-from .charts import charted
 from .leaves import parameter_of, symmetric_inverse
 from .view import View, exactly
 
@@ -71,7 +69,7 @@ class NormalView(_AutoView):
                 parameter.write(value.reshape(parameter.value.shape))
 
 
-class _VectorView(_AutoView):
+class VectorView(_AutoView):
     """A guide over one vector, the sites' unconstrained values one after the other."""
 
     def check_sites(self, sites: Mapping[str, Any]) -> None:
@@ -93,7 +91,7 @@ class _VectorView(_AutoView):
         return parameter_of(self.guide, name)
 
 
-class DiagonalNormalView(_VectorView):
+class DiagonalNormalView(VectorView):
     """``AutoDiagonalNormal``: one vector of locations and one of scales."""
 
     def parameters(self) -> list[Parameter]:
@@ -120,7 +118,7 @@ class DiagonalNormalView(_VectorView):
             parameter.write(torch.cat(values))
 
 
-class MultivariateNormalView(_VectorView):
+class MultivariateNormalView(VectorView):
     """``AutoMultivariateNormal``: a location and the factor ``scale[:, None] * scale_tril``.
 
     ``scale_tril`` has a unit diagonal, so that ``scale`` is the diagonal of the Cholesky factor and
@@ -158,47 +156,3 @@ def loc_scale(natural: Natural) -> tuple[Tensor, Tensor]:
     """The means and standard deviations of independent Gaussians."""
     variance = -0.5 / natural[1]
     return natural[0] * variance, variance.sqrt()
-
-
-class LowRankView(_VectorView):
-    """``AutoLowRankMultivariateNormal``: the covariance is ``diag(s) (1 + W W') diag(s)``.
-
-    Covariances of this form are a curved family, so the guide's own parameters, loc, the
-    unconstrained s and W, are a chart: the Fisher matrix of the Gaussian is pulled back to them
-    (arXiv 2102.07405). The moments are those of the full Gaussian, D x D.
-    """
-
-    def find_latents(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        super().find_latents(args, kwargs)
-        (block,) = self.blocks
-        self.charts = (charted(block, self._natural),)
-
-    def _blocks_of(self) -> list[Block]:
-        return [joint_block(self.name, list(self.latents.values()))]
-
-    def parameters(self) -> list[Parameter]:
-        return [self._read(name) for name in ("loc", "scale", "cov_factor")]
-
-    def _natural(self, theta: Natural) -> Natural:
-        loc, leaf, factor = theta
-        inverse = transform_to(self.guide.scale_constraint)(leaf).double().reciprocal()
-        factor = factor.double()
-        # Woodbury: (1 + W W')^-1 = 1 - W (1 + W'W)^-1 W', whose inner matrix is always regular.
-        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        inner = torch.linalg.cholesky_ex(eye + factor.mT @ factor)[0]
-        root = torch.linalg.solve_triangular(inner, factor.mT, upper=False) * inverse
-        precision = inverse.square().diag() - root.mT @ root
-        return precision @ loc.double(), -0.5 * precision
-
-    def naturals(self) -> dict[Block, Natural]:
-        return {self.charts[0]: tuple(p.leaf.detach() for p in self.parameters())}
-
-    def set_naturals(self, naturals: Naturals) -> None:
-        (theta,) = naturals.values()
-        for parameter, value in zip(self.parameters(), theta, strict=True):
-            parameter.leaf.copy_(value)
-
-    def explain(self) -> dict[str, ParameterExplanation]:
-        names = tuple(p.name for p in self.parameters())
-        reason = "natural gradient by the Fisher matrix of the Gaussian"
-        return {n: ParameterExplanation(n, "pulled back", "", names, reason) for n in names}
