@@ -42,5 +42,5 @@ def _half(pairs: int, dim: int, seed: int) -> Tensor:
         # Sobol points may be exactly 0; half a cell away from both ends they are as even.
         levels = sobol.draw(pairs, dtype=torch.float64) * (1 - 1 / pairs) + 0.5 / pairs
         return math.sqrt(2) * torch.erfinv(2 * levels - 1)
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(pairs, dim, dtype=torch.float64, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(pairs, dim, dtype=torch.float64, generator=generator, device="cpu")
