@@ -20,7 +20,7 @@ OUTPUT = Path("benchmarks/output")
 #: Each is a module of this package with ``run(settings) -> Iterator[Row]``.
 NAMES = (
     *("regression_large", "regression_bayespy", "ppca", "factorisation"),
-    *("logistic", "a1a", "stan", "svi"),
+    *("logistic", "a1a", "stan", "svi", "posteriordb"),
 )
 
 
@@ -32,6 +32,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=OUTPUT, help="folder of the JSON")
     parser.add_argument("--threads", type=int, default=1, help="of torch and BLAS, on both sides")
     parser.add_argument("--tiny", action="store_true", help="test the code; figures mean nothing")
+    parser.add_argument("--fresh", action="store_true", help="use no result that is kept")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(NAMES))
     if unknown:
@@ -43,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run, print the table, write the JSON; the exit status is 1 where a limit was missed."""
     options = parse(arguments)
     folder = os.environ.get("PYRO_BLR_DATA")
-    settings = Settings(options.threads, Path(folder) if folder else None, options.tiny)
+    data = Path(folder) if folder else None
+    settings = Settings(options.threads, data, options.tiny, options.fresh)
     logging.basicConfig(level=logging.INFO, format="  %(message)s")
     torch.set_default_dtype(torch.float64)
     # The checks that Pyro's users switch off when they measure; off on both sides.

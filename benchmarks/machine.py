@@ -15,7 +15,10 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("pyro-blr", "pyro-ppl", "torch", "numpy", "scipy", "scikit-learn", "bayespy")
+PACKAGES = (
+    *("pyro-blr", "pyro-ppl", "torch", "numpy", "scipy", "scikit-learn", "bayespy"),
+    *("numpyro", "jax"),
+)
 
 
 def limit_threads(threads: int) -> AbstractContextManager[Any]:

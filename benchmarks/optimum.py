@@ -62,16 +62,34 @@ class Optimum:
         return far <= PLAINLY * nats and self.gap(q) <= nats
 
 
-def optimum(family: Family, allowed_error: float) -> Optimum:
-    """Maximise the ELBO on ever more draws, until the error is at most what is allowed."""
-    count, q = FEWEST, family.start()
+def optimum(
+    family: Family,
+    allowed_error: float,
+    start: State | None = None,
+    fewest: int = FEWEST,
+    most: int = MOST,
+) -> Optimum:
+    """Maximise the ELBO on ever more draws, until the error is at most what is allowed.
+
+    :param fewest: draws to begin with.
+    :param most: draws that end it, whatever the error.
+    """
+    count, q = fewest, start or family.start()
     while True:
         draws = family.draws(count, seed=0)
         q, elbo = _optimise(family, draws, q)
         error = _decrement(family, q, family.draws(FRESH * count, seed=1))
-        if error <= allowed_error or count >= MOST:
+        if error <= allowed_error or count >= most:
             return Optimum(family, q, draws, elbo, error)
         count *= 2
+
+
+def glance(family: Family, start: State, count: int) -> tuple[float, State]:
+    """Where one run of L-BFGS on so many draws leads, and its ELBO there."""
+    draws = family.draws(count, seed=0)
+    q = _maximise(family, draws, start)
+    with torch.no_grad():
+        return float(family.elbo(q, draws)), q
 
 
 def _optimise(family: Family, draws: FixedDraws, q: State) -> tuple[State, float]:

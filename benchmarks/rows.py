@@ -65,11 +65,13 @@ class Settings:
     :param int threads: threads of torch and of NumPy's BLAS, on both sides of every ratio.
     :param Path data: the folder of the data sets that are not packaged, or None.
     :param bool tiny: sizes for a test of the code; the figures mean nothing then.
+    :param bool fresh: measure anew what is kept with the code because it takes hours.
     """
 
     threads: int = 1
     data: Path | None = None
     tiny: bool = False
+    fresh: bool = False
 
 
 class Skipped(Exception):

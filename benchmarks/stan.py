@@ -5,6 +5,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,13 @@ def run(settings: Settings) -> Iterator[Row]:
         if not settings.tiny:
             raise
         database = None
+    if settings.tiny:
+        database = None
     deterministic = []
     for example in EXAMPLES:
-        row = row_of(example, None if settings.tiny else database)
+        if example.synthetic is None and database is None:
+            continue
+        row = row_of(example, database)
         if row.headline.name == "s of a fit":
             deterministic.append(example)
         yield row
@@ -67,8 +72,7 @@ def row_of(example: Example, database: Path | None) -> Row:
     :param database: posteriordb, or None for the synthetic data.
     """
     fresh()
-    stan = example.synthetic() if database is None else read_data(database, example.data)
-    args = example.arguments(stan)
+    args = arguments_of(example, database)
     guide = AutoNatural(example.model, init_loc_fn=origin)
     engine = BLR(example.model, guide, on_sampled="ignore")
     try:
@@ -93,6 +97,15 @@ def row_of(example: Example, database: Path | None) -> Row:
     )
 
 
+def arguments_of(example: Example, database: Path | None) -> tuple[Any, ...]:
+    """The model's arguments, of posteriordb's data or of the synthetic ones."""
+    if database is not None:
+        return example.arguments(read_data(database, example.data))
+    if example.synthetic is None:
+        raise Skipped(f"{example.name} has no synthetic data")
+    return example.arguments(example.synthetic())
+
+
 def quality(example: Example, guide: Any, reference: dict[str, Tensor] | None) -> list[Check]:
     """The worst posterior mean, in reference standard deviations, and ratios of these."""
     if reference is None:
@@ -108,11 +121,15 @@ def quality(example: Example, guide: Any, reference: dict[str, Tensor] | None) -
 
 
 def scalars(draws: Any) -> dict[str, Tensor]:
-    """Draws of each element by Stan's name: beta[1], beta[2]. # shape of each: (draws,)"""
+    """Draws of each element by Stan's name: mu, beta[2], phi[1,3]. # shape of each: (draws,)
+
+    An axis of length one that a plate has put in is none of Stan's.
+    """
     result = {}
     for name, values in draws.items():
-        if values.dim() == 1:
-            result[name] = values
-        for i in range(values.shape[1] if values.dim() == 2 else 0):
-            result[f"{name}[{i + 1}]"] = values[:, i]
+        shape = [size for size in values.shape[1:] if size > 1]
+        columns = values.reshape(len(values), -1).unbind(1)
+        for place, column in zip(product(*map(range, shape)), columns, strict=True):
+            index = ",".join(str(i + 1) for i in place)
+            result[f"{name}[{index}]" if index else name] = column
     return result

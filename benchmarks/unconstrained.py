@@ -9,8 +9,11 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor
 from torch.distributions import biject_to
+
+from .stan_models.example import origin
 
 
 class LogJoint:
@@ -28,7 +31,9 @@ class LogJoint:
         self.slices: dict[str, slice] = {}
         self._sites: dict[str, tuple[torch.Size, Any]] = {}
         self.dim = 0
-        prototype = poutine.util.prune_subsample_sites(poutine.trace(model).get_trace(*args))
+        # An improper prior has no draws; only the shapes of the values are looked at.
+        started = InitMessenger(origin)(model)
+        prototype = poutine.util.prune_subsample_sites(poutine.trace(started).get_trace(*args))
         for name, site in prototype.nodes.items():
             if site["type"] != "sample" or site["is_observed"]:
                 continue
@@ -44,6 +49,13 @@ class LogJoint:
         with pyro.validation_enabled(False):
             result: Tensor = torch.func.vmap(self._one)(u)
         return result
+
+    def values(self, u: Tensor) -> dict[str, Tensor]:
+        """The latents at points of the unconstrained space. # shape: (draws, dim)"""
+        return {
+            name: transform(u[:, self.slices[name]].reshape(len(u), *shape))
+            for name, (shape, transform) in self._sites.items()
+        }
 
     def inverse(self, values: Mapping[str, Tensor]) -> Tensor:
         """The points of the unconstrained space at values of the latents. # shape: (draws, dim)"""

@@ -23,7 +23,7 @@ from .arguments import (
     reject_reserved,
 )
 from .charted_objective import objective_of
-from .energy.energy import Energy, EnergyBuilder, Value
+from .energy.energy import Energy, EnergyBuilder, Value, Work
 from .energy.explanation import Explanation, ParameterExplanation, explain
 from .energy.factors import KeptRule
 from .energy.parameters import LiftedParameter
@@ -257,6 +257,11 @@ class BLR(Resumable):
         return self._skips.total
 
     # The parts of a step
+
+    @property
+    def work(self) -> Work:
+        """What evaluations took so far."""
+        return self._builder.work
 
     def advance(
         self,

@@ -29,6 +29,8 @@ class Fit:
     :param bool converged: whether the gap was certified to be at most the tolerance.
     :param str reason: why it stopped.
     :param list losses: -ELBO at the entry of each step, in nats.
+    :param int gradients: gradients of the log joint that were evaluated: at every draw of a sampled
+        factor; a column of a Hessian counts as one, a Hessian-vector product as two.
     :param float residual: half the squared length of the last full step, in nats.
     :param float gap: the estimated distance to the local maximum of the ELBO, in nats; infinite
         where it could not be certified.
@@ -40,6 +42,7 @@ class Fit:
     losses: list[float] = field(default_factory=list)
     residual: float = math.inf
     gap: float = math.inf
+    gradients: int = 0
     blr: Any = None
 
     def __repr__(self) -> str:
@@ -60,6 +63,7 @@ def run(
     """The loop of ``BLR.fit``."""
     fit = Fit(blr=blr)
     watch = _Watch(tol)
+    work, before = blr.work, blr.work.gradients
     with _bar(max_steps, progress) as bar:
         while fit.steps < max_steps:
             loss, objective = blr.advance(args, kwargs, watched=True, kept=watch.rules)
@@ -75,6 +79,7 @@ def run(
                 watch.deterministic(fit, blr, objective)
             if fit.converged or watch.is_over:
                 break
+    fit.gradients = work.gradients - before
     if not fit.converged:
         stopped = "stopped" if watch.is_over else f"max_steps={max_steps} reached"
         fit.reason = f"{stopped}; {fit.reason}" if fit.reason else stopped

@@ -95,6 +95,10 @@ class JointObjective:
         """Whether the ELBO is itself, and no estimate on draws."""
         return self.objective.is_exact
 
+    def count_gradients(self, times: int) -> None:
+        """Count so many gradients of the ELBO."""
+        self.objective.count_gradients(times)
+
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The blocks of q and the units of the points and of curved families."""

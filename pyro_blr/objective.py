@@ -50,6 +50,10 @@ class EnergyObjective:
         """The objective of the same call on other draws."""
         return EnergyObjective(self.energy, draws, self.cache, self.call)
 
+    def count_gradients(self, times: int) -> None:
+        """Count so many gradients of the ELBO, at every draw."""
+        self.energy.work.gradients += times * (1 if self.draws is None else self.draws.count)
+
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The blocks of q, in the order of a sweep."""
@@ -102,6 +106,8 @@ class EnergyObjective:
         with torch.no_grad(), constants.using(self.cache):
             moments = self._moments(naturals)
             found = {b: m for b in blocks if (m := self._coefficients(b, moments)) is not None}
+        if found:
+            self.count_gradients(1)
         left = tuple(b for b in blocks if b not in found)
         if left:
             found |= self.messages_of(self.evaluate(naturals, only), left)
@@ -127,6 +133,7 @@ class EnergyObjective:
 
     def messages_of(self, value: Value, blocks: tuple[Block, ...]) -> dict[Block, Natural]:
         """The messages from an evaluation that still has its graph (it keeps it)."""
+        self.energy.count(self.draws, blocks)
         moments = [value.moments[b] for b in blocks]
         leaves = [leaf for m in moments for leaf in m.leaves]
         if leaves and value.expected_log_joint.requires_grad:
@@ -178,6 +185,7 @@ class EnergyObjective:
 
     def negative_elbo(self, naturals: Naturals) -> Tensor:
         """-ELBO, twice differentiable in natural parameters that require a gradient."""
+        self.count_gradients(1)
         with constants.using(self.cache):
             moments = self.energy.moments(naturals)
             value = self.energy.evaluate(moments, self.draws)

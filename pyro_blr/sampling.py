@@ -16,13 +16,16 @@ from typing import Any
 
 from .energy.draws import Draws
 from .energy.latents import Latents
+from .estimators.hessians import EXACT
 
-#: The fewest draws to begin with; in a dozen dimensions they cost less than the trace of a model.
+#: Draws to begin with; in a dozen dimensions they cost less than the trace of a model.
 FIRST_DRAWS = 64
+#: Where Hessians are dear: eight antithetic pairs, whose error is still measured and met with more.
+FEWEST_DRAWS = 16
 #: Draws for each element of q: with four their second moments are exact (two antithetic pairs an
 #: element), and with as many as there are elements covariances are seen in every direction.
 DRAWS_PER_ELEMENT = 4
-#: Numbers of a step's Hessians up to which there are more than the fewest draws: some seconds.
+#: Numbers of a step's Hessians up to which there are more than the fewest draws: a few seconds.
 FIRST_NUMBERS = 2**30
 #: Draws of a step that is not searched (minibatches, jumps), five antithetic pairs.
 NOISY_DRAWS = 10
@@ -50,6 +53,7 @@ class Sampling:
 
     def __init__(self, count: int | None, least: int) -> None:
         self.fixed = count
+        self.least = least
         self.count = count or max(FIRST_DRAWS, least)
         self.noisy_count = count or max(NOISY_DRAWS, least)
         #: The draws' error in nats, as last estimated; infinite before that.
@@ -77,8 +81,9 @@ class Sampling:
         self._has_begun = True
         elements = sum(math.prod(latent.site.shape) for latent in latents.values())
         wanted = 2 ** math.ceil(math.log2(max(1, DRAWS_PER_ELEMENT * elements)))
-        room = FIRST_NUMBERS // max(1, numbers * elements)
-        self.count = max(self.count, min(wanted, room))
+        columns = 1 + elements if elements <= EXACT else 1
+        room = max(FEWEST_DRAWS, 2 ** int(math.log2(FIRST_NUMBERS / (numbers * columns))))
+        self.count = max(self.least, min(max(FIRST_DRAWS, wanted), room))
 
     def common(self, latents: Latents) -> Draws:
         """The draws of the last step, if they were not renewed."""

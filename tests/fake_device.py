@@ -40,10 +40,10 @@ class _NoTransfer(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _points(count: int, dim: int, seed: int) -> Tensor:
+def _points(*args: Any, **kwargs: Any) -> Tensor:
     """Points of the CPU, which have values: torch has no fake kernel for Sobol's sequence."""
     with unset_fake_temporarily():
-        return gaussian_points(count, dim, seed)
+        return gaussian_points(*args, **kwargs)
 
 
 Answer = Callable[[Tensor], float]

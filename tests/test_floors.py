@@ -35,7 +35,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "rules": ("errors", "_compat", "families", "energy", "guides", "steps", "random_state"),
     "info": ("families", "lifting", "energy", "steps", "objective"),
     "joint_objective": ("families", "lifting", "energy", "steps", "objective"),
-    "sampling": ("energy",),
+    "sampling": ("energy", "estimators"),
     "fit": ("lifting.host", "steps", "objective", "joint_objective", "sampling"),
     "arguments": ("errors", "guides", "steps"),
     "saved_parameters": ("errors", "_compat", "energy"),

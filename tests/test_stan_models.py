@@ -104,5 +104,9 @@ def test_the_database_is_found_below_and_beside_the_folder(tmp_path: Path, place
 
 
 def test_elements_have_stans_names() -> None:
-    draws = {"mu": torch.zeros(7), "beta": torch.zeros(7, 2), "answers": torch.zeros(7, 2, 2)}
-    assert list(stan.scalars(draws)) == ["mu", "beta[1]", "beta[2]"]
+    phi = torch.arange(28.0).reshape(7, 2, 2)
+    draws = {"mu": torch.zeros(7), "beta": torch.zeros(7, 2), "phi": phi, "a": torch.zeros(7, 2, 1)}
+    drawn = stan.scalars(draws)
+    phis = ["phi[1,1]", "phi[1,2]", "phi[2,1]", "phi[2,2]"]
+    assert list(drawn) == ["mu", "beta[1]", "beta[2]", *phis, "a[1]", "a[2]"]
+    assert drawn["phi[2,1]"].equal(phi[:, 1, 0])

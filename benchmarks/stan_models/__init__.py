@@ -9,18 +9,11 @@ were not written for this package: how many of them it evaluates without draws i
 
 A parameter without a prior in Stan has ``dist.ImproperUniform`` here, a bounded one ``Uniform``;
 Stan's truncated Cauchy and normal priors of scales are ``HalfCauchy`` and ``HalfNormal``.
-``database`` finds the data by ``PYRO_BLR_DATA``; ``Example.synthetic`` stands in for them.
+Another posterior is one more function with ``@posterior``. ``database`` finds the data by
+``PYRO_BLR_DATA``; ``Example.synthetic`` stands in for them.
 """
 
-from . import counts, hierarchical, mixtures, regression, series
-from .example import Example, origin
-
-EXAMPLES: tuple[Example, ...] = (
-    *regression.EXAMPLES,
-    *hierarchical.EXAMPLES,
-    *counts.EXAMPLES,
-    *series.EXAMPLES,
-    *mixtures.EXAMPLES,
-)
+from . import counts, hierarchical, mixtures, regression, series  # noqa: F401 - they register
+from .example import EXAMPLES, Example, origin
 
 __all__ = ["EXAMPLES", "Example", "origin"]

@@ -9,15 +9,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from .example import Example, Stan, Synthetic, indices, vectors
-
-
-def wells_dist100_model(switched: Tensor, dist100: Tensor) -> None:
-    """Whether a household switches wells, by distance in 100 m."""
-    alpha = pyro.sample("alpha", dist.ImproperUniform(constraints.real, (), ()))
-    beta = pyro.sample("beta", dist.ImproperUniform(constraints.real, (), ()))
-    with pyro.plate("households", len(switched)):
-        pyro.sample("switched", dist.Bernoulli(logits=alpha + beta * dist100), obs=switched)
+from .example import Stan, Synthetic, indices, posterior, vectors
 
 
 def wells(stan: Stan) -> tuple[Tensor, Tensor]:
@@ -32,17 +24,17 @@ def synthetic_wells() -> Stan:
     return {"switched": make.integers(0, 1, 12), "dist": make.positive(12)}
 
 
-def seeds_model(n: Tensor, N: Tensor, x1: Tensor, x2: Tensor, x1x2: Tensor) -> None:
-    """Germinated seeds of each plate, overdispersed."""
-    alpha0 = pyro.sample("alpha0", dist.Normal(0.0, 1e3))
-    alpha1 = pyro.sample("alpha1", dist.Normal(0.0, 1e3))
-    alpha2 = pyro.sample("alpha2", dist.Normal(0.0, 1e3))
-    alpha12 = pyro.sample("alpha12", dist.Normal(0.0, 1e3))
-    tau = pyro.sample("tau", dist.Gamma(1e-3, 1e-3))
-    with pyro.plate("plates", len(n)):
-        b = pyro.sample("b", dist.Normal(0.0, tau.rsqrt()))
-        logits = alpha0 + alpha1 * x1 + alpha2 * x2 + alpha12 * x1x2 + b
-        pyro.sample("n", dist.Binomial(N, logits=logits), obs=n)
+@posterior(
+    "wells_data-wells_dist100_model",
+    arguments=wells,
+    synthetic=synthetic_wells,
+)
+def wells_dist100_model(switched: Tensor, dist100: Tensor) -> None:
+    """Whether a household switches wells, by distance in 100 m."""
+    alpha = pyro.sample("alpha", dist.ImproperUniform(constraints.real, (), ()))
+    beta = pyro.sample("beta", dist.ImproperUniform(constraints.real, (), ()))
+    with pyro.plate("households", len(switched)):
+        pyro.sample("switched", dist.Bernoulli(logits=alpha + beta * dist100), obs=switched)
 
 
 def seeds(stan: Stan) -> tuple[Tensor, ...]:
@@ -62,17 +54,22 @@ def synthetic_seeds() -> Stan:
     }
 
 
-def election88_full(y: Tensor, X: Tensor, groups: tuple[Tensor, ...], sizes: list[int]) -> None:
-    """Votes by race, sex and the previous vote, with effects a to e of five groupings."""
-    beta = pyro.sample("beta", dist.Normal(torch.zeros(X.shape[1]), 100.0).to_event(1))
-    logits = X @ beta
-    for name, group, size in zip("abcde", groups, sizes, strict=True):
-        sigma = pyro.sample(f"sigma_{name}", dist.Uniform(0.0, 100.0))
-        with pyro.plate(f"groups_{name}", size):
-            effect = pyro.sample(name, dist.Normal(0.0, sigma))
-        logits = logits + effect[group]
-    with pyro.plate("voters", len(y)):
-        pyro.sample("y", dist.Bernoulli(logits=logits), obs=y)
+@posterior(
+    "seeds_data-seeds_model",
+    arguments=seeds,
+    synthetic=synthetic_seeds,
+)
+def seeds_model(n: Tensor, N: Tensor, x1: Tensor, x2: Tensor, x1x2: Tensor) -> None:
+    """Germinated seeds of each plate, overdispersed."""
+    alpha0 = pyro.sample("alpha0", dist.Normal(0.0, 1e3))
+    alpha1 = pyro.sample("alpha1", dist.Normal(0.0, 1e3))
+    alpha2 = pyro.sample("alpha2", dist.Normal(0.0, 1e3))
+    alpha12 = pyro.sample("alpha12", dist.Normal(0.0, 1e3))
+    tau = pyro.sample("tau", dist.Gamma(1e-3, 1e-3))
+    with pyro.plate("plates", len(n)):
+        b = pyro.sample("b", dist.Normal(0.0, tau.rsqrt()))
+        logits = alpha0 + alpha1 * x1 + alpha2 * x2 + alpha12 * x1x2 + b
+        pyro.sample("n", dist.Binomial(N, logits=logits), obs=n)
 
 
 def votes(stan: Stan) -> tuple[Tensor, Tensor, tuple[Tensor, ...], list[int]]:
@@ -95,6 +92,33 @@ def synthetic_votes() -> Stan:
     }
 
 
+@posterior(
+    "election88-election88_full",
+    arguments=votes,
+    synthetic=synthetic_votes,
+)
+def election88_full(y: Tensor, X: Tensor, groups: tuple[Tensor, ...], sizes: list[int]) -> None:
+    """Votes by race, sex and the previous vote, with effects a to e of five groupings."""
+    beta = pyro.sample("beta", dist.Normal(torch.zeros(X.shape[1]), 100.0).to_event(1))
+    logits = X @ beta
+    for name, group, size in zip("abcde", groups, sizes, strict=True):
+        sigma = pyro.sample(f"sigma_{name}", dist.Uniform(0.0, 100.0))
+        with pyro.plate(f"groups_{name}", size):
+            effect = pyro.sample(name, dist.Normal(0.0, sigma))
+        logits = logits + effect[group]
+    with pyro.plate("voters", len(y)):
+        pyro.sample("y", dist.Bernoulli(logits=logits), obs=y)
+
+
+def synthetic_answers() -> Stan:
+    """Four items, five people."""
+    return {"y": Synthetic().integers(0, 1, 4, 5)}
+
+
+@posterior(
+    "irt_2pl-irt_2pl",
+    synthetic=synthetic_answers,
+)
 def irt_2pl(y: Tensor) -> None:
     """Answers to items (rows) of people (columns): slope a, difficulty b, ability theta."""
     items, people = y.shape
@@ -112,29 +136,6 @@ def irt_2pl(y: Tensor) -> None:
         pyro.sample("y", dist.Bernoulli(logits=a * (theta - b)), obs=y)
 
 
-def answers(stan: Stan) -> tuple[Tensor, ...]:
-    """Right or wrong."""
-    return vectors(stan, "y")
-
-
-def synthetic_answers() -> Stan:
-    """Four items, five people."""
-    return {"y": Synthetic().integers(0, 1, 4, 5)}
-
-
-def GLMM_Poisson_model(C: Tensor, year: Tensor, square: Tensor, cube: Tensor) -> None:
-    """Counts of peregrines by a cubic in the year, with an effect of each year."""
-    alpha = pyro.sample("alpha", dist.Uniform(-20.0, 20.0))
-    beta1 = pyro.sample("beta1", dist.Uniform(-10.0, 10.0))
-    beta2 = pyro.sample("beta2", dist.Uniform(-10.0, 10.0))
-    beta3 = pyro.sample("beta3", dist.Uniform(-10.0, 10.0))
-    sigma = pyro.sample("sigma", dist.Uniform(0.0, 5.0))
-    with pyro.plate("years", len(C)):
-        eps = pyro.sample("eps", dist.Normal(0.0, sigma))
-        log_lambda = alpha + beta1 * year + beta2 * square + beta3 * cube + eps
-        pyro.sample("C", dist.Poisson(log_lambda.exp()), obs=C)
-
-
 def peregrines(stan: Stan) -> tuple[Tensor, ...]:
     """Counts, and the powers of the year."""
     C, year = vectors(stan, "C", "year")
@@ -147,16 +148,20 @@ def synthetic_peregrines() -> Stan:
     return {"C": make.integers(10, 30, 8), "year": make.normal(8)}
 
 
-EXAMPLES = (
-    Example("wells_data-wells_dist100_model", wells_dist100_model, wells, synthetic_wells),
-    Example("seeds_data-seeds_model", seeds_model, seeds, synthetic_seeds),
-    Example("election88-election88_full", election88_full, votes, synthetic_votes),
-    Example("irt_2pl-irt_2pl", irt_2pl, answers, synthetic_answers),
-    Example(
-        "GLMM_Poisson_data-GLMM_Poisson_model",
-        GLMM_Poisson_model,
-        peregrines,
-        synthetic_peregrines,
-        breaks="sigmoid",
-    ),
+@posterior(
+    "GLMM_Poisson_data-GLMM_Poisson_model",
+    arguments=peregrines,
+    synthetic=synthetic_peregrines,
+    breaks="sigmoid",
 )
+def GLMM_Poisson_model(C: Tensor, year: Tensor, square: Tensor, cube: Tensor) -> None:
+    """Counts of peregrines by a cubic in the year, with an effect of each year."""
+    alpha = pyro.sample("alpha", dist.Uniform(-20.0, 20.0))
+    beta1 = pyro.sample("beta1", dist.Uniform(-10.0, 10.0))
+    beta2 = pyro.sample("beta2", dist.Uniform(-10.0, 10.0))
+    beta3 = pyro.sample("beta3", dist.Uniform(-10.0, 10.0))
+    sigma = pyro.sample("sigma", dist.Uniform(0.0, 5.0))
+    with pyro.plate("years", len(C)):
+        eps = pyro.sample("eps", dist.Normal(0.0, sigma))
+        log_lambda = alpha + beta1 * year + beta2 * square + beta3 * cube + eps
+        pyro.sample("C", dist.Poisson(log_lambda.exp()), obs=C)

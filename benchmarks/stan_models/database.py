@@ -3,9 +3,10 @@
 
 """posteriordb on disk: Stan's data blocks and reference draws, read with the standard library.
 
-The database (https://github.com/stan-dev/posteriordb, BSD-3) is not part of the package. The folder
-``PYRO_BLR_DATA`` names it: ``posterior_database`` or ``posteriordb/posterior_database`` is looked
-for in that folder and beside it, and the folder may also be the database itself.
+The database (https://github.com/stan-dev/posteriordb, BSD-3) is not part of the package. Its own
+reader on the package index is under the GPL, which is no dependency here; the values are the same.
+The folder ``PYRO_BLR_DATA`` names it: ``posterior_database`` or ``posteriordb/posterior_database``
+is looked for in that folder and beside it, and the folder may also be the database itself.
 """
 
 import json

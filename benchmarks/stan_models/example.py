@@ -8,6 +8,7 @@ from 1. ``Example.arguments`` makes the model's arguments of it, transformed dat
 the model itself is arithmetic on latents alone.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,8 @@ class Example:
     :param str posterior: its name there, "data-model".
     :param callable model: the Pyro model.
     :param callable arguments: the model's arguments from Stan's data block.
-    :param callable synthetic: a tiny data block of the same shapes; a tier must not depend on data.
+    :param callable synthetic: a tiny data block of the same shapes, for tests; a tier must not
+        depend on data.
     :param callable quantities: Stan's parameters from draws of the sites.
     :param str breaks: for a model that is not deterministic, the function that ``explain`` names;
         empty for one that is.
@@ -46,7 +48,7 @@ class Example:
     posterior: str
     model: Callable[..., None]
     arguments: Callable[[Stan], tuple[Any, ...]]
-    synthetic: Callable[[], Stan]
+    synthetic: Callable[[], Stan] | None = None
     quantities: Callable[[Draws], Draws] = unchanged
     breaks: str = ""
     closed_form_only: bool = False
@@ -60,6 +62,31 @@ class Example:
     def data(self) -> str:
         """The name of the data in posteriordb."""
         return self.posterior.split("-", 1)[0]
+
+
+#: The posteriors, in the order in which they are defined.
+EXAMPLES: list[Example] = []
+
+
+def posterior(
+    name: str, *, arguments: Callable[[Stan], tuple[Any, ...]] | None = None, **options: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a posterior of a Pyro model: one decorated function is all that another one takes.
+
+    :param str name: its name in posteriordb, "data-model".
+    :param callable arguments: as for ``Example``; by default Stan's data of the names of the
+        model's parameters, as floating point tensors.
+    :param options: the rest of ``Example``.
+    """
+
+    def register(model: Callable[..., None]) -> Callable[..., None]:
+        def by_name(stan: Stan) -> tuple[Tensor, ...]:
+            return vectors(stan, *inspect.signature(model).parameters)
+
+        EXAMPLES.append(Example(name, model, arguments or by_name, **options))
+        return model
+
+    return register
 
 
 def origin(site: Mapping[str, Any]) -> Tensor:

@@ -9,21 +9,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from .example import Draws, Example, Stan, Synthetic, indices, vectors
-
-
-def eight_schools_noncentered(y: Tensor, sigma: Tensor) -> None:
-    """Effects of coaching in eight schools, with standardised effects."""
-    mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
-    tau = pyro.sample("tau", dist.HalfCauchy(5.0))
-    with pyro.plate("schools", len(y)):
-        theta_trans = pyro.sample("theta_trans", dist.Normal(0.0, 1.0))
-        pyro.sample("y", dist.Normal(theta_trans * tau + mu, sigma), obs=y)
-
-
-def schools(stan: Stan) -> tuple[Tensor, ...]:
-    """Effects and their standard errors."""
-    return vectors(stan, "y", "sigma")
+from .example import Draws, Stan, Synthetic, indices, posterior, vectors
 
 
 def school_effects(draws: Draws) -> Draws:
@@ -39,19 +25,19 @@ def synthetic_schools() -> Stan:
     return {"y": make.normal(5), "sigma": make.positive(5)}
 
 
-def radon_hierarchical_intercept_centered(
-    log_radon: Tensor, county: Tensor, log_uppm: Tensor, floor_measure: Tensor, counties: int
-) -> None:
-    """Radon by floor and uranium, with an intercept for each county."""
-    sigma_alpha = pyro.sample("sigma_alpha", dist.HalfNormal(1.0))
-    sigma_y = pyro.sample("sigma_y", dist.HalfNormal(1.0))
-    mu_alpha = pyro.sample("mu_alpha", dist.Normal(0.0, 10.0))
-    beta = pyro.sample("beta", dist.Normal(torch.zeros(2), 10.0).to_event(1))
-    with pyro.plate("counties", counties):
-        alpha = pyro.sample("alpha", dist.Normal(mu_alpha, sigma_alpha))
-    mean = alpha[county] + log_uppm * beta[0] + floor_measure * beta[1]
-    with pyro.plate("houses", len(log_radon)):
-        pyro.sample("log_radon", dist.Normal(mean, sigma_y), obs=log_radon)
+@posterior(
+    "eight_schools-eight_schools_noncentered",
+    synthetic=synthetic_schools,
+    quantities=school_effects,
+    closed_form_only=True,
+)
+def eight_schools_noncentered(y: Tensor, sigma: Tensor) -> None:
+    """Effects of coaching in eight schools, with standardised effects."""
+    mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = pyro.sample("tau", dist.HalfCauchy(5.0))
+    with pyro.plate("schools", len(y)):
+        theta_trans = pyro.sample("theta_trans", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(theta_trans * tau + mu, sigma), obs=y)
 
 
 def radon_and_uranium(stan: Stan) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
@@ -59,25 +45,6 @@ def radon_and_uranium(stan: Stan) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     (county,) = indices(stan, "county_idx")
     log_radon, log_uppm, floor_measure = vectors(stan, "log_radon", "log_uppm", "floor_measure")
     return log_radon, county, log_uppm, floor_measure, stan["J"]
-
-
-def radon_variable_intercept_slope_noncentered(
-    log_radon: Tensor, county: Tensor, floor_measure: Tensor, counties: int
-) -> None:
-    """Radon by floor, with a standardised intercept and slope for each county."""
-    sigma_y = pyro.sample("sigma_y", dist.HalfNormal(1.0))
-    sigma_alpha = pyro.sample("sigma_alpha", dist.HalfNormal(1.0))
-    sigma_beta = pyro.sample("sigma_beta", dist.HalfNormal(1.0))
-    mu_alpha = pyro.sample("mu_alpha", dist.Normal(0.0, 10.0))
-    mu_beta = pyro.sample("mu_beta", dist.Normal(0.0, 10.0))
-    with pyro.plate("counties", counties):
-        alpha_raw = pyro.sample("alpha_raw", dist.Normal(0.0, 1.0))
-        beta_raw = pyro.sample("beta_raw", dist.Normal(0.0, 1.0))
-    alpha = mu_alpha + sigma_alpha * alpha_raw
-    beta = mu_beta + sigma_beta * beta_raw
-    mean = alpha[county] + floor_measure * beta[county]
-    with pyro.plate("houses", len(log_radon)):
-        pyro.sample("log_radon", dist.Normal(mean, sigma_y), obs=log_radon)
 
 
 def radon(stan: Stan) -> tuple[Tensor, Tensor, Tensor, int]:
@@ -99,18 +66,49 @@ def synthetic_radon() -> Stan:
     }
 
 
-def rats_model(y: Tensor, rat: Tensor, x: Tensor, rats: int) -> None:
-    """Weights of rats by age, with a line for each rat; `x` is centred."""
-    mu_alpha = pyro.sample("mu_alpha", dist.Normal(0.0, 100.0))
-    mu_beta = pyro.sample("mu_beta", dist.Normal(0.0, 100.0))
-    sigma_y = pyro.sample("sigma_y", dist.ImproperUniform(constraints.positive, (), ()))
-    sigma_alpha = pyro.sample("sigma_alpha", dist.ImproperUniform(constraints.positive, (), ()))
-    sigma_beta = pyro.sample("sigma_beta", dist.ImproperUniform(constraints.positive, (), ()))
-    with pyro.plate("rats", rats):
+@posterior(
+    "radon_mn-radon_hierarchical_intercept_centered",
+    arguments=radon_and_uranium,
+    synthetic=synthetic_radon,
+)
+def radon_hierarchical_intercept_centered(
+    log_radon: Tensor, county: Tensor, log_uppm: Tensor, floor_measure: Tensor, counties: int
+) -> None:
+    """Radon by floor and uranium, with an intercept for each county."""
+    sigma_alpha = pyro.sample("sigma_alpha", dist.HalfNormal(1.0))
+    sigma_y = pyro.sample("sigma_y", dist.HalfNormal(1.0))
+    mu_alpha = pyro.sample("mu_alpha", dist.Normal(0.0, 10.0))
+    beta = pyro.sample("beta", dist.Normal(torch.zeros(2), 10.0).to_event(1))
+    with pyro.plate("counties", counties):
         alpha = pyro.sample("alpha", dist.Normal(mu_alpha, sigma_alpha))
-        beta = pyro.sample("beta", dist.Normal(mu_beta, sigma_beta))
-    with pyro.plate("weights", len(y)):
-        pyro.sample("y", dist.Normal(alpha[rat] + beta[rat] * x, sigma_y), obs=y)
+    mean = alpha[county] + log_uppm * beta[0] + floor_measure * beta[1]
+    with pyro.plate("houses", len(log_radon)):
+        pyro.sample("log_radon", dist.Normal(mean, sigma_y), obs=log_radon)
+
+
+@posterior(
+    "radon_mn-radon_variable_intercept_slope_noncentered",
+    arguments=radon,
+    synthetic=synthetic_radon,
+    closed_form_only=True,
+)
+def radon_variable_intercept_slope_noncentered(
+    log_radon: Tensor, county: Tensor, floor_measure: Tensor, counties: int
+) -> None:
+    """Radon by floor, with a standardised intercept and slope for each county."""
+    sigma_y = pyro.sample("sigma_y", dist.HalfNormal(1.0))
+    sigma_alpha = pyro.sample("sigma_alpha", dist.HalfNormal(1.0))
+    sigma_beta = pyro.sample("sigma_beta", dist.HalfNormal(1.0))
+    mu_alpha = pyro.sample("mu_alpha", dist.Normal(0.0, 10.0))
+    mu_beta = pyro.sample("mu_beta", dist.Normal(0.0, 10.0))
+    with pyro.plate("counties", counties):
+        alpha_raw = pyro.sample("alpha_raw", dist.Normal(0.0, 1.0))
+        beta_raw = pyro.sample("beta_raw", dist.Normal(0.0, 1.0))
+    alpha = mu_alpha + sigma_alpha * alpha_raw
+    beta = mu_beta + sigma_beta * beta_raw
+    mean = alpha[county] + floor_measure * beta[county]
+    with pyro.plate("houses", len(log_radon)):
+        pyro.sample("log_radon", dist.Normal(mean, sigma_y), obs=log_radon)
 
 
 def weights(stan: Stan) -> tuple[Tensor, Tensor, Tensor, int]:
@@ -132,27 +130,20 @@ def synthetic_weights() -> Stan:
     }
 
 
-EXAMPLES = (
-    Example(
-        "eight_schools-eight_schools_noncentered",
-        eight_schools_noncentered,
-        schools,
-        synthetic_schools,
-        school_effects,
-        closed_form_only=True,
-    ),
-    Example(
-        "radon_mn-radon_hierarchical_intercept_centered",
-        radon_hierarchical_intercept_centered,
-        radon_and_uranium,
-        synthetic_radon,
-    ),
-    Example(
-        "radon_mn-radon_variable_intercept_slope_noncentered",
-        radon_variable_intercept_slope_noncentered,
-        radon,
-        synthetic_radon,
-        closed_form_only=True,
-    ),
-    Example("rats_data-rats_model", rats_model, weights, synthetic_weights),
+@posterior(
+    "rats_data-rats_model",
+    arguments=weights,
+    synthetic=synthetic_weights,
 )
+def rats_model(y: Tensor, rat: Tensor, x: Tensor, rats: int) -> None:
+    """Weights of rats by age, with a line for each rat; `x` is centred."""
+    mu_alpha = pyro.sample("mu_alpha", dist.Normal(0.0, 100.0))
+    mu_beta = pyro.sample("mu_beta", dist.Normal(0.0, 100.0))
+    sigma_y = pyro.sample("sigma_y", dist.ImproperUniform(constraints.positive, (), ()))
+    sigma_alpha = pyro.sample("sigma_alpha", dist.ImproperUniform(constraints.positive, (), ()))
+    sigma_beta = pyro.sample("sigma_beta", dist.ImproperUniform(constraints.positive, (), ()))
+    with pyro.plate("rats", rats):
+        alpha = pyro.sample("alpha", dist.Normal(mu_alpha, sigma_alpha))
+        beta = pyro.sample("beta", dist.Normal(mu_beta, sigma_beta))
+    with pyro.plate("weights", len(y)):
+        pyro.sample("y", dist.Normal(alpha[rat] + beta[rat] * x, sigma_y), obs=y)

@@ -9,9 +9,26 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from .example import Draws, Example, Stan, Synthetic, indices, vectors
+from .example import Draws, Stan, Synthetic, indices, posterior
 
 
+def synthetic_values() -> Stan:
+    """Ten values."""
+    return {"y": Synthetic().normal(10)}
+
+
+def mixture_parameters(draws: Draws) -> Draws:
+    """Stan's ordered means."""
+    lower, upper = draws["lower"], draws["lower"] + draws["gap"]
+    return {**draws, "mu": torch.stack([lower, upper], -1)}
+
+
+@posterior(
+    "low_dim_gauss_mix-low_dim_gauss_mix",
+    synthetic=synthetic_values,
+    quantities=mixture_parameters,
+    breaks="logsumexp",
+)
 def low_dim_gauss_mix(y: Tensor) -> None:
     """Two Gaussians in order: the upper mean is the lower one and a positive gap (Jacobian 1)."""
     theta = pyro.sample("theta", dist.Beta(5.0, 5.0))
@@ -27,33 +44,6 @@ def low_dim_gauss_mix(y: Tensor) -> None:
         pyro.factor("y", torch.logsumexp(torch.stack([first, second]), 0))
 
 
-def values(stan: Stan) -> tuple[Tensor, ...]:
-    """The data."""
-    return vectors(stan, "y")
-
-
-def synthetic_values() -> Stan:
-    """Ten values."""
-    return {"y": Synthetic().normal(10)}
-
-
-def mixture_parameters(draws: Draws) -> Draws:
-    """Stan's ordered means."""
-    lower, upper = draws["lower"], draws["lower"] + draws["gap"]
-    return {**draws, "mu": torch.stack([lower, upper], -1)}
-
-
-def ldaK2(word: Tensor, document: Tensor, words: int, documents: int) -> None:
-    """Two topics: theta of each document, phi of each topic."""
-    with pyro.plate("documents", documents):
-        theta = pyro.sample("theta", dist.Dirichlet(torch.ones(2)))
-    with pyro.plate("topics", 2):
-        phi = pyro.sample("phi", dist.Dirichlet(torch.ones(words)))
-    gamma = theta[document].log() + phi[:, word].T.log()
-    with pyro.plate("tokens", len(word)):
-        pyro.factor("word", torch.logsumexp(gamma, -1))
-
-
 def tokens(stan: Stan) -> tuple[Tensor, Tensor, int, int]:
     """Words and documents from 0, and how many there are."""
     return *indices(stan, "w", "doc"), stan["V"], stan["M"]
@@ -65,14 +55,18 @@ def synthetic_tokens() -> Stan:
     return {"V": 5, "M": 3, "w": make.integers(1, 5, 20), "doc": make.integers(1, 3, 20)}
 
 
-EXAMPLES = (
-    Example(
-        "low_dim_gauss_mix-low_dim_gauss_mix",
-        low_dim_gauss_mix,
-        values,
-        synthetic_values,
-        mixture_parameters,
-        breaks="logsumexp",
-    ),
-    Example("three_men1-ldaK2", ldaK2, tokens, synthetic_tokens, breaks="logsumexp"),
+@posterior(
+    "three_men1-ldaK2",
+    arguments=tokens,
+    synthetic=synthetic_tokens,
+    breaks="logsumexp",
 )
+def ldaK2(word: Tensor, document: Tensor, words: int, documents: int) -> None:
+    """Two topics: theta of each document, phi of each topic."""
+    with pyro.plate("documents", documents):
+        theta = pyro.sample("theta", dist.Dirichlet(torch.ones(2)))
+    with pyro.plate("topics", 2):
+        phi = pyro.sample("phi", dist.Dirichlet(torch.ones(words)))
+    gamma = theta[document].log() + phi[:, word].T.log()
+    with pyro.plate("tokens", len(word)):
+        pyro.factor("word", torch.logsumexp(gamma, -1))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import errors
+from ..estimators.hessians import EXACT
 from ..families import Natural
 from ..lifting import constants, host, operations, quadrature
 from ..lifting.arrow_blocks import ArrowBlock
@@ -85,6 +86,17 @@ class Value:
         return host.number(pooled.std()) / math.sqrt(pairs)
 
 
+@dataclass
+class Work:
+    """What evaluations took.
+
+    :param gradients: gradients of the log joint, at every draw of a sampled factor; a column of
+        Hessians counts as one, a Hessian-vector product as two.
+    """
+
+    gradients: int = 0
+
+
 class Energy:
     """The expected log joint of one traced call of the model.
 
@@ -102,6 +114,7 @@ class Energy:
     ) -> None:
         self.traced = traced
         self.latents = latents
+        self.work = Work()
         self.layout = {**layout, **{s.name: b for b in points for s in b.sites}}
         self.blocks: tuple[Block, ...] = tuple(dict.fromkeys(layout.values()))
         #: The value of each point where the model was traced.
@@ -128,6 +141,12 @@ class Energy:
         """The numbers that the programs of the sampled factors hold for one draw."""
         nodes = [f.summed.node for f in self.factors if isinstance(f, SampledFactor)]
         return sum(node.numel() for node in program(nodes))
+
+    def count(self, draws: Draws | None, blocks: Sequence[Block]) -> None:
+        """Count the gradients that the messages to some blocks take."""
+        sampled = {b for f in self.factors if isinstance(f, SampledFactor) for b in f.blocks}
+        columns = sum(_numel(b) for b in blocks if b in sampled and b.gaussian)
+        self.work.gradients += 1 if draws is None else draws.count * (1 + columns)
 
     @property
     def is_subsampled(self) -> bool:
@@ -278,6 +297,12 @@ class Energy:
         raise non_finite(", ".join(b.name for b in self.blocks))
 
 
+def _numel(block: Block) -> int:
+    """The columns of Hessians that its message takes."""
+    size = math.prod(block.batch_shape) * (block.event_size or 1)
+    return size if size <= EXACT else block.event_size or 1
+
+
 def _are_finite(values: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([torch.isfinite(v).all() for v in values]).all()
 
@@ -308,6 +333,7 @@ class EnergyBuilder:
         self.on_sampled = on_sampled
         self.temperature = temperature
         self.cache = constants.ConstantCache()
+        self.work = Work()
         self._warned: set[str] = set()
 
     def invalidate(self) -> None:
@@ -338,7 +364,9 @@ class EnergyBuilder:
         :param points: the blocks of the lifted parameters.
         """
         with constants.using(self.cache):
-            return Energy(traced, latents, layout, points)
+            energy = Energy(traced, latents, layout, points)
+        energy.work = self.work
+        return energy
 
     def report_sampled(self, energy: Energy) -> None:
         """Warn of (or refuse) sampled factors, once a site.

@@ -9,14 +9,20 @@ in each entry, of a quadratic too: with few draws it is as likely to leave the c
 be made symmetric (unsymmetric, it leaves the cone in most runs).
 """
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
-#: Elements of a variable up to which each column of its Hessians is a backward pass of its own. The
-#: cost of a step is then at most so many gradients; a Stein estimate would need as many draws.
-EXACT = 512
+#: Elements of a variable up to which Hessians are exact. With D elements the mean Hessian of S
+#: draws takes S D gradients, and leaves q short by some E / S nats; Stein's form on S D draws, as
+#: many gradients, by about E / (2 S). So exact Hessians pay while a pass through the program costs
+#: more in its operations than in their elements, D S of each.
+EXACT = 128
+
+#: Columns of a Hessian that go through one backward pass.
+TOGETHER = 16
 
 #: The seed of the probes' signs.
 SIGNS = 0
@@ -42,17 +48,38 @@ def expected_hessian(gradient: Tensor, variable: Any) -> Tensor | None:
 
 def _exact(gradient: Tensor, variable: Any) -> Tensor:
     """Column by column, each batch element for itself. # shape: (*mean[, D])"""
-    mean = variable.mean
+    mean, count = variable.mean, len(gradient)
     size = 1 if variable.scalar else mean.shape[-1]
     rows = []
-    for place in range(mean.numel()):
-        direction = torch.zeros_like(gradient).reshape(len(gradient), -1)
-        direction[:, place] = 1.0
-        row = _times(gradient, variable.draws, direction.reshape(gradient.shape))
-        start = place - place % size
-        rows.append(row.reshape(len(row), -1)[:, start : start + size].mean(0))
+    for places in torch.arange(mean.numel()).split(TOGETHER):
+        directions = torch.zeros(len(places), count, mean.numel()).to(gradient)
+        directions[torch.arange(len(places)), :, places] = 1.0
+        columns = _products(gradient, variable.draws, directions.reshape(-1, *gradient.shape))
+        columns = columns.reshape(len(places), count, -1).mean(1)
+        starts = places - places % size
+        rows += [c[i : i + size] for c, i in zip(columns, starts.tolist(), strict=True)]
     full = torch.stack(rows).to(mean.dtype)
     return full.reshape(mean.shape) if variable.scalar else full.reshape(*mean.shape, size)
+
+
+def _products(gradient: Tensor, draws: Tensor, directions: Tensor) -> Tensor:
+    """The Hessians times several directions. # shape: that of the directions
+
+    One backward pass of a batch of directions takes the time of one where the program has many
+    small operations; an operation that cannot be batched is passed through direction by direction.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # of operations without a batching rule
+            (product,) = torch.autograd.grad(
+                *(gradient, draws, directions),
+                retain_graph=True,
+                is_grads_batched=True,
+                allow_unused=True,
+            )
+    except (RuntimeError, UserWarning, NotImplementedError):
+        return torch.stack([_times(gradient, draws, d) for d in directions])
+    return torch.zeros_like(directions) if product is None else product
 
 
 def _probed(gradient: Tensor, variable: Any) -> Tensor:

@@ -11,6 +11,7 @@ nothing of it. The folded constants are small, so float64 costs one pass over th
 from collections.abc import Iterable
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import opt_einsum
 import torch
@@ -53,11 +54,42 @@ def _equation(axes: tuple[tuple[Axis, ...], ...], out: tuple[Axis, ...]) -> str:
 
 def _einsum(tensors: list[Tensor], equation: str) -> Tensor:
     if len(tensors) <= 2:
-        return torch.einsum(equation, *tensors)
+        return _product(equation, tensors)
     left = list(tensors)
     for places, step in _pairwise(equation, *(tuple(t.shape) for t in tensors)):
-        left.append(torch.einsum(step, *(left.pop(i) for i in places)))
+        left.append(_product(step, [left.pop(i) for i in places]))
     return left[0]
+
+
+def _product(equation: str, tensors: list[Tensor]) -> Tensor:
+    """One step of a contraction: elementwise where nothing is summed, else by ``torch.einsum``.
+
+    For a product along common axes torch.einsum multiplies a batch of 1 x 1 matrices, thirty times
+    slower than the product of two vectors.
+    """
+    views = _views(equation) if len(tensors) == 2 else None
+    if views is None:
+        return torch.einsum(equation, *tensors)
+    left, right = (
+        t.permute(order)[index] for t, (order, index) in zip(tensors, views, strict=True)
+    )
+    return left * right
+
+
+@lru_cache(maxsize=4096)
+def _views(equation: str) -> tuple[tuple[tuple[int, ...], tuple[Any, ...]], ...] | None:
+    """How two operands are laid along the output's axes, if no axis is summed or repeated."""
+    inputs, out = equation.split("->")
+    operands = inputs.split(",")
+    if set("".join(operands)) != set(out) or any(len(set(o)) < len(o) for o in operands):
+        return None
+    return tuple(
+        (
+            tuple(operand.index(a) for a in out if a in operand),
+            tuple(slice(None) if a in operand else None for a in out),
+        )
+        for operand in operands
+    )
 
 
 @lru_cache(maxsize=512)

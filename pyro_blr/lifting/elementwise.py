@@ -136,7 +136,22 @@ def is_affine(node: LiftedTensor) -> bool:
 def has_kinks(density: LiftedTensor) -> bool:
     """Whether a log density's second derivative misses a part at a kink."""
     return any(
-        name_of(n) in KINKED or _density_of(n) in KINKED_DENSITIES for n in program([density])
+        (name_of(n) in KINKED and not _is_guard(n)) or _density_of(n) in KINKED_DENSITIES
+        for n in program([density])
+    )
+
+
+#: Bounds this close to 0 or 1 guard a logarithm from rounding; no mass lies beyond them.
+GUARD = 1e-5
+
+
+def _is_guard(node: LiftedTensor) -> bool:
+    """Whether a clamp only keeps a probability off 0 and 1, as torch's own transforms do."""
+    if node.call is None or not name_of(node).startswith("clamp"):
+        return False
+    bounds = [b for b in (*node.call.args[1:], *node.call.kwargs.values()) if b is not None]
+    return bool(bounds) and all(
+        isinstance(b, int | float) and min(abs(b), abs(1 - b)) <= GUARD for b in bounds
     )
 
 

@@ -71,6 +71,7 @@ class Curvature:
     """Hessian-vector products of -ELBO, and the inverse Fisher matrix, at one point."""
 
     def __init__(self, objective: Objective, naturals: Naturals) -> None:
+        self.objective = objective
         self.blocks = list(naturals)
         self.is_conjugate = all(objective.is_conjugate_in(b) for b in self.blocks)
         self.naturals = {b: tuple(t.detach() for t in n) for b, n in naturals.items()}
@@ -95,6 +96,7 @@ class Curvature:
 
     def times(self, vector: Vector) -> Vector:
         """H vector."""
+        self.objective.count_gradients(2)
         product = torch.autograd.grad(
             self.graph, self.leaves, vector, retain_graph=True, allow_unused=True
         )

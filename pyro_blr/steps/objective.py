@@ -48,6 +48,9 @@ class Objective(Protocol):
     def is_exact(self) -> bool:
         """Whether the ELBO is itself, and no estimate on draws."""
 
+    def count_gradients(self, times: int) -> None:
+        """Count so many gradients of the ELBO."""
+
     def value(self, naturals: Naturals, touching: Block | None = None) -> Evaluation:
         """The ELBO without gradients."""
 
