@@ -89,7 +89,7 @@ class BLR(Resumable):
         For a guide that is known by its draws it is the ELBO itself, ``Trace_ELBO`` with ten draws
         if left out.
     :param step_size: ``"auto"`` (the largest step that does not let the ELBO fall; decreasing steps
-        where factors are sampled), a number in (0, 1], or a function of the step.
+        for minibatches and for jumps), a number in (0, 1], or a function of the step.
     :param blocks: ``"auto"`` merges latents, and elements of a plate, that are jointly
         linear-Gaussian and coupled, into one Gaussian block; ``"site"`` keeps one block a site.
     :param on_sampled: ``"warn"``, ``"error"`` or ``"ignore"`` for factors that need draws.

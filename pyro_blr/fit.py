@@ -64,13 +64,10 @@ def run(
     fit = Fit(blr=blr)
     watch = _Watch(tol)
     work, before = blr.work, blr.work.gradients
-    with tqdm(total=max_steps, disable=not progress, desc="BLR", leave=True) as bar:
+    with _bar(max_steps, progress) as bar:
         while fit.steps < max_steps:
             loss, objective = blr.advance(args, kwargs, watched=True, kept=watch.rules)
-            fit.losses.append(loss)
-            fit.steps += 1
-            bar.update()
-            bar.set_postfix_str(f"loss {fit.losses[-1]:.4f}", refresh=False)
+            _enter(fit, bar, loss)
             if objective is None:  # the step was skipped
                 continue
             watch.accelerate(blr, objective)
@@ -105,12 +102,9 @@ def run_rule(
     """
     fit = Fit(blr=blr)
     limit = _Watch(tol).tol
-    with tqdm(total=max_steps, disable=not progress, desc="BLR", leave=True) as bar:
+    with _bar(max_steps, progress) as bar:
         while fit.steps < max_steps and not fit.converged:
-            fit.losses.append(blr.rule_step(rule, args, kwargs))
-            fit.steps += 1
-            bar.update()
-            bar.set_postfix_str(f"loss {fit.losses[-1]:.4f}", refresh=False)
+            _enter(fit, bar, blr.rule_step(rule, args, kwargs))
             fit.reason = rule.uncertified
             if not fit.reason:
                 fit.gap = rule.gap
@@ -119,6 +113,18 @@ def run_rule(
     if not fit.converged:
         fit.reason = f"max_steps={max_steps} reached; {fit.reason}"
     return fit
+
+
+def _bar(max_steps: int, progress: bool) -> Any:
+    return tqdm(total=max_steps, disable=not progress, desc="BLR", leave=True)
+
+
+def _enter(fit: Fit, bar: Any, loss: float) -> None:
+    """Count a step, and show its loss."""
+    fit.losses.append(loss)
+    fit.steps += 1
+    bar.update()
+    bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
 
 
 #: A residual that keeps more than this share of the last one shrinks slowly: a further hundredfold

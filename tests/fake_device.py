@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyro_blr.energy import draws
+from pyro_blr.estimators import gaussian_points
 from pyro_blr.lifting import host
 
 # A build of torch without CUDA has no device guard for it: autograd ends the process and Python
@@ -36,6 +38,12 @@ class _NoTransfer(TorchDispatchMode):
             leaves = torch.device(target).type == "cpu" and args[0].device.type != "cpu"
             assert not leaves, "a copy from the device to the host"
         return func(*args, **(kwargs or {}))
+
+
+def _points(*args: Any, **kwargs: Any) -> Tensor:
+    """Points of the CPU, which have values: torch has no fake kernel for Sobol's sequence."""
+    with unset_fake_temporarily():
+        return gaussian_points(*args, **kwargs)
 
 
 Answer = Callable[[Tensor], float]
@@ -69,6 +77,7 @@ def fake_device(
         inner.setattr(host, "number", answered("number", number or (lambda _: 0.0)))
         inner.setattr(host, "truth", answered("truth", truth or (lambda _: True)))
         inner.setattr(host, "seed", lambda: 1)
+        inner.setattr(draws, "gaussian_points", _points)
         with FakeTensorMode(allow_non_fake_inputs=True), nullcontext() if copies else _NoTransfer():
             yield reads
     forget_tables()

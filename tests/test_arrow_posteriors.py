@@ -10,7 +10,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from pyro_blr import BLR
@@ -100,7 +99,11 @@ def test_draws_have_the_gradient_of_their_moments() -> None:
 
 
 def test_a_sampled_factor_is_as_under_the_full_covariance() -> None:
-    """A function of three scalars: global, local, and local of the same group."""
+    """A function of three scalars: global, local, and local of the same group.
+
+    Twenty draws are too few for a map to exact second moments, which would leave a bias beside the
+    error of a mean over many sets of draws.
+    """
 
     def model() -> None:
         mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
@@ -112,7 +115,7 @@ def test_a_sampled_factor_is_as_under_the_full_covariance() -> None:
 
     found = []
     for structure in ("dense", "arrow"):
-        blr, guide = made(model, structure, loss=Trace_ELBO(num_particles=20), on_sampled="ignore")
+        blr, guide = made(model, structure, num_draws=20, on_sampled="ignore")
         found.append([next(iter(blr.messages().values())) for _ in range(12)])
         if structure == "dense":
             (held,) = guide.blocks

@@ -69,7 +69,9 @@ class _Derivatives:
 
     @cached_property
     def gradients(self) -> tuple[Tensor | None, ...]:
-        """At each draw, with their graph. # shape of each: (draws, *mean)"""
+        """At each draw, with their graph; None where f has none. # shape of each: (draws, *mean)"""
+        if not self.values.requires_grad:  # z.detach() alone
+            return (None,) * len(self.variables)
         draws = [v.draws for v in self.variables]
         return torch.autograd.grad(self.values.sum(), draws, create_graph=True, allow_unused=True)
 

@@ -22,13 +22,13 @@ from ..energy.energy import EnergyBuilder, Naturals
 from ..energy.latents import Latent, block_values
 from ..energy.trace import Traced, without_validation
 from ..families import Natural
-from ..lifting import host
 from ..lifting.blocks import Block
 from ..random_state import same_random_state
 from .choice import TraceLatents, full_value
 from .marginals import own_law
 from .persistence import Persistent
 from .posterior import Posterior, detached
+from .protocol import check_domain
 from .rows import PlateReader, chosen, plates_of, under_plates, without_model
 from .start import given_natural, initial_natural, located, merged_natural
 from .store import NaturalStore, take_loaded
@@ -199,12 +199,7 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
 
         :raises DomainError: if they are not inside their domain; nothing is written then.
         """
-        for block, natural in naturals.items():
-            if not host.truth(block.family.in_domain(natural).all()):
-                raise errors.DomainError(
-                    f"natural parameters outside the domain of {block.family.name} were refused "
-                    f"for {block.name!r}; the guide keeps its last good state."
-                )
+        check_domain(naturals)
         held = self.naturals()
         with torch.no_grad():
             for block, natural in naturals.items():

@@ -6,10 +6,12 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from .. import errors
 from ..energy.energy import EnergyBuilder, Naturals
 from ..energy.latents import Latent
 from ..energy.trace import Traced
 from ..families import Natural
+from ..lifting import host
 from ..lifting.blocks import Block
 
 
@@ -47,3 +49,16 @@ class LatentGuide(Protocol):
 
     def suits(self, traced: Traced) -> bool:
         """Whether the blocks serve a call."""
+
+
+def check_domain(naturals: Naturals) -> None:
+    """Refuse natural parameters that belong to no distribution, before they are written.
+
+    :raises DomainError: if they are not inside their domain.
+    """
+    for block, natural in naturals.items():
+        if not host.truth(block.family.in_domain(natural).all()):
+            raise errors.DomainError(
+                f"natural parameters outside the domain of {block.family.name} were refused for "
+                f"{block.name!r}; the guide keeps its last good state."
+            )

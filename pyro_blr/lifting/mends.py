@@ -97,14 +97,6 @@ MENDS: dict[str, str] = {
 }
 
 
-def mend_for(name: str) -> str | None:
-    """The spelling that keeps a factor deterministic, for an operation by its torch name.
-
-    :returns: one sentence, without its subject's name; None if none is known.
-    """
-    return MENDS.get(name)
-
-
 def mend_of(reason: str) -> str | None:
     """The mend for the first operation that a reason names in backticks, or None."""
     names = re.findall(r"`(\w+)`", reason)

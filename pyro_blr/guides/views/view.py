@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from pyro import poutine
 
-from ... import errors
 from ...energy.energy import EnergyBuilder, Naturals
 from ...energy.explanation import ParameterExplanation
 from ...energy.latents import Latent
 from ...energy.trace import Traced
 from ...families import Natural
-from ...lifting import host
 from ...lifting.blocks import Block
+from ..protocol import check_domain
 from .charts import ChartedBlock
 from .points import PointSites
 
@@ -88,12 +87,7 @@ class View(ABC):
 
         :raises DomainError: if they are not inside their domain; nothing is written then.
         """
-        for block, natural in naturals.items():
-            if not host.truth(block.family.in_domain(natural).all()):
-                raise errors.DomainError(
-                    f"natural parameters outside the domain of {block.family.name} were refused "
-                    f"for {block.name!r}; the guide keeps its last good state."
-                )
+        check_domain(naturals)
         with torch.no_grad():
             self.set_naturals(naturals)
 
