@@ -25,17 +25,23 @@ Function = Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 class Draws:
     """Draws whose noise is fixed: evaluated at other moments they are common random numbers.
 
-    Gaussians share one set of quasi-random points in antithetic pairs. Other families fix their
-    random state instead.
+    All blocks share one set of quasi-random points in antithetic pairs, of which a draw is a smooth
+    function: a Gaussian's is affine, a Gamma's the quantile at the point's level. A family of the
+    user's own that has no such map fixes its random state instead.
 
     :param count: the number of draws.
     :param seed: of the noise; taken from torch's generator if None.
+    :param matched: whether the points' second moments are exact where they can be; not where the
+        mean over many seeds must have no bias (see :mod:`..estimators.points`).
     """
 
-    def __init__(self, latents: Latents, count: int, seed: int | None = None) -> None:
+    def __init__(
+        self, latents: Latents, count: int, seed: int | None = None, matched: bool = True
+    ) -> None:
         self.latents = latents
         self.count = count
         self.seed = host.seed() if seed is None else seed
+        self.matched = matched
         self._points: dict[Block, Tensor] = {}
         self._is_vectorised = True
 
@@ -43,9 +49,9 @@ class Draws:
         """Draws of some blocks, differentiable in the moments' leaves. # shape: (count, *block)"""
         drawn: Drawn = {}
         for number, (block, own) in enumerate(moments.items()):
-            if block not in wanted or isinstance(own, PointMoments):
+            if block not in wanted or _is_point(own):
                 continue
-            if isinstance(own, GaussianMoments):
+            if own.noise_shape is not None:
                 drawn[block] = own.draw(self._noise(moments, block))
             else:
                 with torch.random.fork_rng(devices=_devices(own)):
@@ -76,14 +82,15 @@ class Draws:
         return torch.stack([v for v, _ in each]), torch.stack([m for _, m in each])
 
     def _noise(self, moments: Mapping[Block, Moments], block: Block) -> Tensor:
-        """A Gaussian block's part of the common points. # shape: (count, *noise)"""
+        """A block's part of the common points. # shape: (count, *noise)"""
         if block not in self._points:
             self._points.clear()
-            gaussian = {b: own for b, own in moments.items() if isinstance(own, GaussianMoments)}
-            sizes = [prod(own.noise_shape) for own in gaussian.values()]
-            parts = gaussian_points(self.count, sum(sizes), self.seed).split(sizes, -1)
-            for (b, own), part in zip(gaussian.items(), parts, strict=True):
-                self._points[b] = part.to(own.mean).reshape(self.count, *own.noise_shape)
+            shapes = {b: own.noise_shape for b, own in moments.items() if not _is_point(own)}
+            sized = {b: shape for b, shape in shapes.items() if shape is not None}
+            sizes = [prod(shape) for shape in sized.values()]
+            points = gaussian_points(self.count, sum(sizes), self.seed, self.matched)
+            for (b, shape), part in zip(sized.items(), points.split(sizes, -1), strict=True):
+                self._points[b] = part.to(moments[b].leaves[0]).reshape(self.count, *shape)
         return self._points[block]
 
 
@@ -97,6 +104,10 @@ def variable(block: Block, own: Moments, draw: Tensor) -> Variable:
     mean, covariance = own.leaves
     precision = -2 * own.natural[1].detach()
     return Variable(mean, covariance, precision, draw, block.event_size is None)
+
+
+def _is_point(own: Moments) -> bool:
+    return isinstance(own, PointMoments)
 
 
 def _devices(own: Moments) -> list[torch.device]:
