@@ -5,9 +5,11 @@
 
 from collections.abc import Callable, Container, Mapping
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..estimators import Variable, gaussian_points
 from ..lifting import host
@@ -18,8 +20,8 @@ from .latents import Latents, block_values
 
 #: Draws of blocks. # shape of each: (draws, *block)
 Drawn = dict[Block, Tensor]
-#: Of one draw of each site's variable, by name.
-Function = Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
+#: Of one draw of each of several tensors, in nested containers.
+Function = Callable[..., tuple[Tensor, ...]]
 
 
 class Draws:
@@ -67,19 +69,19 @@ class Draws:
             values.update({site.name: value for site, value in own.items()})
         return values
 
-    def mapped(self, function: Function, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """A function of one draw of each site, at all of them. # shape of both: (count,)
+    def mapped(self, function: Function, *values: Any) -> tuple[Tensor, ...]:
+        """A function of one draw, at all of them. # shape of each: (count, *one)
 
         It is vectorised by ``torch.vmap``; a program with an operation that ``vmap`` cannot take is
         run draw by draw.
         """
         if self._is_vectorised:
             try:
-                return torch.vmap(function, randomness="different")(values)
+                return torch.vmap(function, randomness="different")(*values)
             except (RuntimeError, NotImplementedError, ValueError):
                 self._is_vectorised = False
-        each = [function({n: v[i] for n, v in values.items()}) for i in range(self.count)]
-        return torch.stack([v for v, _ in each]), torch.stack([m for _, m in each])
+        each = [function(*_nth(values, i)) for i in range(self.count)]
+        return tuple(torch.stack(one) for one in zip(*each, strict=True))
 
     def _noise(self, moments: Mapping[Block, Moments], block: Block) -> Tensor:
         """A block's part of the common points. # shape: (count, *noise)"""
@@ -104,6 +106,11 @@ def variable(block: Block, own: Moments, draw: Tensor) -> Variable:
     mean, covariance = own.leaves
     precision = -2 * own.natural[1].detach()
     return Variable(mean, covariance, precision, draw, block.event_size is None)
+
+
+def _nth(values: Any, i: int) -> Any:
+    """One draw of each tensor in nested containers."""
+    return pytree.tree_map(lambda v: v[i], values)
 
 
 def _is_point(own: Moments) -> bool:

@@ -91,6 +91,7 @@ class Energy:
     :param traced: the run of the model.
     :param layout: the block of each site.
     :param points: the blocks of the parameters that were lifted.
+    :param estimator: of sampled factors' messages.
     """
 
     def __init__(
@@ -99,14 +100,18 @@ class Energy:
         latents: Latents,
         layout: Layout,
         points: Sequence[PointBlock] = (),
+        estimator: str = "auto",
     ) -> None:
+        self.estimator = estimator
         self.traced = traced
         self.latents = latents
         self.layout = {**layout, **{s.name: b for b in points for s in b.sites}}
         self.blocks: tuple[Block, ...] = tuple(dict.fromkeys(layout.values()))
         #: The value of each point where the model was traced.
         self.points: dict[Block, Natural] = {b: (packed(b, traced),) for b in points}
-        self.factors: list[Factor] = [build_factor(site, self.layout) for site in traced.sites]
+        self.factors: list[Factor] = [
+            build_factor(site, self.layout, estimator) for site in traced.sites
+        ]
 
     @property
     def is_deterministic(self) -> bool:
@@ -176,7 +181,7 @@ class Energy:
             if not host.truth(_are_finite((*scalars.means, *scalars.variances))):
                 raise non_finite(factor.name)
         place = self.factors.index(factor)
-        self.factors[place] = resample(factor)
+        self.factors[place] = resample(factor, self.estimator)
 
     def moments(self, naturals: Naturals) -> dict[Block, Moments]:
         """The moments of every block and point, to be differentiated in their leaves.
@@ -299,14 +304,20 @@ class EnergyBuilder:
     :param model: the user's model.
     :param on_sampled: ``"warn"``, ``"error"`` or ``"ignore"`` for factors that need draws.
     :param temperature: what the log densities of observed sites are divided by.
+    :param estimator: of sampled factors' messages.
     """
 
     def __init__(
-        self, model: Callable[..., Any], on_sampled: str = "warn", temperature: float = 1.0
+        self,
+        model: Callable[..., Any],
+        on_sampled: str = "warn",
+        temperature: float = 1.0,
+        estimator: str = "auto",
     ) -> None:
         self.model = model
         self.on_sampled = on_sampled
         self.temperature = temperature
+        self.estimator = estimator
         self.cache = constants.ConstantCache()
         self._warned: set[str] = set()
 
@@ -338,7 +349,7 @@ class EnergyBuilder:
         :param points: the blocks of the lifted parameters.
         """
         with constants.using(self.cache):
-            return Energy(traced, latents, layout, points)
+            return Energy(traced, latents, layout, points, self.estimator)
 
     def report_sampled(self, energy: Energy) -> None:
         """Warn of (or refuse) sampled factors, once a site.

@@ -25,7 +25,7 @@ SIGNS = 0
 COLUMNS = 64
 
 
-def expected_hessian(gradient: Tensor, variable: Any) -> Tensor | None:
+def exact_hessian(gradient: Tensor, variable: Any) -> Tensor | None:
     """The mean Hessian within each event. # shape: that of the variable's covariance
 
     :param gradient: of the sum of f over draws, with its graph. # shape: (draws, *mean)
@@ -33,11 +33,14 @@ def expected_hessian(gradient: Tensor, variable: Any) -> Tensor | None:
     """
     if not gradient.requires_grad:
         return None  # f is linear in the variable
-    if variable.mean.numel() <= EXACT:
-        return _summed_rows(_exact(gradient, variable), variable)
-    if variable.scalar or variable.mean.shape[-1] <= COLUMNS:
-        return _summed_rows(_probed(gradient, variable), variable)
-    return stein_hessian(gradient.detach(), variable)
+    return _summed_rows(_exact(gradient, variable), variable)
+
+
+def probed_hessian(gradient: Tensor, variable: Any) -> Tensor | None:
+    """The same by Hessian-vector products, one a column of an event; all events at once."""
+    if not gradient.requires_grad:
+        return None
+    return _summed_rows(_probed(gradient, variable), variable)
 
 
 def _exact(gradient: Tensor, variable: Any) -> Tensor:
@@ -84,7 +87,7 @@ def stein_hessian(gradient: Tensor, variable: Any) -> Tensor:
 
     :param gradient: at each draw. # shape: (draws, *mean)
     """
-    residual = gradient.to(variable.mean.dtype)
+    residual = gradient.detach().to(variable.mean.dtype)
     away = variable.draws.detach().to(residual.dtype) - variable.mean.detach()
     count = len(away)
     if variable.scalar:

@@ -96,15 +96,16 @@ def _solved(noise: Tensor, a: Tensor) -> Tensor:
 
 
 def _is_upper(noise: Tensor, a: Tensor) -> Tensor:
-    """Whether the upper tail has the digits: it is the smaller one, and x is above 1 for small a."""
-    return torch.special.log_ndtr(-noise) < (0.2 * a).clamp(max=0.5).log()
+    """Whether the upper tail has the digits: the smaller one, where x is above 1 for small a."""
+    upper: Tensor = torch.special.log_ndtr(-noise) < (0.2 * a).clamp(max=0.5).log()
+    return upper
 
 
 def _start(noise: Tensor, a: Tensor, upper: Tensor) -> Tensor:
     """Wilson and Hilferty's cube; bounds of the root where that is no use.
 
-    They are ``P <= x^a / Gamma(a + 1)`` and, for a <= 1 < x, ``Q <= a exp(-x)``, from which Newton's
-    method cannot overshoot.
+    They are ``P <= x^a / Gamma(a + 1)`` and, for a <= 1 < x, ``Q <= a exp(-x)``; Newton's method
+    cannot overshoot from them.
     """
     root = 1 - 1 / (9 * a) + noise / (3 * a.sqrt())
     bound = (torch.special.log_ndtr(noise) + torch.lgamma(a + 1)) / a
@@ -114,7 +115,7 @@ def _start(noise: Tensor, a: Tensor, upper: Tensor) -> Tensor:
 
 
 def _expanded(noise: Tensor, a: Tensor) -> Tensor:
-    """Cornish and Fisher's expansion of the quantile in the powers of ``a^-1/2``, as a logarithm."""
+    """The logarithm of Cornish and Fisher's expansion of the quantile in ``a^-1/2``."""
     e, s = noise, a.rsqrt()
     squared = e * e
     terms = (
