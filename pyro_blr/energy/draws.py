@@ -101,11 +101,14 @@ def has_central_leaves(own: Moments) -> bool:
     return type(own) in (GaussianMoments, SharedGaussianMoments)
 
 
-def variable(block: Block, own: Moments, draw: Tensor) -> Variable:
-    """A Gaussian block and its draws, as an estimator sees it."""
+def variable(block: Block, own: Moments, draw: Tensor, seed: int) -> Variable:
+    """A Gaussian block and its draws, as an estimator sees it.
+
+    :param seed: of the draws.
+    """
     mean, covariance = own.leaves
     precision = -2 * own.natural[1].detach()
-    return Variable(mean, covariance, precision, draw, block.event_size is None)
+    return Variable(mean, covariance, precision, draw, block.event_size is None, seed)
 
 
 def _nth(values: Any, i: int) -> Any:

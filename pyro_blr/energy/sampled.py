@@ -132,7 +132,7 @@ def _continuous(
                 drawn[block] = drawn[block].detach()
                 if touching in (None, block):
                     drawn[block].requires_grad_()
-                    variables[block] = variable(block, m, drawn[block])
+                    variables[block] = variable(block, m, drawn[block], draws.seed)
     cuts = {id(o.node): o for b in variables for w in ways[b] if (o := w.output) is not None}
     values, sizes, outputs = _at_draws(factors, draws, drawn, tuple(cuts.values()))
     found = dict(zip(cuts, outputs, strict=True))

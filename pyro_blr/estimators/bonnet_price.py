@@ -22,6 +22,8 @@ class Variable:
     :param precision: its inverse. # shape: that of the covariance
     :param draws: leaves that require a gradient. # shape: (draws, *mean)
     :param scalar: whether events are scalars.
+    :param seed: of the signs of probes: with that of the draws the estimate is a function of q, and
+        over the seeds it has no bias.
     """
 
     mean: Tensor
@@ -29,6 +31,7 @@ class Variable:
     precision: Tensor
     draws: Tensor
     scalar: bool
+    seed: int = 0
 
     @property
     def has_rows(self) -> bool:

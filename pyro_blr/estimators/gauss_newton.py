@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .hessians import EXACT, SIGNS
+from .hessians import EXACT
 
 #: Probes for each element of an event, over all draws: the outer products then have full rank with
 #: some to spare (the smallest of their eigenvalues would be (1 - 2^-1/2)^2 of its mean).
@@ -118,8 +118,7 @@ def _by_probes(curved: Curved, variable: Any) -> Tensor:
     outputs = [o.value for o, _ in curved]
     size = 1 if variable.scalar else mean.shape[-1]
     probes = min(MOST_PROBES, max(1, -(-PROBES_PER_ELEMENT * size // len(draws))))
-    # The same signs at the same draws: then the estimate is a function of q without noise.
-    generator = torch.Generator().manual_seed(SIGNS)
+    generator = torch.Generator().manual_seed(variable.seed)
     total: Tensor | None = None
     for _ in range(probes):
         signs = [_signs(o.value, generator) for o, _ in curved]

@@ -18,9 +18,6 @@ from torch import Tensor
 #: cost of a step is then at most so many gradients; a Stein estimate would need as many draws.
 EXACT = 512
 
-#: The seed of the probes' signs.
-SIGNS = 0
-
 #: The largest event whose columns are taken one by one where the batch is probed.
 COLUMNS = 64
 
@@ -66,8 +63,7 @@ def _probed(gradient: Tensor, variable: Any) -> Tensor:
     """
     event = 0 if variable.scalar else 1
     batch = gradient.shape[: gradient.dim() - event]
-    # The same signs at the same draws: then the estimate is a function of q without noise.
-    signs = torch.Generator().manual_seed(SIGNS)
+    signs = torch.Generator().manual_seed(variable.seed)
     sign = (2 * torch.randint(2, batch, generator=signs, device="cpu") - 1).to(gradient)
     if variable.scalar:
         return (sign * _times(gradient, variable.draws, sign)).mean(0).to(variable.mean.dtype)

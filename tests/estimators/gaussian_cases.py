@@ -4,6 +4,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def smooth(a: Tensor, b: Tensor) -> Tensor:
 
 def kinked(a: Tensor, b: Tensor) -> Tensor:
     """Along a draw its second derivatives are 0."""
-    return torch.relu(a - 0.2 * b) - (b + 0.1).abs()
+    return torch.relu(a) - (b + 0.1).abs()
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Case:
     own_derivative: Callable[[Tensor], Tensor]
     scalar: bool = False
 
-    def variable(self, noise: Tensor, dtype: torch.dtype = torch.float64) -> Variable:
+    def variable(
+        self, noise: Tensor, dtype: torch.dtype = torch.float64, seed: int = 0
+    ) -> Variable:
         """The variable at draws of given noise. # shape: (draws, 2)"""
         full = torch.tensor(self.covariance, dtype=torch.float64)
         mean = torch.tensor(MEAN, dtype=torch.float64).reshape(self.mean_shape)
@@ -58,19 +61,39 @@ class Case:
             precision.to(dtype),
             draws.to(dtype).requires_grad_(),
             self.scalar,
+            seed,
         )
 
     def truth(self, function: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """E[f], its derivative in the mean and that in the covariances."""
+        value, slope, curved = _truth(self.covariance, function)
+        return value, slope.reshape(self.mean_shape), self.own_derivative(curved)
 
-        def g(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            return function(torch.as_tensor(a), torch.as_tensor(b)).numpy()
 
-        finest = 1 / 32
-        found = quadrature.joint_expectation(g, MEAN, self.covariance, finest=finest)
-        slope = torch.as_tensor(found.d_mean).reshape(self.mean_shape)
-        curved = self.own_derivative(torch.as_tensor(found.d_covariance))
-        return torch.tensor(found.value, dtype=torch.float64), slope, curved
+@cache
+def _truth(
+    covariance: tuple[tuple[float, float], tuple[float, float]],
+    function: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """By quadrature, in the means and the covariance of the two numbers."""
+    if function is kinked:  # a sum of functions of one number each, whose kinks are known
+        sds = [covariance[i][i] ** 0.5 for i in range(2)]
+        zero = torch.zeros((), dtype=torch.float64)
+        one = quadrature.expectation(
+            lambda a: kinked(torch.as_tensor(a), zero - 0.1).numpy(), MEAN[0], sds[0], kinks=[0.0]
+        )
+        two = quadrature.expectation(
+            lambda b: kinked(zero, torch.as_tensor(b)).numpy(), MEAN[1], sds[1], kinks=[-0.1]
+        )
+        both = torch.tensor([one, two], dtype=torch.float64).T
+        return both[0].sum(), both[1], torch.diag(both[2])
+
+    def g(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return function(torch.as_tensor(a), torch.as_tensor(b)).numpy()
+
+    found = quadrature.joint_expectation(g, MEAN, covariance)
+    value = torch.tensor(found.value, dtype=torch.float64)
+    return value, torch.as_tensor(found.d_mean), torch.as_tensor(found.d_covariance)
 
 
 def _diagonal(matrix: Tensor) -> Tensor:
