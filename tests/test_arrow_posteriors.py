@@ -10,7 +10,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from pyro_blr import BLR
@@ -112,8 +111,9 @@ def test_a_sampled_factor_is_as_under_the_full_covariance() -> None:
 
     found = []
     for structure in ("dense", "arrow"):
-        blr, guide = made(model, structure, loss=Trace_ELBO(num_particles=20), on_sampled="ignore")
-        found.append([next(iter(blr.messages().values())) for _ in range(12)])
+        # An odd number: points with exact second moments would bias the two by 1e-3, differently.
+        blr, guide = made(model, structure, num_draws=21, on_sampled="ignore")
+        found.append([next(iter(blr.messages().values())) for _ in range(24)])
         if structure == "dense":
             (held,) = guide.blocks
     block = arrow_of(guide)
