@@ -65,7 +65,9 @@ def check_arguments(
         raise errors.ArgumentError(f"check_every must be a positive integer, not {check_every!r}.")
 
 
-def check_rule(params: Any, temperature: Any, momentum: Any, quad_tol: Any, num_draws: Any) -> None:
+def check_rule(
+    params: Any, temperature: Any, momentum: Any, quad_tol: Any, num_draws: Any, estimator: Any
+) -> None:
     """Refuse options of the rule that have no meaning.
 
     :raises ArgumentError: naming the option.
@@ -91,6 +93,12 @@ def check_rule(params: Any, temperature: Any, momentum: Any, quad_tol: Any, num_
             "try 1e-6."
         )
     _check_count(num_draws)
+    if estimator not in ("auto", "hessian", "stein", "gauss_newton"):
+        raise errors.ArgumentError(
+            'estimator must be "auto", "hessian", "stein" or "gauss_newton", not '
+            f'{estimator!r}. Mend: leave it out; "gauss_newton" is for networks whose messages '
+            "leave the cone."
+        )
 
 
 def _check_count(num_draws: Any) -> None:

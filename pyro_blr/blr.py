@@ -106,6 +106,12 @@ class BLR(Resumable):
         draws; a kink (a Laplace density) is often met to 1e-6, not to 1e-8.
     :param num_draws: of q for sampled factors; if None, as many as keep their error below a share
         of the tolerance: they are renewed and grow once steps on the same draws have converged.
+    :param estimator: of the curvature of sampled factors at Gaussian latents. ``"auto"``: exact
+        Hessians up to 512 elements; beyond, Gauss and Newton's part of them (never out of the cone,
+        but biased: it leaves out the curvature of the network) where a likelihood is concave in the
+        outputs of a network; else Hessian-vector products, or Stein's form where events have more
+        than 64 elements or there are kinks. ``"gauss_newton"``, ``"hessian"`` or ``"stein"``: that
+        one wherever it can be. :meth:`explain` names the one of each factor.
     :param check_every: compare with a trace without any cache at every so many steps.
     :raises ArgumentError: for arguments that cannot be used.
     """
@@ -125,10 +131,11 @@ class BLR(Resumable):
         momentum: float = 0.0,
         quad_tol: float = QUAD_TOL,
         num_draws: int | None = None,
+        estimator: str = "auto",
         check_every: int | None = None,
     ) -> None:
         check_arguments(model, guide, optim, loss, step_size, blocks, on_sampled, check_every)
-        check_rule(params, temperature, momentum, quad_tol, num_draws)
+        check_rule(params, temperature, momentum, quad_tol, num_draws, estimator)
         self.model = model
         self.guide: Any = guide
         self.optim = Adam({"lr": 0.01}) if optim is None else optim
@@ -146,11 +153,12 @@ class BLR(Resumable):
         self.blocks = blocks
         self.check_every = check_every
         self.num_draws = num_draws
+        self.estimator = estimator
         self.sampling = Sampling(num_draws, draws_of(loss))
         self.num_steps = 0
         self.info = Info()
         self.on_sampled = on_sampled
-        self._builder = EnergyBuilder(model, on_sampled, self.temperature)
+        self._builder = EnergyBuilder(model, on_sampled, self.temperature, estimator)
         self.parameters = ModelParameters(params, self.optim)
         #: The guide as the engine sees it: known at the first call, and not where a rule serves it.
         self.view: LatentGuide | Any = guide if isinstance(guide, NaturalGuide) else None
@@ -465,7 +473,7 @@ class BLR(Resumable):
 
         :raises StaleDataError: if they differ by more than rounding.
         """
-        fresh = EnergyBuilder(self._builder.model, "ignore", self.temperature)
+        fresh = EnergyBuilder(self._builder.model, "ignore", self.temperature, self.estimator)
         call, latents, points = objective.call, self.view.latents, self.parameters.points
         traced = fresh.trace(*call, latents, points.lifted)
         energy = fresh.build(traced, latents, self.view.layout, points.blocks)

@@ -218,6 +218,13 @@ class _Watch:
             if self._is_due(fit, False) and not blr.parameters.others:
                 self._newton(fit, blr, objective, False)
             return
+        if objective.energy.leaves_curvature_out:
+            self.is_over = True
+            fit.reason = (
+                "steps have converged, but a factor's Hessian is Gauss-Newton's, which leaves out "
+                "the network's own curvature: q is near the optimum, and how near is not known"
+            )
+            return
         fit.gap = sampling.error
         count = sampling.count
         if sampling.error <= tol:

@@ -69,7 +69,7 @@ class Sampling:
 
         :param noisy: as many as for a step that is not searched.
         """
-        return Draws(latents, self.noisy_count if noisy else self.count)
+        return Draws(latents, self.noisy_count if noisy else self.count, matched=not noisy)
 
     def begin(self, latents: Latents, numbers: int) -> None:
         """Set the number of draws for a model: once, before the first step.

@@ -115,8 +115,9 @@ def test_a_sampled_factor_is_as_under_the_full_covariance() -> None:
 
     found = []
     for structure in ("dense", "arrow"):
-        blr, guide = made(model, structure, num_draws=20, on_sampled="ignore")
-        found.append([next(iter(blr.messages().values())) for _ in range(12)])
+        # An odd number: points with exact second moments would bias the two by 1e-3, differently.
+        blr, guide = made(model, structure, num_draws=21, on_sampled="ignore")
+        found.append([next(iter(blr.messages().values())) for _ in range(24)])
         if structure == "dense":
             (held,) = guide.blocks
     block = arrow_of(guide)

@@ -3,6 +3,7 @@
 """Real data under one joint Gaussian: every factor deterministic, and a loss that never rises."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def assert_never_rises(blr: BLR, args: tuple[Any, ...], data: int, steps: int) -
     assert tiers <= {"exact", "quadrature"}
     losses = blr.fit(*args, max_steps=steps).losses
     slack = RULES * data + 1e-12 * abs(losses[0])
-    rises = [new - old for old, new in zip(losses[:-1], losses[1:], strict=True)]
+    rises = [new - old for old, new in pairwise(losses)]
     assert max(rises) <= slack
 
 

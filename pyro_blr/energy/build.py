@@ -20,6 +20,7 @@ from ..lifting.predictor import Predictor, find_predictor
 from ..lifting.recall import recalled
 from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import NotPolynomial
+from .curvature import ways_of
 from .factors import (
     ConstantFactor,
     ExactFactor,
@@ -31,8 +32,11 @@ from .sampled import SampledFactor
 from .trace import TracedSite
 
 
-def build_factor(site: TracedSite, layout: Layout) -> Factor:
-    """The factor of a site on its best tier."""
+def build_factor(site: TracedSite, layout: Layout, estimator: str = "auto") -> Factor:
+    """The factor of a site on its best tier.
+
+    :param estimator: of a sampled factor's messages, as in :class:`~pyro_blr.BLR`.
+    """
     if not isinstance(site.log_prob, LiftedTensor):
         return _constant_factor(site)
     node = site.log_prob
@@ -53,20 +57,22 @@ def build_factor(site: TracedSite, layout: Layout) -> Factor:
         # A density with a polynomial is off the exact tier for its moment; else for its operation.
         why = f"{joint}; {node.reason}" if node.reason not in ("", joint) else str(joint)
         why = reason if node.poly is not None else why
-        return _sampled(site.name, blocks, why, summed_node)
+        return _sampled(site.name, blocks, why, summed_node, estimator)
     if len(predictor.scalars) > 1:
         reason += "; a function of two Gaussian scalars"
     constants_of = tuple(key_of(p)[1] for p in _polynomials(predictor))
     return QuadratureFactor(site.name, blocks, reason, predictor, joint, constants_of, summed_node)
 
 
-def resample(factor: QuadratureFactor) -> SampledFactor:
+def resample(factor: QuadratureFactor, estimator: str = "auto") -> SampledFactor:
     """The factor when no quadrature rule is good enough."""
     reason = f"{factor.refusal}; {factor.reason}"
-    return _sampled(factor.name, factor.blocks, reason, factor.summed)
+    return _sampled(factor.name, factor.blocks, reason, factor.summed, estimator)
 
 
-def _sampled(name: str, blocks: frozenset[Block], reason: str, summed: Summed) -> SampledFactor:
+def _sampled(
+    name: str, blocks: frozenset[Block], reason: str, summed: Summed, estimator: str
+) -> SampledFactor:
     """A sampled factor, which says so if draws see only a part of its gradient."""
     jumps = jumping_operations(summed.node)
     if jumps:
@@ -74,7 +80,9 @@ def _sampled(name: str, blocks: frozenset[Block], reason: str, summed: Summed) -
         reason += (
             f"; {listed} may jump, and the part of the gradient at a jump is not seen by draws"
         )
-    return SampledFactor(name, blocks, reason, summed, jumps, has_kinks(summed.node))
+    kinks = has_kinks(summed.node)
+    ways = ways_of(summed.node, blocks, estimator, bool(jumps), kinks)
+    return SampledFactor(name, blocks, reason, summed, jumps, ways)
 
 
 def _constant_factor(site: TracedSite) -> ConstantFactor:

@@ -5,9 +5,11 @@
 
 from collections.abc import Callable, Container, Mapping
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..estimators import Variable, gaussian_points
 from ..estimators.hessians import EXACT
@@ -20,24 +22,30 @@ from .latents import Latents, block_values
 
 #: Draws of blocks. # shape of each: (draws, *block)
 Drawn = dict[Block, Tensor]
-#: Of one draw of each site's variable, by name.
-Function = Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
+#: Of one draw of each of several tensors, in nested containers.
+Function = Callable[..., tuple[Tensor, ...]]
 
 
 class Draws:
     """Draws whose noise is fixed: evaluated at other moments they are common random numbers.
 
-    Gaussians share one set of quasi-random points in antithetic pairs. Other families fix their
-    random state instead.
+    All blocks share one set of quasi-random points in antithetic pairs, of which a draw is a smooth
+    function: a Gaussian's is affine, a Gamma's the quantile at the point's level. A family of the
+    user's own that has no such map fixes its random state instead.
 
     :param count: the number of draws.
     :param seed: of the noise; taken from torch's generator if None.
+    :param matched: whether the points' second moments are exact where they can be; not where the
+        mean over many seeds must have no bias (see :mod:`..estimators.points`).
     """
 
-    def __init__(self, latents: Latents, count: int, seed: int | None = None) -> None:
+    def __init__(
+        self, latents: Latents, count: int, seed: int | None = None, matched: bool = True
+    ) -> None:
         self.latents = latents
         self.count = count
         self.seed = host.seed() if seed is None else seed
+        self.matched = matched
         self._points: dict[Block, Tensor] = {}
         self._is_vectorised = True
 
@@ -45,9 +53,9 @@ class Draws:
         """Draws of some blocks, differentiable in the moments' leaves. # shape: (count, *block)"""
         drawn: Drawn = {}
         for number, (block, own) in enumerate(moments.items()):
-            if block not in wanted or isinstance(own, PointMoments):
+            if block not in wanted or _is_point(own):
                 continue
-            if isinstance(own, GaussianMoments):
+            if own.noise_shape is not None:
                 drawn[block] = own.draw(self._noise(moments, block))
             else:
                 with torch.random.fork_rng(devices=_devices(own)):
@@ -63,29 +71,30 @@ class Draws:
             values.update({site.name: value for site, value in own.items()})
         return values
 
-    def mapped(self, function: Function, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """A function of one draw of each site, at all of them. # shape of both: (count,)
+    def mapped(self, function: Function, *values: Any) -> tuple[Tensor, ...]:
+        """A function of one draw, at all of them. # shape of each: (count, *one)
 
         It is vectorised by ``torch.vmap``; a program with an operation that ``vmap`` cannot take is
         run draw by draw.
         """
         if self._is_vectorised:
             try:
-                return torch.vmap(function, randomness="different")(values)
+                return torch.vmap(function, randomness="different")(*values)
             except (RuntimeError, NotImplementedError, ValueError):
                 self._is_vectorised = False
-        each = [function({n: v[i] for n, v in values.items()}) for i in range(self.count)]
-        return torch.stack([v for v, _ in each]), torch.stack([m for _, m in each])
+        each = [function(*_nth(values, i)) for i in range(self.count)]
+        return tuple(torch.stack(one) for one in zip(*each, strict=True))
 
     def _noise(self, moments: Mapping[Block, Moments], block: Block) -> Tensor:
-        """A Gaussian block's part of the common points. # shape: (count, *noise)"""
+        """A block's part of the common points. # shape: (count, *noise)"""
         if block not in self._points:
             self._points.clear()
-            gaussian = {b: own for b, own in moments.items() if isinstance(own, GaussianMoments)}
-            sizes = [prod(own.noise_shape) for own in gaussian.values()]
-            parts = gaussian_points(self.count, sum(sizes), self.seed).split(sizes, -1)
-            for (b, own), part in zip(gaussian.items(), parts, strict=True):
-                self._points[b] = part.to(own.mean).reshape(self.count, *own.noise_shape)
+            shapes = {b: own.noise_shape for b, own in moments.items() if not _is_point(own)}
+            sized = {b: shape for b, shape in shapes.items() if shape is not None}
+            sizes = [prod(shape) for shape in sized.values()]
+            points = gaussian_points(self.count, sum(sizes), self.seed, self.matched)
+            for (b, shape), part in zip(sized.items(), points.split(sizes, -1), strict=True):
+                self._points[b] = part.to(moments[b].leaves[0]).reshape(self.count, *shape)
         return self._points[block]
 
 
@@ -100,13 +109,25 @@ def has_central_leaves(own: Moments) -> bool:
     return type(own) in (GaussianMoments, SharedGaussianMoments)
 
 
-def variable(block: Block, own: Moments, draw: Tensor) -> Variable:
-    """A Gaussian block and its draws, as an estimator sees it."""
+def variable(block: Block, own: Moments, draw: Tensor, seed: int) -> Variable:
+    """A Gaussian block and its draws, as an estimator sees it.
+
+    :param seed: of the draws.
+    """
     if isinstance(own, LowRankMoments):
-        return Variable(own.mean, own.covariance, own.precision(), draw, scalar=False)
+        return Variable(own.mean, own.covariance, own.precision(), draw, False, seed)
     mean, covariance = own.leaves
     precision = -2 * own.natural[1].detach()
-    return Variable(mean, covariance, precision, draw, block.event_size is None)
+    return Variable(mean, covariance, precision, draw, block.event_size is None, seed)
+
+
+def _nth(values: Any, i: int) -> Any:
+    """One draw of each tensor in nested containers."""
+    return pytree.tree_map(lambda v: v[i], values)
+
+
+def _is_point(own: Moments) -> bool:
+    return isinstance(own, PointMoments)
 
 
 def _devices(own: Moments) -> list[torch.device]:

@@ -26,6 +26,7 @@ from ..lifting.plan import zero_of
 from ..lifting.points import PointBlock, statistics_of
 from ..lifting.tensor import program
 from .build import build_factor, resample
+from .curvature import GAUSS_NEWTON
 from .draws import Draws
 from .factors import ConstantFactor, ExactFactor, Factor, KeptRule, QuadratureFactor
 from .latents import Latents
@@ -103,6 +104,7 @@ class Energy:
     :param traced: the run of the model.
     :param layout: the block of each site.
     :param points: the blocks of the parameters that were lifted.
+    :param estimator: of sampled factors' messages.
     """
 
     def __init__(
@@ -111,7 +113,9 @@ class Energy:
         latents: Latents,
         layout: Layout,
         points: Sequence[PointBlock] = (),
+        estimator: str = "auto",
     ) -> None:
+        self.estimator = estimator
         self.traced = traced
         self.latents = latents
         self.work = Work()
@@ -119,7 +123,9 @@ class Energy:
         self.blocks: tuple[Block, ...] = tuple(dict.fromkeys(layout.values()))
         #: The value of each point where the model was traced.
         self.points: dict[Block, Natural] = {b: (packed(b, traced),) for b in points}
-        self.factors: list[Factor] = [build_factor(site, self.layout) for site in traced.sites]
+        self.factors: list[Factor] = [
+            build_factor(site, self.layout, estimator) for site in traced.sites
+        ]
 
     @property
     def is_deterministic(self) -> bool:
@@ -135,6 +141,12 @@ class Energy:
     def has_jumps(self) -> bool:
         """Whether some factor's derivative along a draw is not its whole derivative."""
         return any(isinstance(f, SampledFactor) and f.jumps for f in self.factors)
+
+    @property
+    def leaves_curvature_out(self) -> bool:
+        """Whether some factor's Hessian is Gauss and Newton's, whose fixed point is another one."""
+        ways = (w for f in self.factors if isinstance(f, SampledFactor) for w in f.ways.values())
+        return any(way.name == GAUSS_NEWTON for way in ways)
 
     @property
     def sampled_numbers(self) -> int:
@@ -195,7 +207,7 @@ class Energy:
             if not host.truth(_are_finite((*scalars.means, *scalars.variances))):
                 raise non_finite(factor.name)
         place = self.factors.index(factor)
-        self.factors[place] = resample(factor)
+        self.factors[place] = resample(factor, self.estimator)
 
     def moments(self, naturals: Naturals) -> dict[Block, Moments]:
         """The moments of every block and point, to be differentiated in their leaves.
@@ -324,14 +336,20 @@ class EnergyBuilder:
     :param model: the user's model.
     :param on_sampled: ``"warn"``, ``"error"`` or ``"ignore"`` for factors that need draws.
     :param temperature: what the log densities of observed sites are divided by.
+    :param estimator: of sampled factors' messages.
     """
 
     def __init__(
-        self, model: Callable[..., Any], on_sampled: str = "warn", temperature: float = 1.0
+        self,
+        model: Callable[..., Any],
+        on_sampled: str = "warn",
+        temperature: float = 1.0,
+        estimator: str = "auto",
     ) -> None:
         self.model = model
         self.on_sampled = on_sampled
         self.temperature = temperature
+        self.estimator = estimator
         self.cache = constants.ConstantCache()
         self.work = Work()
         self._warned: set[str] = set()
@@ -364,7 +382,7 @@ class EnergyBuilder:
         :param points: the blocks of the lifted parameters.
         """
         with constants.using(self.cache):
-            energy = Energy(traced, latents, layout, points)
+            energy = Energy(traced, latents, layout, points, self.estimator)
         energy.work = self.work
         return energy
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..lifting.mends import mend_of
+from .curvature import named
 from .energy import Energy
+from .sampled import SampledFactor
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class FactorExplanation:
     :param bool conjugate: whether its expectation is linear in the mean parameters of each latent
         that it touches, given the others, so that a step at rho = 1 is the exact coordinate update.
     :param tuple latents: the latents that it depends on.
-    :param str reason: what keeps it from the exact tier, or from being conjugate; empty if nothing.
+    :param str reason: what keeps it from the exact tier, or from being conjugate, empty if nothing;
+        of a sampled factor also how its messages are estimated.
     :param float error: the quadrature's error in nats an element, 0 on the other tiers.
     :param str mend: for a sampled factor, the spelling that would keep it deterministic, where one
         is known for the operations that the reason names.
@@ -125,6 +128,9 @@ def explain(
             ]
             reason = f"closed form, but not linear in the mean parameters of {', '.join(curved)}"
         mend = mend_of(reason) if factor.tier == "sampled" else None
+        if isinstance(factor, SampledFactor):
+            ways = {b: factor.ways[b] for b in energy.blocks if b in factor.ways}
+            reason = f"{reason}; {named(ways)}"
         rows.append(
             FactorExplanation(
                 factor.name, factor.tier, conjugate, sites, reason, factor.error, mend or ""

@@ -4,14 +4,27 @@
 """Factors at draws of q: the recorded programs of all of them, run together on every draw."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..estimators import bonnet_price, score_function
+from ..estimators import (
+    Curvature,
+    GaussNewton,
+    Outputs,
+    Variable,
+    bonnet_price,
+    exact_hessian,
+    probed_hessian,
+    score_function,
+    stein_hessian,
+)
 from ..lifting.blocks import Block
+from ..lifting.outputs import Output
 from ..lifting.tensor import replay
+from .curvature import EXACT_HESSIAN, GAUSS_NEWTON, PROBES, STEIN, Way
 from .draws import Drawn, Draws, has_central_leaves, variable
 from .factors import Factor, MomentsMap, Summed, Value
 
@@ -23,8 +36,8 @@ class SampledFactor(Factor):
     summed: Summed
     #: Operations with jumps, of which the derivative along a draw sees nothing.
     jumps: tuple[str, ...] = ()
-    #: Whether second derivatives along a draw miss a part.
-    has_kinks: bool = False
+    #: How the message to each block is estimated.
+    ways: Mapping[Block, Way] = field(default_factory=dict)
 
     tier = "sampled"
 
@@ -64,11 +77,10 @@ def estimate(
     :param touching: the one block whose message is wanted, or None for all.
     """
     jumping = [f for f in factors if f.jumps]
-    parts = []
-    for kinked in (False, True):
-        own = [f for f in factors if not f.jumps and f.has_kinks == kinked]
-        if own:
-            parts.append(_continuous(own, moments, draws, touching, kinked))
+    parts = [
+        _continuous(own, ways, moments, draws, touching)
+        for own, ways in _alike([f for f in factors if not f.jumps])
+    ]
     if jumping:
         parts.append(_jumping(jumping, moments, draws))
     return Estimate(
@@ -78,18 +90,40 @@ def estimate(
     )
 
 
+Ways = dict[Block, list[Way]]
+
+
+def _alike(factors: Sequence[SampledFactor]) -> list[tuple[list[SampledFactor], Ways]]:
+    """Groups of factors that estimate their messages to each block in the same way."""
+    groups: list[tuple[list[SampledFactor], Ways]] = []
+    for factor in factors:
+        fits = (g for g in groups if _agree(g[1], factor))
+        group = next(fits, None)
+        if group is None:
+            group = ([], {})
+            groups.append(group)
+        group[0].append(factor)
+        for block, way in factor.ways.items():
+            group[1].setdefault(block, []).append(way)
+    return groups
+
+
+def _agree(ways: Ways, factor: SampledFactor) -> bool:
+    """Whether a factor's estimators are those of a group, on the blocks of both."""
+    return all(ways[b][0].name == way.name for b, way in factor.ways.items() if b in ways)
+
+
 def _continuous(
     factors: Sequence[SampledFactor],
+    ways: Ways,
     moments: MomentsMap,
     draws: Draws,
     touching: Block | None,
-    kinked: bool,
 ) -> Estimate:
-    """Bonnet's and Price's derivatives, the Hessian in Stein's form where there are kinks."""
-    blocks = frozenset(b for f in factors for b in f.blocks)
-    own = {b: m for b, m in moments.items() if b in blocks}
-    drawn = draws.of_blocks(moments, blocks)
-    variables = []
+    """Bonnet's and Price's derivatives; for other blocks those along their draws."""
+    own = {b: m for b, m in moments.items() if b in ways}
+    drawn = draws.of_blocks(moments, ways)
+    variables: dict[Block, Variable] = {}
     if torch.is_grad_enabled() and not any(
         n.requires_grad for m in own.values() for n in m.natural
     ):
@@ -98,31 +132,66 @@ def _continuous(
                 drawn[block] = drawn[block].detach()
                 if touching in (None, block):
                     drawn[block].requires_grad_()
-                    variables.append(variable(block, m, drawn[block]))
-    values, sizes = _at_draws(factors, draws, drawn)
-    value = bonnet_price(values, variables, kinked) if variables else values.mean()
+                    variables[block] = variable(block, m, drawn[block], draws.seed)
+    cuts = {id(o.node): o for b in variables for w in ways[b] if (o := w.output) is not None}
+    values, sizes, outputs = _at_draws(factors, draws, drawn, tuple(cuts.values()))
+    found = dict(zip(cuts, outputs, strict=True))
+    curvatures = [_curvature(ways[b], values, found) for b in variables]
+    value = bonnet_price(values, tuple(variables.values()), curvatures)
     return Estimate(value, sizes.mean(), values.detach())
+
+
+def _curvature(ways: Sequence[Way], values: Tensor, found: Mapping[int, Outputs]) -> Curvature:
+    """The estimator of a block's Hessian, of factors that agree on it."""
+    if ways[0].name == GAUSS_NEWTON:
+        cuts = dict.fromkeys(id(w.output.node) for w in ways if w.output is not None)
+        return GaussNewton(values, [found[cut] for cut in cuts])
+    return CURVATURES[ways[0].name]
+
+
+CURVATURES: dict[str, Curvature] = {
+    EXACT_HESSIAN: exact_hessian,
+    PROBES: probed_hessian,
+    STEIN: stein_hessian,
+}
 
 
 def _jumping(factors: Sequence[SampledFactor], moments: MomentsMap, draws: Draws) -> Estimate:
     blocks = frozenset(b for f in factors for b in f.blocks)
     drawn = {b: d.detach() for b, d in draws.of_blocks(moments, blocks).items()}
-    values, sizes = _at_draws(factors, draws, drawn)
+    values, sizes, _ = _at_draws(factors, draws, drawn)
     log_q = [moments[b].log_prob(d).reshape(draws.count, -1).sum(-1) for b, d in drawn.items()]
     value = score_function(values, torch.stack(log_q).sum(0))
     return Estimate(value, sizes.mean(), values.detach())
 
 
 def _at_draws(
-    factors: Sequence[SampledFactor], draws: Draws, drawn: Drawn
-) -> tuple[Tensor, Tensor]:
-    """The sum of the factors at each draw, and of their absolute terms. # shape: (draws,)"""
+    factors: Sequence[SampledFactor], draws: Draws, drawn: Drawn, cuts: Sequence[Output] = ()
+) -> tuple[Tensor, Tensor, list[Outputs]]:
+    """The sum of the factors at each draw, of their absolute terms, and what they are made of.
+
+    :param cuts: outputs of networks, from which the factors go on.
+    :return: # shape: (draws,), (draws,); each of the outputs (draws, *output)
+    """
     values = draws.by_site(drawn)
 
-    def at_one(values: Mapping[str, Tensor]) -> Value:
-        sites = {s: values[s.name] for f in factors for s in f.summed.node.sites}
-        results = replay([f.summed.node for f in factors], sites)
+    def before(values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        return tuple(replay([c.node for c in cuts], _by_node(factors, values)))
+
+    def after(values: Mapping[str, Tensor], given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        known = {id(c.node): g for c, g in zip(cuts, given, strict=True)}
+        sites = _by_node(factors, values)
+        results = replay([f.summed.node for f in factors], {**sites, **known})
         parts = [f.summed(r) for f, r in zip(factors, results, strict=True)]
         return torch.stack([p[0] for p in parts]).sum(), torch.stack([p[1] for p in parts]).sum()
 
-    return draws.mapped(at_one, values)
+    # Aliases: of two outputs one may be computed from the other, but no factor from both.
+    given = [o.view_as(o) for o in draws.mapped(before, values)] if cuts else []
+    total, sizes = draws.mapped(after, values, given)
+    outputs = [Outputs(g, c.is_vector) for g, c in zip(given, cuts, strict=True)]
+    return total, sizes, outputs
+
+
+def _by_node(factors: Sequence[SampledFactor], values: Mapping[str, Tensor]) -> dict[Any, Tensor]:
+    """The values of the leaves of the factors' programs."""
+    return {s: values[s.name] for f in factors for s in f.summed.node.sites}

@@ -10,8 +10,21 @@ For a Gaussian q with mean m and covariance C (arXiv 2107.04562, Section 1.4.3)
 so an estimate is a mean of gradients and of Hessians at draws, however f depends on z.
 """
 
-from .bonnet_price import Variable, bonnet_price
+from .bonnet_price import Curvature, Variable, bonnet_price
+from .gauss_newton import GaussNewton, Outputs
+from .hessians import exact_hessian, probed_hessian, stein_hessian
 from .points import gaussian_points
 from .score import score_function
 
-__all__ = ["Variable", "bonnet_price", "gaussian_points", "score_function"]
+__all__ = [
+    "Curvature",
+    "GaussNewton",
+    "Outputs",
+    "Variable",
+    "bonnet_price",
+    "exact_hessian",
+    "gaussian_points",
+    "probed_hessian",
+    "score_function",
+    "stein_hessian",
+]

@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .hessians import expected_hessian, stein_hessian
-
 
 @dataclass(frozen=True, eq=False)
 class Variable:
@@ -24,6 +22,8 @@ class Variable:
     :param precision: its inverse. # shape: that of the covariance
     :param draws: leaves that require a gradient. # shape: (draws, *mean)
     :param scalar: whether events are scalars.
+    :param seed: of the signs of probes: with that of the draws the estimate is a function of q, and
+        over the seeds it has no bias.
     """
 
     mean: Tensor
@@ -31,6 +31,7 @@ class Variable:
     precision: Tensor
     draws: Tensor
     scalar: bool
+    seed: int = 0
 
     @property
     def has_rows(self) -> bool:
@@ -38,7 +39,13 @@ class Variable:
         return not self.scalar and self.covariance.dim() == self.mean.dim()
 
 
-def bonnet_price(values: Tensor, variables: Sequence[Variable], kinked: bool = False) -> Tensor:
+#: From the gradient at each draw, with its graph, to the mean Hessian within each event; None if 0.
+Curvature = Callable[[Tensor, Variable], Tensor | None]
+
+
+def bonnet_price(
+    values: Tensor, variables: Sequence[Variable], curvatures: Sequence[Curvature]
+) -> Tensor:
     """E_q[f], a scalar, differentiable in the means and covariances of the variables.
 
     The value is the mean of the values. Its derivative in a mean is the mean gradient, in a
@@ -46,9 +53,9 @@ def bonnet_price(values: Tensor, variables: Sequence[Variable], kinked: bool = F
     are computed when they are asked for, variable by variable, and have no derivatives themselves.
 
     :param values: f at the draws, computed from the variables' draws. # shape: (draws,)
-    :param kinked: whether f has kinks, whose part of the Hessian only Stein's form sees.
+    :param curvatures: how the mean Hessian in each variable is estimated.
     """
-    derivatives = _Derivatives(values, variables, kinked)
+    derivatives = _Derivatives(values, variables, curvatures)
     total = values.mean()
     for i, variable in enumerate(variables):
         own = _Slope.apply(variable.mean, derivatives.slope, i)  # type: ignore[no-untyped-call]
@@ -62,10 +69,12 @@ def bonnet_price(values: Tensor, variables: Sequence[Variable], kinked: bool = F
 class _Derivatives:
     """The mean gradients and Hessians of f over its draws, each computed once."""
 
-    def __init__(self, values: Tensor, variables: Sequence[Variable], kinked: bool) -> None:
+    def __init__(
+        self, values: Tensor, variables: Sequence[Variable], curvatures: Sequence[Curvature]
+    ) -> None:
         self.values = values
         self.variables = variables
-        self.kinked = kinked
+        self.curvatures = curvatures
 
     @cached_property
     def gradients(self) -> tuple[Tensor | None, ...]:
@@ -87,9 +96,7 @@ class _Derivatives:
         gradient = self.gradients[i]
         if gradient is None:
             return None
-        if self.kinked:
-            return 0.5 * stein_hessian(gradient.detach(), self.variables[i])
-        hessian = expected_hessian(gradient, self.variables[i])
+        hessian = self.curvatures[i](gradient, self.variables[i])
         return None if hessian is None else 0.5 * hessian
 
 

@@ -24,14 +24,11 @@ EXACT = 128
 #: Columns of a Hessian that go through one backward pass.
 TOGETHER = 16
 
-#: The seed of the probes' signs.
-SIGNS = 0
-
 #: The largest event whose columns are taken one by one where the batch is probed.
 COLUMNS = 64
 
 
-def expected_hessian(gradient: Tensor, variable: Any) -> Tensor | None:
+def exact_hessian(gradient: Tensor, variable: Any) -> Tensor | None:
     """The mean Hessian within each event. # shape: that of the variable's covariance
 
     :param gradient: of the sum of f over draws, with its graph. # shape: (draws, *mean)
@@ -39,11 +36,14 @@ def expected_hessian(gradient: Tensor, variable: Any) -> Tensor | None:
     """
     if not gradient.requires_grad:
         return None  # f is linear in the variable
-    if variable.mean.numel() <= EXACT:
-        return _summed_rows(_exact(gradient, variable), variable)
-    if variable.scalar or variable.mean.shape[-1] <= COLUMNS:
-        return _summed_rows(_probed(gradient, variable), variable)
-    return stein_hessian(gradient.detach(), variable)
+    return _summed_rows(_exact(gradient, variable), variable)
+
+
+def probed_hessian(gradient: Tensor, variable: Any) -> Tensor | None:
+    """The same by Hessian-vector products, one a column of an event; all events at once."""
+    if not gradient.requires_grad:
+        return None
+    return _summed_rows(_probed(gradient, variable), variable)
 
 
 def _exact(gradient: Tensor, variable: Any) -> Tensor:
@@ -90,8 +90,7 @@ def _probed(gradient: Tensor, variable: Any) -> Tensor:
     """
     event = 0 if variable.scalar else 1
     batch = gradient.shape[: gradient.dim() - event]
-    # The same signs at the same draws: then the estimate is a function of q without noise.
-    signs = torch.Generator().manual_seed(SIGNS)
+    signs = torch.Generator().manual_seed(variable.seed)
     sign = (2 * torch.randint(2, batch, generator=signs, device="cpu") - 1).to(gradient)
     if variable.scalar:
         return (sign * _times(gradient, variable.draws, sign)).mean(0).to(variable.mean.dtype)
@@ -111,7 +110,7 @@ def stein_hessian(gradient: Tensor, variable: Any) -> Tensor:
 
     :param gradient: at each draw. # shape: (draws, *mean)
     """
-    residual = gradient.to(variable.mean.dtype)
+    residual = gradient.detach().to(variable.mean.dtype)
     away = variable.draws.detach().to(residual.dtype) - variable.mean.detach()
     count = len(away)
     if variable.scalar:

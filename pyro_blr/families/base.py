@@ -228,6 +228,28 @@ class ExponentialFamily(ABC):
         drawn: Tensor = self.distribution(natural).rsample(torch.Size(sample_shape))
         return drawn
 
+    def noise_shape(self, natural: Natural) -> tuple[int, ...] | None:
+        """Return the shape of the standard normal noise of one draw, batch dims first.
+
+        None where the family has no :meth:`at_noise`.
+
+        :param natural: natural parameters.
+        """
+        return None
+
+    def at_noise(self, natural: Natural, noise: Tensor) -> Tensor:
+        """Return draws as a smooth function of the natural parameters, at fixed noise.
+
+        Beside :meth:`rsample`, whose rejection samplers jump as the parameters move. The first
+        derivative is the implicit one; there may be no second.
+
+        :param natural: natural parameters.
+        :param noise: standard normal numbers  # shape: (*sample, *noise_shape)
+        :return: draws  # shape: (*sample, *batch, *event)
+        :raises NotImplementedError: if the family has none (:meth:`noise_shape` is None).
+        """
+        raise NotImplementedError(f"{self.name} has no draws at given noise; use rsample().")
+
     def expected_power(self, natural: Natural, power: float) -> Tensor | None:
         """Return E[z ** power], element by element, or None where no closed form is known.
 

@@ -77,6 +77,12 @@ class Beta(ExponentialFamily):
     def kl(self, natural_q: Natural, natural_p: Natural) -> Tensor:
         return dirichlet.kl_of(_concentration(natural_q), _concentration(natural_p))
 
+    def noise_shape(self, natural: Natural) -> tuple[int, ...]:
+        return (*self.batch_shape(natural), 2)
+
+    def at_noise(self, natural: Natural, noise: Tensor) -> Tensor:
+        return dirichlet.proportions_at(_concentration(natural), noise)[..., 0]
+
     def expected_power(self, natural: Natural, power: float) -> Tensor:
         concentration = natural[0] + 1.0
         return dirichlet.power_of(concentration, concentration + natural[1] + 1.0, power)

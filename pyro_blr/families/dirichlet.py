@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_blr.families import gamma_functions as fn
 from pyro_blr.families.base import ExponentialFamily, MeanParams, Natural
+from pyro_blr.families.gamma_quantile import log_gamma_at
 from pyro_blr.families.registry import register_family, unwrap
 
 # Newton's method on a concave function from the right of its root; the worst starts (two
@@ -154,6 +155,20 @@ def power_of(concentration: Tensor, total: Tensor, power: float) -> Tensor:
     return moment if power >= 0.0 else torch.where(inside, moment, math.inf)
 
 
+def proportions_at(concentration: Tensor, noise: Tensor) -> Tensor:
+    """Return normalised gammas, each at the level of its noise.
+
+    A proportion that rounds to 0 or 1 is the nearest one inside, as in torch's own sampler.
+
+    :param concentration: positive numbers  # shape: (*batch, K)
+    :param noise: standard normal numbers  # shape: (*sample, *batch, K)
+    :return:  # shape: (*sample, *batch, K)
+    """
+    limits = torch.finfo(concentration.dtype)
+    shares = log_gamma_at(noise, concentration).softmax(-1)
+    return shares.clamp(limits.tiny, 1.0 - limits.eps / 2.0)
+
+
 class Dirichlet(ExponentialFamily):
     """Dirichlet over K classes with concentration a, whose sum is a_0.
 
@@ -208,6 +223,12 @@ class Dirichlet(ExponentialFamily):
 
     def kl(self, natural_q: Natural, natural_p: Natural) -> Tensor:
         return kl_of(natural_q[0] + 1.0, natural_p[0] + 1.0)
+
+    def noise_shape(self, natural: Natural) -> tuple[int, ...]:
+        return tuple(natural[0].shape)
+
+    def at_noise(self, natural: Natural, noise: Tensor) -> Tensor:
+        return proportions_at(natural[0] + 1.0, noise)
 
     def expected_power(self, natural: Natural, power: float) -> Tensor:
         concentration = natural[0] + 1.0

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_blr.families import gamma_functions as fn
 from pyro_blr.families.base import ExponentialFamily, MeanParams, Natural
+from pyro_blr.families.gamma_quantile import gamma_at
 from pyro_blr.families.registry import register_family, unwrap
 
 # E[z^k] is a short product of exact factors for these powers; the general formula has logarithms.
@@ -91,6 +92,12 @@ class Gamma(ExponentialFamily):
         shape_q, shape_p = natural_q[0] + 1.0, natural_p[0] + 1.0
         ratio = (shape_q * natural_p[1]) / (shape_p * natural_q[1])
         return shape_p * fn.bregman_log(ratio) + fn.bregman_stirling(shape_p, shape_q)
+
+    def noise_shape(self, natural: Natural) -> tuple[int, ...]:
+        return tuple(self.batch_shape(natural))
+
+    def at_noise(self, natural: Natural, noise: Tensor) -> Tensor:
+        return gamma_at(noise, natural[0] + 1.0) / -natural[1]
 
     def expected_power(self, natural: Natural, power: float) -> Tensor:
         shape, rate = natural[0] + 1.0, -natural[1]

@@ -178,5 +178,16 @@ class NormalGamma(ExponentialFamily):
         conditional = log_scale + matrices.log_diagonal(factor) - 0.5 * scale * square
         return _GAMMA.log_prob(self.scale_marginal(natural), scale) + conditional
 
+    def noise_shape(self, natural: Natural) -> tuple[int, ...]:
+        return (*self.batch_shape(natural), natural[2].shape[-1] + 1)
+
+    def at_noise(self, natural: Natural, noise: Tensor) -> Tensor:
+        scale = _GAMMA.at_noise(self.scale_marginal(natural), noise[..., -1]).unsqueeze(-1)
+        # P = L L': L'^-1 noise has the covariance P^-1.
+        factor = matrices.cholesky(-2.0 * natural[3])
+        columns = noise[..., :-1].to(scale.dtype).unsqueeze(-1)
+        spread = matrices.triangular_solve(factor.mT, columns, upper=True).squeeze(-1)
+        return torch.cat([self.location(natural) + spread / scale.sqrt(), scale], -1)
+
 
 register_family(NormalGamma)

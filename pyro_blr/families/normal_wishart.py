@@ -7,9 +7,11 @@ import math
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 
 from pyro_blr.families import matrices
+from pyro_blr.families import wishart_functions as fn
 from pyro_blr.families.base import ExponentialFamily, MeanParams, Natural
 from pyro_blr.families.gamma_functions import bregman_log
 from pyro_blr.families.joint_distributions import (
@@ -169,6 +171,22 @@ class NormalWishart(ExponentialFamily):
         constant = 0.5 * vector.shape[-1] * (kappa.log() - LOG_TWO_PI)
         conditional = matrices.log_diagonal(factor) - 0.5 * kappa * whitened.square().sum(-1)
         return _WISHART.log_prob(self.scale_marginal(natural), matrix) + constant + conditional
+
+    def noise_shape(self, natural: Natural) -> tuple[int, ...]:
+        dim = natural[2].shape[-1]
+        return (*self.batch_shape(natural), dim + fn.bartlett_noise(dim))
+
+    def at_noise(self, natural: Natural, noise: Tensor) -> Tensor:
+        first, second = self.scale_marginal(natural)
+        location, dim = self.location(natural), natural[2].shape[-1]
+        # L = root root' with root = C'^-1 B, so that root'^-1 = C B'^-1.
+        factor = matrices.cholesky(-second)
+        bartlett = fn.bartlett_at(first + 1.0, noise[..., dim:], dim)
+        root = fn.wishart_root(factor, bartlett)
+        columns = noise[..., :dim].to(root.dtype).unsqueeze(-1)
+        spread = factor @ matrices.triangular_solve(bartlett.mT, columns, upper=True)
+        vector = location + spread.squeeze(-1) / self.kappa(natural).sqrt().unsqueeze(-1)
+        return torch.cat([vector, (root @ root.mT).flatten(-2)], -1)
 
 
 register_family(NormalWishart)

@@ -74,6 +74,12 @@ class ReciprocalFamily(ExponentialFamily):
     def kl(self, natural_q: Natural, natural_p: Natural) -> Tensor:
         return self.of.kl(mirrored_natural(natural_q), mirrored_natural(natural_p))
 
+    def noise_shape(self, natural: Natural) -> tuple[int, ...] | None:
+        return self.of.noise_shape(mirrored_natural(natural))
+
+    def at_noise(self, natural: Natural, noise: Tensor) -> Tensor:
+        return self.reciprocal(self.of.at_noise(mirrored_natural(natural), noise))
+
     def log_prob(self, natural: Natural, value: Tensor) -> Tensor:
         density = self.of.log_prob(mirrored_natural(natural), self.reciprocal(value))
         return density - 2.0 * self.positive_part(value).log()

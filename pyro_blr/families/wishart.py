@@ -132,5 +132,13 @@ class Wishart(ExponentialFamily):
         root, _ = fn.draws(natural[0] + 1.0, matrices.cholesky(-natural[1]), sample_shape)
         return root @ root.mT
 
+    def noise_shape(self, natural: Natural) -> tuple[int, ...]:
+        return (*self.batch_shape(natural), fn.bartlett_noise(natural[1].shape[-1]))
+
+    def at_noise(self, natural: Natural, noise: Tensor) -> Tensor:
+        bartlett = fn.bartlett_at(natural[0] + 1.0, noise, natural[1].shape[-1])
+        root = fn.wishart_root(matrices.cholesky(-natural[1]), bartlett)
+        return root @ root.mT
+
 
 register_family(Wishart, torch.distributions.Wishart)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pyro_blr.families import gamma_functions as fn
 from pyro_blr.families import matrices
+from pyro_blr.families.gamma_quantile import log_gamma_at
 
 
 def shapes(x: Tensor, dim: int) -> Tensor:
@@ -163,4 +164,33 @@ def draws(x: Tensor, factor: Tensor, sample_shape: tuple[int, ...] = ()) -> tupl
     # One draw of x for each matrix of the factor's batch, also where x has fewer.
     each = x.expand(torch.broadcast_shapes(x.shape, factor.shape[:-2]))
     bartlett = bartlett_factor(each, factor.shape[-1], sample_shape)
-    return matrices.triangular_solve(factor.mT, bartlett, upper=True), bartlett
+    return wishart_root(factor, bartlett), bartlett
+
+
+def wishart_root(factor: Tensor, bartlett: Tensor) -> Tensor:
+    """Return K B with K = C'^-1.
+
+    :param factor: C  # shape: (*batch, D, D)
+    :param bartlett: B  # shape: (*sample, *batch, D, D)
+    """
+    return matrices.triangular_solve(factor.mT, bartlett, upper=True)
+
+
+def bartlett_noise(dim: int) -> int:
+    """Return how many standard normal numbers a draw of :func:`bartlett_at` takes."""
+    return dim * (dim + 1) // 2
+
+
+def bartlett_at(x: Tensor, noise: Tensor, dim: int) -> Tensor:
+    """Return B as in :func:`bartlett_factor`, a smooth function of x at given noise.
+
+    :param x: a - (D - 1)/2, positive numbers  # shape: (*batch,)
+    :param noise: standard normal numbers, the diagonal's first  # shape: (*sample, *batch, n)
+    :param dim: D.
+    :return:  # shape: (*sample, *batch, D, D)
+    """
+    roots = (0.5 * log_gamma_at(noise[..., :dim], shapes(x, dim).flip(-1))).exp()
+    below = torch.zeros((*noise.shape[:-1], dim, dim), dtype=x.dtype, device=x.device)
+    rows, columns = torch.tril_indices(dim, dim, -1, device=x.device)
+    below[..., rows, columns] = math.sqrt(0.5) * noise[..., dim:].to(x.dtype)
+    return torch.diag_embed(roots) + below

@@ -85,12 +85,17 @@ class Moments(ABC):
         :return: # shape: (draws, *batch)
         """
 
+    @property
+    def noise_shape(self) -> tuple[int, ...] | None:
+        """The shape of the noise of a draw; None where draws take noise of their own."""
+        return None
+
     @abstractmethod
     def draw(self, noise: Tensor | None = None, count: int = 1) -> Tensor:
         """Draws of the block, differentiable in the leaves, as the family has its values.
 
-        :param noise: standard normal noise of the draws' shape, for Gaussians.
-        :param count: the number of draws of other families, which take noise of their own.
+        :param noise: standard normal numbers; drawn anew if None. # shape: (count, *noise_shape)
+        :param count: the number of draws where there is no noise.
         :return: # shape: (count, *block)
         """
 
@@ -146,7 +151,6 @@ class GaussianMoments(Moments):
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        """The shape of the noise of a draw."""
         return tuple(self.leaves[0].shape)
 
     def draw(self, noise: Tensor | None = None, count: int = 1) -> Tensor:
@@ -269,8 +273,14 @@ class MeanParamsMoments(Moments):
         dims = self.block.family.natural_event_dims
         return tuple(0.5 * (g + g.mT) if d == 2 else g for g, d in zip(gradient, dims, strict=True))
 
+    @property
+    def noise_shape(self) -> tuple[int, ...] | None:
+        return self.block.family.noise_shape(self.natural)
+
     def draw(self, noise: Tensor | None = None, count: int = 1) -> Tensor:
-        return self.block.family.rsample(self._connected_natural, (count,))
+        if noise is None:
+            return self.block.family.rsample(self._connected_natural, (count,))
+        return self.block.family.at_noise(self._connected_natural, noise)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.block.family.log_prob(self._connected_natural, value)
