@@ -18,6 +18,7 @@ from .cone import (
     has_retraction,
     inside,
     metric_products,
+    noisy_step,
     plain,
     retract,
     safe_step,
@@ -235,12 +236,21 @@ def parallel(
     step_size: float,
     safety: Safety,
 ) -> dict[Block, Natural]:
-    """Update every block that has a message at once, from messages at the same point."""
+    """Update every block that has a message at once, from messages at the same point.
+
+    A block with a message that is not conjugate stays in its trust region; conjugate messages are
+    inside the cone, from anywhere.
+
+    :raises ImproperPosteriorError: if conjugate messages do not sum to a proper distribution.
+    """
     result = dict(naturals)
     for block, message in messages.items():
-        proposal = safe_step(block.family, naturals[block], message, step_size, safety)
-        if proposal is None and objective.is_conjugate_in(block):
-            raise improper(block)
+        if objective.is_conjugate_in(block):
+            proposal = safe_step(block.family, naturals[block], message, step_size, safety)
+            if proposal is None:
+                raise improper(block)
+        else:
+            proposal = noisy_step(block.family, naturals[block], message, step_size, safety)
         result[block] = naturals[block] if proposal is None else proposal
     return result
 
