@@ -79,6 +79,7 @@ def run(
             if fit.converged or watch.is_over:
                 break
     if not fit.converged:
+        watch.choose_average(blr)
         stopped = "stopped" if watch.is_over else f"max_steps={max_steps} reached"
         fit.reason = f"{stopped}; {fit.reason}" if fit.reason else stopped
     return fit
@@ -136,6 +137,8 @@ class _Watch:
         self.next_check = 0
         self.previous = math.inf
         self.slow = False
+        #: The arguments of the last step on noisy messages.
+        self.noisy_call: Call | None = None
         #: Quadrature rules that go on from step to step.
         self.rules: dict[str, Any] = {}
 
@@ -225,7 +228,8 @@ class _Watch:
             )
 
     def noisy(self, fit: Fit, blr: Any, objective: EnergyObjective, call: Call) -> None:
-        """The residual from two independent estimates, ``d1' F d2 / 2``, and its standard error."""
+        """The residual of the iterates' average, from independent estimates, and its error."""
+        self.noisy_call = call
         if fit.steps % 20:
             return
         if any(getattr(f, "jumps", ()) for f in objective.energy.factors):
@@ -233,26 +237,38 @@ class _Watch:
                 "not certified: a sampled factor has jumps, which its gradient does not see"
             )
             return
-        naturals = {b: tuple(t.detach() for t in n) for b, n in blr.view.naturals().items()}
-        products = []
-        for _ in range(PAIRS):
-            first, second = (blr._objective(*call).messages(naturals) for _ in range(2))
-            products.append(_residual_product(naturals, first, second))
-        mean = sum(products) / PAIRS
-        spread = math.sqrt(sum((p - mean) ** 2 for p in products) / (PAIRS - 1) / PAIRS)
-        fit.residual = mean
-        fit.reason = f"sampled residual {mean:.1e} +- {spread:.1e} nats, tol={self.sampled_tol:g}"
-        if abs(mean) + 2 * spread <= self.sampled_tol:
-            fit.converged = True
-            fit.gap = abs(mean) + 2 * spread
-            fit.reason = (
-                f"sampled residual {mean:.1e} +- {spread:.1e} nats is at most "
-                f"tol={self.sampled_tol:g}"
-            )
+        mean, spread = sampled_residual(blr, blr.averaged(), call)
+        fit.residual, bound = mean, abs(mean) + 2 * spread
+        fit.reason = f"sampled residual {mean:.1e} +- {spread:.1e} nats of the average of the steps"
+        if bound > self.sampled_tol:
+            fit.reason += f", tol={self.sampled_tol:g}"
+            return
+        blr.average()
+        fit.converged, fit.gap = True, bound
+        fit.reason += f" is at most tol={self.sampled_tol:g}"
+
+    def choose_average(self, blr: Any) -> None:
+        """At the end of noisy steps: write their average where independent estimates prefer it."""
+        if self.noisy_call is None:
+            return
+        own = {b: tuple(t.detach() for t in n) for b, n in blr.view.naturals().items()}
+        average, _ = sampled_residual(blr, blr.averaged(), self.noisy_call)
+        if average < sampled_residual(blr, own, self.noisy_call)[0]:
+            blr.average()
 
 
 #: Independent pairs for the sampled residual: enough for a standard error.
 PAIRS = 4
+
+
+def sampled_residual(blr: Any, naturals: Any, call: Call) -> tuple[float, float]:
+    """``d1' F d2 / 2`` in nats at a state from independent estimates; its standard error."""
+    products = []
+    for _ in range(PAIRS):
+        first, second = (blr._objective(*call).messages(naturals) for _ in range(2))
+        products.append(_residual_product(naturals, first, second))
+    mean = sum(products) / PAIRS
+    return mean, math.sqrt(sum((p - mean) ** 2 for p in products) / (PAIRS - 1) / PAIRS)
 
 
 def independent_gap(blr: Any, objective: EnergyObjective) -> tuple[float, float]:

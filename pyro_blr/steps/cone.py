@@ -108,14 +108,14 @@ def safe_step(
     return None
 
 
-#: The longest step of a noisy message, in nats: ``rho^2 d'Fd / 2`` of each independent element. Of a
+#: The longest step of a noisy message in nats, ``rho^2 d'Fd / 2`` of each independent element. Of a
 #: Gaussian with precision S that length is
 #:
-#:     tr((S^-1 dS)^2) / 4 + |move of the mean in standard deviations|^2 / 2,
+#:     tr((S^-1 dS)^2) / 4 + (move of the mean in standard deviations)^2 / 2,
 #:
-#: so within c nats no eigenvalue of ``S^-1 dS`` is larger than ``2 sqrt(c)``. At c = 1/4 that is the
-#: edge of the cone (its Dikin ellipsoid); at 1/8 every direction keeps ``1 - 1/sqrt(2)`` of its
-#: precision at least, whatever the noise, and no mean moves by more than half a standard deviation.
+#: so within c nats no eigenvalue of ``S^-1 dS`` is larger than ``2 sqrt(c)``. At c = 1/4 that is
+#: the edge of the cone (its Dikin ellipsoid); at 1/8 every direction keeps ``1 - 1/sqrt(2)`` of its
+#: precision, whatever the noise, and a mean moves by half a standard deviation at most.
 TRUST = 0.125
 
 
@@ -157,7 +157,11 @@ def noisy_step(
 ) -> Natural | None:
     """A step on a noisy message that stays in the cone, however indefinite its Hessian.
 
-    :param message: perhaps with matrices that are not symmetric, of which the symmetric part counts.
+    A step that the trust region shortens is the retraction, ``S - rho G + rho^2 G S^-1 G / 2``. The
+    plain one lowers ``log S`` by half its squared length at each step, as ``log(1 + x) < x``: noise
+    alone would take S to 0 in a few hundred steps. Short steps are plain: their mean has no bias.
+
+    :param message: of matrices that are not symmetric the symmetric part counts.
     :returns: None if no step is inside (a message that is not finite).
     """
     message = family.symmetrize(message)

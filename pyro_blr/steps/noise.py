@@ -8,16 +8,17 @@ step of size rho leaves ``E|D - rho (D + e)|^2 = (1 - rho)^2 |D|^2 + rho^2 E|e|^
 
     rho = |D|^2 / (|D|^2 + E|e|^2),
 
-1 without noise. Where the noise does not change, that is Kalman's gain, and |D|^2 falls as 1/t; where
-it is in proportion to D (it vanishes at the optimum), rho is constant and the way back geometric.
+1 without noise. Where the noise does not change, that is Kalman's gain, and |D|^2 falls as 1/t;
+where it is in proportion to D (it vanishes at the optimum), rho is constant and D falls
+geometrically.
 Both terms are seen in two directions ``d = D + e`` in a row, whose noises are independent: with
 ``d_t = message_t - natural_t`` and ``natural_t = natural_{t-1} + rho d_{t-1}``,
 
     <d_t, d_{t-1}> + rho |d_{t-1}|^2 = <message_t - natural_{t-1}, d_{t-1}>,
 
-of mean ``|D|^2``, while ``|d|^2`` has mean ``|D|^2 + E|e|^2``. If a full step overshoots, ``D_t = (1
-- rho h) D_{t-1}`` with h > 1, the left side's mean is ``(1 - rho (h - 1)) |D|^2`` without noise, and
-the fixed point of "rho is the ratio of the means" is rho = 1 / h, the step that does not.
+of mean ``|D|^2``, while ``|d|^2`` has mean ``|D|^2 + E|e|^2``. If a full step overshoots, ``D_t =
+(1 - rho h) D_{t-1}`` with h > 1, the first is ``(1 - rho (h - 1)) |D|^2`` without noise, and the
+fixed point of "rho is the ratio of the means" is rho = 1 / h, the step that does not.
 """
 
 from collections.abc import Collection, Mapping
@@ -29,8 +30,9 @@ from .cone import fisher_product, inner
 from .objective import Block, Naturals
 from .schedule import decreasing
 
-#: The least weight of the newest pair in the running means, and the largest. Between them it is rho:
-#: what a step of size rho changes is forgotten in ``1 / rho`` steps.
+#: The least and the largest weight of the newest pair in the running means. Between them it is rho,
+#: as what a step of size rho changes is forgotten in ``1 / rho`` steps; 64 pairs are needed to tell
+#: a ratio of 1/10 from noise in a handful of dimensions.
 LEAST_WEIGHT, MOST_WEIGHT = 1 / 64, 0.5
 
 #: A ratio above this is signal; below it noise dominates, and the step counts for the schedule.
@@ -41,9 +43,10 @@ class NoiseControl:
     """Sizes of steps on noisy messages under ``step_size="auto"``.
 
     The size is the ratio of the running means. Where noise dominates it is at most that of the
-    schedule at as many noisy steps, and at least ``1 / (noisy steps + 1)``: so whatever chance does
-    to the ratio, sizes sum to infinity and their squares do not (Robbins & Monro 1951), and steps
-    that the signal dominates do not count (Kesten 1958).
+    schedule at as many noisy steps n, and at least ``2 / (n + 7)``, which begins at the schedule's
+    first size: so whatever chance does to the ratio, sizes sum to infinity and their squares do not
+    (Robbins & Monro 1951), and steps that the signal dominates do not count (Kesten 1958). With 2/n
+    alone the start is forgotten as ``n^-2`` and the variance is 4/3 of the least one.
     """
 
     def __init__(self) -> None:
@@ -78,8 +81,8 @@ class NoiseControl:
     def _limited(self, ratio: float) -> float:
         if ratio > SIGNAL:
             return min(1.0, ratio)
-        least = 2.0 / (self._noisy_steps + 7)
-        return max(least, min(ratio, decreasing(self._noisy_steps)))
+        most = decreasing(self._noisy_steps)
+        return min(most, max(ratio, 2.0 / (self._noisy_steps + 7)))
 
     def _is_comparable(self, seen: list[Block], naturals: Naturals) -> bool:
         """Whether the last step was one of the same blocks."""
