@@ -434,7 +434,7 @@ class BLR(Resumable):
                 at, tuple(b for b in objective.blocks if b not in local)
             )
             rho = self._noise.size(start, messages, partial) if size is None else size
-            new = parallel(objective, start, messages, rho, safety)
+            new = parallel(objective, start, messages, rho, safety, not energy.is_deterministic)
         never_falls = searched and size is None
         new = self._momentum.extrapolate(objective, naturals, new, partial, safety, never_falls)
         moved = self.parameters.maximise(objective, {**energy.points, **new}, rho)
@@ -443,7 +443,7 @@ class BLR(Resumable):
             objective, at, after, rho, lambda: self._objective(*objective.call)
         )
         self.set_state(after, objective)
-        if searched:
+        if searched or energy.is_deterministic:
             self._average.reset()
         else:
             self._average.add({b: after[b] for b in objective.blocks if b not in partial})
