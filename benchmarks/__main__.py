@@ -20,7 +20,7 @@ OUTPUT = Path("benchmarks/output")
 #: Each is a module of this package with ``run(settings) -> Iterator[Row]``.
 NAMES = (
     *("regression_large", "regression_bayespy", "ppca", "factorisation"),
-    *("logistic", "a1a", "stan", "svi", "posteriordb"),
+    *("logistic", "a1a", "stan", "svi", "posteriordb", "cone"),
 )
 
 

@@ -45,9 +45,11 @@ from .rules import Rule, choose
 from .sampling import SAMPLED_TOL, Sampling
 from .skips import Skips
 from .state import Resumable
+from .steps.averaging import Average
 from .steps.cone import Safety, residual
 from .steps.local import settle
 from .steps.momentum import Momentum
+from .steps.noise import NoiseControl
 from .steps.schedule import StepSize, decreasing, scheduled
 from .steps.sweep import SweepMemory, parallel, sweep
 
@@ -88,8 +90,9 @@ class BLR(Resumable):
     :param ELBO loss: a Pyro loss; its ``num_particles`` are the fewest draws of sampled factors.
         For a guide that is known by its draws it is the ELBO itself, ``Trace_ELBO`` with ten draws
         if left out.
-    :param step_size: ``"auto"`` (the largest step that does not let the ELBO fall; decreasing steps
-        for minibatches and for jumps), a number in (0, 1], or a function of the step.
+    :param step_size: ``"auto"`` (the largest step that does not let the ELBO fall; on minibatches
+        and factors with jumps steps that decrease as their noise asks for), a number in (0, 1], or
+        a function of the step.
     :param blocks: ``"auto"`` merges latents, and elements of a plate, that are jointly
         linear-Gaussian and coupled, into one Gaussian block; ``"site"`` keeps one block a site.
     :param on_sampled: ``"warn"``, ``"error"`` or ``"ignore"`` for factors that need draws.
@@ -166,6 +169,8 @@ class BLR(Resumable):
         self.rule: Rule | None = None
         self._memory = SweepMemory()
         self._momentum = Momentum(self.momentum)
+        self._noise = NoiseControl()
+        self._average = Average()
         self._notes: tuple[str, ...] = ()
         self._is_laid_out = False
         self._skips = Skips()
@@ -254,6 +259,20 @@ class BLR(Resumable):
         objective = self._objective(args, kwargs)
         messages = objective.natural_messages(self.view.naturals())
         return {block.name: message for block, message in messages.items()}
+
+    def average(self) -> None:
+        """Write the average of the last half of the noisy steps to the guide.
+
+        For loops of :meth:`step` over minibatches: once at the end, since iterates hover about the
+        optimum and their average is nearer to it. Latents of a subsampled plate stay as they are.
+        After steps without noise it changes nothing. :meth:`fit` does it where it is better.
+        """
+        if self.view is not None and self._average.steps:
+            self.view.write(self.averaged())
+
+    def averaged(self) -> dict[Block, Natural]:
+        """The natural parameters of q as :meth:`average` would write them."""
+        return self._average.of(_detached(self.view.naturals()))
 
     def invalidate(self) -> None:
         """Forget what was computed from constants: data changed in a way that leaves no trace."""
@@ -411,6 +430,7 @@ class BLR(Resumable):
         if self.check_every and self.num_steps % self.check_every == 0:
             self._check(objective, value)
         safety, rho, at = Safety(), 1.0, value
+        partial = {b for b in objective.blocks if energy.rows(b) is not None}
         if searched:
             first = objective.blocks[: 1 if few else None]
             if plain:
@@ -419,7 +439,6 @@ class BLR(Resumable):
                 messages = objective.messages_of(value, first)
             new = sweep(objective, naturals, messages, value, size, safety, self._memory)
         else:
-            rho = size if size is not None else decreasing(self.num_steps)
             start = naturals
             if local:
                 start = settle(objective, naturals, local, safety, self._memory)
@@ -427,8 +446,8 @@ class BLR(Resumable):
             messages = objective.messages_of(
                 at, tuple(b for b in objective.blocks if b not in local)
             )
-            new = parallel(objective, start, messages, rho, safety)
-        partial = {b for b in objective.blocks if energy.rows(b) is not None}
+            rho = self._noise.size(start, messages, partial) if size is None else size
+            new = parallel(objective, start, messages, rho, safety, not energy.is_deterministic)
         never_falls = searched and size is None
         new = self._momentum.extrapolate(objective, naturals, new, partial, safety, never_falls)
         moved = self.parameters.maximise(objective, {**energy.points, **new}, rho)
@@ -437,6 +456,10 @@ class BLR(Resumable):
             objective, at, after, rho, lambda: self._objective(*objective.call)
         )
         self.set_state(after, objective)
+        if searched or energy.is_deterministic:
+            self._average.reset()
+        else:
+            self._average.add({b: after[b] for b in objective.blocks if b not in partial})
         self.num_steps += 1
         self.info = Info.of_step(objective, value, naturals, messages, after, safety, searched)
         return -value.elbo

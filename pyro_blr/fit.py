@@ -81,6 +81,7 @@ def run(
                 break
     fit.gradients = work.gradients - before
     if not fit.converged:
+        watch.choose_average(blr, fit.steps // SHARE)
         stopped = "stopped" if watch.is_over else f"max_steps={max_steps} reached"
         fit.reason = f"{stopped}; {fit.reason}" if fit.reason else stopped
     return fit
@@ -147,6 +148,8 @@ class _Watch:
         self.next_check = 0
         self.previous = math.inf
         self.slow = False
+        #: The arguments of the last step on noisy messages.
+        self.noisy_call: Call | None = None
         #: Quadrature rules that go on from step to step.
         self.rules: dict[str, Any] = {}
 
@@ -243,34 +246,65 @@ class _Watch:
             )
 
     def noisy(self, fit: Fit, blr: Any, objective: EnergyObjective, call: Call) -> None:
-        """The residual from two independent estimates, ``d1' F d2 / 2``, and its standard error."""
-        if fit.steps % 20:
+        """The residual of the iterates' average, from independent estimates, and its error."""
+        self.noisy_call = call
+        if fit.steps % 20 or fit.steps < self.next_check:
             return
         if any(getattr(f, "jumps", ()) for f in objective.energy.factors):
             fit.reason = (
                 "not certified: a sampled factor has jumps, which its gradient does not see"
             )
             return
-        naturals = {b: tuple(t.detach() for t in n) for b, n in blr.view.naturals().items()}
-        products = []
-        for _ in range(PAIRS):
-            first, second = (blr._objective(*call).messages(naturals) for _ in range(2))
-            products.append(_residual_product(naturals, first, second))
-        mean = sum(products) / PAIRS
-        spread = math.sqrt(sum((p - mean) ** 2 for p in products) / (PAIRS - 1) / PAIRS)
-        fit.residual = mean
-        fit.reason = f"sampled residual {mean:.1e} +- {spread:.1e} nats, tol={self.sampled_tol:g}"
-        if abs(mean) + 2 * spread <= self.sampled_tol:
-            fit.converged = True
-            fit.gap = abs(mean) + 2 * spread
-            fit.reason = (
-                f"sampled residual {mean:.1e} +- {spread:.1e} nats is at most "
-                f"tol={self.sampled_tol:g}"
-            )
+        self.next_check = math.ceil(CHECKED_AGAIN * fit.steps)
+        mean, spread = sampled_residual(blr, blr.averaged(), call, fit.steps // SHARE)
+        fit.residual, bound = mean, abs(mean) + 2 * spread
+        fit.reason = f"sampled residual {mean:.1e} +- {spread:.1e} nats of the average of the steps"
+        if bound > self.sampled_tol:
+            fit.reason += f", tol={self.sampled_tol:g}"
+            return
+        blr.average()
+        fit.converged, fit.gap = True, bound
+        fit.reason += f" is at most tol={self.sampled_tol:g}"
+
+    def choose_average(self, blr: Any, count: int) -> None:
+        """At the end of noisy steps: write their average, unless its residual is the larger one.
+
+        :param count: see :func:`sampled_residual`.
+        """
+        if self.noisy_call is None:
+            return
+        own = {b: tuple(t.detach() for t in n) for b, n in blr.view.naturals().items()}
+        average, first = sampled_residual(blr, blr.averaged(), self.noisy_call, count)
+        iterate, second = sampled_residual(blr, own, self.noisy_call, count)
+        if average <= iterate + 2 * math.hypot(first, second):
+            blr.average()
 
 
 #: Independent pairs for the sampled residual: enough for a standard error.
 PAIRS = 4
+
+
+#: The residual of noisy steps is estimated from one message for so many steps, and again after this
+#: many times as many: the checks then cost half as much as the steps, and as the error of a product
+#: of means falls like 1 / messages, as fast as the residual of an average itself, the rule ends.
+SHARE, CHECKED_AGAIN = 40, 1.25
+
+
+def sampled_residual(blr: Any, naturals: Any, call: Call, count: int) -> tuple[float, float]:
+    """``d1' F d2 / 2`` in nats at a state from independent estimates; its standard error.
+
+    :param count: of messages, each of a trace of its own, in each estimate.
+    """
+    estimates = []
+    for _ in range(PAIRS):
+        total = dict(blr._objective(*call).messages(naturals))
+        for k in range(1, count):
+            more = blr._objective(*call).messages(naturals)
+            for block, mean in total.items():
+                pairs = zip(mean, more[block], strict=True)
+                total[block] = tuple(a + (m - a) / (k + 1) for a, m in pairs)
+        estimates.append(total)
+    return _mean_product(naturals, estimates)
 
 
 def independent_gap(blr: Any, objective: EnergyObjective) -> tuple[float, float]:
@@ -284,6 +318,11 @@ def independent_gap(blr: Any, objective: EnergyObjective) -> tuple[float, float]
     for _ in range(PAIRS):
         fresh = objective.with_draws(blr.sampling.fresh(blr.view.latents))
         estimates.append(fresh.messages(naturals))
+    return _mean_product(naturals, estimates)
+
+
+def _mean_product(naturals: Any, estimates: list[Any]) -> tuple[float, float]:
+    """The mean of ``d1' F d2 / 2`` over pairs of independent estimates, and its standard error."""
     pairs = list(combinations(estimates, 2))
     products = [_residual_product(naturals, first, second) for first, second in pairs]
     mean = sum(products) / len(products)

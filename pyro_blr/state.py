@@ -21,7 +21,9 @@ from .model_parameters import ModelParameters
 from .random_state import random_state, same_random_state, set_random_state
 from .sampling import Sampling
 from .skips import Skips
+from .steps.averaging import Average
 from .steps.momentum import Momentum
+from .steps.noise import NoiseControl
 from .steps.sweep import SweepMemory
 
 #: The form of a saved state; it grows by one when a piece changes its meaning.
@@ -91,6 +93,8 @@ class Resumable:
     _guide_part: NaturalGuide | GuideParameters
     _memory: SweepMemory
     _momentum: Momentum
+    _noise: NoiseControl
+    _average: Average
     _skips: Skips
     _notes: tuple[str, ...]
     _is_laid_out: bool
@@ -107,6 +111,8 @@ class Resumable:
             "averages": self.parameters.averages,
             "step_sizes": self._memory,
             "momentum": self._momentum,
+            "noise": self._noise,
+            "average": self._average,
             "skips": self._skips,
             "sampling": self.sampling,
         }

@@ -15,7 +15,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from benchmarks import bilinear, factorisation, ppca, stan
+from benchmarks import bilinear, cone, factorisation, ppca, stan
 from benchmarks.a1a import largest_fall, load
 from benchmarks.classification import Bound
 from benchmarks.family import Family, State
@@ -52,6 +52,14 @@ def test_both_sides_of_a_bilinear_model_go_the_same_way(module: ModuleType) -> N
     assert rows
     assert [row.verdict for row in rows] == ["pass"] * len(rows)
     assert all(set(row.seconds) == {"BayesPy", "BLR"} for row in rows)
+
+
+def test_noisy_steps_stay_in_the_cone_where_plain_ones_leave_it() -> None:
+    rows = list(cone.run(Settings(tiny=True)))
+    assert [row.verdict for row in rows] == ["pass"] * 4
+    one_draw = {check.name: check.value for check in rows[0].quality}
+    assert one_draw["% messages outside the cone"] > 0
+    assert one_draw["% plain runs that leave it"] > 0
 
 
 def test_a_start_is_the_same_on_both_sides() -> None:

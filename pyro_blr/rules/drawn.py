@@ -13,12 +13,8 @@ from torch import Tensor
 from ..energy.explanation import Explanation, FactorExplanation, ParameterExplanation
 from ..families import Natural
 from ..guides.natural_param import NaturalParam, listening
-from ..steps.cone import bounded, safe_step
+from ..steps.cone import noisy_step
 from .protocol import Rule, captured, check_number
-
-#: The longest step in natural parameters: about one standard deviation. It only binds far from an
-#: optimum, or where a single draw says little.
-MAX_NATS = 0.5
 
 
 class DrawnRule(Rule):
@@ -78,9 +74,7 @@ class DrawnRule(Rule):
         self, held: NaturalParam, natural: Natural, message: Natural, rho: float
     ) -> Natural | None:
         """The step inside the cone: of one draw a message may be off by orders of magnitude."""
-        with torch.enable_grad():
-            size = bounded(held.family, natural, message, rho, MAX_NATS, self.safety)
-        return safe_step(held.family, natural, message, size, self.safety)
+        return noisy_step(held.family, natural, message, rho, self.safety)
 
     def explain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Explanation:
         with listening() as naturals:

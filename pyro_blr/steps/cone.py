@@ -25,7 +25,7 @@ class Safety:
     retractions: int = 0
     halvings: int = 0
     refused: int = 0
-    #: Steps of noisy messages that were shortened to a bound in nats.
+    #: Steps of blocks with noisy messages that were shortened to the trust region.
     shortened: int = 0
 
 
@@ -108,25 +108,69 @@ def safe_step(
     return None
 
 
-def bounded(
+#: The longest step of a noisy message in nats, ``rho^2 d'Fd / 2`` of each independent element. Of a
+#: Gaussian with precision S that length is
+#:
+#:     tr((S^-1 dS)^2) / 4 + (move of the mean in standard deviations)^2 / 2,
+#:
+#: so within c nats no eigenvalue of ``S^-1 dS`` is larger than ``2 sqrt(c)``. At c = 1/4 that is
+#: the edge of the cone (its Dikin ellipsoid); at 1/8 every direction keeps ``1 - 1/sqrt(2)`` of its
+#: precision, whatever the noise, and a mean moves by half a standard deviation at most.
+TRUST = 0.125
+
+
+def trusted(
     family: ExponentialFamily,
     natural: Natural,
     message: Natural,
     rho: float,
-    nats: float,
     safety: Safety,
-) -> float:
-    """The step size, made smaller where the step ``rho^2 d'Fd / 2`` would be longer than a bound.
+) -> Natural:
+    """The message, drawn nearer where the step to it would be longer than :data:`TRUST`.
 
-    :param nats: the bound; 1/2 is one standard deviation of a Gaussian's mean.
+    Each element of the batch is a distribution of its own, and is bounded for itself. A curved
+    family bounds its steps itself.
     """
+    if family.is_curved:
+        return message
     direction = tuple(m - n for m, n in zip(message, natural, strict=True))
-    length = 0.5 * rho**2 * host.number(squared_norm(family, natural, direction))
-    if not length > nats:
-        return rho
+    product = fisher_product(family, natural, direction)
+    # Coordinates that are no natural parameters (a chart's) are moved all together.
+    is_split = isinstance(family, ExponentialFamily)
+    squared = family.inner(product, direction) if is_split else inner(product, direction)
+    length = 0.5 * rho**2 * squared
+    is_long = length > TRUST
+    if not host.truth(is_long.any()):
+        return message
     safety.shortened += 1
-    shorter: float = rho * (nats / length) ** 0.5
-    return shorter
+    share = (TRUST / length).sqrt()
+    nearer = []
+    dims_of = family.natural_event_dims if is_split else (0,) * len(natural)
+    for m, n, d, dims in zip(message, natural, direction, dims_of, strict=True):
+        event = (..., *(None,) * dims)
+        nearer.append(torch.where(is_long[event], n + share[event] * d, m))
+    return tuple(nearer)
+
+
+def noisy_step(
+    family: ExponentialFamily, natural: Natural, message: Natural, rho: float, safety: Safety
+) -> Natural | None:
+    """A step on a noisy message that stays in the cone, however indefinite its Hessian.
+
+    A step that the trust region shortens is the retraction, ``S - rho G + rho^2 G S^-1 G / 2``. The
+    plain one lowers ``log S`` by half its squared length at each step, as ``log(1 + x) < x``: noise
+    alone would take S to 0 in a few hundred steps. Short steps are plain: their mean has no bias.
+
+    :param message: of matrices that are not symmetric the symmetric part counts.
+    :returns: None if no step is inside (a message that is not finite).
+    """
+    message = family.symmetrize(message)
+    nearer = trusted(family, natural, message, rho, safety)
+    if nearer is not message and has_retraction(family):
+        proposal = retract(family, natural, nearer, rho)
+        if inside(family, proposal):
+            return proposal
+    return safe_step(family, natural, nearer, rho, safety)
 
 
 def fisher_product(family: ExponentialFamily, natural: Natural, direction: Natural) -> Natural:

@@ -18,6 +18,7 @@ from .cone import (
     has_retraction,
     inside,
     metric_products,
+    noisy_step,
     plain,
     retract,
     safe_step,
@@ -234,12 +235,22 @@ def parallel(
     messages: Mapping[Block, Natural],
     step_size: float,
     safety: Safety,
+    noisy: bool,
 ) -> dict[Block, Natural]:
-    """Update every block that has a message at once, from messages at the same point."""
+    """Update every block that has a message at once, from messages at the same point.
+
+    A block with a noisy message that is not conjugate stays in its trust region; conjugate messages
+    are inside the cone, from anywhere.
+
+    :param noisy: whether the messages are of draws or of some of the data.
+    :raises ImproperPosteriorError: if conjugate messages do not sum to a proper distribution.
+    """
     result = dict(naturals)
     for block, message in messages.items():
-        proposal = safe_step(block.family, naturals[block], message, step_size, safety)
-        if proposal is None and objective.is_conjugate_in(block):
+        is_conjugate = objective.is_conjugate_in(block)
+        step = noisy_step if noisy and not is_conjugate else safe_step
+        proposal = step(block.family, naturals[block], message, step_size, safety)
+        if proposal is None and is_conjugate:
             raise improper(block)
         result[block] = naturals[block] if proposal is None else proposal
     return result
