@@ -3,6 +3,7 @@
 
 """Steps that stay inside the cone of natural parameters; departures from the plain one count."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,12 +52,21 @@ def inside(family: ExponentialFamily, natural: Natural) -> bool:
     return host.truth(family.in_domain(natural).all())
 
 
+#: Beyond so many times the precision, in either direction, a retraction is linear.
+LINEAR = 2.0
+
+
 def retract(family: ExponentialFamily, natural: Natural, message: Natural, rho: float) -> Natural:
     """The improved-BLR step of a Gaussian: inside the cone for every rho (arXiv 2002.10060).
 
     With S the precision, G = S - E[hess l] and the natural gradient of the mean taken in the new S:
 
         S <- ( S + (S - rho G) S^-1 (S - rho G) ) / 2,       m <- m + rho S_new^-1 E[grad log p].
+
+    With ``S = L L'`` that is ``L f(X) L'`` of ``X = L^-1 (S - rho G) L'^-1``, with the function
+    ``f(x) = (1 + x^2) / 2`` of its eigenvalues. Where the Hessian is k times the precision that new
+    precision is k / 2 times too large, and the mean does not move; so f goes on along its tangent
+    beyond ``|x| = 2``, where it is at most twice what the plain step has.
 
     Not for an arrow-head precision, whose zeros ``G S^-1 G`` has not: that one halves its steps.
     A message is ``(E[grad log p] + E[hess l] m, -E[hess l] / 2)``, E[hess l] being symmetric.
@@ -66,15 +76,26 @@ def retract(family: ExponentialFamily, natural: Natural, message: Natural, rho: 
     direction = precision - rho * (precision - hessian)
     if not matrix:
         mean = natural[0] / precision
-        new = 0.5 * (precision + direction.square() / precision)
+        new = precision * _bent(direction / precision)
         gradient = message[0] - hessian * mean
         return new * mean + rho * gradient, -0.5 * new
     factor = torch.linalg.cholesky(precision)
     half = torch.linalg.solve_triangular(factor, direction, upper=False)
-    new = 0.5 * (precision + half.mT @ half)
+    relative = torch.linalg.solve_triangular(factor, half.mT, upper=False)
+    if not host.truth(torch.isfinite(relative).all()):
+        return tuple(torch.full_like(n, math.nan) for n in natural)  # no step, and outside
+    values, vectors = torch.linalg.eigh(0.5 * (relative + relative.mT))
+    root = factor @ (vectors * _bent(values).sqrt().unsqueeze(-2))
+    new = root @ root.mT
     mean = torch.cholesky_solve(natural[0].unsqueeze(-1), factor)
     gradient = message[0].unsqueeze(-1) - hessian @ mean
     return (new @ mean + rho * gradient).squeeze(-1), -0.5 * new
+
+
+def _bent(x: Tensor) -> Tensor:
+    """``(1 + x^2) / 2``, and its tangents beyond ``|x| = LINEAR``: positive everywhere."""
+    inner = 0.5 * (1 + x.clamp(-LINEAR, LINEAR).square())
+    return inner + LINEAR * (x.abs() - LINEAR).clamp_min(0.0)
 
 
 def has_retraction(family: ExponentialFamily) -> bool:
