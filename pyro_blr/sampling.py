@@ -83,7 +83,9 @@ class Sampling:
         wanted = 2 ** math.ceil(math.log2(max(1, DRAWS_PER_ELEMENT * elements)))
         columns = 1 + elements if elements <= EXACT else 1
         room = max(FEWEST_DRAWS, 2 ** int(math.log2(FIRST_NUMBERS / (numbers * columns))))
-        self.count = max(self.least, min(max(FIRST_DRAWS, wanted), room))
+        # Fewer than wanted are no better than the first: second moments are then not exact.
+        first = max(FIRST_DRAWS, wanted) if wanted <= min(room, MOST_DRAWS) else FIRST_DRAWS
+        self.count = max(self.least, min(first, room))
 
     def common(self, latents: Latents) -> Draws:
         """The draws of the last step, if they were not renewed."""
