@@ -51,13 +51,15 @@ def _exact(gradient: Tensor, variable: Any) -> Tensor:
     mean, count = variable.mean, len(gradient)
     size = 1 if variable.scalar else mean.shape[-1]
     rows = []
-    for places in torch.arange(mean.numel()).split(TOGETHER):
-        directions = torch.zeros(len(places), count, mean.numel()).to(gradient)
-        directions[torch.arange(len(places)), :, places] = 1.0
-        columns = _products(gradient, variable.draws, directions.reshape(-1, *gradient.shape))
-        columns = columns.reshape(len(places), count, -1).mean(1)
-        starts = places - places % size
-        rows += [c[i : i + size] for c, i in zip(columns, starts.tolist(), strict=True)]
+    basis = torch.eye(mean.numel(), dtype=gradient.dtype, device=gradient.device)
+    for first in range(0, mean.numel(), TOGETHER):
+        some = basis[first : first + TOGETHER]
+        directions = some.unsqueeze(1).expand(-1, count, -1).reshape(-1, *gradient.shape)
+        columns = _products(gradient, variable.draws, directions)
+        columns = columns.reshape(len(some), count, -1).mean(1)
+        for place, column in enumerate(columns, first):
+            start = place - place % size
+            rows.append(column[start : start + size])
     full = torch.stack(rows).to(mean.dtype)
     return full.reshape(mean.shape) if variable.scalar else full.reshape(*mean.shape, size)
 

@@ -11,7 +11,6 @@ nothing of it. The folded constants are small, so float64 costs one pass over th
 from collections.abc import Iterable
 from functools import lru_cache
 from math import prod
-from typing import Any
 
 import opt_einsum
 import torch
@@ -70,15 +69,22 @@ def _product(equation: str, tensors: list[Tensor]) -> Tensor:
     views = _views(equation) if len(tensors) == 2 else None
     if views is None:
         return torch.einsum(equation, *tensors)
-    left, right = (
-        t.permute(order)[index] for t, (order, index) in zip(tensors, views, strict=True)
-    )
+    left, right = (_laid(t, order, gaps) for t, (order, gaps) in zip(tensors, views, strict=True))
     return left * right
 
 
+def _laid(tensor: Tensor, order: tuple[int, ...], gaps: tuple[int, ...]) -> Tensor:
+    tensor = tensor.permute(order)
+    for place in gaps:
+        tensor = tensor.unsqueeze(place)
+    return tensor
+
+
 @lru_cache(maxsize=4096)
-def _views(equation: str) -> tuple[tuple[tuple[int, ...], tuple[Any, ...]], ...] | None:
-    """How two operands are laid along the output's axes, if no axis is summed or repeated."""
+def _views(equation: str) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] | None:
+    """How two operands are laid along the output's axes, if no axis is summed or repeated: the
+    order of their own, and the places of those that they lack.
+    """
     inputs, out = equation.split("->")
     operands = inputs.split(",")
     if set("".join(operands)) != set(out) or any(len(set(o)) < len(o) for o in operands):
@@ -86,7 +92,7 @@ def _views(equation: str) -> tuple[tuple[tuple[int, ...], tuple[Any, ...]], ...]
     return tuple(
         (
             tuple(operand.index(a) for a in out if a in operand),
-            tuple(slice(None) if a in operand else None for a in out),
+            tuple(place for place, a in enumerate(out) if a not in operand),
         )
         for operand in operands
     )

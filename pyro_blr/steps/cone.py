@@ -82,11 +82,12 @@ def retract(family: ExponentialFamily, natural: Natural, message: Natural, rho: 
     factor = torch.linalg.cholesky(precision)
     half = torch.linalg.solve_triangular(factor, direction, upper=False)
     relative = torch.linalg.solve_triangular(factor, half.mT, upper=False)
-    if not host.truth(torch.isfinite(relative).all()):
-        return tuple(torch.full_like(n, math.nan) for n in natural)  # no step, and outside
-    values, vectors = torch.linalg.eigh(0.5 * (relative + relative.mT))
+    # A message that is not finite has no eigenvalues: NaN is outside the cone, and no step.
+    finite = torch.isfinite(relative).all()
+    symmetric = torch.where(finite, 0.5 * (relative + relative.mT), 0.0)
+    values, vectors = torch.linalg.eigh(symmetric)
     root = factor @ (vectors * _bent(values).sqrt().unsqueeze(-2))
-    new = root @ root.mT
+    new = torch.where(finite, root @ root.mT, math.nan)
     mean = torch.cholesky_solve(natural[0].unsqueeze(-1), factor)
     gradient = message[0].unsqueeze(-1) - hessian @ mean
     return (new @ mean + rho * gradient).squeeze(-1), -0.5 * new
