@@ -60,6 +60,6 @@ def solve(
 
 
 def dot(left: Vector, right: Vector) -> Tensor:
-    """The inner product, in float64."""
+    """The inner product, in float64; parts on the CPU may stand beside parts on one device."""
     first, *rest = ((a * b).sum().double() for a, b in zip(left, right, strict=True))
     return sum(rest, start=first)

@@ -13,12 +13,11 @@ import torch
 from tqdm import tqdm
 
 from .joint_objective import JointObjective
-from .lifting import host
 from .objective import Call, EnergyObjective
 from .sampling import SAMPLED_TOL
 from .steps.acceleration import Anderson
 from .steps.certificate import LOOSE, RELATIVE, certify, newton_step
-from .steps.cone import squared_norm
+from .steps.cone import metric_products, minus
 
 
 @dataclass(eq=False)
@@ -331,13 +330,9 @@ def _mean_product(naturals: Any, estimates: list[Any]) -> tuple[float, float]:
 
 
 def _residual_product(naturals: Any, first: Any, second: Any) -> float:
-    """``d1' F d2 / 2`` by polarisation, summed over blocks."""
+    """``d1' F d2 / 2``, summed over blocks."""
     total = 0.0
     for block, natural in naturals.items():
-        d1 = tuple(n - m for n, m in zip(natural, first[block], strict=True))
-        d2 = tuple(n - m for n, m in zip(natural, second[block], strict=True))
-        plus = tuple(a + b for a, b in zip(d1, d2, strict=True))
-        minus = tuple(a - b for a, b in zip(d1, d2, strict=True))
-        total += host.number(squared_norm(block.family, natural, plus)) / 8
-        total -= host.number(squared_norm(block.family, natural, minus)) / 8
+        d1, d2 = minus(natural, first[block]), minus(natural, second[block])
+        total += 0.5 * metric_products(block.family, natural, d1, d2)[1]
     return total

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..families import Natural
-from .cone import Safety, fisher_product, inner, inside
+from .cone import Safety, fisher_product, inner, inside, minus
 from .objective import Block, Naturals, Objective
 from .sweep import CLOSE, has_not_fallen
 
@@ -55,8 +55,8 @@ class Anderson:
         :param before: x, where the sweep began.
         :param after: y, where it ended.
         """
-        step = {b: _minus(after[b], before[b]) for b in objective.blocks}
-        if self._steps and not _alike(self._steps[-1][1], step):
+        step = {b: minus(after[b], before[b]) for b in objective.blocks}
+        if self._steps and list(self._steps[-1][1]) != list(step):
             self.reset()
         metric = {b: fisher_product(b.family, before[b], step[b]) for b in step}
         norm, previous = _paired(metric, step), self._norm
@@ -99,19 +99,11 @@ class Anderson:
         return moved
 
 
-def _minus(left: Natural, right: Natural) -> Natural:
-    return tuple(a - b for a, b in zip(left, right, strict=True))
-
-
 def _difference(
     left: Mapping[Block, Natural], right: Mapping[Block, Natural]
 ) -> dict[Block, Natural]:
-    return {b: _minus(left[b], right[b]) for b in left}
+    return {b: minus(left[b], right[b]) for b in left}
 
 
 def _paired(left: Mapping[Block, tuple[Tensor, ...]], right: Mapping[Block, Natural]) -> float:
     return sum(float(inner(left[b], right[b])) for b in left)
-
-
-def _alike(left: Mapping[Block, Natural], right: Mapping[Block, Natural]) -> bool:
-    return list(left) == list(right)

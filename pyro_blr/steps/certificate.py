@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..conjugate_gradients import dot
 from ..families import Natural
 from ..lifting import host
 from .cone import fisher_product, inside, squared_norm
@@ -145,7 +146,7 @@ def certify(
         assert step is not None
         descent = curvature.split([-s for s in step])
         return Certificate(math.inf, curvature.split(negative), True, descent)
-    gap = math.inf if step is None else 0.5 * host.number(_dot(curvature.gradient, step))
+    gap = math.inf if step is None else 0.5 * host.number(dot(curvature.gradient, step))
     if gap <= tol:
         negative = _search_negative_curvature(curvature, generator)
         if negative is not None:
@@ -179,12 +180,6 @@ def _fisher_scaled(curvature: Curvature, noise: Vector) -> Vector:
     return result
 
 
-def _dot(left: Vector, right: Vector) -> Tensor:
-    """The inner product; blocks on the CPU may stand beside blocks on one device."""
-    first, *rest = ((a * b).sum().double() for a, b in zip(left, right, strict=True))
-    return sum(rest, start=first)
-
-
 def _conjugate_gradients(
     curvature: Curvature,
     target: Vector,
@@ -202,13 +197,13 @@ def _conjugate_gradients(
     residual = [t.clone() for t in target]
     conditioned = curvature.precondition(residual)
     direction = [c.clone() for c in conditioned]
-    size = host.number(_dot(residual, conditioned))
+    size = host.number(dot(residual, conditioned))
     first = size
     if first == 0:
         return solution, None
     for _ in range(iterations):
         product = curvature.times(direction)
-        curved = host.number(_dot(direction, product))
+        curved = host.number(dot(direction, product))
         if not math.isfinite(curved):
             return None, None
         if curved <= NEGATIVE * size:
@@ -219,7 +214,7 @@ def _conjugate_gradients(
         solution = _plus(solution, direction, rate)
         residual = _plus(residual, product, -rate)
         conditioned = curvature.precondition(residual)
-        new = host.number(_dot(residual, conditioned))
+        new = host.number(dot(residual, conditioned))
         if new <= relative**2 * first:
             return solution, None
         direction = _plus(conditioned, direction, new / size)

@@ -216,6 +216,11 @@ def metric_products(
     return host.number(inner(product, first)), host.number(inner(product, second))
 
 
+def minus(left: Natural, right: Natural) -> Natural:
+    """The difference of two sets of parameters."""
+    return tuple(a - b for a, b in zip(left, right, strict=True))
+
+
 def inner(left: Natural, right: Natural) -> Tensor:
     """The sum of the products of all entries."""
     first, *rest = ((a * b).sum() for a, b in zip(left, right, strict=True))
@@ -226,6 +231,6 @@ def residual(naturals: Mapping[Any, Natural], messages: Mapping[Any, Natural]) -
     """``d'Fd/2`` in nats, d = natural - message, summed over blocks: the length of a full step."""
     total = 0.0
     for block, natural in naturals.items():
-        step = tuple(n - m for n, m in zip(natural, messages[block], strict=True))
+        step = minus(natural, messages[block])
         total += 0.5 * host.number(squared_norm(block.family, natural, step))
     return total

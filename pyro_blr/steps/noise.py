@@ -26,7 +26,7 @@ from typing import Any
 
 from ..families import Natural
 from ..lifting import host
-from .cone import fisher_product, inner
+from .cone import fisher_product, inner, minus
 from .objective import Block, Naturals
 from .schedule import decreasing
 
@@ -75,7 +75,7 @@ class NoiseControl:
         else:
             self._size = decreasing(self._noisy_steps)
         self._natural = {b.name: naturals[b] for b in seen}
-        self._direction = {b.name: _minus(messages[b], naturals[b]) for b in seen}
+        self._direction = {b.name: minus(messages[b], naturals[b]) for b in seen}
         return self._size
 
     def _limited(self, ratio: float) -> float:
@@ -98,7 +98,7 @@ class NoiseControl:
         for block in seen:
             natural, direction = self._natural[block.name], self._direction[block.name]
             product = fisher_product(block.family, natural, direction)
-            signal += host.number(inner(product, _minus(messages[block], natural)))
+            signal += host.number(inner(product, minus(messages[block], natural)))
             total += host.number(inner(product, direction))
         weight = min(MOST_WEIGHT, max(LEAST_WEIGHT, self._size)) if self._total else 1.0
         self._signal += weight * (signal - self._signal)
@@ -121,7 +121,3 @@ class NoiseControl:
         self._direction = {name: tuple(d) for name, d in state["direction"].items()}
         self._signal, self._total = float(state["signal"]), float(state["total"])
         self._size, self._noisy_steps = float(state["size"]), int(state["noisy_steps"])
-
-
-def _minus(left: Natural, right: Natural) -> Natural:
-    return tuple(a - b for a, b in zip(left, right, strict=True))

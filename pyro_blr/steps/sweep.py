@@ -18,6 +18,7 @@ from .cone import (
     has_retraction,
     inside,
     metric_products,
+    minus,
     noisy_step,
     plain,
     retract,
@@ -117,7 +118,7 @@ def sweep(
         message = first[block] if i == 0 else objective.messages(current, block)[block]
         own = math.inf
         if estimated:
-            direction = _minus(message, current[block])
+            direction = minus(message, current[block])
             own = 0.5 * host.number(squared_norm(block.family, current[block], direction))
             residual += own
         if objective.is_conjugate_in(block):
@@ -128,7 +129,7 @@ def sweep(
             growth = GROWTH if estimated else 2.0
             start = min(1.0, growth * memory.step_sizes.get(block.name, 1.0))
             if estimated:
-                secant = memory.secant(block, current[block], _minus(message, current[block]))
+                secant = memory.secant(block, current[block], minus(message, current[block]))
                 start = min(start, secant)
             limit = start if step_size is None else min(start, step_size)
             alone = entry if len(objective.blocks) == 1 else None
@@ -254,7 +255,3 @@ def parallel(
             raise improper(block)
         result[block] = naturals[block] if proposal is None else proposal
     return result
-
-
-def _minus(left: Natural, right: Natural) -> Natural:
-    return tuple(a - b for a, b in zip(left, right, strict=True))
