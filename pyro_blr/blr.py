@@ -194,7 +194,7 @@ class BLR(Resumable):
         loss, objective = self.advance(args, kwargs)
         settled = objective is not None and self.has_settled(objective, SAMPLED_TOL)
         if objective is not None and settled and self.sampling.error > SAMPLED_TOL / 2:
-            self.sampling.grow(SAMPLED_TOL, objective.energy.sampled_numbers)
+            self.sampling.grow(SAMPLED_TOL, objective.energy)
         return loss
 
     @_with_gradients

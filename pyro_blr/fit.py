@@ -217,7 +217,8 @@ class _Watch:
         tol, sampling = self.sampled_tol, blr.sampling
         fit.residual = blr.step_residual
         if not blr.has_settled(objective, tol):
-            if self._is_due(fit, False) and not blr.parameters.others:
+            known = objective.energy.holds(objective.draws) and not blr.parameters.others
+            if self._is_due(fit, False) and known:
                 self._newton(fit, blr, objective, False)
             return
         if objective.energy.leaves_curvature_out:
@@ -237,7 +238,7 @@ class _Watch:
                 fit.converged = True
                 fit.reason += f", is at most tol={tol:g}"
                 return
-        if not sampling.grow(tol, objective.energy.sampled_numbers):
+        if not sampling.grow(tol, objective.energy):
             self.is_over = True
             fit.reason = (
                 f"the error of {count} draws, the most that there may be, is about "

@@ -15,7 +15,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .energy.draws import Draws
+from .energy.energy import Energy
 from .energy.latents import Latents
+from .energy.sampled import HELD_NUMBERS
 from .estimators.hessians import EXACT
 
 #: Draws to begin with; in a dozen dimensions they cost less than the trace of a model.
@@ -29,9 +31,9 @@ DRAWS_PER_ELEMENT = 4
 FIRST_NUMBERS = 2**30
 #: Draws of a step that is not searched (minibatches, jumps), five antithetic pairs.
 NOISY_DRAWS = 10
-#: The most draws, and the most numbers that the programs may hold for all of them (1 GB).
+#: The most draws, and the most numbers of the programs at all of them: some ten seconds a step.
 MOST_DRAWS = 2**14
-MOST_NUMBERS = 2**27
+MOST_NUMBERS = 2**31
 #: What the draws may cost the fit in nats where nothing else is asked for.
 SAMPLED_TOL = 0.01
 #: A residual on the same draws of less than this share of their error has converged on them.
@@ -98,9 +100,10 @@ class Sampling:
         """Whether these are the draws that steps have in common."""
         return draws is self._common
 
-    def most(self, numbers: int) -> int:
-        """The most draws of programs that hold so many numbers each."""
-        room = max(FIRST_DRAWS, MOST_NUMBERS // max(numbers, 1))
+    def most(self, energy: Energy) -> int:
+        """The most draws of an energy's sampled factors."""
+        limit = MOST_NUMBERS if energy.is_in_parts else HELD_NUMBERS
+        room = max(FIRST_DRAWS, limit // max(energy.sampled_numbers, 1))
         return self.fixed or max(self.count, min(MOST_DRAWS, 2 ** int(math.log2(room))))
 
     def has_settled(self, residual: float, measured: Callable[[], float], tol: float) -> bool:
@@ -119,9 +122,9 @@ class Sampling:
         self.error = error
         return True
 
-    def grow(self, tol: float, numbers: int) -> bool:
+    def grow(self, tol: float, energy: Energy) -> bool:
         """Renew the draws, as many as make their error less than half of tol; False at the most."""
-        most = self.most(numbers)
+        most = self.most(energy)
         if self.count >= most:
             return False
         wanted = min(MOST_GROWTH, max(LEAST_GROWTH, 2 * self.error / tol))

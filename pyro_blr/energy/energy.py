@@ -24,7 +24,6 @@ from ..lifting.mends import mend_of
 from ..lifting.moments import Moments
 from ..lifting.plan import zero_of
 from ..lifting.points import PointBlock, statistics_of
-from ..lifting.tensor import program
 from .build import build_factor, resample
 from .curvature import GAUSS_NEWTON
 from .draws import Draws
@@ -32,7 +31,7 @@ from .factors import ConstantFactor, ExactFactor, Factor, KeptRule, QuadratureFa
 from .latents import Latents
 from .parameters import LiftedParameter
 from .points import packed
-from .sampled import SampledFactor, estimate
+from .sampled import HELD_NUMBERS, SampledFactor, estimate
 from .trace import Traced, trace_model
 
 Naturals = Mapping[Block, Natural]
@@ -151,8 +150,17 @@ class Energy:
     @property
     def sampled_numbers(self) -> int:
         """The numbers that the programs of the sampled factors hold for one draw."""
-        nodes = [f.summed.node for f in self.factors if isinstance(f, SampledFactor)]
-        return sum(node.numel() for node in program(nodes))
+        return sum(f.numbers for f in self.factors if isinstance(f, SampledFactor))
+
+    @property
+    def is_in_parts(self) -> bool:
+        """Whether no number of draws makes a graph that memory does not hold."""
+        sampled = [f for f in self.factors if isinstance(f, SampledFactor)]
+        return not self.has_parameters and all(f.is_in_parts for f in sampled)
+
+    def holds(self, draws: Draws | None) -> bool:
+        """Whether memory holds the graph of all draws, as second derivatives in q need it."""
+        return draws is None or draws.count * self.sampled_numbers <= HELD_NUMBERS
 
     def count(self, draws: Draws | None, blocks: Sequence[Block]) -> None:
         """Count the gradients that the messages to some blocks take."""

@@ -4,7 +4,8 @@
 """Factors at draws of q: the recorded programs of all of them, run together on every draw."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from ..estimators import (
     Curvature,
     GaussNewton,
+    MeanDerivatives,
     Outputs,
     Variable,
     bonnet_price,
@@ -23,10 +25,13 @@ from ..estimators import (
 )
 from ..lifting.blocks import Block
 from ..lifting.outputs import Output
-from ..lifting.tensor import replay
-from .curvature import EXACT_HESSIAN, GAUSS_NEWTON, PROBES, STEIN, Way
+from ..lifting.tensor import program, replay
+from .curvature import EXACT_HESSIAN, GAUSS_NEWTON, PATH, PROBES, SCORE, STEIN, Way
 from .draws import Drawn, Draws, has_central_leaves, variable
 from .factors import Factor, MomentsMap, Summed, Value
+
+#: Numbers of programs at draws whose graph is held at once (1 GB); draws beyond are taken in parts.
+HELD_NUMBERS = 2**27
 
 
 @dataclass(eq=False)
@@ -40,6 +45,17 @@ class SampledFactor(Factor):
     ways: Mapping[Block, Way] = field(default_factory=dict)
 
     tier = "sampled"
+
+    @property
+    def is_in_parts(self) -> bool:
+        """Whether draws whose graph is too large can be taken in parts."""
+        along = (PATH, SCORE)
+        return not self.jumps and all(way.name not in along for way in self.ways.values())
+
+    @cached_property
+    def numbers(self) -> int:
+        """The numbers that its program holds for one draw."""
+        return sum(node.numel() for node in program([self.summed.node]))
 
     def evaluate(self, moments: MomentsMap, draws: Draws | None, touching: Block | None) -> Value:
         assert draws is not None
@@ -133,12 +149,59 @@ def _continuous(
                 if touching in (None, block):
                     drawn[block].requires_grad_()
                     variables[block] = variable(block, m, drawn[block], draws.seed)
+    is_large = draws.count * sum(f.numbers for f in factors) > HELD_NUMBERS
+    if is_large and _are_of_draws_alone(factors, draws, drawn, variables):
+        return _in_parts(factors, ways, draws, drawn, variables)
+    values, sizes, curvatures = _with_curvatures(factors, ways, draws, drawn, variables)
+    value = bonnet_price(values, tuple(variables.values()), curvatures)
+    return Estimate(value, sizes.mean(), values.detach())
+
+
+def _with_curvatures(
+    factors: Sequence[SampledFactor],
+    ways: Ways,
+    draws: Draws,
+    drawn: Drawn,
+    variables: Mapping[Block, Variable],
+) -> tuple[Tensor, Tensor, list[Curvature]]:
+    """The factors at draws, their absolute terms, and the estimator of each variable's Hessian."""
     cuts = {id(o.node): o for b in variables for w in ways[b] if (o := w.output) is not None}
     values, sizes, outputs = _at_draws(factors, draws, drawn, tuple(cuts.values()))
     found = dict(zip(cuts, outputs, strict=True))
-    curvatures = [_curvature(ways[b], values, found) for b in variables]
-    value = bonnet_price(values, tuple(variables.values()), curvatures)
-    return Estimate(value, sizes.mean(), values.detach())
+    return values, sizes, [_curvature(ways[b], values, found) for b in variables]
+
+
+def _are_of_draws_alone(
+    factors: Sequence[SampledFactor],
+    draws: Draws,
+    drawn: Drawn,
+    variables: Mapping[Block, Variable],
+) -> bool:
+    """Whether nothing that requires a gradient enters the factors but draws of the variables."""
+    one = {b: d[:1].detach() if b in variables else d[:1] for b, d in drawn.items()}
+    return bool(variables) and not _at_draws(factors, draws, one)[0].requires_grad
+
+
+def _in_parts(
+    factors: Sequence[SampledFactor],
+    ways: Ways,
+    draws: Draws,
+    drawn: Drawn,
+    variables: Mapping[Block, Variable],
+) -> Estimate:
+    """The same from parts of the draws, of which one at a time holds its graph."""
+    size = max(1, HELD_NUMBERS // sum(f.numbers for f in factors))
+    means = MeanDerivatives(tuple(variables.values()))
+    values, sizes = [], []
+    for first in range(0, draws.count, size):
+        part = {b: d.detach()[first : first + size] for b, d in drawn.items()}
+        own = {b: replace(v, draws=part[b].requires_grad_()) for b, v in variables.items()}
+        value, magnitude, curvatures = _with_curvatures(factors, ways, draws, part, own)
+        means.add(value, tuple(own.values()), curvatures)
+        values.append(value.detach())
+        sizes.append(magnitude.detach())
+    each = torch.cat(values)
+    return Estimate(means.estimate(each), torch.cat(sizes).mean(), each)
 
 
 def _curvature(ways: Sequence[Way], values: Tensor, found: Mapping[int, Outputs]) -> Curvature:
@@ -186,8 +249,9 @@ def _at_draws(
         return torch.stack([p[0] for p in parts]).sum(), torch.stack([p[1] for p in parts]).sum()
 
     # Aliases: of two outputs one may be computed from the other, but no factor from both.
-    given = [o.view_as(o) for o in draws.mapped(before, values)] if cuts else []
-    total, sizes = draws.mapped(after, values, given)
+    numbers = sum(f.numbers for f in factors)
+    given = [o.view_as(o) for o in draws.mapped(before, values, numbers=numbers)] if cuts else []
+    total, sizes = draws.mapped(after, values, given, numbers=numbers)
     outputs = [Outputs(g, c.is_vector) for g, c in zip(given, cuts, strict=True)]
     return total, sizes, outputs
 

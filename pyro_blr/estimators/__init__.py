@@ -10,7 +10,7 @@ For a Gaussian q with mean m and covariance C (arXiv 2107.04562, Section 1.4.3)
 so an estimate is a mean of gradients and of Hessians at draws, however f depends on z.
 """
 
-from .bonnet_price import Curvature, Variable, bonnet_price
+from .bonnet_price import Curvature, MeanDerivatives, Variable, bonnet_price
 from .gauss_newton import GaussNewton, Outputs
 from .hessians import exact_hessian, probed_hessian, stein_hessian
 from .points import gaussian_points
@@ -19,6 +19,7 @@ from .score import score_function
 __all__ = [
     "Curvature",
     "GaussNewton",
+    "MeanDerivatives",
     "Outputs",
     "Variable",
     "bonnet_price",

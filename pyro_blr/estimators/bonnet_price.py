@@ -56,14 +56,63 @@ def bonnet_price(
     :param curvatures: how the mean Hessian in each variable is estimated.
     """
     derivatives = _Derivatives(values, variables, curvatures)
+    return _with_slopes(values, variables, derivatives.slope, derivatives.curvature)
+
+
+Derivative = Callable[[int], Tensor | None]
+
+
+def _with_slopes(
+    values: Tensor, variables: Sequence[Variable], slope: Derivative, curvature: Derivative
+) -> Tensor:
+    """The mean of values, whose derivatives in means and covariances are given."""
     total = values.mean()
     for i, variable in enumerate(variables):
-        own = _Slope.apply(variable.mean, derivatives.slope, i)  # type: ignore[no-untyped-call]
-        curved = _Slope.apply(  # type: ignore[no-untyped-call]
-            variable.covariance, derivatives.curvature, i
-        )
+        own = _Slope.apply(variable.mean, slope, i)  # type: ignore[no-untyped-call]
+        curved = _Slope.apply(variable.covariance, curvature, i)  # type: ignore[no-untyped-call]
         total = total + own + curved
     return total
+
+
+class MeanDerivatives:
+    """Bonnet's and Price's derivatives, added up over parts of the draws.
+
+    :param variables: with all of the draws.
+    """
+
+    def __init__(self, variables: Sequence[Variable]) -> None:
+        self.variables = variables
+        self._slopes: list[Tensor | None] = [None] * len(variables)
+        self._curvatures: list[Tensor | None] = [None] * len(variables)
+
+    def add(
+        self, values: Tensor, variables: Sequence[Variable], curvatures: Sequence[Curvature]
+    ) -> None:
+        """Add a part, whose graph is not needed any more.
+
+        :param values: as those of :func:`bonnet_price`.
+        :param variables: with the draws of the part.
+        """
+        derivatives = _Derivatives(values, variables, curvatures)
+        for i, (whole, part) in enumerate(zip(self.variables, variables, strict=True)):
+            share = len(part.draws) / len(whole.draws)
+            self._slopes[i] = _sum(self._slopes[i], derivatives.slope(i), share)
+            self._curvatures[i] = _sum(self._curvatures[i], derivatives.curvature(i), share)
+
+    def estimate(self, values: Tensor) -> Tensor:
+        """E_q[f] with the derivatives of all parts, a scalar.
+
+        :param values: f at all of the draws. # shape: (draws,)
+        """
+        slope, curvature = self._slopes.__getitem__, self._curvatures.__getitem__
+        return _with_slopes(values, self.variables, slope, curvature)
+
+
+def _sum(total: Tensor | None, mean: Tensor | None, share: float) -> Tensor | None:
+    """A total with the mean of a share of the draws; None is 0."""
+    if mean is None:
+        return total
+    return share * mean if total is None else total + share * mean
 
 
 class _Derivatives:
@@ -104,9 +153,7 @@ class _Slope(torch.autograd.Function):
     """0, with a derivative in the leaf that is computed when it is asked for."""
 
     @staticmethod
-    def forward(
-        ctx: Any, leaf: Tensor, derivative: Callable[[int], Tensor | None], i: int
-    ) -> Tensor:
+    def forward(ctx: Any, leaf: Tensor, derivative: Derivative, i: int) -> Tensor:
         ctx.derivative, ctx.i, ctx.shape = derivative, i, leaf.shape
         return leaf.new_zeros(())
 

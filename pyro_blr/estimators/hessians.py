@@ -120,7 +120,8 @@ def stein_hessian(gradient: Tensor, variable: Any) -> Tensor:
     if variable.has_rows:
         outer = torch.einsum("s...ni,s...nj->...ij", away @ variable.precision, residual)
     else:
-        whitened = (variable.precision @ away.unsqueeze(-1)).squeeze(-1)
+        # One product of matrices: a product for each draw would read the precision as often.
+        whitened = torch.einsum("...ij,s...j->s...i", variable.precision, away)
         outer = torch.einsum("s...i,s...j->...ij", whitened, residual)
     return 0.5 * (outer + outer.mT) / count
 

@@ -16,7 +16,15 @@ from torch.utils import _pytree as pytree
 from .polynomial import Polynomial
 from .recall import recalled
 from .template import on_meta
-from .tensor import BELOW, Call, LiftedTensor, control_flow, lifted_in, polynomial_of
+from .tensor import (
+    BELOW,
+    Call,
+    LiftedTensor,
+    control_flow,
+    polynomial_of,
+    put_together,
+    taken_apart,
+)
 from .terms import NotPolynomial
 
 Operation = Callable[..., Any]
@@ -140,14 +148,13 @@ def record(
 
     :raises Exception: what torch itself raises for these shapes and arguments.
     """
-    if any(_is_transformed(t) for t in _tensors((args, kwargs))):
-        raise control_flow("a transform of torch.func", (args, kwargs), BELOW)
     call = Call(func, args, kwargs)
-    inputs = call.inputs
+    if any(_is_transformed(t) for t in call.tensors):
+        raise control_flow("a transform of torch.func", (args, kwargs), BELOW)
     operation = OPERATIONS.get(name)
     if operation is None:
-        reason = _first_reason(inputs) or f"`{name}` has no closed-form expectation"
-        return _wrap_unknown(call, reason, inputs)
+        reason = _first_reason(call.inputs) or f"`{name}` has no closed-form expectation"
+        return _wrap_unknown(call, reason)
     try:
         expected = on_meta(call)
     except NotImplementedError:  # its result's shape depends on values: a boolean mask's does
@@ -157,12 +164,14 @@ def record(
         return _wrap_polynomials(call, name, result, expected)
     except NotPolynomial as error:
         reason = str(error) if "`" in str(error) else f"`{name}`: {error}"
-    return _wrap_unknown(call, reason, inputs)
+    return _wrap_unknown(call, reason, expected)
 
 
 def _run_operation(operation: Operation | WholeCall, name: str, call: Call) -> Any:
     """The polynomial of a call; one that its handler does not understand leaves the algebra."""
-    if name not in _SPARSE and any(t.layout != torch.strided for t in _tensors(call.args)):
+    if name not in _SPARSE and any(
+        t.layout != torch.strided for t in call.tensors if not isinstance(t, LiftedTensor)
+    ):
         raise NotPolynomial(f"`{name}` with a sparse tensor")
     try:
         if isinstance(operation, WholeCall):
@@ -236,11 +245,11 @@ def _wrap_polynomials(call: Call, name: str, result: Any, expected: Any) -> Any:
     device = call.inputs[0].device
     polynomials = (result,) if isinstance(result, Polynomial) else tuple(result)
     if expected is None:
-        dtype = _result_dtype(call.args, call.kwargs)
+        dtype = _result_dtype(call)
         kinds = [(p.shape, dtype) for p in polynomials]
-        spec = None
+        spec = None if len(kinds) == 1 else pytree.tree_structure(polynomials)
     else:
-        leaves, spec = pytree.tree_flatten(expected)
+        leaves, spec = taken_apart(expected)
         kinds = [(t.shape, t.dtype) for t in leaves]
     if [p.shape for p in polynomials] != [shape for shape, _ in kinds]:
         raise NotPolynomial(f"`{name}` with these arguments")
@@ -251,38 +260,40 @@ def _wrap_polynomials(call: Call, name: str, result: Any, expected: Any) -> Any:
         LiftedTensor(p.shape, dtype, device, poly=p, call=call, output=i)
         for i, (p, (_, dtype)) in enumerate(zip(polynomials, kinds, strict=True))
     ]
-    if spec is None:
-        return wrapped[0] if len(wrapped) == 1 else tuple(wrapped)
-    return pytree.tree_unflatten(wrapped, spec)
+    return put_together(wrapped, spec)
 
 
-def _wrap_unknown(call: Call, reason: str, inputs: list[LiftedTensor]) -> Any:
-    """Wrap the outputs of a call without a polynomial; their shapes come from the meta device."""
-    device = inputs[0].device
-    try:
-        shapes = on_meta(call)
-    except (NotImplementedError, RuntimeError) as error:
-        name = getattr(call.function, "__name__", str(call.function))
-        mend = f"its result's shape must not depend on values, nor its call fail ({error})"
-        raise control_flow(f"`{name}`", inputs, mend) from error
-    leaves, spec = pytree.tree_flatten(shapes)
+def _wrap_unknown(call: Call, reason: str, expected: Any = None) -> Any:
+    """Wrap the outputs of a call without a polynomial.
+
+    :param expected: the results on the meta device, where they are known already.
+    """
+    device = call.inputs[0].device
+    if expected is None:
+        try:
+            expected = on_meta(call)
+        except (NotImplementedError, RuntimeError) as error:
+            name = getattr(call.function, "__name__", str(call.function))
+            mend = f"its result's shape must not depend on values, nor its call fail ({error})"
+            raise control_flow(f"`{name}`", call.inputs, mend) from error
+    leaves, spec = taken_apart(expected)
     wrapped = [
         LiftedTensor(t.shape, t.dtype, device, poly=None, call=call, output=i, reason=reason)
         if isinstance(t, Tensor)
         else t
         for i, t in enumerate(leaves)
     ]
-    return pytree.tree_unflatten(wrapped, spec)
+    return put_together(wrapped, spec)
 
 
-def _result_dtype(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.dtype:
+def _result_dtype(call: Call) -> torch.dtype:
     """Torch's promotion among the floating arguments: tensors with dims before 0-d ones."""
-    named = kwargs.get("dtype")
+    named = call.kwargs.get("dtype")
     if isinstance(named, torch.dtype) and named.is_floating_point:
         return named
     arrays: torch.dtype | None = None
     scalars: torch.dtype | None = None
-    for tensor in _tensors((args, kwargs)):
+    for tensor in call.tensors:
         if not tensor.dtype.is_floating_point:
             continue
         if tensor.dim():
@@ -291,14 +302,4 @@ def _result_dtype(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.dty
             scalars = (
                 tensor.dtype if scalars is None else torch.promote_types(scalars, tensor.dtype)
             )
-    return arrays or scalars or lifted_in((args, kwargs))[0].dtype
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    if isinstance(tree, Tensor):
-        return [tree]
-    if isinstance(tree, Mapping):
-        tree = tree.values()
-    elif not isinstance(tree, list | tuple):
-        return []
-    return [t for item in tree for t in _tensors(item)]
+    return arrays or scalars or call.inputs[0].dtype

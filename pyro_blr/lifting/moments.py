@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..families import Natural
+from ..families import Natural, matrices
 from ..families.normal import LOG_TWO_PI
 from .blocks import Block
 from .statistics import COV, LOCATION, MEAN, SECOND, SPREAD, Statistic, sufficient_statistics
@@ -159,7 +159,7 @@ class GaussianMoments(Moments):
         if self._scalar:
             return mean + cov.sqrt() * noise
         factor: Tensor = torch.linalg.cholesky(cov)
-        return mean + (factor @ noise.unsqueeze(-1)).squeeze(-1)
+        return mean + matrices.at_draws(factor, noise)
 
     def log_prob(self, value: Tensor) -> Tensor:
         mean, cov = self.leaves

@@ -108,7 +108,7 @@ def on_meta(call: Call) -> Any:
     dense = _DENSE.get(getattr(call.function, "__name__", ""))
     if dense is not None:
         template = Template(dense, template.form)
-    kinds = tuple((t.shape, t.dtype) for t in lifted), tuple((t.shape, t.dtype) for t in given)
+    kinds = tuple(t.kind for t in lifted), tuple((t.shape, t.dtype) for t in given)
     try:
         hash(template)
     except TypeError:  # an argument that no key can hold

@@ -14,7 +14,7 @@ latent in a factor sees the same draw: provenance needs no bookkeeping.
 """
 
 import itertools
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -34,23 +34,26 @@ class Call:
     """One recorded call of a torch function; its results are shared by the outputs.
 
     :param function: the torch function.
-    :param args: its arguments, lifted tensors among them.
+    :param args: its arguments, lifted tensors among them. Lists are copied: a model may append to
+        one that it has stacked.
     """
 
-    __slots__ = ("args", "function", "kwargs", "order")
+    __slots__ = ("args", "function", "inputs", "kwargs", "order", "tensors")
 
     def __init__(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         self.function = function
-        self.args = args
-        self.kwargs = kwargs
+        self.args = tuple(_copied(a) for a in args)
+        self.kwargs = {name: _copied(a) for name, a in kwargs.items()}
+        #: The tensors among the arguments, and the lifted ones among these.
+        self.tensors = tensors_in((self.args, self.kwargs))
+        self.inputs = [t for t in self.tensors if isinstance(t, LiftedTensor)]
         self.order = next(_counter)
 
-    @property
-    def inputs(self) -> list["LiftedTensor"]:
-        """The lifted tensors among the arguments."""
-        return lifted_in((self.args, self.kwargs))
+
+def _copied(argument: Any) -> Any:
+    return list(argument) if type(argument) is list else argument
 
 
 class LiftedTensor(torch.Tensor):
@@ -64,8 +67,12 @@ class LiftedTensor(torch.Tensor):
     #: The value in the exact algebra, or None and the reason.
     poly: Polynomial | None
     reason: str
+    #: Its shape and dtype: attributes of tensors cost a turn through ``__torch_function__``.
+    kind: tuple[torch.Size, torch.dtype]
     #: Whether it is the value of a latent, made from its variable by q's own transform.
     is_value: bool = False
+    #: The nodes that it depends on, once they are asked for; itself apart, which would be a cycle.
+    _behind: "list[LiftedTensor] | None" = None
 
     def __new__(
         cls,
@@ -79,9 +86,11 @@ class LiftedTensor(torch.Tensor):
         output: int = 0,
         reason: str = "",
     ) -> "LiftedTensor":
+        size = torch.Size(shape)
         self: LiftedTensor = torch.Tensor._make_wrapper_subclass(
-            cls, torch.Size(shape), dtype=dtype, device=device
+            cls, size, dtype=dtype, device=device
         )
+        self.kind = (size, dtype)
         self.site, self.call, self.output = site, call, output
         self.poly, self.reason = poly, reason
         return self
@@ -174,24 +183,46 @@ def control_flow(what: str, inputs: Any, mend: str) -> ControlFlowError:
     return error
 
 
+def tensors_in(tree: Any) -> list[Tensor]:
+    """The tensors in nested containers."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, Mapping):
+        tree = tree.values()
+    elif not isinstance(tree, list | tuple):
+        return []
+    return [t for item in tree for t in tensors_in(item)]
+
+
 def lifted_in(tree: Any) -> list[LiftedTensor]:
     """The lifted tensors in nested containers."""
-    if isinstance(tree, LiftedTensor):
-        return [tree]
-    if isinstance(tree, list | tuple):
-        return [t for item in tree for t in lifted_in(item)]
-    if isinstance(tree, Mapping):
-        return [t for item in tree.values() for t in lifted_in(item)]
-    return []
+    return [t for t in tensors_in(tree) if isinstance(t, LiftedTensor)]
 
 
-def program(outputs: Iterable[LiftedTensor], given: Container[Any] = ()) -> list[LiftedTensor]:
+def taken_apart(result: Any) -> tuple[list[Any], Any]:
+    """What a call returned as a list, and how it was put together; None for one tensor alone.
+
+    Most calls return one, and each use of pytree leaves a cycle for the garbage collector.
+    """
+    return ([result], None) if isinstance(result, Tensor) else pytree.tree_flatten(result)
+
+
+def put_together(leaves: list[Any], spec: Any) -> Any:
+    """The inverse."""
+    return leaves[0] if spec is None else pytree.tree_unflatten(leaves, spec)
+
+
+def program(outputs: Iterable[LiftedTensor], given: Collection[Any] = ()) -> list[LiftedTensor]:
     """Every node that the outputs depend on, inputs first.
 
     :param given: the ``id`` of nodes whose value is known, behind which nothing is needed.
     """
+    wanted = list(outputs)
+    whole = wanted[0] if len(wanted) == 1 and not given else None
+    if whole is not None and whole._behind is not None:
+        return [*whole._behind, whole]
     seen: dict[int, LiftedTensor] = {}
-    stack = list(outputs)
+    stack = wanted.copy()
     while stack:
         node = stack.pop()
         if id(node) in seen:
@@ -199,7 +230,10 @@ def program(outputs: Iterable[LiftedTensor], given: Container[Any] = ()) -> list
         seen[id(node)] = node
         if node.call is not None and id(node) not in given:
             stack.extend(node.call.inputs)
-    return sorted(seen.values(), key=lambda n: -1 if n.call is None else n.call.order)
+    nodes = sorted(seen.values(), key=lambda n: -1 if n.call is None else n.call.order)
+    if whole is not None:
+        whole._behind = nodes[:-1]
+    return nodes
 
 
 def replay(outputs: list[Any], values: Mapping[Any, Tensor]) -> list[Any]:
@@ -213,13 +247,6 @@ def replay(outputs: list[Any], values: Mapping[Any, Tensor]) -> list[Any]:
     done: dict[int, Any] = {}
     calls: dict[int, list[Any]] = {}
 
-    def value_of(item: Any) -> Any:
-        if isinstance(item, LiftedTensor):
-            return done[id(item)]
-        if isinstance(item, list | tuple) and lifted_in(item):
-            return type(item)(value_of(i) for i in item)
-        return item
-
     for node in program(lifted_in(outputs), given=values):
         if id(node) in values:
             done[id(node)] = values[id(node)]
@@ -228,11 +255,21 @@ def replay(outputs: list[Any], values: Mapping[Any, Tensor]) -> list[Any]:
         else:
             call = node.call
             if id(call) not in calls:
-                args = tuple(value_of(a) for a in call.args)
-                kwargs = {k: value_of(v) for k, v in call.kwargs.items()}
-                calls[id(call)] = pytree.tree_leaves(call.function(*args, **kwargs))
+                args = tuple(_value_of(a, done) for a in call.args)
+                kwargs = {k: _value_of(v, done) for k, v in call.kwargs.items()}
+                calls[id(call)] = taken_apart(call.function(*args, **kwargs))[0]
             done[id(node)] = calls[id(call)][node.output]
-    return [value_of(o) for o in outputs]
+    return [_value_of(o, done) for o in outputs]
+
+
+# No function inside replay: one that calls itself is a cycle, which would keep all values.
+def _value_of(item: Any, done: Mapping[int, Any]) -> Any:
+    """An argument with the values of lifted tensors in their places."""
+    if isinstance(item, LiftedTensor):
+        return done[id(item)]
+    if isinstance(item, list | tuple) and lifted_in(item):
+        return type(item)(_value_of(i, done) for i in item)
+    return item
 
 
 def polynomial_of(value: Any) -> Any:
