@@ -1,57 +1,23 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The engine: the Bayesian Learning Rule with the signature of ``SVI``."""
+"""The Bayesian Learning Rule with the signature of ``SVI``."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
-from pyro.infer.elbo import ELBO
-from pyro.optim import Adam, PyroOptim
 
 from . import errors
-from .arguments import (
-    check_arguments,
-    check_lifted_options,
-    check_limits,
-    check_rule,
-    draws_of,
-    reject_reserved,
-)
-from .charted_objective import objective_of
-from .energy.energy import Energy, EnergyBuilder, Value, Work
+from .arguments import check_limits, reject_reserved
 from .energy.explanation import Explanation, ParameterExplanation, explain
-from .energy.factors import KeptRule
-from .energy.parameters import LiftedParameter
-from .energy.trace import Traced
+from .engine import Engine, detached
 from .families import Natural
 from .fit import Fit, run, run_rule
-from .guide_parameters import GuideParameters
-from .guides.natural_guide import NaturalGuide
-from .guides.protocol import LatentGuide
-from .guides.views import View, charts_of, parameters_of_points
-from .info import Info
+from .guides.views import View
 from .lifting.blocks import Block
-from .lifting.points import PointBlock
-from .lifting.quadrature import QUAD_TOL
-from .model_parameters import ModelParameters
-from .objective import EnergyObjective
-from .random_state import same_random_state
-from .rules import Rule, choose
-from .sampling import SAMPLED_TOL, Sampling
-from .skips import Skips
-from .state import Resumable
-from .steps.averaging import Average
-from .steps.cone import Safety, residual
-from .steps.local import settle
-from .steps.momentum import Momentum
-from .steps.noise import NoiseControl
-from .steps.schedule import StepSize, decreasing, scheduled
-from .steps.sweep import SweepMemory, parallel, sweep
+from .sampling import SAMPLED_TOL
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -67,7 +33,7 @@ def _with_gradients(method: Method) -> Method:
     return cast(Method, wrapped)
 
 
-class BLR(Resumable):
+class BLR(Engine):
     """Variational inference by the Bayesian Learning Rule (arXiv 2107.04562), in the place of SVI.
 
     A step is ``natural <- (1 - rho) natural + rho dE_q[log p]/dmean_params``, block by block. The
@@ -110,70 +76,14 @@ class BLR(Resumable):
     :param num_draws: of q for sampled factors; if None, as many as keep their error below a share
         of the tolerance: they are renewed and grow once steps on the same draws have converged.
     :param estimator: of the curvature of sampled factors at Gaussian latents. ``"auto"``: exact
-        Hessians up to 512 elements; beyond, Gauss and Newton's part of them (never out of the cone,
-        but biased: it leaves out the curvature of the network) where a likelihood is concave in the
-        outputs of a network; else Hessian-vector products, or Stein's form where events have more
-        than 64 elements or there are kinks. ``"gauss_newton"``, ``"hessian"`` or ``"stein"``: that
-        one wherever it can be. :meth:`explain` names the one of each factor.
+        Hessians up to 128 elements; beyond 512, where a likelihood is concave in the outputs of a
+        network, Gauss and Newton's part of them (never out of the cone, but biased: it leaves out
+        the curvature of the network); else Hessian-vector products, or Stein's form where events
+        have more than 64 elements or there are kinks. ``"gauss_newton"``, ``"hessian"`` or
+        ``"stein"``: that one wherever it can be. :meth:`explain` names the one of each factor.
     :param check_every: compare with a trace without any cache at every so many steps.
     :raises ArgumentError: for arguments that cannot be used.
     """
-
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
-        optim: PyroOptim | None = None,
-        loss: ELBO | None = None,
-        *,
-        step_size: StepSize = "auto",
-        blocks: str = "auto",
-        on_sampled: str = "warn",
-        params: str = "optim",
-        temperature: float = 1.0,
-        momentum: float = 0.0,
-        quad_tol: float = QUAD_TOL,
-        num_draws: int | None = None,
-        estimator: str = "auto",
-        check_every: int | None = None,
-    ) -> None:
-        check_arguments(model, guide, optim, loss, step_size, blocks, on_sampled, check_every)
-        check_rule(params, temperature, momentum, quad_tol, num_draws, estimator)
-        self.model = model
-        self.guide: Any = guide
-        self.optim = Adam({"lr": 0.01}) if optim is None else optim
-        if isinstance(guide, NaturalGuide):
-            guide.give_model(model)
-            self._guide_part: NaturalGuide | GuideParameters = guide
-        else:
-            self._guide_part = GuideParameters(guide, self.optim)
-        self.params = params
-        self.temperature = float(temperature)
-        self.momentum = float(momentum)
-        self.quad_tol = float(quad_tol)
-        self.loss = loss
-        self.step_size = step_size
-        self.blocks = blocks
-        self.check_every = check_every
-        self.num_draws = num_draws
-        self.estimator = estimator
-        self.sampling = Sampling(num_draws, draws_of(loss))
-        self.num_steps = 0
-        self.info = Info()
-        self.on_sampled = on_sampled
-        self._builder = EnergyBuilder(model, on_sampled, self.temperature, estimator)
-        self.parameters = ModelParameters(params, self.optim)
-        #: The guide as the engine sees it: known at the first call, and not where a rule serves it.
-        self.view: LatentGuide | Any = guide if isinstance(guide, NaturalGuide) else None
-        #: The rule of a guide whose latents cannot be lifted.
-        self.rule: Rule | None = None
-        self._memory = SweepMemory()
-        self._momentum = Momentum(self.momentum)
-        self._noise = NoiseControl()
-        self._average = Average()
-        self._notes: tuple[str, ...] = ()
-        self._is_laid_out = False
-        self._skips = Skips()
 
     # What SVI has
 
@@ -272,7 +182,7 @@ class BLR(Resumable):
 
     def averaged(self) -> dict[Block, Natural]:
         """The natural parameters of q as :meth:`average` would write them."""
-        return self._average.of(_detached(self.view.naturals()))
+        return self._average.of(detached(self.view.naturals()))
 
     def invalidate(self) -> None:
         """Forget what was computed from constants: data changed in a way that leaves no trace."""
@@ -282,238 +192,6 @@ class BLR(Resumable):
     def skipped(self) -> int:
         """How many steps were left out because chance made the ELBO NaN or infinite."""
         return self._skips.total
-
-    # The parts of a step
-
-    @property
-    def work(self) -> Work:
-        """What evaluations took so far."""
-        return self._builder.work
-
-    def advance(
-        self,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        watched: bool = False,
-        kept: dict[str, KeptRule] | None = None,
-    ) -> tuple[float, EnergyObjective | None]:
-        """One step, or none: its loss, and the objective of a step that was taken.
-
-        :param watched: whether the residual will be asked for where the ELBO is deterministic.
-        :param kept: see :meth:`_objective`.
-        """
-        try:
-            objective = self._objective(args, kwargs, kept)
-            loss = self.step_on(objective, watched and objective.energy.is_deterministic)
-        except errors.NonFiniteError as error:
-            self._skips.skip(error, lambda: self._is_finite(args, kwargs))
-            self.info = Info()
-            return math.nan, None
-        self._skips.in_a_row = 0
-        return loss, objective
-
-    def _is_finite(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Whether the ELBO of a call is finite when it is evaluated anew."""
-        try:
-            objective = self._objective(args, kwargs)
-            value = objective.value(self.view.naturals())
-            objective.energy.check_finite(value, objective.draws)
-        except errors.NonFiniteError:
-            return False
-        return True
-
-    def _rule(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Rule | None:
-        """The rule of a guide whose latents cannot be lifted; None where they can."""
-        if self.view is None and self.rule is None:
-            if self._copied is not None:
-                self.load_state_dict(self._copied, with_random=False)
-            with same_random_state() if self._is_resuming else nullcontext():
-                chosen = choose(
-                    *(self.guide, self._builder, self.loss, self.optim),
-                    *(self.sampling.noisy_count, args, kwargs),
-                )
-            if isinstance(chosen, Rule):
-                check_lifted_options(self.params, self.momentum)
-                self._builder.report_drawn(chosen.reason)
-                self.rule, self._is_resuming = chosen, False
-            else:
-                self.view = chosen
-                self.parameters.of_guide = parameters_of_points(chosen)
-        if isinstance(self._guide_part, GuideParameters):
-            self._guide_part.take_up(args, kwargs)
-        return self.rule
-
-    def rule_step(self, rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
-        """One step of such a guide; :meth:`step` and :meth:`fit` share it."""
-        size = scheduled(self.step_size, self.num_steps)
-        loss = rule.step(args, kwargs, decreasing(self.num_steps) if size is None else size)
-        self.num_steps += 1
-        self.info = Info(loss, rule.safety)
-        return loss
-
-    def _objective(
-        self,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        kept: dict[str, KeptRule] | None = None,
-    ) -> EnergyObjective:
-        """Trace the model and choose the tier of each factor at the guide's state.
-
-        :param kept: quadrature rules of the steps before, which serve as long as q moves little.
-        """
-        self._resume(args, kwargs)
-        self.view.set_up(args, kwargs, self._builder)
-        energy = self._energy(args, kwargs)
-        objective = objective_of(
-            charts_of(self.view), energy, None, self._builder.cache, (args, kwargs)
-        )
-        if energy.needs_rules:
-            with torch.no_grad():
-                energy.calibrate(objective.by_block(self.view.naturals()), self.quad_tol, kept)
-        if energy.has_sampled:
-            objective.draws = self.sampling.fresh(self.view.latents, energy.is_subsampled)
-        self._builder.report_sampled(energy)
-        return objective
-
-    def _energy(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Energy:
-        """Trace the model, its conjugate parameters lifted if they are to be maximised."""
-        latents, lifted = self.view.latents, self.parameters.points.lifted
-
-        def trace(lifted: Mapping[str, LiftedParameter]) -> Traced:
-            return self._builder.trace(args, kwargs, latents, lifted)
-
-        def build(traced: Traced, points: tuple[PointBlock, ...]) -> Energy:
-            return self._builder.build(traced, latents, self.view.layout, points)
-
-        try:
-            traced = trace(lifted)
-        except Exception:  # another branch of the model may need a parameter's value
-            if not lifted:
-                raise
-            self.parameters.forget()
-            traced = trace({})
-        if not self._is_laid_out or not self.view.suits(traced):
-            self._lay_out(traced)
-        energy = self.parameters.energy(traced, self.view.layout, trace, build)
-        if any(b.row_dims and not energy.is_conjugate_in(b) for b in energy.blocks):
-            # What this call asks of the rows differs (a mask of some): so do their covariances.
-            self._lay_out(traced)
-            energy = self.parameters.energy(traced, self.view.layout, trace, build)
-        return energy
-
-    def _lay_out(self, traced: Traced) -> None:
-        self._notes = self.view.lay_out(traced, self.blocks)
-        if isinstance(self.view, NaturalGuide):
-            self.view.check_taken_up()
-        self._is_laid_out = True
-
-    def step_on(self, objective: EnergyObjective, watched: bool = False) -> float:
-        """One step on a traced call; :meth:`step` and :meth:`fit` share it.
-
-        :param watched: whether the residual at the entry will be asked for, so that all messages
-            are taken from one backward pass; a sweep needs the first block's only.
-        """
-        energy = objective.energy
-        naturals = _detached(self.view.naturals())
-        size = scheduled(self.step_size, self.num_steps)
-        noisy = energy.is_subsampled or energy.has_jumps
-        searched = not noisy and (size is None or size == 1.0)
-        if energy.has_sampled and searched:
-            self.sampling.begin(self.view.latents, energy.sampled_numbers)
-            objective.draws = self.sampling.common(self.view.latents)
-        few = searched and not watched
-        # Conjugate messages are coefficients: the ELBO at the entry is then a number and no more.
-        plain = few and objective.is_conjugate_in(objective.blocks[0]) and not energy.has_parameters
-        local = () if searched else energy.local_blocks
-        value = (objective.value if plain or local else objective.evaluate)(naturals)
-        energy.check_finite(value, objective.draws)
-        if self.check_every and self.num_steps % self.check_every == 0:
-            self._check(objective, value)
-        safety, rho, at = Safety(), 1.0, value
-        partial = {b for b in objective.blocks if energy.rows(b) is not None}
-        if searched:
-            first = objective.blocks[: 1 if few else None]
-            if plain:
-                messages = objective.messages(naturals, first[0])
-            else:
-                messages = objective.messages_of(value, first)
-            new = sweep(objective, naturals, messages, value, size, safety, self._memory)
-        else:
-            start = naturals
-            if local:
-                start = settle(objective, naturals, local, safety, self._memory)
-                at = objective.evaluate(start)
-            messages = objective.messages_of(
-                at, tuple(b for b in objective.blocks if b not in local)
-            )
-            rho = self._noise.size(start, messages, partial) if size is None else size
-            new = parallel(objective, start, messages, rho, safety, not energy.is_deterministic)
-        never_falls = searched and size is None
-        new = self._momentum.extrapolate(objective, naturals, new, partial, safety, never_falls)
-        moved = self.parameters.maximise(objective, {**energy.points, **new}, rho)
-        after = {**new, **moved}
-        self.parameters.move_others(
-            objective, at, after, rho, lambda: self._objective(*objective.call)
-        )
-        self.set_state(after, objective)
-        if searched or energy.is_deterministic:
-            self._average.reset()
-        else:
-            self._average.add({b: after[b] for b in objective.blocks if b not in partial})
-        self.num_steps += 1
-        self.info = Info.of_step(objective, value, naturals, messages, after, safety, searched)
-        return -value.elbo
-
-    @property
-    def step_residual(self) -> float:
-        """The residual of the last step on common draws, block by block as it was taken."""
-        return self._memory.residual
-
-    def has_settled(self, objective: EnergyObjective, tol: float) -> bool:
-        """Whether steps on the common draws of sampled factors have converged on them."""
-        if objective.draws is None or not self.sampling.are_common(objective.draws):
-            return False
-
-        def measured() -> float:
-            fresh = objective.with_draws(self.sampling.fresh(self.view.latents))
-            naturals = _detached(self.view.naturals())
-            return residual(naturals, fresh.messages(naturals))
-
-        return self.sampling.has_settled(self._memory.residual, measured, tol)
-
-    def state(self, objective: EnergyObjective) -> dict[Block, Natural]:
-        """The natural parameters of q and the values of the points, as they are now."""
-        points = self.parameters.current(objective.energy.traced)
-        return {**_detached(self.view.naturals()), **points}
-
-    def set_state(self, new: Mapping[Block, Natural], objective: EnergyObjective) -> None:
-        """Write natural parameters to the guide, and points to the param store."""
-        self.view.write({b: new[b] for b in objective.blocks})
-        self.parameters.write(new, objective.energy.traced)
-
-    def _check(self, objective: EnergyObjective, value: Value) -> None:
-        """Compare with a trace that uses no cache.
-
-        :raises StaleDataError: if they differ by more than rounding.
-        """
-        fresh = EnergyBuilder(self._builder.model, "ignore", self.temperature, self.estimator)
-        call, latents, points = objective.call, self.view.latents, self.parameters.points
-        traced = fresh.trace(*call, latents, points.lifted)
-        energy = fresh.build(traced, latents, self.view.layout, points.blocks)
-        other = objective_of(charts_of(self.view), energy, objective.draws, fresh.cache, call)
-        energy.calibrate(other.by_block(self.view.naturals()), self.quad_tol)
-        now = other.value(self.view.naturals())
-        if abs(now.elbo - value.elbo) > 1e-9 * max(now.magnitude, value.magnitude):
-            raise errors.StaleDataError(
-                f"-ELBO is {-value.elbo:.6f} with what was computed from constants before, but "
-                f"{-now.elbo:.6f} in a fresh trace: data changed in memory that pyro_blr cannot "
-                "watch (a NumPy array, .data). Mend: call blr.invalidate() after changing data in "
-                "place."
-            )
-
-
-def _detached(naturals: Mapping[Block, Natural]) -> dict[Block, Natural]:
-    return {b: tuple(t.detach().clone() for t in n) for b, n in naturals.items()}
 
 
 def _explained(view: Any) -> Mapping[str, ParameterExplanation]:

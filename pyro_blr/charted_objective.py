@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .energy.draws import Draws
-from .energy.energy import Value
+from .energy.value import Value
 from .families import Natural
 from .guides.views.charts import ChartedBlock
 from .lifting.blocks import Block

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from .energy.energy import Value
+from .energy.value import Value
 from .families import Natural
 from .lifting.blocks import Block
 from .objective import EnergyObjective

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .energy.energy import Value
+from .energy.value import Value
 from .families import Natural
 from .lifting.low_rank_normal import LocalFamily, LowRankNormal
 from .lifting.points import PointBlock

@@ -10,11 +10,12 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from .energy.energy import Energy, Naturals, Value
+from .energy.energy import Energy, Naturals
 from .energy.explanation import ParameterExplanation
 from .energy.parameters import LiftedParameter
 from .energy.points import Points, choose_points, packed, write
 from .energy.trace import Traced
+from .energy.value import Value
 from .families import Natural
 from .lifting.blocks import Block
 from .lifting.expectation import Layout

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .energy.draws import Draws
-from .energy.energy import Energy, Value
+from .energy.energy import Energy
 from .energy.factors import ExactFactor
+from .energy.value import Value
 from .families import Natural
 from .lifting import constants
 from .lifting.blocks import Block

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from . import errors
 from ._compat import without_state
-from .energy.energy import EnergyBuilder
+from .energy.builder import EnergyBuilder
 from .guide_parameters import GuideParameters
 from .guides.checkpoint import require
 from .guides.natural_guide import NaturalGuide

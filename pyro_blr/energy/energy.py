@@ -4,11 +4,8 @@
 """L(mean_params) = E_q[log p(x, z)] of an ordinary Pyro model, and the ELBO."""
 
 import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,74 +13,26 @@ from torch import Tensor
 from .. import errors
 from ..estimators.hessians import EXACT
 from ..families import Natural
-from ..lifting import constants, host, operations, quadrature
+from ..lifting import host, operations, quadrature
 from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.blocks import Block
 from ..lifting.expectation import Layout
-from ..lifting.mends import mend_of
 from ..lifting.moments import Moments
 from ..lifting.plan import zero_of
 from ..lifting.points import PointBlock, statistics_of
 from .build import build_factor, resample
 from .curvature import GAUSS_NEWTON
 from .draws import Draws
-from .factors import ConstantFactor, ExactFactor, Factor, KeptRule, QuadratureFactor
+from .factors import ExactFactor, Factor, KeptRule, QuadratureFactor
 from .latents import Latents
-from .parameters import LiftedParameter
 from .points import packed
 from .sampled import HELD_NUMBERS, SampledFactor, estimate
-from .trace import Traced, trace_model
+from .trace import Traced
+from .value import Value
 
 Naturals = Mapping[Block, Natural]
 
-NOTHING_LIFTED: Mapping[str, LiftedParameter] = {}
-
 assert operations  # importing it enters the torch operations into the table
-
-
-@dataclass(frozen=True, eq=False)
-class Value:
-    """A value of the ELBO, or of the terms of it that touch a block.
-
-    What a message does not need, the entropy and the magnitude, is computed when it is asked for.
-
-    :param elbo: differentiable in the moments' leaves through ``expected_log_joint`` alone.
-    :param terms: the sum of the absolute factors' terms.
-    :param each: the sum of the sampled factors at each draw; None if there is none.
-    """
-
-    expected_log_joint: Tensor
-    terms: Tensor
-    moments: Mapping[Block, Moments]
-    entropy_of: Callable[[], Tensor]
-    each: Tensor | None = None
-
-    @cached_property
-    def entropy(self) -> Tensor:
-        """The entropy of q, or of the block that the terms touch, in nats."""
-        return self.entropy_of()
-
-    @cached_property
-    def magnitude(self) -> float:
-        """The sum of the absolute terms; ``64 eps`` times it bounds the rounding error."""
-        return host.number(self.terms + self.entropy.detach().abs())
-
-    @cached_property
-    def elbo(self) -> float:
-        """In nats, a float (this waits for the device)."""
-        return host.number((self.expected_log_joint + self.entropy).detach())
-
-    def noise_against(self, other: "Value") -> float:
-        """The standard error of the difference from another value on the same draws, in nats.
-
-        Antithetic twins count as one draw, as their errors go against each other.
-        """
-        if self.each is None or other.each is None or len(self.each) < 4:
-            return 0.0
-        difference = self.each - other.each
-        pairs = len(difference) // 2
-        pooled = 0.5 * (difference[:pairs] + difference[pairs : 2 * pairs])
-        return host.number(pooled.std()) / math.sqrt(pairs)
 
 
 @dataclass
@@ -336,99 +285,3 @@ def non_finite(site: str) -> errors.NonFiniteError:
         "they are finite, look for an argument that latents take out of its domain (a scale that "
         "may be negative), start from a narrower guide (init_scale) or rescale the covariates."
     )
-
-
-class EnergyBuilder:
-    """Traces the model at every call and keeps what was computed from constants.
-
-    :param model: the user's model.
-    :param on_sampled: ``"warn"``, ``"error"`` or ``"ignore"`` for factors that need draws.
-    :param temperature: what the log densities of observed sites are divided by.
-    :param estimator: of sampled factors' messages.
-    """
-
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        on_sampled: str = "warn",
-        temperature: float = 1.0,
-        estimator: str = "auto",
-    ) -> None:
-        self.model = model
-        self.on_sampled = on_sampled
-        self.temperature = temperature
-        self.estimator = estimator
-        self.cache = constants.ConstantCache()
-        self.work = Work()
-        self._warned: set[str] = set()
-
-    def invalidate(self) -> None:
-        """Forget everything that was computed from constants."""
-        self.cache.clear()
-
-    def trace(
-        self,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        latents: Latents,
-        lifted: Mapping[str, LiftedParameter] = NOTHING_LIFTED,
-    ) -> Traced:
-        """Run the model once on lifted latents, and on the lifted parameters that are named."""
-        self.cache.next_trace()
-        with constants.using(self.cache):
-            return trace_model(self.model, args, kwargs, latents, lifted, self.temperature)
-
-    def build(
-        self,
-        traced: Traced,
-        latents: Latents,
-        layout: Layout,
-        points: Sequence[PointBlock] = (),
-    ) -> Energy:
-        """The energy of a traced call under a layout of blocks.
-
-        :param points: the blocks of the lifted parameters.
-        """
-        with constants.using(self.cache):
-            energy = Energy(traced, latents, layout, points, self.estimator)
-        energy.work = self.work
-        return energy
-
-    def report_sampled(self, energy: Energy) -> None:
-        """Warn of (or refuse) sampled factors, once a site.
-
-        :raises SampledFactorError: under ``on_sampled="error"``.
-        """
-        for factor in energy.factors:
-            if not isinstance(factor, SampledFactor) or factor.name in self._warned:
-                continue
-            text = (
-                f"factor {factor.name!r} has no deterministic expectation and is sampled: "
-                f"{factor.reason}. Its part of the loss and of the messages is a Monte Carlo "
-                "estimate."
-            )
-            mend = mend_of(factor.reason)
-            if mend is not None:
-                text += f" A spelling that needs no draws, where it fits: {mend}."
-            if self.on_sampled == "error":
-                raise errors.SampledFactorError(
-                    text + ' Mend: rewrite the operation, or allow it by on_sampled="warn".'
-                )
-            self._warned.add(factor.name)
-            if self.on_sampled == "warn":
-                warnings.warn(text, errors.SampledFactorWarning, stacklevel=4)
-
-    def report_drawn(self, reason: str) -> None:
-        """Warn of (or refuse) a guide that is known by its draws alone, once.
-
-        :param reason: why; empty where nothing is drawn.
-        :raises SampledFactorError: under ``on_sampled="error"``.
-        """
-        text = f"every factor is sampled from the guide: {reason}."
-        if reason and self.on_sampled == "error":
-            raise errors.SampledFactorError(text + ' Mend: use AutoNatural, or on_sampled="warn".')
-        if reason and self.on_sampled == "warn":
-            warnings.warn(text, errors.SampledFactorWarning, stacklevel=5)
-
-
-__all__ = ["ConstantFactor", "Energy", "EnergyBuilder", "Naturals", "Value"]

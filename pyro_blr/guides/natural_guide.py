@@ -18,7 +18,8 @@ from torch import Tensor
 
 from .. import errors
 from .._compat import InitMessenger, init_to_median, prototype_hide_fn
-from ..energy.energy import EnergyBuilder, Naturals
+from ..energy.builder import EnergyBuilder
+from ..energy.energy import Naturals
 from ..energy.latents import Latent, block_values
 from ..energy.trace import Traced, without_validation
 from ..families import Natural

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from .. import errors
-from ..energy.energy import EnergyBuilder, Naturals
+from ..energy.builder import EnergyBuilder
+from ..energy.energy import Naturals
 from ..energy.latents import Latent
 from ..energy.trace import Traced
 from ..families import Natural

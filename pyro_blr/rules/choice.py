@@ -12,7 +12,7 @@ from pyro.infer.traceenum_elbo import TraceEnum_ELBO
 from pyro.optim import PyroOptim
 
 from .. import errors
-from ..energy.energy import EnergyBuilder
+from ..energy.builder import EnergyBuilder
 from ..guides.protocol import LatentGuide
 from ..guides.views import NoView, at_points, view_of
 from .drawn import DrawnRule

@@ -6,7 +6,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...energy.energy import EnergyBuilder, Naturals
+from ...energy.builder import EnergyBuilder
+from ...energy.energy import Naturals
 from ...energy.explanation import ParameterExplanation
 from ...families import Natural
 from ...lifting.blocks import Block

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from pyro import poutine
 
-from ...energy.energy import EnergyBuilder, Naturals
+from ...energy.builder import EnergyBuilder
+from ...energy.energy import Naturals
 from ...energy.explanation import ParameterExplanation
 from ...energy.latents import Latent
 from ...energy.trace import Traced

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...energy.energy import EnergyBuilder, Naturals
+from ...energy.builder import EnergyBuilder
+from ...energy.energy import Naturals
 from ...energy.explanation import ParameterExplanation
 from ...energy.parameters import Parameter
 from ...families import Natural

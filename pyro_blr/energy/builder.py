@@ -1,0 +1,114 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""From calls of a model to energies: what they have in common, and what is said of them once."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .. import errors
+from ..lifting import constants
+from ..lifting.expectation import Layout
+from ..lifting.mends import mend_of
+from ..lifting.points import PointBlock
+from .energy import Energy, Work
+from .latents import Latents
+from .parameters import LiftedParameter
+from .sampled import SampledFactor
+from .trace import Traced, trace_model
+
+NOTHING_LIFTED: Mapping[str, LiftedParameter] = {}
+
+
+class EnergyBuilder:
+    """Traces the model at every call and keeps what was computed from constants.
+
+    :param model: the user's model.
+    :param on_sampled: ``"warn"``, ``"error"`` or ``"ignore"`` for factors that need draws.
+    :param temperature: what the log densities of observed sites are divided by.
+    :param estimator: of sampled factors' messages.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        on_sampled: str = "warn",
+        temperature: float = 1.0,
+        estimator: str = "auto",
+    ) -> None:
+        self.model = model
+        self.on_sampled = on_sampled
+        self.temperature = temperature
+        self.estimator = estimator
+        self.cache = constants.ConstantCache()
+        self.work = Work()
+        self._warned: set[str] = set()
+
+    def invalidate(self) -> None:
+        """Forget everything that was computed from constants."""
+        self.cache.clear()
+
+    def trace(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        latents: Latents,
+        lifted: Mapping[str, LiftedParameter] = NOTHING_LIFTED,
+    ) -> Traced:
+        """Run the model once on lifted latents, and on the lifted parameters that are named."""
+        self.cache.next_trace()
+        with constants.using(self.cache):
+            return trace_model(self.model, args, kwargs, latents, lifted, self.temperature)
+
+    def build(
+        self,
+        traced: Traced,
+        latents: Latents,
+        layout: Layout,
+        points: Sequence[PointBlock] = (),
+    ) -> Energy:
+        """The energy of a traced call under a layout of blocks.
+
+        :param points: the blocks of the lifted parameters.
+        """
+        with constants.using(self.cache):
+            energy = Energy(traced, latents, layout, points, self.estimator)
+        energy.work = self.work
+        return energy
+
+    def report_sampled(self, energy: Energy) -> None:
+        """Warn of (or refuse) sampled factors, once a site.
+
+        :raises SampledFactorError: under ``on_sampled="error"``.
+        """
+        for factor in energy.factors:
+            if not isinstance(factor, SampledFactor) or factor.name in self._warned:
+                continue
+            text = (
+                f"factor {factor.name!r} has no deterministic expectation and is sampled: "
+                f"{factor.reason}. Its part of the loss and of the messages is a Monte Carlo "
+                "estimate."
+            )
+            mend = mend_of(factor.reason)
+            if mend is not None:
+                text += f" A spelling that needs no draws, where it fits: {mend}."
+            if self.on_sampled == "error":
+                raise errors.SampledFactorError(
+                    text + ' Mend: rewrite the operation, or allow it by on_sampled="warn".'
+                )
+            self._warned.add(factor.name)
+            if self.on_sampled == "warn":
+                warnings.warn(text, errors.SampledFactorWarning, stacklevel=4)
+
+    def report_drawn(self, reason: str) -> None:
+        """Warn of (or refuse) a guide that is known by its draws alone, once.
+
+        :param reason: why; empty where nothing is drawn.
+        :raises SampledFactorError: under ``on_sampled="error"``.
+        """
+        text = f"every factor is sampled from the guide: {reason}."
+        if reason and self.on_sampled == "error":
+            raise errors.SampledFactorError(text + ' Mend: use AutoNatural, or on_sampled="warn".')
+        if reason and self.on_sampled == "warn":
+            warnings.warn(text, errors.SampledFactorWarning, stacklevel=5)

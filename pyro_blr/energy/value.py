@@ -1,0 +1,60 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A value of the ELBO: what messages need at once, the rest when it is asked for."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from ..lifting import host
+from ..lifting.blocks import Block
+from ..lifting.moments import Moments
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A value of the ELBO, or of the terms of it that touch a block.
+
+    What a message does not need, the entropy and the magnitude, is computed when it is asked for.
+
+    :param elbo: differentiable in the moments' leaves through ``expected_log_joint`` alone.
+    :param terms: the sum of the absolute factors' terms.
+    :param each: the sum of the sampled factors at each draw; None if there is none.
+    """
+
+    expected_log_joint: Tensor
+    terms: Tensor
+    moments: Mapping[Block, Moments]
+    entropy_of: Callable[[], Tensor]
+    each: Tensor | None = None
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        """The entropy of q, or of the block that the terms touch, in nats."""
+        return self.entropy_of()
+
+    @cached_property
+    def magnitude(self) -> float:
+        """The sum of the absolute terms; ``64 eps`` times it bounds the rounding error."""
+        return host.number(self.terms + self.entropy.detach().abs())
+
+    @cached_property
+    def elbo(self) -> float:
+        """In nats, a float (this waits for the device)."""
+        return host.number((self.expected_log_joint + self.entropy).detach())
+
+    def noise_against(self, other: "Value") -> float:
+        """The standard error of the difference from another value on the same draws, in nats.
+
+        Antithetic twins count as one draw, as their errors go against each other.
+        """
+        if self.each is None or other.each is None or len(self.each) < 4:
+            return 0.0
+        difference = self.each - other.each
+        pairs = len(difference) // 2
+        pooled = 0.5 * (difference[:pairs] + difference[pairs : 2 * pairs])
+        return host.number(pooled.std()) / math.sqrt(pairs)
