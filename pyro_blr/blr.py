@@ -8,16 +8,30 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
+from pyro.infer.elbo import ELBO
+from pyro.optim import Adam, PyroOptim
 
 from . import errors
-from .arguments import check_limits, reject_reserved
+from .arguments import check_arguments, check_limits, check_rule, draws_of, reject_reserved
+from .energy.builder import EnergyBuilder
 from .energy.explanation import Explanation, ParameterExplanation, explain
 from .engine import Engine, detached
 from .families import Natural
 from .fit import Fit, run, run_rule
+from .guide_parameters import GuideParameters
+from .guides.natural_guide import NaturalGuide
 from .guides.views import View
+from .info import Info
 from .lifting.blocks import Block
-from .sampling import SAMPLED_TOL
+from .lifting.quadrature import QUAD_TOL
+from .model_parameters import ModelParameters
+from .sampling import SAMPLED_TOL, Sampling
+from .skips import Skips
+from .steps.averaging import Average
+from .steps.momentum import Momentum
+from .steps.noise import NoiseControl
+from .steps.schedule import StepSize
+from .steps.sweep import SweepMemory
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -84,6 +98,60 @@ class BLR(Engine):
     :param check_every: compare with a trace without any cache at every so many steps.
     :raises ArgumentError: for arguments that cannot be used.
     """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        optim: PyroOptim | None = None,
+        loss: ELBO | None = None,
+        *,
+        step_size: StepSize = "auto",
+        blocks: str = "auto",
+        on_sampled: str = "warn",
+        params: str = "optim",
+        temperature: float = 1.0,
+        momentum: float = 0.0,
+        quad_tol: float = QUAD_TOL,
+        num_draws: int | None = None,
+        estimator: str = "auto",
+        check_every: int | None = None,
+    ) -> None:
+        check_arguments(model, guide, optim, loss, step_size, blocks, on_sampled, check_every)
+        check_rule(params, temperature, momentum, quad_tol, num_draws, estimator)
+        self.model = model
+        self.guide: Any = guide
+        self.optim = Adam({"lr": 0.01}) if optim is None else optim
+        if isinstance(guide, NaturalGuide):
+            guide.give_model(model)
+            self._guide_part: NaturalGuide | GuideParameters = guide
+        else:
+            self._guide_part = GuideParameters(guide, self.optim)
+        self.params = params
+        self.temperature = float(temperature)
+        self.momentum = float(momentum)
+        self.quad_tol = float(quad_tol)
+        self.loss = loss
+        self.step_size = step_size
+        self.blocks = blocks
+        self.check_every = check_every
+        self.num_draws = num_draws
+        self.estimator = estimator
+        self.sampling = Sampling(num_draws, draws_of(loss))
+        self.num_steps = 0
+        self.info = Info()
+        self.on_sampled = on_sampled
+        self._builder = EnergyBuilder(model, on_sampled, self.temperature, estimator)
+        self.parameters = ModelParameters(params, self.optim)
+        self.view = guide if isinstance(guide, NaturalGuide) else None
+        self.rule = None
+        self._memory = SweepMemory()
+        self._momentum = Momentum(self.momentum)
+        self._noise = NoiseControl()
+        self._average = Average()
+        self._notes: tuple[str, ...] = ()
+        self._is_laid_out = False
+        self._skips = Skips()
 
     # What SVI has
 

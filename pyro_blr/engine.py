@@ -4,16 +4,14 @@
 """The parts of a step: from a call of the model to new natural parameters of the guide."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-from pyro.infer.elbo import ELBO
-from pyro.optim import Adam, PyroOptim
 
 from . import errors
-from .arguments import check_arguments, check_lifted_options, check_rule, draws_of
+from .arguments import check_lifted_options
 from .charted_objective import objective_of
 from .energy.builder import EnergyBuilder
 from .energy.energy import Energy, Work
@@ -29,81 +27,32 @@ from .guides.views import charts_of, parameters_of_points
 from .info import Info
 from .lifting.blocks import Block
 from .lifting.points import PointBlock
-from .lifting.quadrature import QUAD_TOL
-from .model_parameters import ModelParameters
 from .objective import EnergyObjective
 from .random_state import same_random_state
 from .rules import Rule, choose
-from .sampling import Sampling
-from .skips import Skips
 from .state import Resumable
-from .steps.averaging import Average
 from .steps.cone import Safety, residual
 from .steps.local import settle
-from .steps.momentum import Momentum
-from .steps.noise import NoiseControl
 from .steps.schedule import StepSize, decreasing, scheduled
-from .steps.sweep import SweepMemory, parallel, sweep
+from .steps.sweep import parallel, sweep
 
 
 class Engine(Resumable):
     """What takes steps: :class:`~pyro_blr.BLR` has its options and is its public face."""
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
-        optim: PyroOptim | None = None,
-        loss: ELBO | None = None,
-        *,
-        step_size: StepSize = "auto",
-        blocks: str = "auto",
-        on_sampled: str = "warn",
-        params: str = "optim",
-        temperature: float = 1.0,
-        momentum: float = 0.0,
-        quad_tol: float = QUAD_TOL,
-        num_draws: int | None = None,
-        estimator: str = "auto",
-        check_every: int | None = None,
-    ) -> None:
-        check_arguments(model, guide, optim, loss, step_size, blocks, on_sampled, check_every)
-        check_rule(params, temperature, momentum, quad_tol, num_draws, estimator)
-        self.model = model
-        self.guide: Any = guide
-        self.optim = Adam({"lr": 0.01}) if optim is None else optim
-        if isinstance(guide, NaturalGuide):
-            guide.give_model(model)
-            self._guide_part: NaturalGuide | GuideParameters = guide
-        else:
-            self._guide_part = GuideParameters(guide, self.optim)
-        self.params = params
-        self.temperature = float(temperature)
-        self.momentum = float(momentum)
-        self.quad_tol = float(quad_tol)
-        self.loss = loss
-        self.step_size = step_size
-        self.blocks = blocks
-        self.check_every = check_every
-        self.num_draws = num_draws
-        self.estimator = estimator
-        self.sampling = Sampling(num_draws, draws_of(loss))
-        self.num_steps = 0
-        self.info = Info()
-        self.on_sampled = on_sampled
-        self._builder = EnergyBuilder(model, on_sampled, self.temperature, estimator)
-        self.parameters = ModelParameters(params, self.optim)
-        #: The guide as the engine sees it: known at the first call, and not where a rule serves it.
-        self.view: LatentGuide | Any = guide if isinstance(guide, NaturalGuide) else None
-        #: The rule of a guide whose latents cannot be lifted.
-        self.rule: Rule | None = None
-        self._memory = SweepMemory()
-        self._momentum = Momentum(self.momentum)
-        self._noise = NoiseControl()
-        self._average = Average()
-        self._notes: tuple[str, ...] = ()
-        self._is_laid_out = False
-        self._skips = Skips()
+    step_size: StepSize
+    blocks: str
+    params: str
+    momentum: float
+    quad_tol: float
+    temperature: float
+    estimator: str
+    check_every: int | None
+    info: Info
+    #: The guide as the engine sees it: known at the first call, and not where a rule serves it.
+    view: LatentGuide | Any
+    #: The rule of a guide whose latents cannot be lifted.
+    rule: Rule | None
 
     @property
     def work(self) -> Work:

@@ -114,6 +114,9 @@ def dispatch(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[st
     if name in _FACTORIES:
         like = torch.empty((), dtype=args[0].dtype, device=args[0].device)
         return getattr(like, name)(*args[1:], **kwargs)
+    if name in ("pow", "__pow__") and type(args[1]) in (int, float) and args[1] == 0:
+        shape, dtype = args[0].kind
+        return torch.ones(shape, dtype=dtype, device=args[0].device)  # a latent no more
     if _in_place(name) or kwargs.get("out") is not None:
         raise control_flow(_IN_PLACE[0], (args, kwargs), _IN_PLACE[1])
     return record(func, name, args, kwargs)

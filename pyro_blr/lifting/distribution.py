@@ -9,7 +9,9 @@ never reaches torch's constructor. Its log density is one recorded call that rep
 distribution, with the polynomial of its formula where there is one.
 """
 
+import types
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import pyro.distributions as dist
@@ -38,6 +40,8 @@ class LiftedDistribution(TorchDistribution):
 
     has_rsample = False
     arg_constraints: Mapping[str, Any] = {}
+    #: What a call of the class makes: ``type(fn)(...)`` of a reparameterisation is as ``fn`` is.
+    of: type | None = None
 
     def __init__(
         self,
@@ -55,7 +59,21 @@ class LiftedDistribution(TorchDistribution):
         full = self.own_batch if batch_shape is None else batch_shape
         cut = len(full) - reinterpreted
         self.full_batch = full
+        self.__class__ = _class_of(distribution)
         super().__init__(full[:cut], full[cut:] + self.own_event, validate_args=False)
+
+    def __getattr__(self, name: str) -> Any:
+        """An argument, as torch's distributions have it: expanded to the batch shape."""
+        value = self.__dict__.get("arguments", {}).get(name)
+        if value is None and name in type(self).arg_constraints:
+            value = _default(self.distribution, name)
+        if value is None:
+            kind = self.__dict__.get("distribution", type(self)).__name__
+            raise AttributeError(f"a {kind} with lifted arguments has no attribute {name!r}")
+        if name not in type(self).arg_constraints or self.own_event:
+            return value
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(value)
+        return tensor.expand(self.full_batch)
 
     def __repr__(self) -> str:
         return f"<lifted {self.distribution.__name__}>"
@@ -117,6 +135,8 @@ class LiftedDistribution(TorchDistribution):
 
     def log_prob(self, value: Any) -> Any:
         """The log density, recorded; with the formula's polynomial where it has one."""
+        if any(mask is False for _, mask in self.masks):
+            return torch.zeros(self.batch_shape)
         result = self._own_log_prob(value)
         full = torch.broadcast_shapes(result.shape, self.full_batch)
         if tuple(result.shape) != tuple(full):
@@ -151,8 +171,10 @@ class LiftedDistribution(TorchDistribution):
                 shape, like.dtype, like.device, poly=None, call=call, reason=str(error)
             )
 
-    def _bare(self, arguments: Mapping[str, Any]) -> "LiftedDistribution":
-        return LiftedDistribution(self.distribution, arguments)
+    def _bare(self, arguments: Mapping[str, Any]) -> Any:
+        """The distribution of other arguments, its own shape aside; a real one of given ones."""
+        made = LiftedDistribution if lifted_parts(arguments) else _given
+        return made(self.distribution, arguments)
 
     def _centred(self, value: Any) -> tuple[Any, Mapping[str, Any]]:
         """A latent less its lifted location, at the location 0: one scalar in the place of two."""
@@ -178,10 +200,31 @@ class LiftedDistribution(TorchDistribution):
         return poly
 
 
+@lru_cache(maxsize=1024)
+def _class_of(distribution: type) -> type:
+    """The class of a distribution's lifted ones."""
+    constraints = getattr(distribution, "arg_constraints", {})
+    known = constraints if isinstance(constraints, Mapping) else {}
+    name = f"Lifted{distribution.__name__}"
+    inside = {"of": distribution, "arg_constraints": known}
+    made: type = types.new_class(name, (LiftedDistribution,), {}, lambda own: own.update(inside))
+    return made
+
+
+def _given(distribution: type, arguments: Mapping[str, Any]) -> Any:
+    return distribution(**arguments, validate_args=False)
+
+
+def _default(distribution: type, name: str) -> Any:
+    """What an argument is where it is not given."""
+    parameter = distribution.__signature__.parameters.get(name)  # type: ignore[attr-defined]
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
+
 def coerce(distribution: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Pyro's hook: a lifted distribution where an argument is lifted, None elsewhere."""
     if issubclass(distribution, LiftedDistribution):
-        return None
+        return None if distribution.of is None else distribution.of(*args, **kwargs)
     names = [n for n in distribution.__signature__.parameters]  # type: ignore[attr-defined]
     given = dict(zip(names, args, strict=False)) | dict(kwargs)
     arguments = {k: v for k, v in given.items() if v is not None and k != "validate_args"}
