@@ -14,9 +14,17 @@ from tqdm import tqdm
 
 from .joint_objective import JointObjective
 from .objective import Call, EnergyObjective
-from .sampling import SAMPLED_TOL
+from .sampling import SAMPLED_TOL, SETTLED
 from .steps.acceleration import Anderson
-from .steps.certificate import LOOSE, RELATIVE, certify, newton_step
+from .steps.certificate import (
+    LOOSE,
+    RELATIVE,
+    Certificate,
+    Curvature,
+    certify,
+    independent_decrements,
+    newton_step,
+)
 from .steps.cone import metric_products, minus
 
 
@@ -131,8 +139,12 @@ def _enter(fit: Fit, bar: Any, loss: float) -> None:
 #: reduction would take more than seven sweeps, and a Newton step costs about as much.
 SLOW = 0.5
 
-#: Nats of residual below which the quadratic model of the ELBO is worth a Newton step.
-NEWTON_BELOW = 1.0
+#: Nats of residual below which the quadratic model of the ELBO is worth a Newton step; above it one
+#: is tried after so many slow steps in a row: strongly coupled blocks shrink it without end.
+NEWTON_BELOW, PATIENCE = 1.0, 5
+
+#: Newton steps on the same draws after which the draws are no longer what is to be followed.
+MOST_ON_DRAWS = 20
 
 
 class _Watch:
@@ -147,6 +159,8 @@ class _Watch:
         self.next_check = 0
         self.previous = math.inf
         self.slow = False
+        self.slow_steps = 0
+        self.newton_on_draws = 0
         #: The arguments of the last step on noisy messages.
         self.noisy_call: Call | None = None
         #: Quadrature rules that go on from step to step.
@@ -160,6 +174,7 @@ class _Watch:
         if objective.draws is not self.draws:
             self.draws = objective.draws
             self.acceleration.reset()
+            self.newton_on_draws = 0
         moved = self.acceleration.extrapolate(objective, info._before, info._after, info.safety)
         if moved is not None:
             blr.set_state(moved, objective)
@@ -186,9 +201,12 @@ class _Watch:
 
     def _is_due(self, fit: Fit, near: bool) -> bool:
         """Whether steps are small, or shrink slowly near the optimum."""
-        self.slow |= SLOW * self.previous < fit.residual
+        is_slow = SLOW * self.previous < fit.residual
+        self.slow |= is_slow
+        self.slow_steps = self.slow_steps + 1 if is_slow else 0
         self.previous = fit.residual
-        slow = self.slow and fit.residual < NEWTON_BELOW
+        close = self.slow and fit.residual < NEWTON_BELOW
+        slow = close or self.slow_steps >= PATIENCE
         return fit.steps >= self.next_check and (slow or near)
 
     def _newton(self, fit: Fit, blr: Any, objective: EnergyObjective, near: bool) -> bool:
@@ -197,27 +215,38 @@ class _Watch:
         :param near: whether the gap is worth solving for to its digits.
         """
         tol = self.tol if objective.draws is None else self.sampled_tol
-        joint = JointObjective(objective, blr.state(objective))
+        curvature = _curvature(blr, objective)
         generator = torch.Generator().manual_seed(fit.steps)
-        relative = RELATIVE if near else LOOSE
-        certificate = certify(joint, joint.naturals, tol, generator, relative)
+        certificate = certify(curvature, tol, generator, RELATIVE if near else LOOSE)
         fit.gap = certificate.gap
         if near and fit.gap <= tol:
             return True
+        if not self._follow(blr, objective, curvature, certificate):
+            self.next_check = fit.steps + 5
+        return False
+
+    def _follow(
+        self,
+        blr: Any,
+        objective: EnergyObjective,
+        curvature: Curvature,
+        certificate: Certificate,
+    ) -> bool:
+        """Take the certificate's Newton step, if it raises the ELBO."""
+        joint = curvature.objective
+        assert isinstance(joint, JointObjective)
         moved = newton_step(joint, joint.naturals, certificate)
         if moved is not None:
             blr.set_state(joint.by_block(moved), objective)
             self.acceleration.reset()
-        else:
-            self.next_check = fit.steps + 5
-        return False
+        return moved is not None
 
     def on_draws(self, fit: Fit, blr: Any, objective: EnergyObjective) -> None:
         """Where steps have converged on their draws: the gap on independent ones, or more draws."""
         tol, sampling = self.sampled_tol, blr.sampling
         fit.residual = blr.step_residual
+        known = objective.energy.holds(objective.draws) and not blr.parameters.others
         if not blr.has_settled(objective, tol):
-            known = objective.energy.holds(objective.draws) and not blr.parameters.others
             if self._is_due(fit, False) and known:
                 self._newton(fit, blr, objective, False)
             return
@@ -228,21 +257,52 @@ class _Watch:
                 "the network's own curvature: q is near the optimum, and how near is not known"
             )
             return
-        fit.gap = sampling.error
-        count = sampling.count
-        if sampling.error <= tol:
-            gap, spread = independent_gap(blr, objective)
-            fit.gap = abs(gap) + 2 * spread
-            fit.reason = f"gap {gap:.1e} +- {spread:.1e} nats on independent draws, {count} each"
-            if fit.gap <= tol:
-                fit.converged = True
-                fit.reason += f", is at most tol={tol:g}"
+        if not known:
+            fit.gap = math.inf
+            self._more_draws(fit, blr, objective)
+            return
+        curvature = _curvature(blr, objective)
+        certificate = certify(curvature, tol, torch.Generator().manual_seed(fit.steps), LOOSE)
+        fit.gap = certificate.gap
+        if certificate.gap > SETTLED * max(sampling.error, tol):
+            # Short steps, and far to go: blocks are coupled.
+            self.newton_on_draws += 1
+            is_worth = self.newton_on_draws <= MOST_ON_DRAWS
+            if is_worth and self._follow(blr, objective, curvature, certificate):
                 return
-        if not sampling.grow(tol, objective.energy):
-            self.is_over = True
+        if sampling.error <= tol and self._is_within(fit, blr, objective, curvature):
+            return
+        self._more_draws(fit, blr, objective)
+
+    def _is_within(
+        self, fit: Fit, blr: Any, objective: EnergyObjective, curvature: Curvature
+    ) -> bool:
+        """Whether the gap on independent draws, and twice its error, are at most tol."""
+        tol, count = self.sampled_tol, blr.sampling.count
+        gap, spread = independent_gap(blr, objective, curvature)
+        fit.gap = abs(gap) + 2 * spread
+        fit.reason = f"gap {gap:.1e} +- {spread:.1e} nats on independent draws, {count} each"
+        fit.converged = fit.gap <= tol
+        if fit.converged:
+            fit.reason += f", is at most tol={tol:g}"
+        return fit.converged
+
+    def _more_draws(self, fit: Fit, blr: Any, objective: EnergyObjective) -> None:
+        """Renew the draws, or stop where there are the most that there may be."""
+        sampling, tol = blr.sampling, self.sampled_tol
+        if sampling.grow(tol, objective.energy):
+            return
+        self.is_over = True
+        fit.gap = max(fit.gap, sampling.error)
+        if sampling.error > tol:
             fit.reason = (
-                f"the error of {count} draws, the most that there may be, is about "
+                f"the error of {sampling.count} draws, the most that there may be, is about "
                 f"{sampling.error:.1e} nats, above tol={tol:g}"
+            )
+        elif not fit.reason:
+            fit.reason = (
+                f"steps have converged on {sampling.count} draws, the most that there may be, and "
+                "the gap is not known: the curvature there is not positive, or too large to hold"
             )
 
     def noisy(self, fit: Fit, blr: Any, objective: EnergyObjective, call: Call) -> None:
@@ -307,24 +367,38 @@ def sampled_residual(blr: Any, naturals: Any, call: Call, count: int) -> tuple[f
     return _mean_product(naturals, estimates)
 
 
-def independent_gap(blr: Any, objective: EnergyObjective) -> tuple[float, float]:
-    """The residual ``d1'Fd2/2`` from independent draws, and its standard error.
+def _curvature(blr: Any, objective: EnergyObjective) -> Curvature:
+    """That of -ELBO in q and the points, where they are."""
+    joint = JointObjective(objective, blr.state(objective))
+    return Curvature(joint, joint.naturals)
 
-    The expectation of a product of independent estimates has no noise in it, so this is the
-    residual of the true ELBO, and near its optimum the gap.
+
+def independent_gap(
+    blr: Any, objective: EnergyObjective, curvature: Curvature
+) -> tuple[float, float]:
+    """The Newton decrement of the true ELBO, from independent draws, and its standard error.
+
+    The expectation of a product of independent estimates of the gradient has no noise in it. The
+    Hessian between them is that on the common draws: the metric alone would measure the next step,
+    which is short of the optimum by far where blocks are coupled. Infinite where the Hessian is not
+    positive definite.
     """
-    naturals = {b: tuple(t.detach() for t in n) for b, n in blr.view.naturals().items()}
-    estimates = []
+    state, gradients = blr.state(objective), []
     for _ in range(PAIRS):
         fresh = objective.with_draws(blr.sampling.fresh(blr.view.latents))
-        estimates.append(fresh.messages(naturals))
-    return _mean_product(naturals, estimates)
+        gradients.append(curvature.gradient_of(JointObjective(fresh, state)))
+    products = independent_decrements(curvature, gradients)
+    return (math.inf, 0.0) if products is None else _mean_and_spread(products)
 
 
 def _mean_product(naturals: Any, estimates: list[Any]) -> tuple[float, float]:
     """The mean of ``d1' F d2 / 2`` over pairs of independent estimates, and its standard error."""
     pairs = list(combinations(estimates, 2))
-    products = [_residual_product(naturals, first, second) for first, second in pairs]
+    return _mean_and_spread([_residual_product(naturals, *pair) for pair in pairs])
+
+
+def _mean_and_spread(products: list[float]) -> tuple[float, float]:
+    """The mean of products of PAIRS estimates, and its standard error."""
     mean = sum(products) / len(products)
     spread = math.sqrt(sum((p - mean) ** 2 for p in products) / (len(products) - 1))
     return mean, spread / math.sqrt(PAIRS)

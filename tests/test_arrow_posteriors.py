@@ -16,7 +16,7 @@ from pyro_blr import BLR
 from pyro_blr.arviz import to_arviz
 from pyro_blr.guides import AutoNaturalMultivariateNormal, memory
 from pyro_blr.lifting.arrow_moments import ArrowMoments
-from pyro_blr.steps.certificate import certify
+from pyro_blr.steps.certificate import Curvature, certify
 from tests.arrow_guides import arrow_of, made, parts_of
 from tests.arrow_models import (
     CURVED,
@@ -181,7 +181,7 @@ def test_a_step_stays_on_the_device(tier: str, monkeypatch: pytest.MonkeyPatch) 
         blr.step(*data)
         explained = blr.explain(*data)
         (message,) = blr.messages(*data).values()
-        certify(blr.info._objective, guide.naturals(), 1e-6)
+        certify(Curvature(blr.info._objective, guide.naturals()), 1e-6)
         with pyro.validation_enabled(False):
             found = [*guide(*data).values(), guide.marginal("a").mean, *guide.joint()]
         found += [*message, *(n for each in guide.naturals().values() for n in each)]

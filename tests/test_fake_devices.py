@@ -26,7 +26,7 @@ from pyro_blr.lifting.expectation import compile_plan
 from pyro_blr.lifting.laws import joint_plan
 from pyro_blr.lifting.tensor import LiftedTensor
 from pyro_blr.lifting.terms import LatentSite
-from pyro_blr.steps.certificate import certify
+from pyro_blr.steps.certificate import Curvature, certify
 from pyro_blr.steps.cone import Safety, plain, retract, safe_step, squared_norm
 from tests.device_models import cases
 from tests.fake_device import WITH_GRADIENTS, WITHOUT_GRADIENTS, fake_device, fakes
@@ -126,7 +126,7 @@ def test_torchs_default_device_is_followed(monkeypatch):
         data = torch.empty(20, 6), torch.empty(20)
         assert devices(list(data)) == {DEVICE}
         blr.step(*data)
-        certify(blr.info._objective, blr.guide.naturals(), 1e-6)
+        certify(Curvature(blr.info._objective, blr.guide.naturals()), 1e-6)
         assert devices([t for n in blr.guide.naturals().values() for t in n]) == {DEVICE}
 
 
@@ -157,7 +157,7 @@ def test_the_certificate_stays_on_the_device(name, curvature, monkeypatch):
         blr.step(*data)
         objective, naturals = blr.info._objective, blr.guide.naturals()
     with fake_device(monkeypatch, number=number):
-        found = certify(objective, naturals, 1e-6)
+        found = certify(Curvature(objective, naturals), 1e-6)
     assert found.saddle == (curvature == "negative")
     assert devices([t for n in found.direction.values() for t in n]) == {DEVICE}
 

@@ -15,6 +15,7 @@ also looked for from a random start, means a saddle: a small perturbation along 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,12 +81,14 @@ class Curvature:
         self.leaves = [t for b in self.blocks for t in leaves[b]]
         loss = objective.negative_elbo(leaves)
         self.graph = list(torch.autograd.grad(loss, self.leaves, create_graph=True))
-        self.gradient = self.symmetric(self._estimated(objective))
+        self.gradient = self.gradient_of(objective)
 
-    def _estimated(self, objective: Objective) -> Vector:
+    def gradient_of(self, objective: Objective) -> Vector:
         """The gradient that steps follow: on draws F d, from mean gradients and mean Hessians.
 
         The derivative along draws, whose own derivative H is, has more noise.
+
+        :param objective: the same, or one on other draws.
         """
         gradient = self.split([g.detach() for g in self.graph])
         if not objective.is_exact:
@@ -93,7 +96,7 @@ class Curvature:
                 natural = self.naturals[block]
                 away = tuple(n - m for n, m in zip(natural, message, strict=True))
                 gradient[block] = fisher_product(block.family, natural, away)
-        return [t for b in self.blocks for t in gradient[b]]
+        return self.symmetric([t for b in self.blocks for t in gradient[b]])
 
     def times(self, vector: Vector) -> Vector:
         """H vector."""
@@ -126,19 +129,18 @@ class Curvature:
 
 
 def certify(
-    objective: Objective,
-    naturals: Naturals,
+    curvature: Curvature,
     tol: float,
     generator: torch.Generator | None = None,
     relative: float = RELATIVE,
 ) -> Certificate:
     """The Newton decrement at a point, and whether it is a saddle.
 
+    :param curvature: there.
     :param tol: the gap in nats up to which the random search for negative curvature is worth its
         cost.
     :param relative: the relative size of the residual at which conjugate gradients end.
     """
-    curvature = Curvature(objective, naturals)
     step, negative = _conjugate_gradients(
         curvature, curvature.gradient, MAX_ITERATIONS, relative=relative
     )
@@ -153,6 +155,23 @@ def certify(
             return Certificate(math.inf, curvature.split(negative), True)
     direction = curvature.precondition(curvature.gradient) if step is None else step
     return Certificate(max(gap, 0.0), curvature.split([-s for s in direction]), False)
+
+
+def independent_decrements(curvature: Curvature, gradients: Sequence[Vector]) -> list[float] | None:
+    """``g' H^-1 h / 2`` for pairs of independent estimates g, h of the gradient, in nats.
+
+    Their mean is the Newton decrement without the noise of the estimates. None where curvature is
+    negative, or the solution is not found.
+
+    :param gradients: at least three; H^-1 is applied to the first two.
+    """
+    products = []
+    for i in range(2):
+        step, negative = _conjugate_gradients(curvature, gradients[i], MAX_ITERATIONS)
+        if step is None or negative is not None:
+            return None
+        products += [0.5 * host.number(dot(g, step)) for g in gradients[i + 1 :]]
+    return products
 
 
 def _search_negative_curvature(
@@ -255,13 +274,14 @@ def newton_step(
 def _close_by(
     objective: Objective, naturals: Naturals, direction: dict[Block, Natural]
 ) -> dict[Block, Natural] | None:
-    """The longest halved step that moves q by a fraction of a nat, and loses no more."""
+    """The longest halved step that loses nothing; one of a fraction of a nat may lose as much."""
     before = objective.value(naturals)
     norm = _metric_norm(naturals, direction)
-    rate = min(1.0, math.sqrt(2 * CLOSE) / norm) if norm > 0 else 1.0
     for power in range(HALVINGS):
-        moved = _moved(naturals, direction, rate * 0.5**power)
-        if moved is not None and has_not_fallen(before, objective.value(moved), CLOSE):
+        rate = 0.5**power
+        moved = _moved(naturals, direction, rate)
+        allowed = CLOSE if rate * norm <= math.sqrt(2 * CLOSE) else 0.0
+        if moved is not None and has_not_fallen(before, objective.value(moved), allowed):
             return moved
     return None
 
