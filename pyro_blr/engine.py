@@ -188,7 +188,7 @@ class Engine(Resumable):
         noisy = energy.is_subsampled or energy.has_jumps
         searched = not noisy and (size is None or size == 1.0)
         if energy.has_sampled and searched:
-            self.sampling.begin(self.view.latents, energy.sampled_numbers)
+            self.sampling.begin(self.view.latents, energy)
             objective.draws = self.sampling.common(self.view.latents)
         few = searched and not watched
         # Conjugate messages are coefficients: the ELBO at the entry is then a number and no more.
@@ -256,8 +256,11 @@ class Engine(Resumable):
         return {**detached(self.view.naturals()), **points}
 
     def set_state(self, new: Mapping[Block, Natural], objective: EnergyObjective) -> None:
-        """Write natural parameters to the guide, and points to the param store."""
-        self.view.write({b: new[b] for b in objective.blocks})
+        """Write natural parameters to the guide, and points to the param store.
+
+        Rounding makes the products of a step unsymmetric, and steps would add it up.
+        """
+        self.view.write({b: b.family.symmetrize(new[b]) for b in objective.blocks})
         self.parameters.write(new, objective.energy.traced)
 
     def _check(self, objective: EnergyObjective, value: Value) -> None:

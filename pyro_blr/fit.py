@@ -146,6 +146,10 @@ NEWTON_BELOW, PATIENCE = 1.0, 5
 #: Newton steps on the same draws after which the draws are no longer what is to be followed.
 MOST_ON_DRAWS = 20
 
+#: Steps on the same draws that do not halve the residual, after which the draws are renewed: kinks
+#: of few draws are corners, about which steps may go round for ever.
+STALLED = 30
+
 
 class _Watch:
     """Decides when to pay for a certificate: once steps are small, or shrink slowly."""
@@ -161,6 +165,8 @@ class _Watch:
         self.slow = False
         self.slow_steps = 0
         self.newton_on_draws = 0
+        #: The least residual on the same draws, and the steps since it was halved.
+        self.least, self.since_least = math.inf, 0
         #: The arguments of the last step on noisy messages.
         self.noisy_call: Call | None = None
         #: Quadrature rules that go on from step to step.
@@ -175,6 +181,7 @@ class _Watch:
             self.draws = objective.draws
             self.acceleration.reset()
             self.newton_on_draws = 0
+            self.least, self.since_least = math.inf, 0
         moved = self.acceleration.extrapolate(objective, info._before, info._after, info.safety)
         if moved is not None:
             blr.set_state(moved, objective)
@@ -247,6 +254,8 @@ class _Watch:
         fit.residual = blr.step_residual
         known = objective.energy.holds(objective.draws) and not blr.parameters.others
         if not blr.has_settled(objective, tol):
+            if self._has_stalled(fit) and sampling.grow(tol, objective.energy):
+                return
             if self._is_due(fit, False) and known:
                 self._newton(fit, blr, objective, False)
             return
@@ -262,7 +271,8 @@ class _Watch:
             self._more_draws(fit, blr, objective)
             return
         curvature = _curvature(blr, objective)
-        certificate = certify(curvature, tol, torch.Generator().manual_seed(fit.steps), LOOSE)
+        # Saddles are looked for from the noise of independent gradients, in the end.
+        certificate = certify(curvature, -math.inf, relative=LOOSE)
         fit.gap = certificate.gap
         if certificate.gap > SETTLED * max(sampling.error, tol):
             # Short steps, and far to go: blocks are coupled.
@@ -273,6 +283,13 @@ class _Watch:
         if sampling.error <= tol and self._is_within(fit, blr, objective, curvature):
             return
         self._more_draws(fit, blr, objective)
+
+    def _has_stalled(self, fit: Fit) -> bool:
+        """Whether steps on these draws get nowhere."""
+        self.since_least += 1
+        if fit.residual < 0.5 * self.least:
+            self.least, self.since_least = fit.residual, 0
+        return self.since_least > STALLED
 
     def _is_within(
         self, fit: Fit, blr: Any, objective: EnergyObjective, curvature: Curvature

@@ -22,6 +22,9 @@ from .estimators.hessians import EXACT
 
 #: Draws to begin with; in a dozen dimensions they cost less than the trace of a model.
 FIRST_DRAWS = 64
+#: Numbers of an operation up to which calling it takes longer than computing them: so many draws of
+#: a program of scalars (a loop over a time series) cost as much as one.
+FREE_NUMBERS = 256
 #: Where Hessians are dear: eight antithetic pairs, whose error is still measured and met with more.
 FEWEST_DRAWS = 16
 #: Draws for each element of q: with four their second moments are exact (two antithetic pairs an
@@ -73,21 +76,20 @@ class Sampling:
         """
         return Draws(latents, self.noisy_count if noisy else self.count, matched=not noisy)
 
-    def begin(self, latents: Latents, numbers: int) -> None:
-        """Set the number of draws for a model: once, before the first step.
-
-        :param numbers: that the programs of the sampled factors hold for one draw.
-        """
+    def begin(self, latents: Latents, energy: Energy) -> None:
+        """Set the number of draws for a model: once, before the first step."""
         if self._has_begun or self.fixed:
             return
         self._has_begun = True
         elements = sum(math.prod(latent.site.shape) for latent in latents.values())
         wanted = 2 ** math.ceil(math.log2(max(1, DRAWS_PER_ELEMENT * elements)))
         columns = 1 + elements if elements <= EXACT else 1
+        numbers = max(1, energy.sampled_numbers)
         room = max(FEWEST_DRAWS, 2 ** int(math.log2(FIRST_NUMBERS / (numbers * columns))))
         # Fewer than wanted are no better than the first: second moments are then not exact.
         first = max(FIRST_DRAWS, wanted) if wanted <= min(room, MOST_DRAWS) else FIRST_DRAWS
-        self.count = max(self.least, min(first, room))
+        free = 2 ** int(math.log2(1 + FREE_NUMBERS * energy.sampled_operations / numbers))
+        self.count = max(self.least, min(max(first, free), room))
 
     def common(self, latents: Latents) -> Draws:
         """The draws of the last step, if they were not renewed."""

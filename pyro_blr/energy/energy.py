@@ -102,6 +102,11 @@ class Energy:
         return sum(f.numbers for f in self.factors if isinstance(f, SampledFactor))
 
     @property
+    def sampled_operations(self) -> int:
+        """How many operations these programs have."""
+        return sum(f.operations for f in self.factors if isinstance(f, SampledFactor))
+
+    @property
     def is_in_parts(self) -> bool:
         """Whether no number of draws makes a graph that memory does not hold."""
         sampled = [f for f in self.factors if isinstance(f, SampledFactor)]

@@ -57,6 +57,11 @@ class SampledFactor(Factor):
         """The numbers that its program holds for one draw."""
         return sum(node.numel() for node in program([self.summed.node]))
 
+    @cached_property
+    def operations(self) -> int:
+        """The operations of its program."""
+        return len(program([self.summed.node]))
+
     def evaluate(self, moments: MomentsMap, draws: Draws | None, touching: Block | None) -> Value:
         assert draws is not None
         estimated = estimate([self], moments, draws, touching)
