@@ -5,19 +5,33 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+from pyro.infer.autoguide import AutoGuide
 from pyro.infer.elbo import ELBO
 from pyro.infer.renyi_elbo import RenyiELBO
 from pyro.infer.rws import ReweightedWakeSleep
 from pyro.optim import PyroOptim
+from torch import Tensor
 
 from . import errors
 from .steps.schedule import check_step_size
 
 #: Keywords of ``fit`` that a model cannot have as its own.
 RESERVED = ("max_steps", "tol", "progress")
+
+
+def plain_number(value: Any) -> Any:
+    """Python's number for a real one of NumPy or a tensor without dims; the rest as it is."""
+    if isinstance(value, Tensor | np.ndarray | np.bool_):
+        has_value = not isinstance(value, Tensor) or value.device.type != "meta"
+        return value.item() if value.ndim == 0 and has_value else value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def check_arguments(
@@ -34,6 +48,11 @@ def check_arguments(
 
     :raises ArgumentError: naming the argument.
     """
+    if isinstance(model, AutoGuide) and not isinstance(guide, AutoGuide):
+        raise errors.ArgumentError(
+            f"the model is a guide, {type(model).__name__}: the two seem to be swapped. Mend: "
+            "BLR(model, guide)."
+        )
     if not callable(model):
         raise errors.ArgumentError(
             f"the model must be callable, not {type(model).__name__}. Mend: BLR(model, guide)."
@@ -165,6 +184,24 @@ def reject_reserved(model: Callable[..., Any]) -> None:
                 f"the model has an argument {name!r}, which BLR.fit takes for itself. Mend: rename "
                 "it, or loop over blr.step."
             )
+
+
+def reject_unknown(model: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+    """Refuse keywords that the model does not have, since they were meant for ``fit``.
+
+    :raises ArgumentError: naming the keyword.
+    """
+    try:
+        names = inspect.signature(getattr(model, "forward", model)).parameters
+    except (TypeError, ValueError):
+        return
+    unknown = sorted(set(kwargs) - set(names))
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in names.values())
+    if unknown and not takes_any:
+        raise errors.ArgumentError(
+            f"fit passes {', '.join(map(repr, unknown))} on to the model, which has no such "
+            f"argument. Mend: fit's own keywords are {', '.join(RESERVED)}."
+        )
 
 
 def check_limits(max_steps: Any, tol: Any) -> None:

@@ -12,12 +12,22 @@ from pyro.infer.elbo import ELBO
 from pyro.optim import Adam, PyroOptim
 
 from . import errors
-from .arguments import check_arguments, check_limits, check_rule, draws_of, reject_reserved
+from .arguments import (
+    RESERVED,
+    check_arguments,
+    check_limits,
+    check_rule,
+    draws_of,
+    plain_number,
+    reject_reserved,
+    reject_unknown,
+)
+from .diagnosis import diagnosed
 from .energy.builder import EnergyBuilder
 from .energy.explanation import Explanation, ParameterExplanation, explain
 from .engine import Engine, detached
 from .families import Natural
-from .fit import Fit, run, run_rule
+from .fit import Fit, counted, run, run_rule
 from .guide_parameters import GuideParameters
 from .guides.natural_guide import NaturalGuide
 from .guides.views import View
@@ -36,13 +46,21 @@ from .steps.sweep import SweepMemory
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def _with_gradients(method: Method) -> Method:
-    """Messages are gradients: compute them also where the caller has switched gradients off."""
+def _call_of_model(method: Method) -> Method:
+    """A method that takes the model's arguments.
+
+    Messages are gradients: they are computed also where the caller has switched gradients off.
+    """
 
     @functools.wraps(method)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with torch.inference_mode(False), torch.enable_grad():
-            return method(*args, **kwargs)
+    def wrapped(self: "BLR", *args: Any, **kwargs: Any) -> Any:
+        given = {k: v for k, v in kwargs.items() if method.__name__ != "fit" or k not in RESERVED}
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            diagnosed(self.model, self.guide, args, given),
+        ):
+            return method(self, *args, **kwargs)
 
     return cast(Method, wrapped)
 
@@ -117,6 +135,9 @@ class BLR(Engine):
         estimator: str = "auto",
         check_every: int | None = None,
     ) -> None:
+        step_size, temperature, momentum, quad_tol, num_draws, check_every = map(
+            plain_number, (step_size, temperature, momentum, quad_tol, num_draws, check_every)
+        )
         check_arguments(model, guide, optim, loss, step_size, blocks, on_sampled, check_every)
         check_rule(params, temperature, momentum, quad_tol, num_draws, estimator)
         self.model = model
@@ -153,9 +174,14 @@ class BLR(Engine):
         self._is_laid_out = False
         self._skips = Skips()
 
+    def __repr__(self) -> str:
+        model = getattr(self.model, "__name__", type(self.model).__name__)
+        guide = getattr(self.guide, "__name__", type(self.guide).__name__)
+        return f"<BLR: model {model}, guide {guide}, {counted(self.num_steps, 'step')} taken>"
+
     # What SVI has
 
-    @_with_gradients
+    @_call_of_model
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Take one step and return -ELBO at its entry, in nats.
 
@@ -175,7 +201,7 @@ class BLR(Engine):
             self.sampling.grow(SAMPLED_TOL, objective.energy)
         return loss
 
-    @_with_gradients
+    @_call_of_model
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """-ELBO at the guide's state, in nats, without a step."""
         if (rule := self._rule(args, kwargs)) is not None:
@@ -187,7 +213,7 @@ class BLR(Engine):
 
     # What SVI has not
 
-    @_with_gradients
+    @_call_of_model
     def fit(
         self,
         *args: Any,
@@ -202,16 +228,19 @@ class BLR(Engine):
         :param float tol: the gap in nats at which the fit has converged; 1e-6 if left out, and
             0.01 where the ELBO is estimated on draws or minibatches.
         :param bool progress: show a progress bar.
-        :raises ArgumentError: if the model has an argument of one of these names.
+        :raises ArgumentError: if the model has an argument of one of these names, or none of the
+            name of another keyword.
         """
         reject_reserved(self.model)
+        reject_unknown(self.model, kwargs)
+        max_steps, tol = plain_number(max_steps), plain_number(tol)
         check_limits(max_steps, tol)
         limits: dict[str, Any] = {"max_steps": max_steps, "tol": tol, "progress": progress}
         if (rule := self._rule(args, kwargs)) is not None:
             return run_rule(self, rule, args, kwargs, **limits)
         return run(self, args, kwargs, **limits)
 
-    @_with_gradients
+    @_call_of_model
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """How each factor is evaluated and each parameter moved, and why; prints as a table."""
         if (rule := self._rule(args, kwargs)) is not None:
@@ -223,7 +252,7 @@ class BLR(Engine):
             {**_explained(self.view), **self.parameters.explain(energy.traced)},
         )
 
-    @_with_gradients
+    @_call_of_model
     def messages(self, *args: Any, **kwargs: Any) -> dict[str, Natural]:
         """dE_q[log p]/dmean_params at the guide's state, by block name: the sum of all messages.
 

@@ -3,6 +3,20 @@
 
 """Typed errors and warnings: each names the site and prints the mend."""
 
+import sys
+import warnings
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parent)
+
+
+def warn(text: str, category: type[Warning]) -> None:
+    """Warn at the line of the user's code that called the package."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, category, stacklevel=level)
+
 
 class BLRError(Exception):
     """Base class of every error that pyro_blr raises on purpose."""

@@ -28,6 +28,11 @@ from .steps.certificate import (
 from .steps.cone import metric_products, minus
 
 
+def counted(number: int, thing: str) -> str:
+    """``"1 step"``, ``"2 steps"``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 @dataclass(eq=False)
 class Fit:
     """The result of :meth:`~pyro_blr.BLR.fit`.
@@ -55,7 +60,8 @@ class Fit:
     def __repr__(self) -> str:
         state = "converged" if self.converged else "not converged"
         loss = f", loss {self.losses[-1]:.6f}" if self.losses else ""
-        return f"<fit: {state} after {self.steps} steps{loss}, gap {self.gap:.1e}: {self.reason}>"
+        steps = counted(self.steps, "step")
+        return f"<fit: {state} after {steps}{loss}, gap {self.gap:.1e}: {self.reason}>"
 
 
 def run(
@@ -191,7 +197,15 @@ class _Watch:
         fit.residual = blr.info.residual
         parameters = blr.parameters
         if parameters.others:
-            fit.reason = f"not certified: the optimum over {sorted(parameters.others)} is not known"
+            mend = (
+                'params="em" maximises over parameters whose M-step is closed'
+                if parameters.how == "optim"
+                else "explain says why they have no M-step in closed form; or give max_steps"
+            )
+            fit.reason = (
+                f"not certified: the optimum over {sorted(parameters.others)} is not known. Mend: "
+                f"{mend}"
+            )
             return
         near = fit.residual <= self.tol
         if not self._is_due(fit, near):

@@ -15,7 +15,7 @@ from .objective import EnergyObjective
 from .steps.cone import Safety, residual
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Info:
     """Diagnostics of one step; what is dear is computed when it is asked for.
 
@@ -32,6 +32,9 @@ class Info:
     _before: Mapping[Block, Natural] = field(default_factory=dict)
     _messages: Mapping[Block, Natural] = field(default_factory=dict)
     _after: Mapping[Block, Natural] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Info(loss={self.loss:.6g}, searched={self.searched}, safety={self.safety})"
 
     @classmethod
     def of_step(

@@ -3,7 +3,6 @@
 
 """Steps that are not taken: a random model whose ELBO is NaN now and then goes on without them."""
 
-import warnings
 from collections.abc import Callable
 
 from . import errors
@@ -39,10 +38,9 @@ class Skips:
                 f"{self.in_a_row} steps in a row were skipped, each finite when the call was "
                 f"repeated: a function in the model returns NaN too often. The last one: {error}"
             ) from error
-        warnings.warn(
+        errors.warn(
             f"a step was skipped ({self.total} so far, {self.in_a_row} in a row): {error}",
             errors.SkippedStepWarning,
-            stacklevel=5,
         )
 
     def state(self) -> dict[str, int]:

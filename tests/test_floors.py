@@ -47,6 +47,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("errors", "_compat", "energy", "guides", "steps", "skips", "random_state"),
         *("guide_parameters", "model_parameters", "sampling"),
     ),
+    "diagnosis": ("errors", "_compat", "energy", "random_state"),
     "engine": (
         *("errors", "families", "lifting", "energy", "guides", "steps"),
         *(
@@ -62,7 +63,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "blr": (
         *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
         *("arguments", "guide_parameters", "info", "model_parameters", "sampling", "skips"),
-        *("fit", "engine"),
+        *("fit", "engine", "diagnosis"),
     ),
     "arviz": (*GROUND, "energy", "guides", "blr"),
     # Stands apart: the idea in two files, an oracle for the tests.
@@ -84,7 +85,7 @@ PYRO = {
         "energy.trace",
     ),
     *("guides", "rules", "arguments", "model_parameters", "saved_parameters"),
-    *("guide_parameters", "blr", "arviz", "minimal"),
+    *("guide_parameters", "diagnosis", "blr", "arviz", "minimal"),
 }
 
 # Files of one floor that need each other. The lower one imports the upper one inside a function.

@@ -3,7 +3,6 @@
 
 """From calls of a model to energies: what they have in common, and what is said of them once."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -87,8 +86,8 @@ class EnergyBuilder:
                 continue
             text = (
                 f"factor {factor.name!r} has no deterministic expectation and is sampled: "
-                f"{factor.reason}. Its part of the loss and of the messages is a Monte Carlo "
-                "estimate."
+                f"{_sentence(factor.reason)} Its part of the loss and of the messages is a Monte "
+                "Carlo estimate."
             )
             mend = mend_of(factor.reason)
             if mend is not None:
@@ -99,7 +98,7 @@ class EnergyBuilder:
                 )
             self._warned.add(factor.name)
             if self.on_sampled == "warn":
-                warnings.warn(text, errors.SampledFactorWarning, stacklevel=4)
+                errors.warn(text, errors.SampledFactorWarning)
 
     def report_drawn(self, reason: str) -> None:
         """Warn of (or refuse) a guide that is known by its draws alone, once.
@@ -107,8 +106,13 @@ class EnergyBuilder:
         :param reason: why; empty where nothing is drawn.
         :raises SampledFactorError: under ``on_sampled="error"``.
         """
-        text = f"every factor is sampled from the guide: {reason}."
+        text = f"every factor is sampled from the guide: {_sentence(reason)}"
         if reason and self.on_sampled == "error":
             raise errors.SampledFactorError(text + ' Mend: use AutoNatural, or on_sampled="warn".')
         if reason and self.on_sampled == "warn":
-            warnings.warn(text, errors.SampledFactorWarning, stacklevel=5)
+            errors.warn(text, errors.SampledFactorWarning)
+
+
+def _sentence(reason: str) -> str:
+    """A reason with one full stop at its end; a refusal's ends with a mend, which has one."""
+    return reason.rstrip(".") + "."

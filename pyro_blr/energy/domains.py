@@ -166,9 +166,28 @@ def _mend(constraint: Any) -> str:
 
 
 def checked_value(name: str, fn: Any, value: Any, mask: Any) -> Any:
-    """An observed value, checked against its support once; masked places may hold anything."""
+    """An observed value as log densities take it, checked against its support once.
+
+    Masked places may hold anything. Labels and counts of an integer or boolean dtype become
+    float64, which holds each of them that is not refused: a log density does arithmetic on them.
+    """
     if not isinstance(value, Tensor):
         return value
+    if value.dtype is torch.bool:  # the check of a support does arithmetic too
+        value = constants.memo(_as_double, (value,))
+    value = _checked(name, fn, value, mask)
+    is_real = value.is_floating_point() or value.is_complex()
+    if not is_real:
+        value = constants.memo(_as_double, (value,))
+    return value
+
+
+def _as_double(value: Tensor) -> Tensor:
+    return value.double()
+
+
+def _checked(name: str, fn: Any, value: Tensor, mask: Any) -> Any:
+    """The value, with harmless numbers at masked places."""
     _check_shape(name, fn, value)
     support = _support(fn)
     if support is None:
@@ -213,6 +232,8 @@ def _exact_bits(dtype: torch.dtype) -> int:
 
 
 def _is_exact_count(value: Tensor) -> bool:
+    if not value.is_floating_point() and value.element_size() < 8:
+        return True  # every integer of these dtypes is a float64; they do not hold the limit itself
     return host.truth((value.abs() <= 2 ** _exact_bits(value.dtype)).all())
 
 

@@ -23,7 +23,8 @@ class FactorExplanation:
     :param tuple latents: the latents that it depends on.
     :param str reason: what keeps it from the exact tier, or from being conjugate, empty if nothing;
         of a sampled factor also how its messages are estimated.
-    :param float error: the quadrature's error in nats an element, 0 on the other tiers.
+    :param float error: the quadrature's error in nats an element; 0 where the expectation has a
+        closed form, NaN where there is no bound: on the sampled tier it is that of the draws.
     :param str mend: for a sampled factor, the spelling that would keep it deterministic, where one
         is known for the operations that the reason names.
     """
@@ -44,7 +45,7 @@ class ParameterExplanation:
     :param str update: ``"em"``, ``"natural"``, ``"optim"``, or ``"fixed"``.
     :param str family: the conjugate family whose mode is its M-step; empty where it has none.
     :param tuple together: the parameters that are maximised together with it, itself among them.
-    :param str reason: why it has no M-step; empty if it has one.
+    :param str reason: why it has no M-step, or how else it moves; empty where the update says it.
     """
 
     name: str
@@ -57,7 +58,7 @@ class ParameterExplanation:
         joint = f", with {', '.join(self.together)}" if len(self.together) > 1 else ""
         article = "an" if self.family.startswith("I") else "a"
         why = f"mode of {article} {self.family}{joint}" if self.family else self.reason
-        return f"parameter {self.name}: {self.update} ({why})"
+        return f"parameter {self.name}: {self.update}" + (f" ({why})" if why else "")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Explanation:
                 f.tier,
                 "yes" if f.conjugate else "no",
                 ", ".join(f.latents) or "-",
-                f"{f.error:.0e}" if f.error else "0",
+                _error_in_words(f),
                 f.reason,
             )
             for f in self.factors
@@ -99,6 +100,12 @@ class Explanation:
 
 
 NO_PARAMETERS: Mapping[str, ParameterExplanation] = {}
+
+
+def _error_in_words(factor: FactorExplanation) -> str:
+    if factor.tier == "sampled":
+        return "draws"
+    return f"{factor.error:.0e}" if factor.error else "0"
 
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:

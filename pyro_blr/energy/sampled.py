@@ -3,6 +3,7 @@
 
 """Factors at draws of q: the recorded programs of all of them, run together on every draw."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -45,6 +46,8 @@ class SampledFactor(Factor):
     ways: Mapping[Block, Way] = field(default_factory=dict)
 
     tier = "sampled"
+    #: There is no bound of it: it depends on the draws.
+    error = math.nan
 
     @property
     def is_in_parts(self) -> bool:

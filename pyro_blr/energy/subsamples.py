@@ -60,6 +60,13 @@ class Subsamples:
         if value is not None and not msg["done"]:
             self._given.add(name)
         asked = msg["fn"].subsample_size if value is None else len(value)
+        if int(size if asked is None else asked) == 0:
+            whole = "no elements" if int(size) == 0 else "a subsample without rows"
+            raise errors.SubsampleError(
+                f"plate {name!r} has {whole}: an empty minibatch says nothing of the data. Mend: "
+                "leave out the step for an empty batch, `if len(batch): blr.step(batch)`, and see "
+                "where the data went."
+            )
         if asked is not None and int(asked) > int(size):
             raise errors.SubsampleError(
                 f"plate {name!r} has size {int(size)}, but its subsample has {int(asked)} rows: a "

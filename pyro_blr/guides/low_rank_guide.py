@@ -77,6 +77,11 @@ class AutoNaturalLowRankMultivariateNormal(GaussianGuide):
         return [stacked(named, self._family(size)), *rest]
 
     def _family(self, size: int) -> LowRankNormal:
+        if not size:
+            raise errors.NoLatentError(
+                f"the sites of {type(self).__name__} have no elements: {self._in_words()}. Mend: "
+                "leave them out of the model, or see where their size comes from."
+            )
         if self.rank is None:
             self.rank = round(size**0.5)
         largest = max(1, size - 1)
@@ -87,6 +92,9 @@ class AutoNaturalLowRankMultivariateNormal(GaussianGuide):
                 "does so in natural coordinates, with fewer parameters."
             )
         return LowRankNormal()
+
+    def _in_words(self) -> str:
+        return ", ".join(f"{n.name!r} of shape {tuple(n.site.shape)}" for n in self._named())
 
     def _block_natural(self, block: Block, own: Mapping[str, Natural]) -> Natural:
         if not block.family.is_curved:

@@ -4,12 +4,14 @@
 """What a precision matrix would take, asked before it is allocated."""
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 
 from .. import errors
 from ..energy.arrow import Coupled
 from ..lifting.arrow_blocks import ArrowBlock
+from ..lifting.blocks import Block
 from ..lifting.memory import BYTES, available_bytes
 
 #: Matrices of the precision's size that a step holds at a time: the precision, its Cholesky factor,
@@ -51,6 +53,27 @@ def check_dense(guide: str, size: int, device: torch.device, structure: str = ""
         f"AutoNaturalLowRankMultivariateNormal(model, rank={rank}) takes "
         f"{in_words(size * (rank + 2))}, AutoNaturalNormal(model) {in_words(2 * size)}; or name "
         f"the sites that belong together, {guide}(model, sites=[...])."
+    )
+
+
+def check_latent(guide: str, block: Block, device: torch.device) -> None:
+    """Refuse a full covariance within a vector, of one latent, that memory does not hold.
+
+    :param block: the latent's own.
+    :param guide: the guide's name, for the error.
+    :raises MemoryLimitError: with what would fit.
+    """
+    size = block.event_size or 0
+    groups = prod(block.batch_shape)
+    if fits(groups * size * size, device):
+        return
+    count = f"{groups} matrices" if groups > 1 else "a matrix"
+    raise errors.MemoryLimitError(
+        f"{guide} holds {count} of {size} x {size} numbers for site {block.name!r}, "
+        f"{in_words(groups * size * size)}, {MATRICES} times at a step, and "
+        f"{_free_in_words(device)} of memory are free. Mend: AutoNatural(model, families="
+        f"{{{block.name!r}: DiagonalNormal}}) has no correlations within it and takes "
+        f"{in_words(2 * groups * size)}, as AutoNaturalNormal(model) does."
     )
 
 

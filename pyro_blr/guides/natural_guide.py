@@ -22,11 +22,12 @@ from ..energy.builder import EnergyBuilder
 from ..energy.energy import Naturals
 from ..energy.latents import Latent, block_values
 from ..energy.trace import Traced, without_validation
-from ..families import Natural
+from ..families import MultivariateNormal, Natural
 from ..lifting.blocks import Block
 from ..random_state import same_random_state
 from .choice import TraceLatents, full_value
 from .marginals import own_law
+from .memory import check_latent
 from .persistence import Persistent
 from .posterior import Posterior, detached
 from .protocol import check_domain
@@ -138,6 +139,8 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         self._check_start(chosen)
         start = {}
         for name, latent in chosen.items():
+            if isinstance(latent.family, MultivariateNormal):
+                check_latent(type(self).__name__, latent.block(), latent.device)
             value, _ = full_value(sites[name])
             given = self._start.get(name)
             start[name] = (

@@ -15,6 +15,7 @@ from ... import errors
 from ...energy.energy import Naturals
 from ...energy.explanation import ParameterExplanation
 from ...energy.parameters import Parameter
+from ...energy.trace import Traced
 from ...families import Natural
 from ...lifting.blocks import Block
 from ..choice import gaussian_latents
@@ -43,10 +44,24 @@ class _AutoView(View):
         """The parameters of the guide."""
 
     def explain(self) -> dict[str, ParameterExplanation]:
-        return {p.name: exactly(p.name, "the map is the identity") for p in self.parameters()}
+        return {p.name: exactly(p.name) for p in self.parameters()}
 
 
-class NormalView(_AutoView):
+class _MeanFieldView(_AutoView):
+    """One whose elements are all independent."""
+
+    def lay_out(self, traced: Traced, how: str) -> tuple[str, ...]:
+        """Keep the factorisation, and say what it is where AutoNatural has another."""
+        names = [n.name for n in self.latents.values() if n.value_event_dim]
+        if not names:
+            return ()
+        return (
+            f"{self.name} is mean field, also between the elements of {', '.join(names)}; "
+            "AutoNatural(model) has a full covariance within a vector",
+        )
+
+
+class NormalView(_MeanFieldView):
     """``AutoNormal``: a location and a scale a site, each element independent."""
 
     def parameters(self) -> list[Parameter]:
@@ -91,7 +106,7 @@ class VectorView(_AutoView):
         return parameter_of(self.guide, name)
 
 
-class DiagonalNormalView(VectorView):
+class DiagonalNormalView(VectorView, _MeanFieldView):
     """``AutoDiagonalNormal``: one vector of locations and one of scales."""
 
     def parameters(self) -> list[Parameter]:

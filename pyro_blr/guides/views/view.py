@@ -108,8 +108,10 @@ def run_once(guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> No
             guide(*args, **kwargs)
 
 
-def exactly(name: str, what: str) -> ParameterExplanation:
-    """The explanation of a parameter that is written from natural parameters."""
-    return ParameterExplanation(
-        name, "written", "", (name,), f"from the natural parameters: {what}"
-    )
+def exactly(name: str, what: str = "") -> ParameterExplanation:
+    """The explanation of a parameter that is written from natural parameters.
+
+    :param what: what it is of them, where that does not go without saying.
+    """
+    reason = f"from the natural parameters: {what}" if what else ""
+    return ParameterExplanation(name, "written", "", (name,), reason)

@@ -1,0 +1,115 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is behind an error of Pyro's or torch's that names no plate and no site."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+
+from . import errors
+from ._compat import site_is_subsample
+from .energy.subsamples import Subsamples
+from .random_state import same_random_state
+
+
+class PlateChecks(Messenger):
+    """Refuses minibatches that do not fit their plates, in whatever runs inside.
+
+    :raises SubsampleError: naming the plate.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._plates = Subsamples()
+
+    def __enter__(self) -> Any:
+        self._plates = Subsamples()
+        return super().__enter__()
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if site_is_subsample(msg):
+            self._plates.before(msg)
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if site_is_subsample(msg):
+            self._plates.after(msg)
+
+
+@contextmanager
+def diagnosed(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Iterator[None]:
+    """Give errors that name no plate and no site one that does, where a run finds the cause.
+
+    :raises SubsampleError: for a minibatch that does not fit its plate.
+    :raises GuideError: for a site whose sizes in the guide and in the model differ.
+    """
+    try:
+        with PlateChecks():
+            yield
+    except errors.BLRError:
+        raise
+    except Exception as error:
+        cause = _of_plates(model, args, kwargs) or _of_shapes(model, guide, args, kwargs)
+        if cause is None:
+            raise
+        raise cause from error
+
+
+@contextmanager
+def _aside() -> Iterator[None]:
+    """For runs that only look: nothing outside sees them, and no random number is spent."""
+    with same_random_state(), torch.no_grad(), poutine.block(), pyro.validation_enabled(False):
+        yield
+
+
+def _of_plates(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> errors.SubsampleError | None:
+    try:
+        with _aside(), PlateChecks():
+            model(*args, **kwargs)
+    except errors.SubsampleError as error:
+        return error
+    except Exception:  # the model's own, which the user has in hand
+        return None
+    return None
+
+
+def _of_shapes(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> errors.GuideError | None:
+    """The error for the first site that both sample in different sizes."""
+    with suppress(Exception), _aside():
+        own, wanted = (_shapes(f, args, kwargs) for f in (guide, model))
+        for name, shape in own.items():
+            if wanted.get(name, shape) != shape:
+                return errors.GuideError(
+                    f"site {name!r} has the shape {shape} in the guide, but {wanted[name]} in the "
+                    "model. Mend: give the guide's parameters the size of the model's site."
+                )
+    return None
+
+
+def _shapes(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, tuple[int, ...]]:
+    """The shape of each latent, by name."""
+    trace = poutine.trace(function).get_trace(*args, **kwargs)
+    return {
+        name: tuple(site["fn"].shape())
+        for name, site in trace.iter_stochastic_nodes()
+        if not site_is_subsample(site)
+    }
