@@ -31,10 +31,10 @@ from .objective import EnergyObjective
 from .random_state import same_random_state
 from .rules import Rule, choose
 from .state import Resumable
-from .steps.cone import Safety, residual
+from .steps.cone import TRUST, Safety, residual
 from .steps.local import settle
 from .steps.schedule import StepSize, decreasing, scheduled
-from .steps.sweep import parallel, sweep
+from .steps.sweep import noisy_parallel, parallel, sweep
 
 
 class Engine(Resumable):
@@ -215,8 +215,13 @@ class Engine(Resumable):
             messages = objective.messages_of(
                 at, tuple(b for b in objective.blocks if b not in local)
             )
-            rho = self._noise.size(start, messages, partial) if size is None else size
-            new = parallel(objective, start, messages, rho, safety, not energy.is_deterministic)
+            rho = self._noise.size(start, messages, partial)
+            rho = rho if size is None else size
+            if energy.is_deterministic:
+                new = parallel(objective, start, messages, rho, safety, None)
+            else:
+                trust = self._noise.trust if size is None else TRUST
+                new = noisy_parallel(objective, start, messages, at, rho, safety, trust)
         never_falls = searched and size is None
         new = self._momentum.extrapolate(objective, naturals, new, partial, safety, never_falls)
         moved = self.parameters.maximise(objective, {**energy.points, **new}, rho)
@@ -225,7 +230,7 @@ class Engine(Resumable):
             objective, at, after, rho, lambda: self._objective(*objective.call)
         )
         self.set_state(after, objective)
-        if searched or energy.is_deterministic:
+        if searched or energy.is_deterministic or self._noise.is_signal:
             self._average.reset()
         else:
             self._average.add({b: after[b] for b in objective.blocks if b not in partial})

@@ -147,8 +147,9 @@ def trusted(
     message: Natural,
     rho: float,
     safety: Safety,
+    trust: float = TRUST,
 ) -> Natural:
-    """The message, drawn nearer where the step to it would be longer than :data:`TRUST`.
+    """The message, drawn nearer where the step to it would be longer than the trust region.
 
     Each element of the batch is a distribution of its own, and is bounded for itself. A curved
     family bounds its steps itself.
@@ -161,11 +162,11 @@ def trusted(
     is_split = isinstance(family, ExponentialFamily)
     squared = family.inner(product, direction) if is_split else inner(product, direction)
     length = 0.5 * rho**2 * squared
-    is_long = length > TRUST
+    is_long = length > trust
     if not host.truth(is_long.any()):
         return message
     safety.shortened += 1
-    share = (TRUST / length).sqrt()
+    share = (trust / length).sqrt()
     nearer = []
     dims_of = family.natural_event_dims if is_split else (0,) * len(natural)
     for m, n, d, dims in zip(message, natural, direction, dims_of, strict=True):
@@ -175,7 +176,12 @@ def trusted(
 
 
 def noisy_step(
-    family: ExponentialFamily, natural: Natural, message: Natural, rho: float, safety: Safety
+    family: ExponentialFamily,
+    natural: Natural,
+    message: Natural,
+    rho: float,
+    safety: Safety,
+    trust: float = TRUST,
 ) -> Natural | None:
     """A step on a noisy message that stays in the cone, however indefinite its Hessian.
 
@@ -184,10 +190,11 @@ def noisy_step(
     alone would take S to 0 in a few hundred steps. Short steps are plain: their mean has no bias.
 
     :param message: of matrices that are not symmetric the symmetric part counts.
+    :param trust: the longest step, in nats.
     :returns: None if no step is inside (a message that is not finite).
     """
     message = family.symmetrize(message)
-    nearer = trusted(family, natural, message, rho, safety)
+    nearer = trusted(family, natural, message, rho, safety, trust)
     if nearer is not message and has_retraction(family):
         proposal = retract(family, natural, nearer, rho)
         if inside(family, proposal):

@@ -26,7 +26,7 @@ from typing import Any
 
 from ..families import Natural
 from ..lifting import host
-from .cone import fisher_product, inner, minus
+from .cone import TRUST, fisher_product, inner, minus
 from .objective import Block, Naturals
 from .schedule import decreasing
 
@@ -34,6 +34,10 @@ from .schedule import decreasing
 #: as what a step of size rho changes is forgotten in ``1 / rho`` steps; 64 pairs are needed to tell
 #: a ratio of 1/10 from noise in a handful of dimensions.
 LEAST_WEIGHT, MOST_WEIGHT = 1 / 64, 0.5
+
+#: The longest step in nats where the signal dominates: beyond, the ELBO is not the quadratic that
+#: its derivatives describe.
+MOST_TRUST = 8.0
 
 #: A ratio above this is signal; below it noise dominates, and the step counts for the schedule.
 SIGNAL = 0.5
@@ -68,7 +72,7 @@ class NoiseControl:
         seen = [b for b in messages if b not in partial]
         if self._is_comparable(seen, naturals):
             self._compare(seen, messages)
-            ratio = self._signal / self._total if self._total > 0 else 1.0
+            ratio = self._ratio if self._total > 0 else 1.0
             if ratio <= SIGNAL:
                 self._noisy_steps += 1
             self._size = self._limited(ratio)
@@ -77,6 +81,22 @@ class NoiseControl:
         self._natural = {b.name: naturals[b] for b in seen}
         self._direction = {b.name: minus(messages[b], naturals[b]) for b in seen}
         return self._size
+
+    @property
+    def is_signal(self) -> bool:
+        """Whether the last steps were more signal than noise: iterates still come nearer."""
+        return self._ratio > SIGNAL
+
+    @property
+    def trust(self) -> float:
+        """How long the next step may be, in nats: the share that is noise within :data:`TRUST`."""
+        if not self.is_signal:
+            return TRUST
+        return min(MOST_TRUST, TRUST / max(1.0 - self._ratio, TRUST / MOST_TRUST))
+
+    @property
+    def _ratio(self) -> float:
+        return self._signal / self._total if self._total > 0 else 0.0
 
     def _limited(self, ratio: float) -> float:
         if ratio > SIGNAL:

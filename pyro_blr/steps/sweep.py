@@ -13,6 +13,7 @@ from ..families import Natural
 from ..lifting import host
 from .cone import (
     MAX_HALVINGS,
+    TRUST,
     Safety,
     Steps,
     has_retraction,
@@ -230,27 +231,51 @@ def _proposals(
     return []
 
 
+def noisy_parallel(
+    objective: Objective,
+    naturals: Naturals,
+    messages: Mapping[Block, Natural],
+    entry: Evaluation,
+    step_size: float,
+    safety: Safety,
+    trust: float,
+) -> dict[Block, Natural]:
+    """Update every block at once; by a longer step than noise allows if the ELBO agrees.
+
+    :param entry: the ELBO of these data and draws, where the step begins.
+    :param trust: as the share of the signal in the messages allows, at least :data:`TRUST`.
+    :raises ImproperPosteriorError: if conjugate messages do not sum to a proper distribution.
+    """
+    if trust > TRUST:
+        new = parallel(objective, naturals, messages, step_size, safety, trust)
+        if has_not_fallen(entry, objective.value({**naturals, **new})):
+            return new
+    return parallel(objective, naturals, messages, step_size, safety, TRUST)
+
+
 def parallel(
     objective: Objective,
     naturals: Naturals,
     messages: Mapping[Block, Natural],
     step_size: float,
     safety: Safety,
-    noisy: bool,
+    trust: float | None,
 ) -> dict[Block, Natural]:
     """Update every block that has a message at once, from messages at the same point.
 
     A block with a noisy message that is not conjugate stays in its trust region; conjugate messages
     are inside the cone, from anywhere.
 
-    :param noisy: whether the messages are of draws or of some of the data.
+    :param trust: the longest step in nats on messages of draws or of some of the data; None where
+        they have no noise.
     :raises ImproperPosteriorError: if conjugate messages do not sum to a proper distribution.
     """
     result = dict(naturals)
     for block, message in messages.items():
         is_conjugate = objective.is_conjugate_in(block)
-        step = noisy_step if noisy and not is_conjugate else safe_step
-        proposal = step(block.family, naturals[block], message, step_size, safety)
+        arguments = block.family, naturals[block], message, step_size, safety
+        is_bounded = trust is not None and not is_conjugate
+        proposal = noisy_step(*arguments, trust or TRUST) if is_bounded else safe_step(*arguments)
         if proposal is None and is_conjugate:
             raise improper(block)
         result[block] = naturals[block] if proposal is None else proposal
