@@ -116,8 +116,8 @@ class GuideParameters:
             raise errors.CheckpointError(
                 f"the saved state is of another guide or model: {'; '.join(wrong)}. Mend: make the "
                 "model and the guide as they were when the state was saved, and call a new guide "
-                "first with the data that it was fitted to, blr.evaluate_loss(X, y) or guide(X, y); "
-                "pyro.clear_param_store() before, where another guide of its name was used."
+                "first with the data it was fitted to, blr.evaluate_loss(X, y) or guide(X, y), "
+                "and pyro.clear_param_store() before it, where another guide of its name was used."
             )
         real = constraints.real
         own.give({n: Parameter(n, t, t.detach(), real) for n, t in made.items()}, self.optim)
