@@ -26,6 +26,7 @@ __all__ = [
     "prototype_hide_fn",
     "set_optimiser_state",
     "site_is_subsample",
+    "stored_leaf",
     "without_state",
 ]
 
@@ -37,6 +38,12 @@ def constraint_of(name: str, stated: Any) -> Any:
     """
     held = pyro.get_param_store()._constraints.get(name)
     return held or stated or constraints.real
+
+
+def stored_leaf(name: str) -> Tensor | None:
+    """The unconstrained tensor of Pyro's store under a name; None if it has none."""
+    leaf: Tensor | None = pyro.get_param_store()._params.get(name)
+    return leaf
 
 
 def optimiser_state(optim: PyroOptim, leaf: Tensor) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from . import errors
 from ._compat import without_state
 from .energy.builder import EnergyBuilder
+from .guide_copies import Whole
 from .guide_parameters import GuideParameters
 from .guides.checkpoint import require
 from .guides.natural_guide import NaturalGuide
@@ -171,20 +172,21 @@ class Resumable:
         options = {name: getattr(self, name) for name in OPTIONS}
         state = self.state_dict() if self._has_seen_model or self._is_resuming else None
         optim = without_state(self.optim)
-        return _copy, (type(self), self.model, self.guide, optim, self.loss, options, state)
+        guide = Whole(self.guide)
+        return _copy, (type(self), self.model, guide, optim, self.loss, options, state)
 
 
 def _copy(
     kind: Any,
     model: Any,
-    guide: Any,
+    guide: Whole,
     optim: Any,
     loss: Any,
     options: dict[str, Any],
     state: Mapping[str, Any] | None,
 ) -> Any:
     """An engine from the parts of its pickle; its state is taken up at the first call."""
-    blr = kind(model, guide, optim, loss, **options)
+    blr = kind(model, guide.guide, optim, loss, **options)
     if state is not None:
         blr._take_numbers(state["engine"])
         blr._copied = state

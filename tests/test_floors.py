@@ -42,10 +42,16 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "model_parameters": (
         *("errors", "families", "lifting", "energy", "steps", "objective", "saved_parameters"),
     ),
-    "guide_parameters": ("energy", "saved_parameters", "random_state"),
+    "saved_constraints": (),
+    "module_parameters": ("_compat", "guides.store"),
+    "guide_parameters": (
+        *("errors", "_compat", "energy", "saved_parameters", "random_state"),
+        *("guides.checkpoint", "guides.store", "module_parameters", "saved_constraints"),
+    ),
+    "guide_copies": ("guides.natural_guide",),
     "state": (
         *("errors", "_compat", "energy", "guides", "steps", "skips", "random_state"),
-        *("guide_parameters", "model_parameters", "sampling"),
+        *("guide_copies", "guide_parameters", "model_parameters", "sampling"),
     ),
     "diagnosis": ("errors", "_compat", "energy", "random_state"),
     "engine": (
@@ -85,7 +91,8 @@ PYRO = {
         "energy.trace",
     ),
     *("guides", "rules", "arguments", "model_parameters", "saved_parameters"),
-    *("guide_parameters", "diagnosis", "blr", "arviz", "minimal"),
+    *("saved_constraints", "module_parameters", "guide_parameters", "guide_copies"),
+    *("diagnosis", "blr", "arviz", "minimal"),
 }
 
 # Files of one floor that need each other. The lower one imports the upper one inside a function.

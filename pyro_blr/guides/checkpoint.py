@@ -59,11 +59,30 @@ def require(state: Any, keys: Sequence[str], part: str) -> None:
         )
 
 
-def saved_blocks(state: Mapping[str, Any], latents: Latents) -> dict[Block, Natural]:
+def refuse_kind(state: Any, key: str, kind: str) -> None:
+    """Refuse the state of another kind of guide: natural parameters, or parameters of its own.
+
+    :param key: what only the other kind's state has.
+    :param kind: the class of the guide that is to take the state.
+    :raises CheckpointError: naming the guide that was saved.
+    """
+    if isinstance(state, Mapping) and key in state:
+        other = "a guide with parameters of its own" if key == "values" else "a natural guide"
+        raise errors.CheckpointError(
+            f"the saved state is of another guide: {state.get('kind', other)} was saved, and this "
+            f"is {kind}. Mend: make the guide that was saved, or start anew without the state."
+        )
+
+
+def saved_blocks(
+    state: Mapping[str, Any], latents: Latents, held: Mapping[Block, Natural]
+) -> dict[Block, Natural]:
     """The blocks of a saved guide and their natural parameters.
 
     :param latents: those of the guide that takes them.
-    :raises CheckpointError: if the latents are not those that were saved.
+    :param held: the blocks that this guide has now; those that were saved may be others.
+    :raises CheckpointError: if the latents, or the shapes of a block, are not those that were
+        saved.
     """
     require(state, KEYS, "the guide")
     differences = _differences(state["latents"], latents)
@@ -75,7 +94,10 @@ def saved_blocks(state: Mapping[str, Any], latents: Latents) -> dict[Block, Natu
         )
     result = {}
     for saved in state["blocks"]:
-        block = _saved_block(saved, latents)
+        own = [latents[n].family for n in saved["sites"]]
+        family = _family(saved["family"], [*own, *(b.family for b in held)])
+        block = _saved_block(saved, latents, family)
+        _check_shapes(block, saved["natural"], held)
         device = latents[block.sites[0].name].device
         result[block] = tuple(n.detach().to(device).clone() for n in saved["natural"])
     return result
@@ -97,7 +119,23 @@ def _differences(saved: Mapping[str, Any], latents: Latents) -> list[str]:
     return sorted(found)
 
 
-def _saved_block(saved: Mapping[str, Any], latents: Latents) -> Block:
+def _check_shapes(block: Block, natural: Natural, held: Mapping[Block, Natural]) -> None:
+    """Refuse natural parameters of other shapes than the guide gives the same block (a rank)."""
+    for other, now in held.items():
+        shapes = [[tuple(n.shape) for n in each] for each in (natural, now)]
+        if _identity(other) == _identity(block) and shapes[0] != shapes[1]:
+            raise errors.CheckpointError(
+                f"the saved state is of another guide: the block {block.name!r} was saved with the "
+                f"shapes {shapes[0]}, and has {shapes[1]}. Mend: give the guide the options (its "
+                "rank) that it had when the state was saved."
+            )
+
+
+def _identity(block: Block) -> tuple[Any, ...]:
+    return block.name, block.family, block.batch_shape, block.event_size, block.row_dims
+
+
+def _saved_block(saved: Mapping[str, Any], latents: Latents, family: ExponentialFamily) -> Block:
     placements = {
         name: Placement(tuple(dims), offset)
         for name, dims, offset in zip(
@@ -106,7 +144,7 @@ def _saved_block(saved: Mapping[str, Any], latents: Latents) -> Block:
     }
     return Block(
         saved["name"],
-        _family(saved["family"], [latents[n].family for n in saved["sites"]]),
+        family,
         tuple(latents[n].site for n in saved["sites"]),
         tuple(saved["batch_shape"]),
         saved["event_size"],
@@ -116,7 +154,10 @@ def _saved_block(saved: Mapping[str, Any], latents: Latents) -> Block:
 
 
 def _family(name: str, own: Sequence[ExponentialFamily]) -> ExponentialFamily:
-    """The family of a name: a site's own, or that of sites which share a block."""
+    """The family of a name: a site's own, or that of sites which share a block.
+
+    :param own: those of the guide's sites and of its blocks, which need not be registered.
+    """
     for family in (*own, *registered_families()):
         if family.name == name:
             return family

@@ -114,7 +114,8 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
     ) -> None:
         """Run the model once to find the latents, their families and where they start.
 
-        :param builder: the energy builder whose cache the run may fill.
+        :param builder: the energy builder whose cache the run may fill; None where the guide itself
+            is called, perhaps without what is observed.
         """
         if self.is_set_up:
             return
@@ -134,7 +135,13 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
             raise without_model("find its latents")
         with torch.no_grad(), without_validation():
             sites = self._prototype(args, kwargs)
-        builder = builder or EnergyBuilder(self.model, on_sampled="ignore")
+        model = self.model
+        if builder is None:
+            sites, model = self._as_saved(sites)
+        self._prototype_frames = {
+            f.name: f for s in sites.values() for f in s["cond_indep_stack"] if f.vectorized
+        }
+        builder = builder or EnergyBuilder(model, on_sampled="ignore")
         chosen = self._choose(sites, lambda latents: builder.trace(args, kwargs, latents))
         self._check_start(chosen)
         start = {}
@@ -179,9 +186,6 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
                 "the model has no latent variable: every sample site is observed or hidden. Mend: "
                 "leave obs= out of the site that is to be inferred."
             )
-        self._prototype_frames = {
-            f.name: f for s in sites.values() for f in s["cond_indep_stack"] if f.vectorized
-        }
         return sites
 
     # Natural parameters
@@ -192,7 +196,7 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         return self._blocks
 
     def naturals(self) -> dict[Block, Natural]:
-        """The natural parameters of every block, as they are in the param store."""
+        """The natural parameters of every block, which the param store then has as well."""
         if self._held:
             self._store(self._held)
         with self._pyro_context:

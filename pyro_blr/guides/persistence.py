@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pyro import poutine
 from torch import Tensor
 
 from .. import errors
 from ..energy.latents import Latent
 from ..families import Natural
 from ..lifting.blocks import Block
-from .checkpoint import KEYS, guide_state, require, saved_blocks
+from .checkpoint import KEYS, guide_state, refuse_kind, require, saved_blocks
 
 
 class Persistent:
@@ -31,6 +32,8 @@ class Persistent:
     _pyro_context: Any
     _pyro_get_fullname: Callable[[str], str]
     _model: Any
+    #: Where the guide starts, until it is first read.
+    _held: dict[Block, Natural]
     #: Natural parameters from a file, by full name, that no block has taken yet.
     _loaded: dict[str, Tensor]
     #: The state that a new guide takes up when it knows its latents.
@@ -45,13 +48,14 @@ class Persistent:
             return dict(self._saved)
         if not self.is_set_up:
             raise self._not_seen("nothing can be saved")
-        return guide_state(self.latents, self.naturals())
+        return {"kind": type(self).__name__, **guide_state(self.latents, self.naturals())}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state` returned: now, or at the first call of a new guide.
 
         :raises CheckpointError: if it is of another model.
         """
+        refuse_kind(state, "values", type(self).__name__)
         require(state, KEYS, "the guide")
         if self.is_set_up:
             self._restore(state)
@@ -60,9 +64,22 @@ class Persistent:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Take saved blocks as they are, whatever stands in the store."""
-        naturals = saved_blocks(state, self.latents)
+        naturals = saved_blocks(state, self.latents, self._held or self.naturals())
         self._saved = None
         self._store(naturals, from_store=False)
+
+    def _as_saved(self, sites: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        """The sites of a call that are the guide's, and a model in which the others are observed.
+
+        A guide may first be called without the data, and what is observed is a latent of the model
+        then. The saved state says which sites are the guide's.
+        """
+        saved = sites if self._saved is None else self._saved["latents"]
+        own = {name: site for name, site in sites.items() if name in saved}
+        if not own or len(own) == len(sites):
+            return sites, self.model
+        others = {name: site["value"] for name, site in sites.items() if name not in own}
+        return own, poutine.condition(self.model, others)
 
     def check_taken_up(self) -> None:
         """Refuse natural parameters from a file that are of none of the blocks.

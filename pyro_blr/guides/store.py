@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Natural parameters in Pyro's param store, in place."""
+"""Natural parameters as leaves of a guide, which Pyro's param store mirrors."""
 
 import weakref
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,22 @@ from pyro.nn.module import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
+from .. import errors
+from .._compat import stored_leaf
 from ..families import Natural
 from ..lifting.blocks import Block
 
-#: The leaves that guides of this process put into the store, by identity. What else stands in the
+#: The leaves of guides of this process, by identity. What else stands in the
 #: store under a guide's names was loaded from a file, and is where that guide is to go on.
 _MADE_HERE: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 
 
 class NaturalStore(PyroModule):
-    """One module a block, one ``PyroParam`` (``constraints.real``) a natural parameter."""
+    """One module a block, one ``PyroParam`` (``constraints.real``) a natural parameter.
+
+    The values are those of this module. Pyro's store has one entry a name, and would give guides of
+    one name the same values; here it shows those of the guide that was read last.
+    """
 
     def fill(
         self, prefix: str, naturals: Mapping[Block, Natural], loaded: dict[str, Tensor]
@@ -47,20 +53,39 @@ class NaturalStore(PyroModule):
             for name, tensor in zip(own, natural, strict=True):
                 value = tensor.detach().clone().contiguous()
                 setattr(holder, name, PyroParam(value, constraints.real))
-        for natural in self.values(tuple(naturals)).values():
-            for value in natural:
-                leaf = _leaf(value)
-                _MADE_HERE[id(leaf)] = leaf
+        self.values(tuple(naturals))
 
     def values(self, blocks: Sequence[Block]) -> dict[Block, Natural]:
-        """The natural parameters of every block."""
+        """The natural parameters of every block, put into Pyro's store.
+
+        :raises CheckpointError: for values of other shapes that were loaded into the store.
+        """
         return {
             block: tuple(
-                getattr(getattr(self, _module_name(block)), name)
-                for name in _parameter_names(block)
+                _read(getattr(self, _module_name(block)), name) for name in _parameter_names(block)
             )
             for block in blocks
         }
+
+
+def _read(holder: PyroModule, name: str) -> Any:
+    """A parameter of a module, whatever other guides have put into Pyro's store under its name."""
+    full, own = holder._pyro_get_fullname(name), getattr(holder, f"{name}_unconstrained")
+    held = stored_leaf(full)
+    if held is not None and held is not own:
+        if _made_here(held):
+            del pyro.get_param_store()[full]  # where Pyro finds nothing it puts the module's own
+        elif held.shape != own.shape:
+            raise errors.CheckpointError(
+                f"the param store has {full!r} with the shape {tuple(held.shape)}, and the guide's "
+                f"has {tuple(own.shape)}. Mend: load what was saved with this model, or clear the "
+                "store, pyro.clear_param_store(); the guide keeps its own values."
+            )
+    value = getattr(holder, name)
+    leaf = _leaf(value)
+    if not _made_here(leaf):
+        _MADE_HERE[id(leaf)] = leaf
+    return value
 
 
 def take_loaded(prefix: str) -> dict[str, Tensor]:
@@ -71,7 +96,13 @@ def take_loaded(prefix: str) -> dict[str, Tensor]:
     """
     store = pyro.get_param_store()
     names = [n for n in store if n.startswith(f"{prefix}.")]
-    return {n: store[n].detach().clone() for n in names if not _made_here(store[n])}
+    return {n: store[n].detach().clone() for n in names if not is_natural(n)}
+
+
+def is_natural(name: str) -> bool:
+    """Whether an entry of Pyro's store mirrors a guide of this process."""
+    leaf = stored_leaf(name)
+    return leaf is not None and _made_here(leaf)
 
 
 def _parameter_names(block: Block) -> tuple[str, ...]:
@@ -90,6 +121,5 @@ def _leaf(value: Any) -> Tensor:
     return leaf
 
 
-def _made_here(value: Tensor) -> bool:
-    leaf = _leaf(value)
+def _made_here(leaf: Tensor) -> bool:
     return _MADE_HERE.get(id(leaf)) is leaf

@@ -10,7 +10,15 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.infer.autoguide import AutoDelta, AutoNormal
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoIAFNormal,
+    AutoLaplaceApproximation,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor
 from torch.distributions import constraints
@@ -18,6 +26,7 @@ from torch.distributions import constraints
 from pyro_blr import BLR
 from pyro_blr.guides import (
     AutoNatural,
+    AutoNaturalLowRankMultivariateNormal,
     AutoNaturalMultivariateNormal,
     AutoNaturalNormal,
 )
@@ -188,6 +197,14 @@ RUNS = [
     Run("one Gaussian", of(logistic), guide=AutoNaturalMultivariateNormal),
     Run("diagonal Gaussian", of(regression), guide=AutoNaturalNormal),
     Run("sampled", of(norm)),
+    Run("low rank", of(regression), guide=AutoNaturalLowRankMultivariateNormal),
+    *(
+        Run(f"Pyro's {guide.__name__}", of(logistic), guide=guide)
+        for guide in (
+            *(AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal),
+            *(AutoLaplaceApproximation, AutoIAFNormal),
+        )
+    ),
     Run("Pyro's AutoNormal", of(logistic), guide=AutoNormal),
     Run("Pyro's AutoDelta", of(logistic), guide=AutoDelta),
     Run("hand-written guide", of(drawn_rows), guide=lambda _: amortised, optim=adam),
