@@ -28,6 +28,7 @@ from .model_parameters import ModelParameters
 from .sampling import SAMPLED_TOL, Sampling
 from .skips import Skips
 from .steps.averaging import Average
+from .steps.mean_hessian import MeanHessian
 from .steps.momentum import Momentum
 from .steps.noise import NoiseControl
 from .steps.schedule import StepSize
@@ -149,6 +150,7 @@ class BLR(Engine):
         self._momentum = Momentum(self.momentum)
         self._noise = NoiseControl()
         self._average = Average()
+        self._hessian = MeanHessian()
         self._notes: tuple[str, ...] = ()
         self._is_laid_out = False
         self._skips = Skips()
