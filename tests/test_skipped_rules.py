@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 from pyro.infer import autoguide as auto
 from torch import Tensor
 
@@ -57,7 +58,8 @@ every_guide = pytest.mark.parametrize("guide", GUIDES)
 
 def start(model: Any, guide: str) -> BLR:
     pyro.clear_param_store()
-    return BLR(model, GUIDES[guide](model), pyro.optim.Adam({"lr": 0.05}))
+    loss = Trace_ELBO() if guide == "drawn" else None  # a draw a step, so a call a step
+    return BLR(model, GUIDES[guide](model), pyro.optim.Adam({"lr": 0.05}), loss)
 
 
 def state() -> list[Tensor]:

@@ -26,7 +26,7 @@ class Call:
     :param gradients: of all of them.
     :param is_repeatable: whether the loss is the same when it is evaluated again.
     :param random: the state of the random numbers before.
-    :param evaluate: the loss anew.
+    :param evaluate: the loss anew; a ``NonFiniteError`` where it is NaN.
     """
 
     loss: float

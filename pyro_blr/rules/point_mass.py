@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from .. import errors
 from ..energy.explanation import Explanation, FactorExplanation, ParameterExplanation
 from ..random_state import random_state
 from ..steps.hessian import dense_hessian, flat, gradient_graph, unflat
@@ -126,7 +127,7 @@ class PointMassRule(Rule):
         loss = float(value.detach())
         return Call(
             *(loss, value, own, others, gradients, self._is_subsampled, again == loss, before),
-            lambda: self._differentiable(args, kwargs),
+            lambda: self._loss(args, kwargs, Watch()),
         )
 
     def _loss(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], watch: Watch) -> Tensor:
@@ -135,15 +136,12 @@ class PointMassRule(Rule):
         :raises NonFiniteError: naming the site.
         """
         with watched(watch):
-            value = self._differentiable(args, kwargs)
+            found: Any = self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs)
+        value = torch.as_tensor(found)
         loss = float(value.detach())
         if not math.isfinite(loss):
             raise watch.error(loss)
         return value
-
-    def _differentiable(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        value: Any = self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs)
-        return torch.as_tensor(value)
 
     def _newton(self, newton: NewtonStep, call: Call) -> None:
         """Move to the lowest of the losses along Newton's step and along negative curvature."""
@@ -187,6 +185,8 @@ class PointMassRule(Rule):
         try:
             graph = gradient_graph(call.evaluate(), leaves)
             return is_alike(newton.hessian, dense_hessian(graph, leaves))
+        except errors.NonFiniteError:
+            return False
         finally:
             line.move(0.0)
 
