@@ -41,7 +41,10 @@ SHORT = "the quadratic model is not one yet: the loss falls by more than it says
 MORE = "call fit again, which goes on from here, or start elsewhere (init_loc_fn)"
 MENDS = {
     INDEFINITE: MORE,
-    SINGULAR: "give what the data do not determine a prior, or take out a latent that is redundant",
+    SINGULAR: (
+        "give what the data do not determine a prior, take out a latent that is redundant, or ask "
+        "for the posterior (AutoNatural) where the mode is at a bound of a latent's support"
+    ),
     NOT_FINITE: "write the model without a root or logarithm of 0 at the point",
 }
 
@@ -156,15 +159,16 @@ class PointMassRule(Rule):
             line.move(0.0)
             if found is not None and found[1] < lowest:
                 lowest, best = found[1], (line, found[0])
+        fall = call.loss - lowest
+        is_near = newton.gap is not None and newton.gap <= self.tol
+        if newton.gap is not None and fall > TRUSTED * newton.gap + call.slack:
+            self.gap, self._reason, is_near = None, SHORT, False
         if best is None:
             self.safety.refused += 1
         else:
             line, size = best
-            line.move(size)
-        fall = call.loss - lowest
-        if newton.gap is not None and fall > TRUSTED * newton.gap + call.slack:
-            self.gap, self._reason = None, SHORT
-        if self.gap is not None and self.gap <= self.tol and not self._is_settled(newton, call):
+            line.move(min(size, 1.0) if is_near else size)
+        if is_near and not self._is_settled(newton, call):
             self.gap, self._reason = None, SINGULAR
         self._idle = 0 if fall > call.slack else self._idle + 1
         self.is_stuck = self._idle >= IDLE and not call.others

@@ -76,8 +76,11 @@ class Watch(Messenger):
         self.sites[msg["name"]] = {k: msg[k] for k in ("fn", "value", "mask")}
         for frame in msg["cond_indep_stack"]:
             rows = self._plates.by_plate.get(frame.name)
-            full = frame.full_size or frame.size
-            self.is_subsampled |= frame.size != full if rows is None else rows.is_a_part
+            if rows is None:  # hidden, or compiled
+                size = int(frame.size)
+                self.is_subsampled |= size != int(frame.full_size or size)
+            else:
+                self.is_subsampled |= rows.is_a_part
 
     def error(self, loss: float) -> errors.NonFiniteError:
         """The error for a loss that is NaN or infinite: it names the site that is."""

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import JitTrace_ELBO, TraceMeanField_ELBO
 from pyro.infer import autoguide as auto
 from scipy.optimize import minimize
 from torch import Tensor
@@ -198,3 +199,34 @@ def test_an_empty_latent_beside_another() -> None:
     guide = auto.AutoDelta(model)
     assert BLR(model, guide).fit().converged
     assert float(guide.median()["z"]) == pytest.approx(1.0)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("loss", [JitTrace_ELBO, TraceMeanField_ELBO])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_other_losses_and_precisions(loss: Any, dtype: torch.dtype) -> None:
+    X = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    y = (X.sum(-1) > 0).to(dtype)
+
+    def model() -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(3, dtype=dtype), 2.0).to_event(1))
+        with pyro.plate("n", len(X)):
+            pyro.sample("y", dist.Bernoulli(logits=X @ w), obs=y)
+
+    guide = auto.AutoDelta(model)
+    assert BLR(model, guide, loss=loss(ignore_jit_warnings=True)).fit(tol=1e-5).converged
+    w = guide.median()["w"].detach()
+    gradient = X.T @ (y - torch.sigmoid(X @ w)) - w / 4
+    assert float(gradient.abs().max()) < 1e-3
+
+
+def test_a_mode_at_a_bound() -> None:
+    """There is no maximum in the parameter's coordinates, but the gap to the limit is known."""
+
+    def model() -> None:
+        pyro.sample("s", dist.Exponential(1.0))
+
+    guide = auto.AutoDelta(model)
+    fit = BLR(model, guide).fit()
+    assert fit.converged
+    assert 0 < float(guide.median()["s"]) < 2e-6
