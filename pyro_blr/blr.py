@@ -73,7 +73,7 @@ class BLR(Engine):
         if left out.
     :param step_size: ``"auto"`` (the largest step that does not let the ELBO fall; on minibatches
         and factors with jumps steps that decrease as their noise asks for), a number in (0, 1], or
-        a function of the step.
+        a function of the step. For a point mass it is the share of Newton's step.
     :param blocks: ``"auto"`` merges latents, and elements of a plate, that are jointly
         linear-Gaussian and coupled, into one Gaussian block; ``"site"`` keeps one block a site.
     :param on_sampled: ``"warn"``, ``"error"`` or ``"ignore"`` for factors that need draws.
