@@ -38,6 +38,7 @@ from .model_parameters import ModelParameters
 from .sampling import SAMPLED_TOL, Sampling
 from .skips import Skips
 from .steps.averaging import Average
+from .steps.mean_hessian import MeanHessian
 from .steps.momentum import Momentum
 from .steps.noise import NoiseControl
 from .steps.schedule import StepSize
@@ -90,7 +91,7 @@ class BLR(Engine):
         if left out.
     :param step_size: ``"auto"`` (the largest step that does not let the ELBO fall; on minibatches
         and factors with jumps steps that decrease as their noise asks for), a number in (0, 1], or
-        a function of the step.
+        a function of the step. For a point mass it is the share of Newton's step.
     :param blocks: ``"auto"`` merges latents, and elements of a plate, that are jointly
         linear-Gaussian and coupled, into one Gaussian block; ``"site"`` keeps one block a site.
     :param on_sampled: ``"warn"``, ``"error"`` or ``"ignore"`` for factors that need draws.
@@ -170,6 +171,7 @@ class BLR(Engine):
         self._momentum = Momentum(self.momentum)
         self._noise = NoiseControl()
         self._average = Average()
+        self._hessian = MeanHessian()
         self._notes: tuple[str, ...] = ()
         self._is_laid_out = False
         self._skips = Skips()

@@ -20,11 +20,13 @@ class Solution:
 
     :param is_solved: whether the residual is as small as was asked for.
     :param iterations: how many were taken.
+    :param negative: the direction whose curvature was not positive, if one was met.
     """
 
     value: tuple[Tensor, ...]
     is_solved: bool
     iterations: int
+    negative: tuple[Tensor, ...] | None = None
 
 
 def solve(
@@ -49,7 +51,7 @@ def solve(
         product = times(direction)
         curved = host.number(dot(direction, product))
         if not curved > least * host.number(dot(direction, direction)):
-            return Solution(tuple(solution), False, iteration)
+            return Solution(tuple(solution), False, iteration, tuple(direction))
         rate = size / curved
         solution = [x + rate * d for x, d in zip(solution, direction, strict=True)]
         residual = [r - rate * p for r, p in zip(residual, product, strict=True)]

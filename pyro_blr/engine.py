@@ -33,7 +33,7 @@ from .rules import Rule, choose
 from .state import Resumable
 from .steps.cone import TRUST, Safety, residual
 from .steps.local import settle
-from .steps.schedule import StepSize, decreasing, scheduled
+from .steps.schedule import StepSize, scheduled
 from .steps.sweep import noisy_parallel, parallel, sweep
 
 
@@ -99,7 +99,7 @@ class Engine(Resumable):
             with same_random_state() if self._is_resuming else nullcontext():
                 chosen = choose(
                     *(self.guide, self._builder, self.loss, self.optim),
-                    *(self.sampling.noisy_count, args, kwargs),
+                    *(self.sampling.noisy_count, self._hessian, args, kwargs),
                 )
             if isinstance(chosen, Rule):
                 check_lifted_options(self.params, self.momentum)
@@ -113,9 +113,16 @@ class Engine(Resumable):
         return self.rule
 
     def rule_step(self, rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
-        """One step of such a guide; :meth:`step` and :meth:`fit` share it."""
-        size = scheduled(self.step_size, self.num_steps)
-        loss = rule.step(args, kwargs, decreasing(self.num_steps) if size is None else size)
+        """One step of such a guide, or none; :meth:`step` and :meth:`fit` share it."""
+        try:
+            loss = rule.step(
+                args, kwargs, scheduled(self.step_size, self.num_steps), self.num_steps
+            )
+        except errors.NonFiniteError as error:
+            self._skips.skip(error, lambda: _is_evaluated(rule, args, kwargs))
+            self.info = Info()
+            return math.nan
+        self._skips.in_a_row = 0
         self.num_steps += 1
         self.info = Info(loss, rule.safety)
         return loss
@@ -287,6 +294,15 @@ class Engine(Resumable):
                 "watch (a NumPy array, .data). Mend: call blr.invalidate() after changing data in "
                 "place."
             )
+
+
+def _is_evaluated(rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether what a step of a rule takes is finite when it is evaluated anew."""
+    try:
+        rule.probe(args, kwargs)
+    except errors.NonFiniteError:
+        return False
+    return True
 
 
 def detached(naturals: Mapping[Block, Natural]) -> dict[Block, Natural]:

@@ -115,17 +115,25 @@ def run_rule(
     The gap is the one at the entry of the last step, which can only have become smaller by it.
     """
     fit = Fit(blr=blr)
-    limit = _Watch(tol).tol
+    rule.tol = limit = _Watch(tol).tol
+    rule.is_stuck = False
     with _bar(max_steps, progress) as bar:
-        while fit.steps < max_steps and not fit.converged:
-            _enter(fit, bar, blr.rule_step(rule, args, kwargs))
+        while fit.steps < max_steps and not fit.converged and not rule.is_stuck:
+            loss = blr.rule_step(rule, args, kwargs)
+            _enter(fit, bar, loss)
+            if math.isnan(loss):  # the step was skipped
+                continue
             fit.reason = rule.uncertified
+            fit.gap = math.inf
             if not fit.reason:
                 fit.gap = rule.gap
                 fit.converged = fit.gap <= limit
                 fit.reason = f"gap {fit.gap:.1e} nats, tol={limit:g}"
+                if not fit.converged:
+                    fit.reason += ". Mend: call fit again, which goes on from here"
     if not fit.converged:
-        fit.reason = f"max_steps={max_steps} reached; {fit.reason}"
+        ended = "stopped" if rule.is_stuck else f"max_steps={max_steps} reached"
+        fit.reason = f"{ended}; {fit.reason}"
     return fit
 
 
@@ -414,10 +422,11 @@ def independent_gap(
     which is short of the optimum by far where blocks are coupled. Infinite where the Hessian is not
     positive definite.
     """
-    state, gradients = blr.state(objective), []
+    joint, gradients = curvature.objective, []
+    assert isinstance(joint, JointObjective)
     for _ in range(PAIRS):
         fresh = objective.with_draws(blr.sampling.fresh(blr.view.latents))
-        gradients.append(curvature.gradient_of(JointObjective(fresh, state)))
+        gradients.append(curvature.gradient_of(joint.on(fresh)))
     products = independent_decrements(curvature, gradients)
     return (math.inf, 0.0) if products is None else _mean_and_spread(products)
 

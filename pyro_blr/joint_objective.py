@@ -9,6 +9,7 @@ coordinate ascent between two strongly coupled blocks can. So the gap is the New
 chart in which it ranges over all real numbers.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -89,6 +90,12 @@ class JointObjective:
                 unit = ChartUnit(block.name, PointGeometry(block, message))
                 self._units[unit] = block
                 self.naturals[unit] = (block.point.chart(naturals[block][0]),)
+
+    def on(self, objective: EnergyObjective) -> "JointObjective":
+        """The same coordinates and points of another estimate of the ELBO."""
+        other = copy.copy(self)
+        other.objective = objective
+        return other
 
     @property
     def is_exact(self) -> bool:

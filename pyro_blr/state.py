@@ -23,12 +23,13 @@ from .random_state import random_state, same_random_state, set_random_state
 from .sampling import Sampling
 from .skips import Skips
 from .steps.averaging import Average
+from .steps.mean_hessian import MeanHessian
 from .steps.momentum import Momentum
 from .steps.noise import NoiseControl
 from .steps.sweep import SweepMemory
 
 #: The form of a saved state; it grows by one when a piece changes its meaning.
-VERSION = 1
+VERSION = 2
 
 
 class Part(Protocol):
@@ -96,6 +97,7 @@ class Resumable:
     _momentum: Momentum
     _noise: NoiseControl
     _average: Average
+    _hessian: MeanHessian
     _skips: Skips
     _notes: tuple[str, ...]
     _is_laid_out: bool
@@ -114,6 +116,7 @@ class Resumable:
             "momentum": self._momentum,
             "noise": self._noise,
             "average": self._average,
+            "hessian": self._hessian,
             "skips": self._skips,
             "sampling": self.sampling,
         }

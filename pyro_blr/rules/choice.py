@@ -15,6 +15,7 @@ from .. import errors
 from ..energy.builder import EnergyBuilder
 from ..guides.protocol import LatentGuide
 from ..guides.views import NoView, at_points, view_of
+from ..steps.mean_hessian import MeanHessian
 from .drawn import DrawnRule
 from .point_mass import PointMassRule
 from .protocol import Rule
@@ -27,6 +28,7 @@ def choose(
     loss: ELBO | None,
     optim: PyroOptim,
     num_draws: int,
+    hessian: MeanHessian,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> LatentGuide | Rule:
@@ -34,13 +36,16 @@ def choose(
 
     :param builder: traces the model on lifted latents.
     :param num_draws: the draws a step, where the loss does not say.
+    :param hessian: that of the minibatches of a point mass.
     """
     model: Callable[..., Any] = builder.model
     sites = find_sites(model, guide, args, kwargs, loss or Trace_ELBO())
     sites.check_names(loss)
     if sites.is_point_mass:
         given = loss or Trace_ELBO()
-        return PointMassRule(model, guide, given, optim, builder.temperature, "")
+        rule = PointMassRule(model, guide, given, optim, builder.temperature, "")
+        rule.hessian = hessian
+        return rule
     try:
         view = view_of(guide, sites.of_model, args, kwargs)
         view.set_up(args, kwargs, builder)

@@ -3,7 +3,9 @@
 
 """The rule where q is known by the guide's draws alone: structured, amortised, any control flow."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +16,9 @@ from ..energy.explanation import Explanation, FactorExplanation, ParameterExplan
 from ..families import Natural
 from ..guides.natural_param import NaturalParam, listening
 from ..steps.cone import noisy_step
-from .protocol import Rule, captured, check_number
+from ..steps.schedule import decreasing
+from .protocol import Rule, captured
+from .watch import Watch, check_gradients, watched
 
 
 class DrawnRule(Rule):
@@ -33,25 +37,47 @@ class DrawnRule(Rule):
 
     @property
     def uncertified(self) -> str:
-        return "not certified: q is known by its draws alone"
+        return (
+            "not certified: q is known by its draws alone. Mend: compare the means of the last two "
+            "windows of fit.losses, and call fit again while they fall; a guide in natural "
+            "coordinates, AutoNatural(model), is certified"
+        )
 
-    def step(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rho: float) -> float:
-        self.check(args, kwargs)
-        with listening() as heard, poutine.trace(param_only=True) as capture:
-            loss = float(self.elbo.loss_and_grads(self.model, self.guide, *args, **kwargs))
-        leaves = captured(capture.trace)
-        try:
-            check_number(loss)
-            # A guide that was compiled (JitTrace_ELBO) asks for them at its first call only.
-            self._naturals = heard or self._naturals
-            own = self._natural_step(self._naturals, rho)
+    def step(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], size: float | None, count: int
+    ) -> float:
+        with self._evaluated(args, kwargs) as (loss, leaves):
+            own = self._natural_step(self._naturals, decreasing(count) if size is None else size)
             others = {leaf for leaf in leaves.values() if id(leaf) not in own}
             if others:
                 self.optim(others)
-        finally:
-            for leaf in leaves.values():
-                leaf.grad = None
         return loss
+
+    def probe(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        with self._evaluated(args, kwargs):
+            pass
+
+    @contextmanager
+    def _evaluated(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Iterator[tuple[float, dict[str, Tensor]]]:
+        """The loss and the leaves, which have their gradients as long as this lasts."""
+        self.check(args, kwargs)
+        watch, leaves = Watch(), dict[str, Tensor]()
+        capture = poutine.trace(param_only=True)
+        try:
+            with listening() as heard, capture, watched(watch):
+                loss = float(self.elbo.loss_and_grads(self.model, self.guide, *args, **kwargs))
+            leaves = captured(capture.trace)
+            if not math.isfinite(loss):
+                raise watch.error(loss)
+            check_gradients({name: leaf.grad for name, leaf in leaves.items()})
+            # A guide that was compiled (JitTrace_ELBO) asks for them at its first call only.
+            self._naturals = heard or self._naturals
+            yield loss, leaves
+        finally:
+            for leaf in captured(capture.trace).values():
+                leaf.grad = None
 
     def _natural_step(self, naturals: Sequence[NaturalParam], rho: float) -> set[int]:
         """Move the natural parameters; return the identities of their leaves."""

@@ -3,19 +3,50 @@
 
 """The rule for a point mass: Newton's step on the log joint."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
+from .. import errors
 from ..energy.explanation import Explanation, FactorExplanation, ParameterExplanation
-from ..steps.cone import MAX_HALVINGS
-from ..steps.newton import newton_step
-from ..steps.sweep import ROUNDING
-from .protocol import Rule, captured, check_number
+from ..random_state import random_state
+from ..steps.hessian import dense_hessian, flat, gradient_graph, unflat
+from ..steps.information import MAX_ELEMENTS
+from ..steps.line_search import descend
+from ..steps.mean_hessian import MeanHessian
+from ..steps.newton import INDEFINITE, NOT_FINITE, SINGULAR, NewtonStep, newton_step
+from ..steps.schedule import decreasing
+from ..steps.spectrum import Spectrum, is_alike
+from .evaluation import Call, Line
+from .protocol import Rule, captured
+from .watch import Watch, check_gradients, watched
+
+#: A step that lowers the loss by more than so many times the decrement shows that its quadratic
+#: model is not one yet: near an inflection, where the loss goes on falling. It is 2 where the loss
+#: is an exponential, 1.5 at a minimum of fourth order.
+TRUSTED = 4.0
+
+#: The share of the tolerance by which the loss is to change where the Hessian is looked at
+#: again.
+NEARBY = 1e-3
+
+#: Steps in a row that lower the loss no more, without a certificate, after which it is at its end.
+IDLE = 5
+
+SHORT = "the quadratic model is not one yet: the loss falls by more than it says"
+MORE = "call fit again, which goes on from here, or start elsewhere (init_loc_fn)"
+MENDS = {
+    INDEFINITE: MORE,
+    SINGULAR: (
+        "give what the data do not determine a prior, take out a latent that is redundant, or ask "
+        "for the posterior (AutoNatural) where the mode is at a bound of a latent's support"
+    ),
+    NOT_FINITE: "write the model without a root or logarithm of 0 at the point",
+}
 
 
 class PointMassRule(Rule):
@@ -24,78 +55,174 @@ class PointMassRule(Rule):
     The rule with a point mass for q and the Hessian in the place of the expected one is Newton's
     method (arXiv 2107.04562, Table 1), here in the unconstrained coordinates of the guide's
     parameters: the loss, and so its optimum, is that of SVI. A step is halved until the loss does
-    not rise. Where the loss is not the same twice (subsampling, randomness in the model) the
-    optimiser moves the guide as well. Parameters of the model are the optimiser's always.
+    not rise; along negative curvature it goes both ways. Where a call sees a part of the data, the
+    loss is not the same twice, or a size is asked for, steps of that size follow a running mean of
+    Hessians; with noise and too many elements for one, the optimiser moves the guide. Parameters of
+    the model are the optimiser's always.
     """
 
-    _is_repeatable = True
-    _others: tuple[str, ...] = ()
+    #: The running mean of Hessians, which is saved with the engine's state.
+    hessian: MeanHessian
+    _call: Call | None = None
+    _is_subsampled = False
+    _reason = ""
+    _idle = 0
 
     @property
     def uncertified(self) -> str:
-        if not self._is_repeatable:
-            return "not certified: the loss is not the same twice at the same parameters"
-        if self._others:
-            return f"not certified: the optimum over {list(self._others)} is not known"
-        return "" if self.gap is not None else "not certified: the Hessian is not positive definite"
+        call = self._call
+        assert call is not None
+        if call.is_subsampled:
+            why = "the step saw a part of the data. Mend: fit on all rows, from here, for a gap"
+        elif not call.is_repeatable:
+            why = (
+                "the loss is not the same twice at the same parameters. Mend: compare the means of "
+                "the last two windows of fit.losses, and call fit again while they fall"
+            )
+        elif call.others:
+            why = (
+                f"the optimum over {sorted(call.others)} is not known. Mend: call fit again while "
+                "fit.losses fall, or hold these parameters fixed"
+            )
+        elif self.gap is None:
+            why = f"{self._reason}. Mend: {MENDS.get(self._reason, MORE)}"
+        else:
+            return ""
+        return f"not certified: {why}"
 
-    def step(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rho: float) -> float:
+    def step(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], size: float | None, count: int
+    ) -> float:
+        call = self._call = self._evaluated(args, kwargs)
+        self.gap, self._reason, self.is_stuck = None, "", False
+        moved = dict(call.others)
+        if call.is_noisy and sum(leaf.numel() for leaf in call.own.values()) > MAX_ELEMENTS:
+            moved |= call.own
+        elif call.own:
+            newton = newton_step(call.value, list(call.own.values()), self.tol, count)
+            is_near = newton.gap is not None and newton.gap <= self.tol
+            if call.is_noisy or not (is_near or size is None or size == 1):
+                self._damped(newton, call, decreasing(count) if size is None else size)
+            else:
+                self._newton(newton, call)
+        self._optimise(moved, call.gradients)
+        return call.loss
+
+    def probe(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._evaluated(args, kwargs)
+
+    def _evaluated(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         self.check(args, kwargs)
+        before, watch = random_state(), Watch()
         with poutine.trace(param_only=True) as capture:
-            value = self._loss(args, kwargs)
-        loss = float(value.detach())
-        check_number(loss)
+            value = self._loss(args, kwargs, watch)
         leaves = captured(capture.trace)
+        if watch.sites:
+            self._is_subsampled = watch.is_subsampled
+        gradients = _gradients(value, leaves)
+        check_gradients(gradients)
         with torch.no_grad():
-            again = float(self._loss(args, kwargs))
+            again = float(self._loss(args, kwargs, Watch()))
             names = set(captured(poutine.trace(self.guide).get_trace(*args, **kwargs)))
-        self._is_repeatable = again == loss
-        own = [leaf for name, leaf in leaves.items() if name in names and self._is_repeatable]
-        others = {name: leaf for name, leaf in leaves.items() if all(leaf is not o for o in own)}
-        self._others = tuple(sorted(others))
-        gradient = _gradient(value, list(others.values()))
-        self.gap = None
-        if own:
-            newton = newton_step(value, own)
-            self.gap = newton.gap
-            self._search(own, newton.direction, loss, args, kwargs)
-        self._optimise(list(others.values()), gradient)
-        return loss
+        own = {name: leaf for name, leaf in leaves.items() if name in names}
+        held = {id(leaf) for leaf in own.values()}
+        others = {name: leaf for name, leaf in leaves.items() if id(leaf) not in held}
+        loss = float(value.detach())
+        return Call(
+            *(loss, value, own, others, gradients, self._is_subsampled, again == loss, before),
+            lambda: self._loss(args, kwargs, Watch()),
+        )
 
-    def _loss(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        value: Any = self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs)
-        return torch.as_tensor(value)
+    def _loss(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], watch: Watch) -> Tensor:
+        """The loss with its graph.
 
-    def _search(
-        self,
-        leaves: list[Tensor],
-        direction: tuple[Tensor, ...],
-        loss: float,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> None:
-        """Move by the largest halved step at which the loss does not rise."""
-        start = [leaf.detach().clone() for leaf in leaves]
-        for power in range(MAX_HALVINGS):
-            with torch.no_grad(), pyro.validation_enabled(False):
-                for leaf, s, d in zip(leaves, start, direction, strict=True):
-                    leaf.copy_(s + 0.5**power * d)
-                after = float(self._loss(args, kwargs))
-            if after <= loss + ROUNDING * abs(loss):
-                return
-            self.safety.halvings += 1
-        self.safety.refused += 1
-        with torch.no_grad():
-            for leaf, s in zip(leaves, start, strict=True):
-                leaf.copy_(s)
+        :raises NonFiniteError: naming the site.
+        """
+        with watched(watch):
+            found: Any = self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs)
+        value = torch.as_tensor(found)
+        loss = float(value.detach())
+        if not math.isfinite(loss):
+            raise watch.error(loss)
+        return value
 
-    def _optimise(self, leaves: list[Tensor], gradient: Sequence[Tensor]) -> None:
+    def _newton(self, newton: NewtonStep, call: Call) -> None:
+        """Move to the lowest of the losses along Newton's step and along negative curvature."""
+        self.gap, self._reason = newton.gap, newton.reason
+        directions = [newton.direction]
+        if newton.negative is not None:
+            directions += [newton.negative, tuple(-d for d in newton.negative)]
+        lowest, best = math.inf, None
+        for direction in directions:
+            line = Line(call, direction)
+            found = descend(line.loss, call.loss, call.slack, self.safety)
+            line.move(0.0)
+            if found is not None and found[1] < lowest:
+                lowest, best = found[1], (line, found[0])
+        fall = call.loss - lowest
+        is_near = newton.gap is not None and newton.gap <= self.tol
+        if newton.gap is not None and fall > TRUSTED * newton.gap + call.slack:
+            self.gap, self._reason, is_near = None, SHORT, False
+        if best is None:
+            self.safety.refused += 1
+        else:
+            line, size = best
+            line.move(min(size, 1.0) if is_near else size)
+        if is_near and not self._is_settled(newton, call):
+            self.gap, self._reason = None, SINGULAR
+        self._idle = 0 if fall > call.slack else self._idle + 1
+        self.is_stuck = self._idle >= IDLE and not call.others
+
+    def _is_settled(self, newton: NewtonStep, call: Call) -> bool:
+        """Whether the Hessian is about the same near the point that the last step reached.
+
+        Along a ring of maxima it falls with the gradient and is positive at every step, yet it is
+        another as near by as the loss changes by a share of the tolerance.
+        """
+        if newton.hessian is None:
+            return True
+        leaves = list(call.own.values())
+        eps = max(torch.finfo(leaf.dtype).eps for leaf in leaves)
+        away = Spectrum(newton.hessian, eps).nearby(NEARBY * self.tol, len(newton.hessian))
+        line = Line(call, unflat(away, leaves))
+        line.move(1.0)
+        try:
+            graph = gradient_graph(call.evaluate(), leaves)
+            return is_alike(newton.hessian, dense_hessian(graph, leaves))
+        except errors.NonFiniteError:
+            return False
+        finally:
+            line.move(0.0)
+
+    def _damped(self, newton: NewtonStep, call: Call, rho: float) -> None:
+        """A step of size rho along the running mean of Hessians, which lets no batch's loss rise.
+
+        Each batch has an optimum of its own; what is followed is the mean of their gradients.
+        """
+        if not call.is_noisy:
+            self.gap, self._reason = newton.gap, newton.reason
+        direction = newton.direction
+        if newton.hessian is not None:
+            leaves = list(call.own.values())
+            eps = max(torch.finfo(leaf.dtype).eps for leaf in leaves)
+            spectrum = Spectrum(self.hessian.add(newton.hessian, rho), eps)
+            gradient = flat([call.gradients[name] for name in call.own])
+            direction = unflat(spectrum.descent(gradient), leaves)
+        line = Line(call, [rho * d for d in direction])
+        if not call.is_repeatable and line.loss(0.0) != call.loss:
+            line.move(1.0)  # random numbers that are not torch's: no two losses compare
+            return
+        found = descend(line.loss, call.loss, call.slack, self.safety, longer=False)
+        self.safety.refused += found is None
+        line.move(0.0 if found is None else found[0])
+
+    def _optimise(self, leaves: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
         if not leaves:
             return
-        for leaf, g in zip(leaves, gradient, strict=True):
-            leaf.grad = g
-        self.optim(set(leaves))
-        for leaf in leaves:
+        for name, leaf in leaves.items():
+            leaf.grad = gradients[name]
+        self.optim(set(leaves.values()))
+        for leaf in leaves.values():
             leaf.grad = None
 
     def explain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Explanation:
@@ -114,18 +241,20 @@ class PointMassRule(Rule):
         return Explanation(factors, blocks, (note,), parameters)
 
 
-def _gradient(value: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    """The gradient of the loss, 0 where it does not depend on a leaf."""
+def _gradients(value: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradient of the loss by name, 0 where it does not depend on a leaf."""
     if not leaves or not value.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves]
-    found = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
-    return [
-        torch.zeros_like(x) if g is None else g.detach() for g, x in zip(found, leaves, strict=True)
-    ]
+        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    found = torch.autograd.grad(value, list(leaves.values()), retain_graph=True, allow_unused=True)
+    return {
+        name: torch.zeros_like(leaf) if g is None else g.detach()
+        for (name, leaf), g in zip(leaves.items(), found, strict=True)
+    }
 
 
 def _explained(name: str, is_own: bool) -> ParameterExplanation:
     update, reason = "optim", "it is a parameter of the model"
     if is_own:
-        update, reason = "Newton", "the point; by the optimiser where the loss is not repeatable"
+        update = "Newton"
+        reason = f"the point; on minibatches of more than {MAX_ELEMENTS} elements by the optimiser"
     return ParameterExplanation(name, update, "", (name,), reason)

@@ -3,6 +3,7 @@
 
 """What a rule without lifted latents is: a step, a loss, an explanation."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,12 +14,12 @@ from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from .. import errors
 from ..energy.explanation import Explanation
 from ..guides.leaf import leaf_of
 from ..random_state import same_random_state
 from ..steps.cone import Safety
 from .sites import Sites, find_sites, tempered
+from .watch import Watch, watched
 
 
 class Rule(ABC):
@@ -46,11 +47,29 @@ class Rule(ABC):
         self.safety = Safety()
         #: The certified distance to the local optimum at the entry of the last step, or None.
         self.gap: float | None = None
+        #: The gap that is worth a search for negative curvature.
+        self.tol = 1e-6
+        #: Whether every further step would be as the last one, which moved nothing.
+        self.is_stuck = False
         self._is_checked = False
 
     @abstractmethod
-    def step(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rho: float) -> float:
-        """Move every parameter; return -ELBO at the entry, in nats."""
+    def step(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], size: float | None, count: int
+    ) -> float:
+        """Move every parameter; return -ELBO at the entry, in nats.
+
+        :param size: of the step; None for ``step_size="auto"``.
+        :param count: the steps that were taken before.
+        :raises NonFiniteError: naming the site or the parameter; nothing has moved then.
+        """
+
+    @abstractmethod
+    def probe(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """What a step evaluates, and no step.
+
+        :raises NonFiniteError: as the step does.
+        """
 
     @abstractmethod
     def explain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Explanation:
@@ -59,13 +78,17 @@ class Rule(ABC):
     @property
     @abstractmethod
     def uncertified(self) -> str:
-        """Why the last step has no certificate; empty if it has one."""
+        """Why the last step has no certificate, and the mend; empty if it has one."""
 
     def loss(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
         """-ELBO in nats, without a step."""
         self.check(args, kwargs)
-        with torch.no_grad():
-            return float(self.elbo.loss(self.model, self.guide, *args, **kwargs))
+        watch = Watch()
+        with torch.no_grad(), watched(watch):
+            loss = float(self.elbo.loss(self.model, self.guide, *args, **kwargs))
+        if not math.isfinite(loss):
+            raise watch.error(loss)
+        return loss
 
     def check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Before the first step: whether guide and model fit, and their shapes their plates."""
@@ -88,16 +111,3 @@ def captured(trace: poutine.Trace) -> dict[str, Tensor]:
             if leaf.requires_grad:
                 leaves[name] = leaf
     return leaves
-
-
-def check_number(loss: float) -> None:
-    """Refuse a loss that is NaN or infinite, before anything moves.
-
-    :raises NonFiniteError: if it is.
-    """
-    if loss - loss != 0:
-        raise errors.NonFiniteError(
-            f"-ELBO is {loss} at the guide's draws; nothing was moved. Mend: look for NaN or "
-            "infinity in the data and in the arguments of the distributions, for a guide whose "
-            "support is not the model's, and start from a narrower guide or a smaller lr."
-        )

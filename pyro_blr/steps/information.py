@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..lifting import host
+from .hessian import dense_hessian, flat, gradient_graph, unflat
 
 #: Elements of all such parameters together: each costs one Hessian-vector product a step.
 MAX_ELEMENTS = 128
@@ -28,19 +29,10 @@ def information_step(
     """
     if sum(leaf.numel() for leaf in leaves) > MAX_ELEMENTS:
         return None
-    gradient = torch.autograd.grad(expected_log_joint, leaves, create_graph=True)
-    flat = torch.cat([g.reshape(-1).double() for g in gradient])
-    rows = []
-    for element in flat:
-        row: tuple[Tensor | None, ...] = (None,) * len(leaves)
-        if element.requires_grad:
-            row = torch.autograd.grad(element, leaves, retain_graph=True, allow_unused=True)
-        filled = (torch.zeros_like(x) if r is None else r for r, x in zip(row, leaves, strict=True))
-        rows.append(torch.cat([r.reshape(-1).double() for r in filled]))
-    hessian = torch.stack(rows)
-    factor, failed = torch.linalg.cholesky_ex(-0.5 * (hessian + hessian.mT))
-    if not host.truth((failed == 0) & torch.isfinite(flat).all()):
+    graph = gradient_graph(expected_log_joint, leaves)
+    gradient = flat(graph)
+    factor, failed = torch.linalg.cholesky_ex(-dense_hessian(graph, leaves))
+    if not host.truth((failed == 0) & torch.isfinite(gradient).all()):
         return None
-    step = torch.cholesky_solve(flat.detach().unsqueeze(-1), factor).squeeze(-1)
-    parts = step.split([leaf.numel() for leaf in leaves])
-    return tuple(p.reshape(x.shape).to(x.dtype) for p, x in zip(parts, leaves, strict=True))
+    step = torch.cholesky_solve(gradient.detach().unsqueeze(-1), factor).squeeze(-1)
+    return unflat(step, leaves)

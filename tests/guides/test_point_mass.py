@@ -66,21 +66,6 @@ def test_the_direction_is_that_of_newton_or_descent():
     assert float((concave.direction[0] * -2 * x.detach()).sum()) < 0
 
 
-def test_a_subsampled_point_is_the_optimisers():
-    def model(y: torch.Tensor) -> None:
-        m = pyro.sample("m", dist.Normal(0.0, 10.0))
-        with pyro.plate("n", len(y), subsample_size=5) as index:
-            pyro.sample("y", dist.Normal(m, 1.0), obs=y[index])
-
-    y = torch.linspace(1.0, 3.0, 20)
-    guide = auto.AutoDelta(model)
-    optim = pyro.optim.ClippedAdam({"lr": 0.2, "lrd": 0.98})
-    fit = BLR(model, guide, optim).fit(y, max_steps=250)
-    assert not fit.converged
-    assert "not the same twice" in fit.reason
-    assert float(guide.median(y)["m"]) == pytest.approx(2.0, abs=0.2)
-
-
 def test_parameters_of_the_model_are_the_optimisers():
     def model(y: torch.Tensor) -> None:
         m = pyro.sample("m", dist.Normal(0.0, 10.0))

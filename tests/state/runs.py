@@ -91,6 +91,12 @@ def given_rows(index: Tensor) -> None:
         pyro.sample("y", dist.Poisson(z.exp()), obs=Y[index].abs().floor())
 
 
+def given_globals(index: Tensor) -> None:
+    a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", N, subsample=index):
+        pyro.sample("y", dist.Normal(a, 0.5), obs=Y[index])
+
+
 def scales() -> None:
     m = pyro.param("m", lambda: torch.randn(()))
     v = pyro.param("v", torch.tensor(2.0), constraint=POSITIVE)
@@ -207,6 +213,7 @@ RUNS = [
     ),
     Run("Pyro's AutoNormal", of(logistic), guide=AutoNormal),
     Run("Pyro's AutoDelta", of(logistic), guide=AutoDelta),
+    Run("Pyro's AutoDelta, rows that are given", of(given_globals), guide=AutoDelta, args=batches),
     Run("hand-written guide", of(drawn_rows), guide=lambda _: amortised, optim=adam),
     Run("schedule", of(logistic), options={"step_size": lambda t: (t + 2) ** -0.6}),
     Run("momentum", of(logistic), options={"momentum": 0.5}),
