@@ -6,12 +6,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from .gaps import CHECKED_AGAIN, SHARE, curvature_of, independent_gap, sampled_residual
 from .joint_objective import JointObjective
 from .objective import Call, EnergyObjective
 from .sampling import SAMPLED_TOL, SETTLED
@@ -22,10 +22,8 @@ from .steps.certificate import (
     Certificate,
     Curvature,
     certify,
-    independent_decrements,
     newton_step,
 )
-from .steps.cone import metric_products, minus
 
 
 def counted(number: int, thing: str) -> str:
@@ -244,7 +242,7 @@ class _Watch:
         :param near: whether the gap is worth solving for to its digits.
         """
         tol = self.tol if objective.draws is None else self.sampled_tol
-        curvature = _curvature(blr, objective)
+        curvature = curvature_of(blr, objective)
         generator = torch.Generator().manual_seed(fit.steps)
         certificate = certify(curvature, tol, generator, RELATIVE if near else LOOSE)
         fit.gap = certificate.gap
@@ -292,19 +290,31 @@ class _Watch:
             fit.gap = math.inf
             self._more_draws(fit, blr, objective)
             return
-        curvature = _curvature(blr, objective)
-        # Saddles are looked for from the noise of independent gradients, in the end.
-        certificate = certify(curvature, -math.inf, relative=LOOSE)
-        fit.gap = certificate.gap
-        if certificate.gap > SETTLED * max(sampling.error, tol):
-            # Short steps, and far to go: blocks are coupled.
-            self.newton_on_draws += 1
-            is_worth = self.newton_on_draws <= MOST_ON_DRAWS
-            if is_worth and self._follow(blr, objective, curvature, certificate):
+        curvature = None
+        if not any(b.family.is_curved for b in objective.blocks):
+            curvature = curvature_of(blr, objective)
+            if self._goes_far(fit, blr, objective, curvature):
                 return
+        fit.gap = max(fit.gap, sampling.error) if curvature else sampling.error
         if sampling.error <= tol and self._is_within(fit, blr, objective, curvature):
             return
         self._more_draws(fit, blr, objective)
+
+    def _goes_far(
+        self, fit: Fit, blr: Any, objective: EnergyObjective, curvature: Curvature
+    ) -> bool:
+        """Whether short steps have far to go on their draws, as blocks are coupled; with the step.
+
+        Saddles are looked for from the noise of independent gradients, in the end.
+        """
+        certificate = certify(curvature, -math.inf, relative=LOOSE)
+        fit.gap = certificate.gap
+        if certificate.gap <= SETTLED * max(blr.sampling.error, self.sampled_tol):
+            return False
+        self.newton_on_draws += 1
+        if self.newton_on_draws > MOST_ON_DRAWS:
+            return False
+        return self._follow(blr, objective, curvature, certificate)
 
     def _has_stalled(self, fit: Fit) -> bool:
         """Whether steps on these draws get nowhere."""
@@ -314,7 +324,7 @@ class _Watch:
         return self.since_least > STALLED
 
     def _is_within(
-        self, fit: Fit, blr: Any, objective: EnergyObjective, curvature: Curvature
+        self, fit: Fit, blr: Any, objective: EnergyObjective, curvature: Curvature | None
     ) -> bool:
         """Whether the gap on independent draws, and twice its error, are at most tol."""
         tol, count = self.sampled_tol, blr.sampling.count
@@ -357,7 +367,9 @@ class _Watch:
         self.next_check = math.ceil(CHECKED_AGAIN * fit.steps)
         mean, spread = sampled_residual(blr, blr.averaged(), call, fit.steps // SHARE)
         fit.residual, bound = mean, abs(mean) + 2 * spread
-        fit.reason = f"sampled residual {mean:.1e} +- {spread:.1e} nats of the average of the steps"
+        fit.reason = f"sampled gap {mean:.1e} +- {spread:.1e} nats of the average of the steps"
+        if not math.isfinite(mean):
+            fit.reason = "not certified: the mean Hessian of some minibatches is not positive"
         if bound > self.sampled_tol:
             fit.reason += f", tol={self.sampled_tol:g}"
             return
@@ -377,77 +389,3 @@ class _Watch:
         iterate, second = sampled_residual(blr, own, self.noisy_call, count)
         if average <= iterate + 2 * math.hypot(first, second):
             blr.average()
-
-
-#: Independent pairs for the sampled residual: enough for a standard error.
-PAIRS = 4
-
-
-#: The residual of noisy steps is estimated from one message for so many steps, and again after this
-#: many times as many: the checks then cost half as much as the steps, and as the error of a product
-#: of means falls like 1 / messages, as fast as the residual of an average itself, the rule ends.
-SHARE, CHECKED_AGAIN = 40, 1.25
-
-
-def sampled_residual(blr: Any, naturals: Any, call: Call, count: int) -> tuple[float, float]:
-    """``d1' F d2 / 2`` in nats at a state from independent estimates; its standard error.
-
-    :param count: of messages, each of a trace of its own, in each estimate.
-    """
-    estimates = []
-    for _ in range(PAIRS):
-        total = dict(blr._objective(*call).messages(naturals))
-        for k in range(1, count):
-            more = blr._objective(*call).messages(naturals)
-            for block, mean in total.items():
-                pairs = zip(mean, more[block], strict=True)
-                total[block] = tuple(a + (m - a) / (k + 1) for a, m in pairs)
-        estimates.append(total)
-    return _mean_product(naturals, estimates)
-
-
-def _curvature(blr: Any, objective: EnergyObjective) -> Curvature:
-    """That of -ELBO in q and the points, where they are."""
-    joint = JointObjective(objective, blr.state(objective))
-    return Curvature(joint, joint.naturals)
-
-
-def independent_gap(
-    blr: Any, objective: EnergyObjective, curvature: Curvature
-) -> tuple[float, float]:
-    """The Newton decrement of the true ELBO, from independent draws, and its standard error.
-
-    The expectation of a product of independent estimates of the gradient has no noise in it. The
-    Hessian between them is that on the common draws: the metric alone would measure the next step,
-    which is short of the optimum by far where blocks are coupled. Infinite where the Hessian is not
-    positive definite.
-    """
-    joint, gradients = curvature.objective, []
-    assert isinstance(joint, JointObjective)
-    for _ in range(PAIRS):
-        fresh = objective.with_draws(blr.sampling.fresh(blr.view.latents))
-        gradients.append(curvature.gradient_of(joint.on(fresh)))
-    products = independent_decrements(curvature, gradients)
-    return (math.inf, 0.0) if products is None else _mean_and_spread(products)
-
-
-def _mean_product(naturals: Any, estimates: list[Any]) -> tuple[float, float]:
-    """The mean of ``d1' F d2 / 2`` over pairs of independent estimates, and its standard error."""
-    pairs = list(combinations(estimates, 2))
-    return _mean_and_spread([_residual_product(naturals, *pair) for pair in pairs])
-
-
-def _mean_and_spread(products: list[float]) -> tuple[float, float]:
-    """The mean of products of PAIRS estimates, and its standard error."""
-    mean = sum(products) / len(products)
-    spread = math.sqrt(sum((p - mean) ** 2 for p in products) / (len(products) - 1))
-    return mean, spread / math.sqrt(PAIRS)
-
-
-def _residual_product(naturals: Any, first: Any, second: Any) -> float:
-    """``d1' F d2 / 2``, summed over blocks."""
-    total = 0.0
-    for block, natural in naturals.items():
-        d1, d2 = minus(natural, first[block]), minus(natural, second[block])
-        total += 0.5 * metric_products(block.family, natural, d1, d2)[1]
-    return total

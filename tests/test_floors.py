@@ -36,7 +36,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "info": ("families", "lifting", "energy", "steps", "objective"),
     "joint_objective": ("families", "lifting", "energy", "steps", "objective"),
     "sampling": ("energy", "estimators"),
-    "fit": ("lifting.host", "steps", "objective", "joint_objective", "sampling"),
+    "gaps": ("families", "lifting", "steps", "objective", "joint_objective"),
+    "fit": ("lifting.host", "steps", "objective", "joint_objective", "sampling", "gaps"),
     "arguments": ("errors", "guides", "steps"),
     "saved_parameters": ("errors", "_compat", "energy"),
     "model_parameters": (
