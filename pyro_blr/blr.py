@@ -37,7 +37,7 @@ from .lifting.quadrature import QUAD_TOL
 from .model_parameters import ModelParameters
 from .sampling import SAMPLED_TOL, Sampling
 from .skips import Skips
-from .steps.averaging import Average
+from .steps.averaging import FEWEST, Average
 from .steps.mean_hessian import MeanHessian
 from .steps.momentum import Momentum
 from .steps.noise import NoiseControl
@@ -274,9 +274,10 @@ class BLR(Engine):
 
         For loops of :meth:`step` over minibatches: once at the end, since iterates hover about the
         optimum and their average is nearer to it. Latents of a subsampled plate stay as they are.
-        After steps without noise it changes nothing. :meth:`fit` does it where it is better.
+        After steps without noise, that still come nearer, or fewer than 32, it changes nothing.
+        :meth:`fit` does it where it is better.
         """
-        if self.view is not None and self._average.steps:
+        if self.view is not None and self._average.steps >= FEWEST:
             self.view.write(self.averaged())
 
     def averaged(self) -> dict[Block, Natural]:

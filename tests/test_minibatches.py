@@ -10,10 +10,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from pyro_blr import BLR
 from pyro_blr.errors import ArgumentError, SubsampleError
+from pyro_blr.guides import AutoNatural, AutoNaturalMultivariateNormal
 from tests.checks import engine
 
 N = 24
@@ -296,3 +299,32 @@ def test_a_schedule_that_leaves_its_range(size: Any) -> None:
         blr.step(ALL)
     assert all(torch.equal(a, b) for a, b in zip(naturals(guide, "w"), before, strict=True))
     blr.step(ALL)
+
+
+@pytest.mark.parametrize("kind", [AutoNormal, AutoNatural, AutoNaturalMultivariateNormal])
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_averages_leave_out_the_way_there(kind: Any, epochs: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1000, 3, generator=generator)
+    y = x @ torch.tensor([1.0, 2.0, -1.0]) + 0.5 * torch.randn(1000, generator=generator)
+
+    def model(x: Tensor, y: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(0.0, 5.0).expand([3]).to_event(1))
+        s = pyro.sample("s", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("data", 1000, subsample_size=len(x)):
+            pyro.sample("y", dist.Normal(x @ w, s), obs=y)
+
+    pyro.set_rng_seed(0)
+    guide = kind(model)
+    blr = BLR(model, guide, on_sampled="ignore")
+    for _ in range(epochs):
+        for rows in torch.randperm(1000).split(64):
+            blr.step(x[rows], y[rows])
+    last = blr.evaluate_loss(x, y)
+    blr.average()
+    averaged = blr.evaluate_loss(x, y)
+    assert averaged <= last + 0.2
+    if epochs == 4:  # from 4000 nats away
+        pyro.clear_param_store()
+        best = BLR(model, kind(model), on_sampled="ignore").fit(x, y).losses[-1]
+        assert averaged <= best + 0.5
