@@ -18,8 +18,8 @@ from .objective import Block, Naturals
 
 Means = dict[str, Natural]
 
-#: Iterates that are worth an average: a step of size rho is forgotten after 1/rho more, and sizes are
-#: near 1/16 after so many steps whose noise dominates.
+#: Iterates that are worth an average: a step of size rho is forgotten after 1/rho more, and sizes
+#: are near 1/16 after so many steps whose noise dominates.
 FEWEST = 32
 
 
