@@ -16,8 +16,8 @@ judge, the ELBO on fixed draws. SVI is tuned at no cost to it, runs to the end o
 its time is that of its cheapest setting whose median gap over three seeds is below 0.1 nats. Where
 no setting gets there that takes less than ``Plan.cap`` a run, its time is that of the longest run,
 and the ratio a lower bound. Times are CPU times, in one thread; compiling counts for NumPyro alone,
-and apart. BLR has nothing tuned and runs over twenty seeds; a run that ends in NaN, in an error, or
-converged and elsewhere, is a failure.
+and apart. BLR has nothing tuned and runs over twenty seeds, or as many as ten minutes hold; a run
+that ends in NaN, in an error, or converged and elsewhere, is a failure.
 
 Another posterior is one more function in ``benchmarks.stan_models``; it takes part at once. Its
 twin in ``numpyro_models``, of the same name, adds NumPyro's side and NUTS.
