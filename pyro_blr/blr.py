@@ -27,13 +27,14 @@ from .energy.builder import EnergyBuilder
 from .energy.explanation import Explanation, ParameterExplanation, explain
 from .engine import Engine, detached
 from .families import Natural
-from .fit import Fit, counted, run, run_rule
+from .fit import Fit, counted
 from .guide_parameters import GuideParameters
 from .guides.natural_guide import NaturalGuide
 from .guides.views import View
 from .info import Info
 from .lifting.blocks import Block
 from .lifting.quadrature import QUAD_TOL
+from .loop import run, run_rule
 from .model_parameters import ModelParameters
 from .sampling import SAMPLED_TOL, Sampling
 from .skips import Skips

@@ -37,7 +37,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "joint_objective": ("families", "lifting", "energy", "steps", "objective"),
     "sampling": ("energy", "estimators"),
     "gaps": ("families", "lifting", "steps", "objective", "joint_objective"),
-    "fit": ("lifting.host", "steps", "objective", "joint_objective", "sampling", "gaps"),
+    "fit": (),
+    "watch": ("steps", "objective", "joint_objective", "sampling", "gaps", "fit"),
+    "loop": ("gaps", "fit", "watch"),
     "arguments": ("errors", "guides", "steps"),
     "saved_parameters": ("errors", "_compat", "energy"),
     "model_parameters": (
@@ -70,7 +72,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "blr": (
         *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
         *("arguments", "guide_parameters", "info", "model_parameters", "sampling", "skips"),
-        *("fit", "engine", "diagnosis"),
+        *("fit", "loop", "engine", "diagnosis"),
     ),
     "arviz": (*GROUND, "energy", "guides", "blr"),
     # Stands apart: the idea in two files, an oracle for the tests.

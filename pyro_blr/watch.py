@@ -1,0 +1,260 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""When a fit has converged: what is looked at, and when it is worth its cost."""
+
+import math
+from typing import Any
+
+import torch
+
+from .fit import Fit
+from .gaps import CHECKED_AGAIN, SHARE, curvature_of, independent_gap, sampled_residual
+from .joint_objective import JointObjective
+from .objective import Call, EnergyObjective
+from .sampling import SAMPLED_TOL, SETTLED
+from .steps.acceleration import Anderson
+from .steps.certificate import LOOSE, RELATIVE, Certificate, Curvature, certify, newton_step
+
+#: A residual that keeps more than this share of the last one shrinks slowly: a further hundredfold
+#: reduction would take more than seven sweeps, and a Newton step costs about as much.
+SLOW = 0.5
+
+#: Nats of residual below which the quadratic model of the ELBO is worth a Newton step; above it one
+#: is tried after so many slow steps in a row: strongly coupled blocks shrink it without end.
+NEWTON_BELOW, PATIENCE = 1.0, 5
+
+#: Newton steps on the same draws after which the draws are no longer what is to be followed.
+MOST_ON_DRAWS = 20
+
+#: Steps on the same draws that do not halve the residual, after which the draws are renewed: kinks
+#: of few draws are corners, about which steps may go round for ever.
+STALLED = 30
+
+
+class Watch:
+    """Decides when to pay for a certificate: once steps are small, or shrink slowly."""
+
+    def __init__(self, tol: float | None) -> None:
+        self.tol = 1e-6 if tol is None else tol
+        self.sampled_tol = SAMPLED_TOL if tol is None else tol
+        self.is_over = False
+        self.acceleration = Anderson()
+        self.draws: Any = None
+        self.next_check = 0
+        self.previous = math.inf
+        self.slow = False
+        self.slow_steps = 0
+        self.newton_on_draws = 0
+        #: The least residual on the same draws, and the steps since it was halved.
+        self.least, self.since_least = math.inf, 0
+        #: The arguments of the last step on noisy messages.
+        self.noisy_call: Call | None = None
+        #: Quadrature rules that go on from step to step.
+        self.rules: dict[str, Any] = {}
+
+    def accelerate(self, blr: Any, objective: EnergyObjective) -> None:
+        """Go further than the last step where steps shrink slowly."""
+        if not blr.info.searched or blr.parameters.others:
+            return
+        info = blr.info
+        if objective.draws is not self.draws:
+            self.draws = objective.draws
+            self.acceleration.reset()
+            self.newton_on_draws = 0
+            self.least, self.since_least = math.inf, 0
+        moved = self.acceleration.extrapolate(objective, info._before, info._after, info.safety)
+        if moved is not None:
+            blr.set_state(moved, objective)
+
+    def deterministic(self, fit: Fit, blr: Any, objective: EnergyObjective) -> None:
+        """Certify the state that the last step reached, or take the certificate's Newton step."""
+        fit.residual = blr.info.residual
+        parameters = blr.parameters
+        if parameters.others:
+            mend = (
+                'params="em" maximises over parameters whose M-step is closed'
+                if parameters.how == "optim"
+                else "explain says why they have no M-step in closed form; or give max_steps"
+            )
+            fit.reason = (
+                f"not certified: the optimum over {sorted(parameters.others)} is not known. Mend: "
+                f"{mend}"
+            )
+            return
+        near = fit.residual <= self.tol
+        if not self._is_due(fit, near):
+            return
+        if self.rules and near:
+            # The rules in use were chosen nearby; the certificate is of those chosen here.
+            self.rules.clear()
+            objective = blr._objective(*objective.call, self.rules)
+        if self._newton(fit, blr, objective, near) and near:
+            fit.converged = True
+            points = sorted(parameters.points.by_name)
+            over = f" over q and the parameters {points}" if points else ""
+            fit.reason = f"gap {fit.gap:.1e} nats{over} is at most tol={self.tol:g}"
+
+    def _is_due(self, fit: Fit, near: bool) -> bool:
+        """Whether steps are small, or shrink slowly near the optimum."""
+        is_slow = SLOW * self.previous < fit.residual
+        self.slow |= is_slow
+        self.slow_steps = self.slow_steps + 1 if is_slow else 0
+        self.previous = fit.residual
+        close = self.slow and fit.residual < NEWTON_BELOW
+        slow = close or self.slow_steps >= PATIENCE
+        return fit.steps >= self.next_check and (slow or near)
+
+    def _newton(self, fit: Fit, blr: Any, objective: EnergyObjective, near: bool) -> bool:
+        """Whether the gap is at most tol; if not, take the certificate's Newton step.
+
+        :param near: whether the gap is worth solving for to its digits.
+        """
+        tol = self.tol if objective.draws is None else self.sampled_tol
+        curvature = curvature_of(blr, objective)
+        generator = torch.Generator().manual_seed(fit.steps)
+        certificate = certify(curvature, tol, generator, RELATIVE if near else LOOSE)
+        fit.gap = certificate.gap
+        if near and fit.gap <= tol:
+            return True
+        if not self._follow(blr, objective, curvature, certificate):
+            self.next_check = fit.steps + 5
+        return False
+
+    def _follow(
+        self,
+        blr: Any,
+        objective: EnergyObjective,
+        curvature: Curvature,
+        certificate: Certificate,
+    ) -> bool:
+        """Take the certificate's Newton step, if it raises the ELBO."""
+        joint = curvature.objective
+        assert isinstance(joint, JointObjective)
+        moved = newton_step(joint, joint.naturals, certificate)
+        if moved is not None:
+            blr.set_state(joint.by_block(moved), objective)
+            self.acceleration.reset()
+        return moved is not None
+
+    def on_draws(self, fit: Fit, blr: Any, objective: EnergyObjective) -> None:
+        """Where steps have converged on their draws: the gap on independent ones, or more draws."""
+        tol, sampling = self.sampled_tol, blr.sampling
+        fit.residual = blr.step_residual
+        known = objective.energy.holds(objective.draws) and not blr.parameters.others
+        if not blr.has_settled(objective, tol):
+            if self._has_stalled(fit) and sampling.grow(tol, objective.energy):
+                return
+            if self._is_due(fit, False) and known:
+                self._newton(fit, blr, objective, False)
+            return
+        if objective.energy.leaves_curvature_out:
+            self.is_over = True
+            fit.reason = (
+                "steps have converged, but a factor's Hessian is Gauss-Newton's, which leaves out "
+                "the network's own curvature: q is near the optimum, and how near is not known"
+            )
+            return
+        if not known:
+            fit.gap = math.inf
+            self._more_draws(fit, blr, objective)
+            return
+        curvature = None
+        if not any(b.family.is_curved for b in objective.blocks):
+            curvature = curvature_of(blr, objective)
+            if self._goes_far(fit, blr, objective, curvature):
+                return
+        fit.gap = max(fit.gap, sampling.error) if curvature else sampling.error
+        if sampling.error <= tol and self._is_within(fit, blr, objective, curvature):
+            return
+        self._more_draws(fit, blr, objective)
+
+    def _goes_far(
+        self, fit: Fit, blr: Any, objective: EnergyObjective, curvature: Curvature
+    ) -> bool:
+        """Whether short steps have far to go on their draws, as blocks are coupled; with the step.
+
+        Saddles are looked for from the noise of independent gradients, in the end.
+        """
+        certificate = certify(curvature, -math.inf, relative=LOOSE)
+        fit.gap = certificate.gap
+        if certificate.gap <= SETTLED * max(blr.sampling.error, self.sampled_tol):
+            return False
+        self.newton_on_draws += 1
+        if self.newton_on_draws > MOST_ON_DRAWS:
+            return False
+        return self._follow(blr, objective, curvature, certificate)
+
+    def _has_stalled(self, fit: Fit) -> bool:
+        """Whether steps on these draws get nowhere."""
+        self.since_least += 1
+        if fit.residual < 0.5 * self.least:
+            self.least, self.since_least = fit.residual, 0
+        return self.since_least > STALLED
+
+    def _is_within(
+        self, fit: Fit, blr: Any, objective: EnergyObjective, curvature: Curvature | None
+    ) -> bool:
+        """Whether the gap on independent draws, and twice its error, are at most tol."""
+        tol, count = self.sampled_tol, blr.sampling.count
+        gap, spread = independent_gap(blr, objective, curvature)
+        fit.gap = abs(gap) + 2 * spread
+        fit.reason = f"gap {gap:.1e} +- {spread:.1e} nats on independent draws, {count} each"
+        fit.converged = fit.gap <= tol
+        if fit.converged:
+            fit.reason += f", is at most tol={tol:g}"
+        return fit.converged
+
+    def _more_draws(self, fit: Fit, blr: Any, objective: EnergyObjective) -> None:
+        """Renew the draws, or stop where there are the most that there may be."""
+        sampling, tol = blr.sampling, self.sampled_tol
+        if sampling.grow(tol, objective.energy):
+            return
+        self.is_over = True
+        fit.gap = max(fit.gap, sampling.error)
+        if sampling.error > tol:
+            fit.reason = (
+                f"the error of {sampling.count} draws, the most that there may be, is about "
+                f"{sampling.error:.1e} nats, above tol={tol:g}"
+            )
+        elif not fit.reason:
+            fit.reason = (
+                f"steps have converged on {sampling.count} draws, the most that there may be, and "
+                "the gap is not known: the curvature there is not positive, or too large to hold"
+            )
+
+    def noisy(self, fit: Fit, blr: Any, objective: EnergyObjective, call: Call) -> None:
+        """The residual of the iterates' average, from independent estimates, and its error."""
+        self.noisy_call = call
+        if fit.steps % 20 or fit.steps < self.next_check:
+            return
+        if any(getattr(f, "jumps", ()) for f in objective.energy.factors):
+            fit.reason = (
+                "not certified: a sampled factor has jumps, which its gradient does not see"
+            )
+            return
+        self.next_check = math.ceil(CHECKED_AGAIN * fit.steps)
+        mean, spread = sampled_residual(blr, blr.averaged(), call, fit.steps // SHARE)
+        fit.residual, bound = mean, abs(mean) + 2 * spread
+        fit.reason = f"sampled gap {mean:.1e} +- {spread:.1e} nats of the average of the steps"
+        if not math.isfinite(mean):
+            fit.reason = "not certified: the mean Hessian of some minibatches is not positive"
+        if bound > self.sampled_tol:
+            fit.reason += f", tol={self.sampled_tol:g}"
+            return
+        blr.average()
+        fit.converged, fit.gap = True, bound
+        fit.reason += f" is at most tol={self.sampled_tol:g}"
+
+    def choose_average(self, blr: Any, count: int) -> None:
+        """At the end of noisy steps: write their average, unless its residual is the larger one.
+
+        :param count: see :func:`sampled_residual`.
+        """
+        if self.noisy_call is None:
+            return
+        own = {b: tuple(t.detach() for t in n) for b, n in blr.view.naturals().items()}
+        average, first = sampled_residual(blr, blr.averaged(), self.noisy_call, count)
+        iterate, second = sampled_residual(blr, own, self.noisy_call, count)
+        if average <= iterate + 2 * math.hypot(first, second):
+            blr.average()
