@@ -96,3 +96,13 @@ def test_in_between_and_by_a_parameter() -> None:
         blr = BLR(model, AutoNormal(model), on_sampled="ignore")
         losses = [blr.step() for _ in range(20)]
         assert losses[-1] < losses[0]
+
+
+def test_a_power_of_zero_is_no_latent() -> None:
+    def model() -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        ones = [z**0, z**0.0, torch.pow(z, exponent=0), z.pow(0)]
+        assert all(type(one) is torch.Tensor and bool((one == 1).all()) for one in ones)
+        pyro.sample("y", dist.Normal(z, ones[0]).to_event(1), obs=torch.ones(2))
+
+    assert BLR(model, AutoNatural(model)).fit().converged

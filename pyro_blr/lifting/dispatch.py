@@ -114,12 +114,16 @@ def dispatch(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[st
     if name in _FACTORIES:
         like = torch.empty((), dtype=args[0].dtype, device=args[0].device)
         return getattr(like, name)(*args[1:], **kwargs)
-    if name in ("pow", "__pow__") and type(args[1]) in (int, float) and args[1] == 0:
-        shape, dtype = args[0].kind
-        return torch.ones(shape, dtype=dtype, device=args[0].device)  # a latent no more
+    if name in ("pow", "__pow__") and _is_zero(args[1] if len(args) > 1 else kwargs["exponent"]):
+        base = args[0] if args else kwargs["self" if "self" in kwargs else "input"]
+        return torch.ones(base.shape, dtype=base.dtype, device=base.device)  # a latent no more
     if _in_place(name) or kwargs.get("out") is not None:
         raise control_flow(_IN_PLACE[0], (args, kwargs), _IN_PLACE[1])
     return record(func, name, args, kwargs)
+
+
+def _is_zero(exponent: Any) -> bool:
+    return type(exponent) in (int, float) and exponent == 0
 
 
 def _in_place(name: str) -> bool:
