@@ -277,10 +277,11 @@ def _close_by(
     """The longest halved step that loses nothing; one of a fraction of a nat may lose as much."""
     before = objective.value(naturals)
     norm = _metric_norm(naturals, direction)
-    for power in range(HALVINGS):
-        rate = 0.5**power
+    close = min(1.0, math.sqrt(2 * CLOSE) / norm) if norm > 0 else 1.0
+    far = [0.25**power for power in range(HALVINGS) if 0.25**power > close]
+    for rate in (*far, *(close * 0.5**power for power in range(HALVINGS))):
         moved = _moved(naturals, direction, rate)
-        allowed = CLOSE if rate * norm <= math.sqrt(2 * CLOSE) else 0.0
+        allowed = 0.0 if rate > close else CLOSE
         if moved is not None and has_not_fallen(before, objective.value(moved), allowed):
             return moved
     return None
