@@ -124,12 +124,15 @@ class Sampling:
         self.error = error
         return True
 
-    def grow(self, tol: float, energy: Energy) -> bool:
-        """Renew the draws, as many as make their error less than half of tol; False at the most."""
+    def grow(self, tol: float, energy: Energy, growth: float = MOST_GROWTH) -> bool:
+        """Renew the draws, as many as make their error less than half of tol; False at the most.
+
+        :param growth: at most so many times as many.
+        """
         most = self.most(energy)
         if self.count >= most:
             return False
-        wanted = min(MOST_GROWTH, max(LEAST_GROWTH, 2 * self.error / tol))
+        wanted = min(growth, max(LEAST_GROWTH, 2 * self.error / tol))
         self.count = min(most, self.count * 2 ** math.ceil(math.log2(wanted)))
         self.error, self._common, self._look = math.inf, None, FIRST_LOOK
         return True

@@ -12,7 +12,7 @@ from .fit import Fit
 from .gaps import CHECKED_AGAIN, SHARE, curvature_of, independent_gap, sampled_residual
 from .joint_objective import JointObjective
 from .objective import Call, EnergyObjective
-from .sampling import SAMPLED_TOL, SETTLED
+from .sampling import LEAST_GROWTH, SAMPLED_TOL, SETTLED
 from .steps.acceleration import Anderson
 from .steps.certificate import LOOSE, RELATIVE, Certificate, Curvature, certify, newton_step
 
@@ -27,9 +27,9 @@ NEWTON_BELOW, PATIENCE = 1.0, 5
 #: Newton steps on the same draws after which the draws are no longer what is to be followed.
 MOST_ON_DRAWS = 20
 
-#: Steps on the same draws that do not halve the residual, after which the draws are renewed: kinks
-#: of few draws are corners, about which steps may go round for ever.
-STALLED = 30
+#: Steps on the same draws that neither halve the residual nor gain so many nats, after which there
+#: are more draws: kinks of few draws are corners, about which steps may go round for ever.
+STALLED, GAINED = 30, 0.1
 
 
 class Watch:
@@ -46,8 +46,8 @@ class Watch:
         self.slow = False
         self.slow_steps = 0
         self.newton_on_draws = 0
-        #: The least residual on the same draws, and the steps since it was halved.
-        self.least, self.since_least = math.inf, 0
+        #: The least residual and loss on the same draws, and the steps since either fell.
+        self.least, self.least_loss, self.since_least = math.inf, math.inf, 0
         #: The arguments of the last step on noisy messages.
         self.noisy_call: Call | None = None
         #: Quadrature rules that go on from step to step.
@@ -62,7 +62,7 @@ class Watch:
             self.draws = objective.draws
             self.acceleration.reset()
             self.newton_on_draws = 0
-            self.least, self.since_least = math.inf, 0
+            self.least, self.least_loss, self.since_least = math.inf, math.inf, 0
         moved = self.acceleration.extrapolate(objective, info._before, info._after, info.safety)
         if moved is not None:
             blr.set_state(moved, objective)
@@ -143,7 +143,7 @@ class Watch:
         fit.residual = blr.step_residual
         known = objective.energy.holds(objective.draws) and not blr.parameters.others
         if not blr.has_settled(objective, tol):
-            if self._has_stalled(fit) and sampling.grow(tol, objective.energy):
+            if self._has_stalled(fit) and sampling.grow(tol, objective.energy, LEAST_GROWTH):
                 return
             if self._is_due(fit, False) and known:
                 self._newton(fit, blr, objective, False)
@@ -190,6 +190,8 @@ class Watch:
         self.since_least += 1
         if fit.residual < 0.5 * self.least:
             self.least, self.since_least = fit.residual, 0
+        if fit.losses[-1] < self.least_loss - GAINED:
+            self.least_loss, self.since_least = fit.losses[-1], 0
         return self.since_least > STALLED
 
     def _is_within(
