@@ -53,6 +53,8 @@ class Engine(Resumable):
     view: LatentGuide | Any
     #: The rule of a guide whose latents cannot be lifted.
     rule: Rule | None
+    #: The messages of draws of their own where steps last converged on theirs.
+    fresh_messages: dict[Block, Natural] | None = None
 
     @property
     def work(self) -> Work:
@@ -258,7 +260,8 @@ class Engine(Resumable):
         def measured() -> float:
             fresh = objective.with_draws(self.sampling.fresh(self.view.latents))
             naturals = detached(self.view.naturals())
-            return residual(naturals, fresh.messages(naturals))
+            self.fresh_messages = fresh.messages(naturals)
+            return residual(naturals, self.fresh_messages)
 
         return self.sampling.has_settled(self._memory.residual, measured, tol)
 

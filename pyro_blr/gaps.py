@@ -128,7 +128,10 @@ def independent_gap(
         return _mean_product(naturals, [o.messages(naturals) for o in several])
     joint, gradients = curvature.objective, []
     assert isinstance(joint, JointObjective)
-    for _ in range(PAIRS):
+    if blr.fresh_messages is not None:  # that said how large the error of the draws is
+        known: Any = _Mean([objective], blr.fresh_messages)
+        gradients.append(curvature.gradient_of(joint.on(known)))
+    while len(gradients) < PAIRS:
         fresh = objective.with_draws(blr.sampling.fresh(blr.view.latents))
         gradients.append(curvature.gradient_of(joint.on(fresh)))
     products = independent_decrements(curvature, gradients)

@@ -110,7 +110,8 @@ class Watch:
 
         :param near: whether the gap is worth solving for to its digits.
         """
-        tol = self.tol if objective.draws is None else self.sampled_tol
+        # On draws saddles are looked for in the end, from the noise of independent gradients.
+        tol = self.tol if objective.draws is None else -math.inf
         curvature = curvature_of(blr, objective)
         generator = torch.Generator().manual_seed(fit.steps)
         certificate = certify(curvature, tol, generator, RELATIVE if near else LOOSE)
@@ -159,25 +160,21 @@ class Watch:
             fit.gap = math.inf
             self._more_draws(fit, blr, objective)
             return
-        curvature = None
-        if not any(b.family.is_curved for b in objective.blocks):
-            curvature = curvature_of(blr, objective)
-            if self._goes_far(fit, blr, objective, curvature):
-                return
-        fit.gap = max(fit.gap, sampling.error) if curvature else sampling.error
+        is_curved = any(b.family.is_curved for b in objective.blocks)
+        curvature = None if is_curved else curvature_of(blr, objective)
+        fit.gap = sampling.error
         if sampling.error <= tol and self._is_within(fit, blr, objective, curvature):
             return
-        self._more_draws(fit, blr, objective)
+        if curvature is None or not self._goes_far(fit, blr, objective, curvature):
+            self._more_draws(fit, blr, objective)
 
     def _goes_far(
         self, fit: Fit, blr: Any, objective: EnergyObjective, curvature: Curvature
     ) -> bool:
         """Whether short steps have far to go on their draws, as blocks are coupled; with the step.
-
-        Saddles are looked for from the noise of independent gradients, in the end.
         """
         certificate = certify(curvature, -math.inf, relative=LOOSE)
-        fit.gap = certificate.gap
+        fit.gap = max(fit.gap, certificate.gap)
         if certificate.gap <= SETTLED * max(blr.sampling.error, self.sampled_tol):
             return False
         self.newton_on_draws += 1

@@ -166,12 +166,20 @@ def record(
         expected = on_meta(call)
     except NotImplementedError:  # its result's shape depends on values: a boolean mask's does
         expected = None
+    left = _first_reason(call.inputs)
+    if left and not isinstance(operation, WholeCall):  # no polynomial comes of one that is none
+        return _wrap_unknown(call, _named(left, name), expected)
     try:
         result = recalled(name, lambda: _run_operation(operation, name, call), (args, kwargs))
         return _wrap_polynomials(call, name, result, expected)
     except NotPolynomial as error:
-        reason = str(error) if "`" in str(error) else f"`{name}`: {error}"
+        reason = _named(str(error), name)
     return _wrap_unknown(call, reason, expected)
+
+
+def _named(reason: str, name: str) -> str:
+    """A reason with the operation's name, if it has none."""
+    return reason if "`" in reason else f"`{name}`: {reason}"
 
 
 def _run_operation(operation: Operation | WholeCall, name: str, call: Call) -> Any:

@@ -8,6 +8,7 @@ the meta device (:func:`on_meta`), its index maps and matrices by running it on 
 and on unit vectors (``operations.moving``, ``operations.linear``).
 """
 
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -104,6 +105,46 @@ def on_meta(call: Call) -> Any:
 
     :raises NotImplementedError: if they depend on values.
     """
+    key = _plain_key(call)
+    if key is not None and key in _PLAIN_RESULTS:
+        return _PLAIN_RESULTS[key]
+    result = _by_template(call)
+    if key is not None and len(_PLAIN_RESULTS) < MOST_PLAIN:
+        _PLAIN_RESULTS[key] = result
+    return result
+
+
+#: Results of calls on tensors and numbers, which a loop over time makes by the thousand.
+_PLAIN_RESULTS: dict[tuple[Any, ...], Any] = {}
+MOST_PLAIN = 4096
+_OF_TORCH = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
+
+
+def _plain_key(call: Call) -> tuple[Any, ...] | None:
+    """What the result of such a call depends on; None for other arguments."""
+    if call.kwargs or not _is_torchs(call.function):
+        return None  # functions that are made for a call would fill the table
+    key: list[Any] = [call.function, torch.get_default_dtype()]
+    for argument in call.args:
+        if isinstance(argument, LiftedTensor):
+            key.append(argument.kind)
+        elif isinstance(argument, Tensor):
+            key.append((argument.shape, argument.dtype))
+        elif type(argument) in (int, float):
+            key.append((type(argument), argument))
+        else:
+            return None
+    return tuple(key)
+
+
+def _is_torchs(function: Any) -> bool:
+    if isinstance(function, _OF_TORCH):
+        return True
+    is_function = isinstance(function, types.FunctionType)
+    return is_function and function.__module__.partition(".")[0] == "torch"
+
+
+def _by_template(call: Call) -> Any:
     template, lifted, given = take_apart(call)
     dense = _DENSE.get(getattr(call.function, "__name__", ""))
     if dense is not None:

@@ -17,6 +17,7 @@ also looked for from a random start, means a saddle: a small perturbation along 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -37,6 +38,9 @@ RELATIVE = 1e-2
 #: The size to which a Newton step is solved where it is far from the last one (Dembo, Eisenstat &
 #: Steihaug 1982): the quadratic model there is no better.
 LOOSE = 0.1
+
+#: The same between two independent gradients, which differ by more.
+NOISY = 0.03
 
 #: Halvings of a step along the certificate's direction; one that gains nothing by then is no step.
 HALVINGS = 8
@@ -81,7 +85,11 @@ class Curvature:
         self.leaves = [t for b in self.blocks for t in leaves[b]]
         loss = objective.negative_elbo(leaves)
         self.graph = list(torch.autograd.grad(loss, self.leaves, create_graph=True))
-        self.gradient = self.gradient_of(objective)
+
+    @cached_property
+    def gradient(self) -> Vector:
+        """The gradient of -ELBO."""
+        return self.gradient_of(self.objective)
 
     def gradient_of(self, objective: Objective) -> Vector:
         """The gradient that steps follow: on draws F d, from mean gradients and mean Hessians.
@@ -167,7 +175,9 @@ def independent_decrements(curvature: Curvature, gradients: Sequence[Vector]) ->
     """
     products = []
     for i in range(2):
-        step, negative = _conjugate_gradients(curvature, gradients[i], MAX_ITERATIONS)
+        step, negative = _conjugate_gradients(
+            curvature, gradients[i], MAX_ITERATIONS, relative=NOISY
+        )
         if step is None or negative is not None:
             return None
         products += [0.5 * host.number(dot(g, step)) for g in gradients[i + 1 :]]
