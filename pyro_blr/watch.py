@@ -171,7 +171,7 @@ class Watch:
     def _goes_far(
         self, fit: Fit, blr: Any, objective: EnergyObjective, curvature: Curvature
     ) -> bool:
-        """Whether short steps have far to go on their draws, blocks being coupled; with the step."""
+        """Whether short steps have far to go on their draws, as coupled blocks; with the step."""
         certificate = certify(curvature, -math.inf, relative=LOOSE)
         fit.gap = max(fit.gap, certificate.gap)
         if certificate.gap <= SETTLED * max(blr.sampling.error, self.sampled_tol):
