@@ -40,11 +40,13 @@ def sampled_residual(blr: Any, naturals: Any, call: Call, count: int) -> tuple[f
     :param count: of messages, each of a trace of its own, in each estimate.
     """
     estimates = [_mean_messages(blr, naturals, call, count) for _ in range(PAIRS)]
-    traces = [blr._objective(*call) for _ in range(min(MOST_TRACES, max(PAIRS, count)))]
+    traces = [blr._objective(*call)]
     energy = traces[0].energy
     has_rows = any(energy.rows(b) is not None for b in energy.blocks)
     if has_rows or energy.points or any(b.family.is_curved for b in energy.blocks):
         return _mean_product(naturals, estimates)
+    while len(traces) < min(MOST_TRACES, max(PAIRS, count)):
+        traces.append(blr._objective(*call))
     mean = _Mean(traces)
     curvature = Curvature(mean, naturals)
     gradients = [curvature.gradient_of(_Mean(traces, messages)) for messages in estimates]

@@ -157,7 +157,7 @@ def _continuous(
                 if touching in (None, block):
                     drawn[block].requires_grad_()
                     variables[block] = variable(block, m, drawn[block], draws.seed)
-    is_large = draws.count * sum(f.numbers for f in factors) > HELD_NUMBERS
+    is_large = draws.count * _numbers(factors) > HELD_NUMBERS
     if is_large and _are_of_draws_alone(factors, draws, drawn, variables):
         return _in_parts(factors, ways, draws, drawn, variables)
     values, sizes, curvatures = _with_curvatures(factors, ways, draws, drawn, variables)
@@ -198,7 +198,7 @@ def _in_parts(
     variables: Mapping[Block, Variable],
 ) -> Estimate:
     """The same from parts of the draws, of which one at a time holds its graph."""
-    size = max(1, HELD_NUMBERS // sum(f.numbers for f in factors))
+    size = max(1, HELD_NUMBERS // _numbers(factors))
     means = MeanDerivatives(tuple(variables.values()))
     values, sizes = [], []
     for first in range(0, draws.count, size):
@@ -257,11 +257,16 @@ def _at_draws(
         return torch.stack([p[0] for p in parts]).sum(), torch.stack([p[1] for p in parts]).sum()
 
     # Aliases: of two outputs one may be computed from the other, but no factor from both.
-    numbers = sum(f.numbers for f in factors)
+    numbers = _numbers(factors)
     given = [o.view_as(o) for o in draws.mapped(before, values, numbers=numbers)] if cuts else []
     total, sizes = draws.mapped(after, values, given, numbers=numbers)
     outputs = [Outputs(g, c.is_vector) for g, c in zip(given, cuts, strict=True)]
     return total, sizes, outputs
+
+
+def _numbers(factors: Sequence[SampledFactor]) -> int:
+    """The numbers that the programs hold for one draw."""
+    return sum(f.numbers for f in factors)
 
 
 def _by_node(factors: Sequence[SampledFactor], values: Mapping[str, Tensor]) -> dict[Any, Tensor]:
