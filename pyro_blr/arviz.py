@@ -171,7 +171,7 @@ def _run(
         )
     for name in trace.stochastic_nodes:
         if not site_is_subsample(trace.nodes[name]):
-            raise missing_site(name, trace.nodes[name]["fn"])
+            raise missing_site(name)
     trace.compute_log_prob()
     return trace
 

@@ -82,6 +82,10 @@ class ChartedObjective(EnergyObjective):
         found = super().messages_of(value, tuple(_inner(b) for b in blocks))
         return {b: self._message(b, found[_inner(b)], self._evaluated) for b in blocks}
 
+    def is_linear_in(self, block: Block) -> bool:
+        """Whether L is linear: in a chart it is not."""
+        return not isinstance(block, ChartedBlock) and super().is_linear_in(block)
+
     def is_conjugate_in(self, block: Block) -> bool:
         """Whether a full step is exact: in a chart it is not, as the map is not linear."""
         return not isinstance(block, ChartedBlock) and super().is_conjugate_in(block)

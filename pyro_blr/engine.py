@@ -283,7 +283,7 @@ class Engine(Resumable):
 
         :raises StaleDataError: if they differ by more than rounding.
         """
-        fresh = EnergyBuilder(self._builder.model, "ignore", self.temperature, self.estimator)
+        fresh = self._builder.fresh()
         call, latents, points = objective.call, self.view.latents, self.parameters.points
         traced = fresh.trace(*call, latents, points.lifted)
         energy = fresh.build(traced, latents, self.view.layout, points.blocks)

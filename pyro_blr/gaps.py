@@ -96,8 +96,12 @@ class _Mean:
         """The messages that are known."""
         return self.known or self.parts[0].messages(naturals, only)
 
-    def is_conjugate_in(self, block: Block) -> bool:
+    def is_linear_in(self, block: Block) -> bool:
         """Whether each estimate is linear in a block."""
+        return self.parts[0].is_linear_in(block)
+
+    def is_conjugate_in(self, block: Block) -> bool:
+        """Whether each estimate's message is the exact update of a block."""
         return self.parts[0].is_conjugate_in(block)
 
     def negative_elbo(self, naturals: Naturals) -> Tensor:

@@ -132,8 +132,12 @@ class JointObjective:
         found = self.objective.messages(self.by_block(naturals), own)
         return {units.get(block, block): message for block, message in found.items()}
 
-    def is_conjugate_in(self, block: Block) -> bool:
+    def is_linear_in(self, block: Block) -> bool:
         """Whether L is linear in a block of q; of a point it is in its statistics alone."""
+        return block not in self._units and self.objective.is_linear_in(block)
+
+    def is_conjugate_in(self, block: Block) -> bool:
+        """Whether a message is the exact update of a block of q."""
         return block not in self._units and self.objective.is_conjugate_in(block)
 
     def negative_elbo(self, naturals: Naturals) -> Tensor:

@@ -123,8 +123,7 @@ class EnergyObjective:
         for factor in self.energy.factors:
             if block not in factor.blocks:
                 continue
-            assert isinstance(factor, ExactFactor)
-            own = factor.plan.coefficients(moments, factor.free, block)
+            own = factor.coefficients(moments, block)
             if own is None:
                 return None
             for which, value in own.items():
@@ -170,10 +169,14 @@ class EnergyObjective:
         return tuple(result)
 
     def is_conjugate_in(self, block: Block) -> bool:
-        """Whether L is linear in the block's mean parameters, given the others."""
+        """Whether a message is the exact coordinate update of the block, given the others."""
         if block not in self._conjugate:
             self._conjugate[block] = self.energy.is_conjugate_in(block)
         return self._conjugate[block]
+
+    def is_linear_in(self, block: Block) -> bool:
+        """Whether L is linear in the block's mean parameters, given the others."""
+        return self.energy.is_linear_in(block)
 
     def is_coupled_in(self, block: Block) -> bool:
         """Whether an exact factor has a product of two elements of one block."""

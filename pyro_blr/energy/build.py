@@ -3,7 +3,7 @@
 
 """From a traced model to its factors: the tier of each is the best that its density allows."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,9 @@ from ..lifting.predictor import Predictor, find_predictor
 from ..lifting.recall import recalled
 from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import NotPolynomial
+from .components import Component, build_component, components
 from .curvature import ways_of
+from .eliminated import ConstantPart, ExactPart, Part, QuadraturePart
 from .factors import (
     ConstantFactor,
     ExactFactor,
@@ -30,6 +32,64 @@ from .factors import (
 )
 from .sampled import SampledFactor
 from .trace import TracedSite
+
+
+def build_factors(
+    sites: Sequence[TracedSite], layout: Layout, estimator: str, discrete: str
+) -> list[Factor]:
+    """The factors of all sites; sites that discrete latents join are one.
+
+    :param discrete: ``"mean_field"`` or ``"marginal"``, as in :class:`~pyro_blr.BLR`.
+    """
+    plain, joined = components(sites)
+    factors = [build_factor(site, layout, estimator) for site in plain]
+    return factors + [_of_component(c, layout, estimator, discrete) for c in joined]
+
+
+def _of_component(
+    component: Component, layout: Layout, estimator: str, discrete: str
+) -> Factor:
+    """The factor of sites with discrete latents in common."""
+
+    def build_part(
+        site: TracedSite, mask: Tensor | None, times: Any, states: int, elsewhere: float
+    ) -> Part | str:
+        given = (mask, times, states, elsewhere)
+        if not isinstance(site.log_prob, LiftedTensor):
+            value = torch.as_tensor(site.log_prob)
+            return ConstantPart(site.name, frozenset(), *given, value=value)
+        if discrete == "marginal":
+            return MARGINAL
+        return _elementwise(site, layout, given)
+
+    def at_draws(reason: str, node: LiftedTensor) -> Factor:
+        if discrete == "marginal":
+            why = f'{component.name} summed out at each draw, as discrete="marginal" asks'
+        else:
+            why = f"{component.name} summed out at each draw, since a part is sampled: {reason}"
+        blocks = frozenset(layout[s.name] for s in node.sites)
+        return _sampled(component.name, blocks, why, Summed(node, None, 1.0), estimator)
+
+    return build_component(component, build_part, at_draws)
+
+
+MARGINAL = "marginal"
+
+
+def _elementwise(site: TracedSite, layout: Layout, given: tuple[Any, ...]) -> Part | str:
+    """The part of a site on its best deterministic tier, or why there is none."""
+    node = site.log_prob
+    blocks = frozenset(layout[s.name] for s in node.sites)
+    reason = node.reason
+    if node.poly is not None:
+        plan, free = _plan(node.poly, layout)
+        if isinstance(plan, Plan):
+            return ExactPart(site.name, plan.blocks, *given, plan=plan, free=free)
+        reason = plan
+    found = _quadrature(site.name, node, blocks, reason, Summed(node, None, 1.0), layout)
+    if isinstance(found, str):
+        return found
+    return QuadraturePart(site.name, blocks, *given, factor=found)
 
 
 def build_factor(site: TracedSite, layout: Layout, estimator: str = "auto") -> Factor:
@@ -51,17 +111,31 @@ def build_factor(site: TracedSite, layout: Layout, estimator: str = "auto") -> F
         reason = plan
     blocks = frozenset(layout[s.name] for s in node.sites)
     summed_node = Summed(node, site.mask, site.scale)
+    found = _quadrature(site.name, node, blocks, reason, summed_node, layout)
+    if isinstance(found, str):
+        return _sampled(site.name, blocks, found, summed_node, estimator)
+    return found
+
+
+def _quadrature(
+    name: str,
+    node: LiftedTensor,
+    blocks: frozenset[Block],
+    reason: str,
+    summed: Summed,
+    layout: Layout,
+) -> QuadratureFactor | str:
+    """The factor over one or two Gaussian scalars, or why it is none."""
     predictor = find_predictor(node)
     joint = predictor if isinstance(predictor, str) else _joint_plan(predictor, layout)
     if isinstance(predictor, str) or isinstance(joint, str):
         # A density with a polynomial is off the exact tier for its moment; else for its operation.
         why = f"{joint}; {node.reason}" if node.reason not in ("", joint) else str(joint)
-        why = reason if node.poly is not None else why
-        return _sampled(site.name, blocks, why, summed_node, estimator)
+        return reason if node.poly is not None else why
     if len(predictor.scalars) > 1:
         reason += "; a function of two Gaussian scalars"
     constants_of = tuple(key_of(p)[1] for p in _polynomials(predictor))
-    return QuadratureFactor(site.name, blocks, reason, predictor, joint, constants_of, summed_node)
+    return QuadratureFactor(name, blocks, reason, predictor, joint, constants_of, summed)
 
 
 def resample(factor: QuadratureFactor, estimator: str = "auto") -> SampledFactor:

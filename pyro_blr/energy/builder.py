@@ -27,6 +27,8 @@ class EnergyBuilder:
     :param on_sampled: ``"warn"``, ``"error"`` or ``"ignore"`` for factors that need draws.
     :param temperature: what the log densities of observed sites are divided by.
     :param estimator: of sampled factors' messages.
+    :param discrete: how discrete latents are summed out, ``"mean_field"`` or ``"marginal"``.
+    :param nesting: the depth of the model's plates; None if a run has to tell.
     """
 
     def __init__(
@@ -35,14 +37,24 @@ class EnergyBuilder:
         on_sampled: str = "warn",
         temperature: float = 1.0,
         estimator: str = "auto",
+        discrete: str = "mean_field",
+        nesting: int | None = None,
     ) -> None:
         self.model = model
         self.on_sampled = on_sampled
         self.temperature = temperature
         self.estimator = estimator
+        self.discrete = discrete
+        self.nesting = nesting
         self.cache = constants.ConstantCache()
         self.work = Work()
         self._warned: set[str] = set()
+
+    def fresh(self) -> "EnergyBuilder":
+        """One for the same model that has no cache and does not warn."""
+        return EnergyBuilder(
+            *(self.model, "ignore", self.temperature, self.estimator, self.discrete, self.nesting)
+        )
 
     def invalidate(self) -> None:
         """Forget everything that was computed from constants."""
@@ -58,7 +70,22 @@ class EnergyBuilder:
         """Run the model once on lifted latents, and on the lifted parameters that are named."""
         self.cache.next_trace()
         with constants.using(self.cache):
-            return trace_model(self.model, args, kwargs, latents, lifted, self.temperature)
+            return self._trace(args, kwargs, latents, lifted)
+
+    def _trace(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        latents: Latents,
+        lifted: Mapping[str, LiftedParameter],
+    ) -> Traced:
+        """A run; a second one where the first has told how deep plates lie, if that matters."""
+        run = (self.model, args, kwargs, latents, lifted, self.temperature)
+        traced = trace_model(*run, self.nesting)
+        if traced.has_choices and (self.nesting is None or traced.nesting > self.nesting):
+            self.nesting = traced.nesting
+            traced = trace_model(*run, self.nesting)
+        return traced
 
     def build(
         self,
@@ -72,7 +99,7 @@ class EnergyBuilder:
         :param points: the blocks of the lifted parameters.
         """
         with constants.using(self.cache):
-            energy = Energy(traced, latents, layout, points, self.estimator)
+            energy = Energy(traced, latents, layout, points, self.estimator, self.discrete)
         energy.work = self.work
         return energy
 

@@ -20,10 +20,11 @@ from ..lifting.expectation import Layout
 from ..lifting.moments import Moments
 from ..lifting.plan import zero_of
 from ..lifting.points import PointBlock, statistics_of
-from .build import build_factor, resample
+from .build import build_factors, resample
 from .curvature import GAUSS_NEWTON
 from .draws import Draws
-from .factors import ExactFactor, Factor, KeptRule, QuadratureFactor
+from .eliminated import EliminatedFactor, QuadraturePart
+from .factors import Factor, KeptRule, QuadratureFactor
 from .latents import Latents
 from .points import packed
 from .sampled import HELD_NUMBERS, SampledFactor, estimate
@@ -53,6 +54,7 @@ class Energy:
     :param layout: the block of each site.
     :param points: the blocks of the parameters that were lifted.
     :param estimator: of sampled factors' messages.
+    :param discrete: how discrete latents are summed out.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Energy:
         layout: Layout,
         points: Sequence[PointBlock] = (),
         estimator: str = "auto",
+        discrete: str = "mean_field",
     ) -> None:
         self.estimator = estimator
         self.traced = traced
@@ -71,9 +74,7 @@ class Energy:
         self.blocks: tuple[Block, ...] = tuple(dict.fromkeys(layout.values()))
         #: The value of each point where the model was traced.
         self.points: dict[Block, Natural] = {b: (packed(b, traced),) for b in points}
-        self.factors: list[Factor] = [
-            build_factor(site, self.layout, estimator) for site in traced.sites
-        ]
+        self.factors = build_factors(traced.sites, self.layout, estimator, discrete)
 
     @property
     def is_deterministic(self) -> bool:
@@ -129,9 +130,9 @@ class Energy:
 
     @property
     def are_points_conjugate(self) -> bool:
-        """Whether every factor is exact, and linear in the statistics of each point."""
+        """Whether every factor is exact, and conjugate in the statistics of each point."""
         return all(
-            isinstance(factor, ExactFactor) and factor.is_linear_in(point)
+            factor.tier == "exact" and factor.is_conjugate_in(point)
             for point in self.points
             for factor in self.factors
             if point in factor.blocks
@@ -145,7 +146,7 @@ class Energy:
     @property
     def needs_rules(self) -> bool:
         """Whether a factor is by quadrature."""
-        return any(isinstance(f, QuadratureFactor) for f in self.factors)
+        return any(_quadratures(f) for f in self.factors)
 
     def calibrate(
         self,
@@ -157,19 +158,26 @@ class Energy:
 
         :param kept: rules that were chosen a short way from here, by site.
         """
-        chosen = [f for f in self.factors if isinstance(f, QuadratureFactor)]
         moments = self.moments(naturals)
-        for factor in chosen:
-            if not factor.calibrate(moments, tolerance, kept):
-                self._refuse(factor, moments)
+        for place, factor in enumerate(self.factors):
+            for rule in _quadratures(factor):
+                if not rule.calibrate(moments, tolerance, kept):
+                    self._refuse(place, rule, moments)
+                    break
 
-    def _refuse(self, factor: QuadratureFactor, moments: Mapping[Block, Moments]) -> None:
-        if factor.error != factor.error or factor.error == float("inf"):
-            scalars = factor.scalars(moments)
+    def _refuse(
+        self, place: int, refused: QuadratureFactor, moments: Mapping[Block, Moments]
+    ) -> None:
+        """Replace a factor of which some quadrature has no good rule by one at draws."""
+        if refused.error != refused.error or refused.error == float("inf"):
+            scalars = refused.scalars(moments)
             if not host.truth(_are_finite((*scalars.means, *scalars.variances))):
-                raise non_finite(factor.name)
-        place = self.factors.index(factor)
-        self.factors[place] = resample(factor, self.estimator)
+                raise non_finite(refused.name)
+        factor = self.factors[place]
+        if isinstance(factor, EliminatedFactor):
+            self.factors[place] = factor.at_draws(f"{refused.refusal}; {refused.reason}")
+        else:
+            self.factors[place] = resample(refused, self.estimator)
 
     def moments(self, naturals: Naturals) -> dict[Block, Moments]:
         """The moments of every block and point, to be differentiated in their leaves.
@@ -253,9 +261,13 @@ class Energy:
         """What the factors of a block in a subsampled plate are scaled by."""
         return self.traced.local_scale.get(block.sites[0].name, 1.0)
 
-    def is_conjugate_in(self, block: Block) -> bool:
+    def is_linear_in(self, block: Block) -> bool:
         """Whether every factor is linear in a block's mean parameters, given the others."""
         return all(f.is_linear_in(block) for f in self.factors if block in f.blocks)
+
+    def is_conjugate_in(self, block: Block) -> bool:
+        """Whether the sum of their messages is a block's exact coordinate update."""
+        return all(f.is_conjugate_in(block) for f in self.factors if block in f.blocks)
 
     def check_finite(self, value: Value, draws: Draws | None) -> None:
         """Raise if the ELBO is not finite, naming the factor that made it so.
@@ -269,6 +281,13 @@ class Energy:
             if not host.truth(torch.isfinite(number)):
                 raise non_finite(factor.name)
         raise non_finite(", ".join(b.name for b in self.blocks))
+
+
+def _quadratures(factor: Factor) -> list[QuadratureFactor]:
+    """The quadratures that a factor is made of."""
+    if isinstance(factor, EliminatedFactor):
+        return [p.factor for p in factor.parts if isinstance(p, QuadraturePart)]
+    return [factor] if isinstance(factor, QuadratureFactor) else []
 
 
 def _numel(block: Block) -> int:

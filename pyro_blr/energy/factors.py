@@ -18,10 +18,12 @@ from ..lifting.moments import Moments
 from ..lifting.plan import Plan
 from ..lifting.predictor import Predictor
 from ..lifting.scalars import Scalars, Spreads
+from ..lifting.statistics import Statistic
 from ..lifting.tensor import LiftedTensor, replay
 from .draws import Draws
 
 MomentsMap = Mapping[Block, Moments]
+Coefficients = dict[Statistic, Tensor]
 Value = tuple[Tensor, Tensor]
 
 
@@ -50,8 +52,20 @@ class Factor(ABC):
         """
 
     def is_linear_in(self, block: Block) -> bool:
-        """Whether it is conjugate in a block: linear in its mean parameters, given the others."""
+        """Whether it is linear in a block's mean parameters, given the others."""
         return block not in self.blocks
+
+    def is_conjugate_in(self, block: Block) -> bool:
+        """Whether the message at the entry is the exact coordinate update.
+
+        That is so where the factor is linear in the block, and where it is convex with a linear
+        bound from below (discrete latents at their own optimum): the step never falls.
+        """
+        return self.is_linear_in(block)
+
+    def coefficients(self, moments: MomentsMap, block: Block) -> Coefficients | None:
+        """The message to a block in which it is conjugate, without differentiation, or None."""
+        return None
 
 
 @dataclass(eq=False)
@@ -66,6 +80,9 @@ class ExactFactor(Factor):
 
     def is_linear_in(self, block: Block) -> bool:
         return self.plan.is_linear_in(block)
+
+    def coefficients(self, moments: MomentsMap, block: Block) -> Coefficients | None:
+        return self.plan.coefficients(moments, self.free, block)
 
 
 @dataclass(eq=False)
@@ -213,12 +230,16 @@ class QuadratureFactor(Factor):
         return rule if fits else found.rule
 
     def evaluate(self, moments: MomentsMap, draws: Draws | None, touching: Block | None) -> Value:
+        return self.summed(self.expected(moments))
+
+    def expected(self, moments: MomentsMap) -> Tensor:
+        """The expected log density along the site's dims, before mask and sum."""
         scalars = self.scalars(moments)
         expected = self._integrand.expectation(scalars, self._rule_for(scalars))
         density, node = self.predictor.density, self.summed.node
         if node is not density:
             (expected,) = replay([node], {id(density): expected})
-        return self.summed(expected)
+        return expected
 
 
 def _padded(nodes: Tensor, ndim: int) -> Tensor:

@@ -12,6 +12,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.distribution import COERCIONS
+from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -23,6 +24,17 @@ from ..lifting.tensor import LiftedTensor, last_refusal
 from ..lifting.transforms import forward, log_jacobian, sum_rightmost
 from ..lifting.wrappers import log_density, pulled_back
 from .domains import check_arguments, checked_matrices, checked_value
+from .enumeration import (
+    DEEPEST,
+    NO_DIMS,
+    Choice,
+    Dims,
+    check_memory,
+    choice_of,
+    dims_of,
+    is_discrete,
+    summed_out,
+)
 from .latents import Latent, Latents
 from .parameters import LiftedParameter, Parameter
 from .subsamples import Subsamples, changed_size, check_seen
@@ -35,12 +47,23 @@ class TracedSite:
     :param log_prob: lifted where anything in it is a latent, a plain tensor elsewhere.
     :param scale: what it is multiplied by (subsampling, ``poutine.scale``, 1 / temperature).
     :param mask: None, a bool, or a tensor that broadcasts over the batch dims.
+    :param dims: what the dims of the log density are.
+    :param choice: how the site was enumerated, if it is a discrete latent.
     """
 
     name: str
     log_prob: Any
     scale: Any
     mask: Any
+    dims: Dims = NO_DIMS
+    choice: Choice | None = None
+
+    @property
+    def choices(self) -> frozenset[int]:
+        """The discrete latents that the log density depends on, itself if it is one."""
+        own = self.choice
+        mine = frozenset() if own is None else frozenset({self.dims.choices[own.dim]})
+        return mine | self.dims.depends_on(tuple(getattr(self.log_prob, "shape", ())))
 
 
 @dataclass(eq=False)
@@ -51,6 +74,7 @@ class Traced:
     :param local_scale: the scale of those latents' plates.
     :param parameters: the ``pyro.param`` statements that the model made, by name.
     :param lifted: those of them whose value was lifted.
+    :param nesting: the number of dims that plates and batches take.
     """
 
     sites: list[TracedSite] = field(default_factory=list)
@@ -60,6 +84,12 @@ class Traced:
     parameters: dict[str, Parameter] = field(default_factory=dict)
     lifted: dict[str, LiftedParameter] = field(default_factory=dict)
     is_subsampled: bool = False
+    nesting: int = 0
+
+    @property
+    def has_choices(self) -> bool:
+        """Whether a discrete latent was enumerated."""
+        return any(site.choice is not None for site in self.sites)
 
 
 class LiftMessenger(Messenger):
@@ -67,12 +97,18 @@ class LiftMessenger(Messenger):
 
     :param lifted: the parameters that get a lifted value too.
     :param temperature: what the log densities of observed sites are divided by.
+    :param nesting: the dims that are left to plates; values of discrete latents run left of them.
     """
 
     def __init__(
-        self, latents: Latents, lifted: Mapping[str, LiftedParameter], temperature: float
+        self,
+        latents: Latents,
+        lifted: Mapping[str, LiftedParameter],
+        temperature: float,
+        nesting: int,
     ) -> None:
         super().__init__()
+        self.nesting = nesting
         self.latents = latents
         self.lifted = lifted
         self.temperature = temperature
@@ -99,8 +135,11 @@ class LiftMessenger(Messenger):
         if msg["is_observed"] or msg["done"]:
             return
         latent = self.latents.get(msg["name"])
+        if latent is None and is_discrete(msg["fn"]):
+            msg["infer"] = summed_out(msg["name"], msg["fn"], msg["infer"])
+            return
         if latent is None:
-            raise missing_site(msg["name"], msg["fn"])
+            raise missing_site(msg["name"])
         msg["value"] = self._value(latent, msg)
         msg["done"] = True
 
@@ -152,11 +191,23 @@ class LiftMessenger(Messenger):
             log_prob = log_density(fn, value)
         else:
             log_prob = _variable_log_density(self.latents[msg["name"]], fn, variable, value)
-        _check_shape(msg, log_prob)
+        dims = dims_of(msg)
+        self._check_shape(msg, log_prob, dims)
         is_data = msg["is_observed"] and not msg["infer"].get("_pyro_blr_point")
         tempered = is_data and self.temperature != 1
         scale = msg["scale"] / self.temperature if tempered else msg["scale"]
-        self.traced.sites.append(TracedSite(msg["name"], log_prob, scale, mask))
+        site = TracedSite(msg["name"], log_prob, scale, mask, dims, choice_of(msg))
+        self.traced.sites.append(site)
+
+    def _check_shape(self, msg: dict[str, Any], log_prob: Any, dims: Dims) -> None:
+        shape = tuple(getattr(log_prob, "shape", ()))
+        right = shape[max(0, len(shape) - self.nesting) :]
+        depth = max((-d for d in dims.plates), default=0)
+        sizes = [len(right) - i for i, size in enumerate(right) if size > 1]
+        self.traced.nesting = max(self.traced.nesting, depth, *sizes, 0)
+        _check_plates_of(msg, right)
+        if dims.choices:
+            check_memory(msg["name"], shape, dims, getattr(log_prob, "device", torch.device("cpu")))
 
     def _pyro_post_param(self, msg: dict[str, Any]) -> None:
         name, value = msg["name"], msg["value"]
@@ -171,13 +222,13 @@ class LiftMessenger(Messenger):
             msg["value"] = lifted.lift(parameter)
 
 
-def _check_shape(msg: dict[str, Any], log_prob: Any) -> None:
+def _check_plates_of(msg: dict[str, Any], shape: tuple[int, ...]) -> None:
     """Refuse a site in plates whose log density has other dims: a (N, 1) mean of (N,) data.
 
+    :param shape: the log density's, without the dims of discrete latents.
     :raises ShapeError: naming the site.
     """
     frames = {f.dim: f for f in msg["cond_indep_stack"] if f.vectorized}
-    shape = tuple(getattr(log_prob, "shape", ()))
     if not frames or not shape:
         return
     for dim in range(-len(shape), 0):
@@ -217,23 +268,12 @@ def _variable_log_density(latent: Latent, fn: Any, variable: Any, value: Any) ->
     return log_density(fn, value) + sum_rightmost(jacobian, extra)
 
 
-def missing_site(name: str, fn: Any) -> errors.BLRError:
+def missing_site(name: str) -> errors.BLRError:
     """The error for a latent of the model that the guide does not hold."""
-    support = getattr(fn, "support", None)
-    if getattr(fn, "has_enumerate_support", False) or getattr(support, "is_discrete", False):
-        return discrete_site(name)
     return errors.GuideError(
         f"the model has a latent {name!r} that the guide does not hold. Mend: make the guide from "
         f"the same model, AutoNatural(model), or hide the site from both by poutine.block(model, "
         f"hide=[{name!r}])."
-    )
-
-
-def discrete_site(name: str) -> errors.DiscreteLatentError:
-    """The error for a discrete latent."""
-    return errors.DiscreteLatentError(
-        f"latent {name!r} is discrete: it has no natural gradient in this guide. Mend: sum it out "
-        "in the model (dist.MixtureSameFamily, torch.logsumexp in pyro.factor), or observe it."
     )
 
 
@@ -255,13 +295,19 @@ def trace_model(
     latents: Latents,
     lifted: Mapping[str, LiftedParameter],
     temperature: float,
+    nesting: int | None = None,
 ) -> Traced:
     """Run the model once on lifted latents, and on lifted parameters where some are named.
 
+    Discrete latents are enumerated.
+
+    :param nesting: the depth of the model's plates; None if it is not known.
     :raises GuideError: if the guide and the model do not hold the same latents.
     """
-    messenger = LiftMessenger(latents, lifted, temperature)
-    with poutine.block(), without_validation(), messenger:
+    room = DEEPEST if nesting is None else nesting
+    messenger = LiftMessenger(latents, lifted, temperature, room)
+    enumerate_all = EnumMessenger(first_available_dim=-1 - room)
+    with poutine.block(), without_validation(), enumerate_all, messenger:
         last_refusal.set(None)
         try:
             model(*args, **kwargs)

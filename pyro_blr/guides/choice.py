@@ -23,7 +23,8 @@ from torch.distributions.transforms import ExpTransform
 from .. import errors
 from .._compat import periodic_repeat
 from ..energy.latents import Latent
-from ..energy.trace import Traced, discrete_site
+from ..energy.enumeration import discrete_site
+from ..energy.trace import Traced
 from ..families import (
     Beta,
     DiagonalNormal,

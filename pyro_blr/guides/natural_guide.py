@@ -20,6 +20,7 @@ from .. import errors
 from .._compat import InitMessenger, init_to_median, prototype_hide_fn
 from ..energy.builder import EnergyBuilder
 from ..energy.energy import Naturals
+from ..energy.enumeration import is_discrete
 from ..energy.latents import Latent, block_values
 from ..energy.trace import Traced, without_validation
 from ..families import MultivariateNormal, Natural
@@ -180,7 +181,15 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         self.prototype_trace = trace
         if self.master is not None:
             self.master()._check_prototype(self.prototype_trace)
-        sites = dict(self.prototype_trace.iter_stochastic_nodes())
+        every = dict(self.prototype_trace.iter_stochastic_nodes())
+        # Discrete latents are no part of q: the engine sums them out.
+        sites = {n: s for n, s in every.items() if not is_discrete(s["fn"])}
+        if every and not sites:
+            raise errors.NoLatentError(
+                f"the model's only latents are discrete, {sorted(every)}, so there is nothing for "
+                "a guide to hold. Mend: give its parameters priors by pyro.sample in the place of "
+                "pyro.param."
+            )
         if not sites:
             raise errors.NoLatentError(
                 "the model has no latent variable: every sample site is observed or hidden. Mend: "

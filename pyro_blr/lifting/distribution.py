@@ -19,7 +19,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
-from .declared import is_elementwise, shapes_of, support_of
+from .declared import event_dim_of, is_elementwise, shapes_of, support_of
 from .densities import density_of, takes_arguments_of
 from .polynomial import Polynomial
 from .recall import recalled
@@ -85,6 +85,26 @@ class LiftedDistribution(TorchDistribution):
         if self.reinterpreted:
             return dist.constraints.independent(support, self.reinterpreted)
         return support
+
+    @property
+    def has_enumerate_support(self) -> bool:
+        """Whether the class lists its values, and no latent says how many there are."""
+        count = self.arguments.get("total_count")
+        listed = bool(getattr(self.distribution, "has_enumerate_support", False))
+        return listed and not isinstance(count, LiftedTensor)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """Every value, along a new dim in front; they depend on no latent's value."""
+        if self.reinterpreted:
+            raise NotImplementedError("values of an event that was made by to_event")
+        event_dims = {n: event_dim_of(c) or 0 for n, c in type(self).arg_constraints.items()}
+        arguments = {
+            name: _one_row(value, event_dims.get(name, 0)) if lifted_parts(value) else value
+            for name, value in self.arguments.items()
+        }
+        values = _given(self.distribution, arguments).enumerate_support(expand=False)
+        values = values.reshape(len(values), *(1,) * len(self.batch_shape), *self.event_shape)
+        return values.expand(-1, *self.batch_shape, *self.event_shape) if expand else values
 
     def _with(self, **changes: Any) -> "LiftedDistribution":
         given: dict[str, Any] = {
@@ -213,6 +233,13 @@ def _class_of(distribution: type) -> type:
 
 def _given(distribution: type, arguments: Mapping[str, Any]) -> Any:
     return distribution(**arguments, validate_args=False)
+
+
+def _one_row(value: Tensor, event_dim: int) -> Tensor:
+    """A stand-in for a lifted argument, of one batch element: any point inside every domain."""
+    cut = value.dim() - event_dim
+    shape = (*(1,) * cut, *value.shape[cut:])
+    return torch.full(shape, 0.5, dtype=value.dtype, device=value.device)
 
 
 def _default(distribution: type, name: str) -> Any:

@@ -10,10 +10,20 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .axes import Address, Axis, common_device, is_same_table, on_device, take
+from .axes import (
+    Address,
+    Axis,
+    Gather,
+    all_axes,
+    common_device,
+    is_same_table,
+    on_device,
+    take,
+)
 from .blocks import Block
 from .contraction import Operand, contract
 from .moments import Moments
+from .segments import scatter
 from .statistics import COV, SECOND, Statistic, statistic_shape, sufficient_statistics
 
 
@@ -187,34 +197,34 @@ class Plan:
         return self._linear[block]
 
     def coefficients(
-        self, moments: Mapping[Block, Moments], free: tuple[Tensor, ...], block: Block
+        self,
+        moments: Mapping[Block, Moments],
+        free: tuple[Tensor, ...],
+        block: Block,
+        weights: Tensor | None = None,
     ) -> dict[Statistic, Tensor] | None:
         """What multiplies each mean parameter of a block in which a summed plan is linear.
 
         That is the plan's message to the block, without differentiation.
 
-        :returns: None where a statistic is addressed by an index map, whose message is a scatter.
+        :param weights: of each element, for a plan that is not summed. # shape: the plan's
+        :returns: None where a statistic is addressed by index maps that make too large a table.
         """
         total: dict[Statistic, Tensor] = {}
         device = common_device(moments[b].leaves[0] for b in self.blocks)
         known: dict[int, Tensor] = {}
+        given = [] if weights is None else [(weights.reshape([a.size for a in self.out]), self.out)]
         for product in self.products:
             if block not in product.blocks:
                 continue
             product = product.on(device)
             (own,) = (s for s in product.stats if block in s.blocks)
-            axes = own.axes
-            if axes is None or not isinstance(own, Stat):
+            if not isinstance(own, Stat):
                 return None
-            axes = tuple(dict.fromkeys(axes))
-            operands = _operands(product, moments, free, known, without=own)
-            present = {a for _, which in operands for a in which}
-            value = contract(operands, tuple(a for a in axes if a in present))
-            value = value.reshape([a.size if a in present else 1 for a in axes])
-            value = value.expand([a.size for a in axes])
-            value = torch.diag_embed(value) if own.is_diagonal else value
+            operands = given + _operands(product, moments, free, known, without=own)
             shape = moments[block].statistic(own.which).shape
-            if value.numel() != shape.numel():
+            value = _of_statistic(own, operands, shape.numel())
+            if value is None:
                 return None
             value = value.reshape(shape)
             total[own.which] = total[own.which] + value if own.which in total else value
@@ -247,6 +257,48 @@ class Plan:
             return zero.expand(shape), zero
         magnitude = sizes[0].abs() if len(sizes) == 1 else torch.stack(sizes).abs().sum()
         return total.expand([a.size for a in out]).reshape(shape), magnitude
+
+
+def _of_statistic(own: Stat, operands: list[Operand], size: int) -> Tensor | None:
+    """The coefficient of each element of a statistic, from the other factors of its product."""
+    axes = own.axes
+    if axes is None:
+        return _scattered(own, operands, size)
+    axes = tuple(dict.fromkeys(axes))
+    value = _along(operands, axes)
+    value = torch.diag_embed(value) if own.is_diagonal else value
+    return value if value.numel() == size else None
+
+
+def _along(operands: list[Operand], axes: tuple[Axis, ...]) -> Tensor:
+    """The product of operands along axes, whether they run along each or not."""
+    present = {a for _, which in operands for a in which}
+    value = contract(operands, tuple(a for a in axes if a in present))
+    value = value.reshape([a.size if a in present else 1 for a in axes])
+    return value.expand([a.size for a in axes])
+
+
+def _scattered(own: Stat, operands: list[Operand], size: int) -> Tensor | None:
+    """The same for a statistic that is addressed by index maps: sums over what they name."""
+    plain = [w for w in own.where if isinstance(w, Axis)]
+    maps = [w for w in own.where if isinstance(w, Gather)]
+    sizes = [s for w, s in zip(own.where, own.shape, strict=True) if isinstance(w, Gather)]
+    over = all_axes(maps)
+    if len(set(plain)) < len(plain) or set(plain) & set(over):
+        return None
+    every = (*over, *plain)
+    found = scatter(((_along(operands, every), every),), maps, sizes, over)
+    if found is None:
+        return None
+    ((summed, axes),), _ = found
+    if summed.numel() != size:
+        return None
+    # The index maps' dims stand in front: back to the order of the statistic's own.
+    shape = [n for n in sizes if n != 1] + [a.size for a in plain]
+    order = [i for i, w in enumerate(own.where) if isinstance(w, Gather)]
+    kept = [i for i, n in zip(order, sizes, strict=True) if n != 1]
+    places = kept + [i for i, w in enumerate(own.where) if isinstance(w, Axis)]
+    return summed.reshape(shape).permute([places.index(i) for i in sorted(places)])
 
 
 def is_linear_product(stats: Iterable[Stat | Mass], block: Block) -> bool:

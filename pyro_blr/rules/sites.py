@@ -17,7 +17,7 @@ from pyro.poutine.messenger import Messenger
 
 from .. import errors
 from .._compat import site_is_subsample
-from ..energy.trace import discrete_site
+from ..energy.enumeration import discrete_site
 from ..families.registry import unwrap
 
 #: Particles of the trial run that looks at shapes: no plate of a model is likely to have this size.

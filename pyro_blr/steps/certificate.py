@@ -79,7 +79,7 @@ class Curvature:
     def __init__(self, objective: Objective, naturals: Naturals) -> None:
         self.objective = objective
         self.blocks = list(naturals)
-        self.is_conjugate = all(objective.is_conjugate_in(b) for b in self.blocks)
+        self.is_linear = all(objective.is_linear_in(b) for b in self.blocks)
         self.naturals = {b: tuple(t.detach() for t in n) for b, n in naturals.items()}
         leaves = {b: tuple(t.clone().requires_grad_() for t in n) for b, n in self.naturals.items()}
         self.leaves = [t for b in self.blocks for t in leaves[b]]
@@ -188,7 +188,7 @@ def _search_negative_curvature(
     curvature: Curvature, generator: torch.Generator | None
 ) -> Vector | None:
     """A direction of negative curvature found from a random start (a saddle's gradient is 0)."""
-    if len(curvature.blocks) == 1 and curvature.is_conjugate:
+    if len(curvature.blocks) == 1 and curvature.is_linear:
         return None  # L is linear in the mean parameters, so that H = F at the optimum
     noise = [
         torch.randn(g.shape, dtype=g.dtype, generator=generator, device="cpu").to(g.device)

@@ -39,7 +39,7 @@ def settle(
     :raises ImproperPosteriorError: if conjugate messages do not sum to a proper distribution.
     """
     current = dict(naturals)
-    at_once = len(local) == 1 and objective.is_conjugate_in(local[0])
+    at_once = len(local) == 1 and objective.is_linear_in(local[0])
     before: Evaluation | None = None
     for _ in range(1 if at_once else ROUNDS):
         for block in local:

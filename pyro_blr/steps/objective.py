@@ -57,8 +57,11 @@ class Objective(Protocol):
     def messages(self, naturals: Naturals, only: Block | None = None) -> dict[Block, Natural]:
         """dL/dmean_params of every block, or of one."""
 
-    def is_conjugate_in(self, block: Block) -> bool:
+    def is_linear_in(self, block: Block) -> bool:
         """Whether L is linear in the block's mean parameters, given the others."""
+
+    def is_conjugate_in(self, block: Block) -> bool:
+        """Whether a message is the exact coordinate update of the block, given the others."""
 
     def negative_elbo(self, naturals: Naturals) -> Tensor:
         """-ELBO, twice differentiable in natural parameters that require a gradient."""

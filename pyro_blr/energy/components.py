@@ -1,0 +1,193 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Sites that discrete latents join, and the one factor that summing these out makes of them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import errors
+from ..lifting.tensor import Call, LiftedTensor
+from .eliminated import EliminatedFactor, Part
+from .elimination import Elimination
+from .factors import Factor
+from .trace import TracedSite
+
+
+@dataclass(frozen=True, eq=False)
+class Component:
+    """Sites that depend on the same discrete latents, directly or through others.
+
+    :param sites: in the order of the run; the discrete latents among them.
+    """
+
+    sites: tuple[TracedSite, ...]
+
+    @property
+    def latents(self) -> tuple[str, ...]:
+        """The names of the discrete latents."""
+        return tuple(s.name for s in self.sites if s.choice is not None)
+
+    @property
+    def name(self) -> str:
+        """What the factor is called: its first latents, since there may be thousands."""
+        first = self.latents[:3]
+        return "+".join(first) + ("+..." if len(self.latents) > len(first) else "")
+
+    @property
+    def scale(self) -> Any:
+        """The scale that its discrete latents have in common."""
+        scales = [s.scale for s in self.sites if s.choice is not None]
+        if any(not _same(scales[0], other) for other in scales[1:]):
+            raise errors.ArgumentError(
+                f"the discrete latents {list(self.latents)} have different scales, so that no one "
+                "sum over them is scaled. Mend: put them under the same poutine.scale and into "
+                "plates that are subsampled alike."
+            )
+        return scales[0]
+
+
+def components(sites: Sequence[TracedSite]) -> tuple[list[TracedSite], list[Component]]:
+    """The sites without discrete latents, and the others by what joins them."""
+    plain = [s for s in sites if not s.choices]
+    groups: list[tuple[set[int], list[TracedSite]]] = []
+    for site in sites:
+        if not site.choices:
+            continue
+        touching = [g for g in groups if g[0] & site.choices]
+        groups = [g for g in groups if g not in touching]
+        joined = set(site.choices).union(*(g[0] for g in touching))
+        groups.append((joined, [*(s for g in touching for s in g[1]), site]))
+    order = {id(s): i for i, s in enumerate(sites)}
+    return plain, [
+        Component(tuple(sorted(members, key=lambda s: order[id(s)]))) for _, members in groups
+    ]
+
+
+#: Builds the part of a site: its mask, its scale over the sum's, its states, its value elsewhere.
+BuildPart = Callable[[TracedSite, Tensor | None, Any, int, float], Part | str]
+
+#: Builds the sampled factor of a recorded sum, for a reason.
+BuildSampled = Callable[[str, LiftedTensor], Factor]
+
+
+def build_component(
+    component: Component, build_part: BuildPart, at_draws: BuildSampled
+) -> Factor:
+    """The factor of a component: by its expected log factors, or with the sum inside the draws."""
+    sites, scale = component.sites, component.scale
+    sum_out = elimination(component)
+
+    def sampled(reason: str) -> Factor:
+        return at_draws(reason, recorded(component, sum_out))
+
+    parts: list[Part] = []
+    for site, mask in zip(sites, masks(component), strict=True):
+        states = prod(_size(site, dim) for dim in site.dims.choices)
+        is_leaf = site.choice is not None
+        elsewhere = -math.log(_size(site, site.choice.dim)) if is_leaf and site.choice else 0.0
+        part = build_part(site, mask, _over(site.scale, scale), states, elsewhere)
+        if isinstance(part, str):
+            return sampled(f"{part} (site {site.name!r})")
+        parts.append(part)
+    blocks = frozenset(b for p in parts for b in p.blocks)
+    names = component.latents
+    return EliminatedFactor(component.name, blocks, "", parts, sum_out, names, sampled)
+
+
+def elimination(component: Component) -> Elimination:
+    """How the discrete latents of a component are summed out."""
+    shapes = [tuple(s.log_prob.shape) for s in component.sites]
+    names = ", ".join(map(repr, component.latents[:5]))
+    return Elimination([s.dims for s in component.sites], shapes, component.scale, names)
+
+
+def recorded(component: Component, sum_out: Elimination) -> LiftedTensor:
+    """The log of the sum as one recorded operation, to be replayed at draws of q."""
+    scale = component.scale
+    values = [_masked(s, s.log_prob, _over(s.scale, scale)) for s in component.sites]
+    like = next(v for v in values if isinstance(v, LiftedTensor))
+    call = Call(sum_out, tuple(values), {})
+    reason = "a sum over discrete latents at each draw"
+    return LiftedTensor((), torch.float64, like.device, poly=None, call=call, reason=reason)
+
+
+def masks(component: Component) -> list[Tensor | None]:
+    """Where each site counts.
+
+    A discrete latent whose own density is masked, or that nothing observed follows, adds nothing:
+    it is left out, as an expected log factor in its place would loosen the bound and pull at its
+    parents.
+    """
+    found: dict[int, Tensor | None] = {}
+    for i in reversed(range(len(component.sites))):
+        site = component.sites[i]
+        own = _mask_of(site)
+        if site.choice is not None:
+            which = site.dims.choices[site.choice.dim]
+            behind = [
+                found[j]
+                for j in range(i + 1, len(component.sites))
+                if which in component.sites[j].choices
+            ]
+            own = _both(own, _any_of(behind, site), site)
+        found[i] = own
+    return [found[i] for i in range(len(component.sites))]
+
+
+def _mask_of(site: TracedSite) -> Tensor | None:
+    if isinstance(site.mask, Tensor):
+        return site.mask
+    return torch.zeros((), dtype=torch.bool) if site.mask is False else None
+
+
+def _any_of(behind: list[Tensor | None], site: TracedSite) -> Tensor | None:
+    """Where any of the sites that follow a latent counts, along the latent's own plates."""
+    if any(mask is None for mask in behind):
+        return None
+    depth = max((-d for d in site.dims.plates), default=0)
+    total = torch.zeros((), dtype=torch.bool)
+    for mask in behind:
+        assert mask is not None
+        dims = tuple(d for d in range(-mask.dim(), 0) if d not in site.dims.plates)
+        reduced = mask.any(dims, keepdim=True) if dims else mask
+        total = total | reduced.reshape(reduced.shape[max(0, reduced.dim() - depth) :])
+    return total
+
+
+def _both(left: Tensor | None, right: Tensor | None, site: TracedSite) -> Tensor | None:
+    if left is None or right is None:
+        return left if right is None else right
+    return left & right
+
+
+def _masked(site: TracedSite, value: Any, times: Any) -> Any:
+    value = value if isinstance(times, float) and times == 1 else value * times
+    mask = _mask_of(site)
+    if mask is None or site.choice is not None:  # a prior sums to 1 whatever is observed of it
+        return value
+    return torch.where(mask, value, torch.zeros((), dtype=value.dtype))
+
+
+def _size(site: TracedSite, dim: int) -> int:
+    shape = tuple(site.log_prob.shape)
+    return shape[dim] if len(shape) >= -dim else 1
+
+
+def _over(scale: Any, common: Any) -> Any:
+    """A site's own scale over that of the sum."""
+    return 1.0 if _same(scale, common) else scale / common
+
+
+def _same(left: Any, right: Any) -> bool:
+    if left is right:
+        return True
+    if isinstance(left, Tensor) or isinstance(right, Tensor):
+        return False
+    return bool(left == right)

@@ -1,0 +1,219 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Factors that discrete latents join: expected log factors, the latents summed out of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..lifting.blocks import Block
+from ..lifting.moments import Moments
+from ..lifting.plan import Plan
+from .draws import Draws
+from .factors import Coefficients, Factor, MomentsMap, QuadratureFactor, Value
+
+
+@dataclass(eq=False)
+class Part(ABC):
+    """One site's log factor, along the dims of its plates and of discrete latents.
+
+    :param name: the site.
+    :param blocks: the blocks of q that it depends on.
+    :param mask: where it counts; None for everywhere.
+    :param times: its own scale over that of the sum.
+    :param states: the number of joint values of discrete latents along its dims.
+    :param elsewhere: the value where it does not count.
+    """
+
+    name: str
+    blocks: frozenset[Block]
+    mask: Tensor | None
+    times: Any
+    states: int = 1
+    elsewhere: float = 0.0
+
+    tier = "exact"
+    reason = ""
+
+    @property
+    def error(self) -> float:
+        """The quadrature's error in nats an element; 0 where there is none."""
+        return 0.0
+
+    @abstractmethod
+    def raw(self, moments: MomentsMap) -> Tensor:
+        """The expected log density, before mask and scale."""
+
+    def expected(self, moments: MomentsMap) -> Tensor:
+        """The expected log factor."""
+        value = self.raw(moments).double()
+        value = value if isinstance(self.times, float) and self.times == 1 else value * self.times
+        if self.mask is None:
+            return value
+        return torch.where(self.mask, value, self.elsewhere)
+
+    def is_linear_in(self, block: Block) -> bool:
+        """Whether each element is linear in a block's mean parameters, given the others."""
+        return block not in self.blocks
+
+    def coefficients(
+        self, moments: MomentsMap, block: Block, weights: Tensor
+    ) -> Coefficients | None:
+        """The coefficients of the mean parameters in the weighted sum, or None."""
+        return None
+
+    def counted(self, weights: Tensor) -> Tensor:
+        """Weights of the log factor as weights of the expected log density."""
+        weights = weights * self.times
+        return weights if self.mask is None else torch.where(self.mask, weights, 0.0)
+
+
+@dataclass(eq=False, kw_only=True)
+class ExactPart(Part):
+    """A compiled polynomial with a value for each element."""
+
+    plan: Plan
+    free: tuple[Tensor, ...]
+
+    def raw(self, moments: MomentsMap) -> Tensor:
+        return self.plan.evaluate(moments, self.free)[0]
+
+    def is_linear_in(self, block: Block) -> bool:
+        return self.plan.is_linear_in(block)
+
+    def coefficients(
+        self, moments: MomentsMap, block: Block, weights: Tensor
+    ) -> Coefficients | None:
+        return self.plan.coefficients(moments, self.free, block, self.counted(weights))
+
+
+@dataclass(eq=False, kw_only=True)
+class QuadraturePart(Part):
+    """Expectations of a function of one or two Gaussian scalars for each element."""
+
+    factor: QuadratureFactor
+
+    tier = "quadrature"
+
+    @property
+    def error(self) -> float:
+        return self.factor.error
+
+    def raw(self, moments: MomentsMap) -> Tensor:
+        return self.factor.expected(moments)
+
+
+@dataclass(eq=False, kw_only=True)
+class ConstantPart(Part):
+    """A log density without latents of q; it may depend on a ``pyro.param``."""
+
+    value: Tensor
+
+    def raw(self, moments: MomentsMap) -> Tensor:
+        return self.value
+
+
+#: From the log factors to the log of their sum over discrete latents.
+Sum = Callable[..., Tensor]
+
+
+@dataclass(eq=False)
+class EliminatedFactor(Factor):
+    """``log sum_z exp E_q[log p(x, z | latents)]``: discrete latents at their own optimum.
+
+    This is the bound of variational Bayes EM with q(z) put in (Attias 2000; Beal 2003): convex in
+    each block's mean parameters where the parts are linear in them, so that the step to the message
+    at rho = 1 never lowers the ELBO. Its gradient weighs each element's message by the posterior of
+    its discrete latents: the E-step, or the forward-backward pass, is the backward pass.
+
+    :param parts: the log factors.
+    :param sum_out: sums the discrete latents out of them.
+    :param latents: the names of the discrete latents.
+    """
+
+    parts: Sequence[Part]
+    sum_out: Sum
+    latents: tuple[str, ...]
+    #: The same factor at draws of q, for a reason.
+    at_draws: Callable[[str], Factor]
+    _values: dict[int, tuple[tuple[Moments, ...], Tensor]] = field(default_factory=dict)
+    _weights: tuple[tuple[Tensor, ...], list[Tensor]] | None = None
+    #: Weights in the place of the posterior's, to start from.
+    given: Sequence[Tensor] | None = None
+
+    @property
+    def tier(self) -> str:  # type: ignore[override]
+        """The lowest of its parts' tiers."""
+        return "quadrature" if any(p.tier == "quadrature" for p in self.parts) else "exact"
+
+    @property
+    def error(self) -> float:  # type: ignore[override]
+        """The largest error of its parts."""
+        return max((p.error for p in self.parts), default=0.0)
+
+    def expected(self, moments: MomentsMap) -> tuple[Tensor, ...]:
+        """The expected log factors; those whose blocks have not moved are taken again."""
+        return tuple(self._expected(i, part, moments) for i, part in enumerate(self.parts))
+
+    def _expected(self, i: int, part: Part, moments: MomentsMap) -> Tensor:
+        if torch.is_grad_enabled():
+            return part.expected(moments)
+        own = tuple(moments[b] for b in part.blocks)
+        known = self._values.get(i)
+        same = known is not None and all(a is b for a, b in zip(known[0], own, strict=True))
+        if known is None or not same:
+            known = (own, part.expected(moments))
+            self._values[i] = known
+        return known[1]
+
+    def evaluate(self, moments: MomentsMap, draws: Draws | None, touching: Block | None) -> Value:
+        values = self.expected(moments)
+        if self.given is not None:
+            weighted = [(w * v).sum() for w, v in zip(self.given, values, strict=True)]
+            total = torch.stack(weighted).sum()
+        else:
+            total = self.sum_out(*values)
+        # Of the values of a latent about one takes part: the mean over them bounds the rounding.
+        sizes = [v.detach().abs().sum() / p.states for p, v in zip(self.parts, values, strict=True)]
+        return total, torch.stack([total.detach().abs(), *sizes]).sum()
+
+    def weights(self, moments: MomentsMap) -> list[Tensor]:
+        """The posterior of the discrete latents, as the weight of each element of each part."""
+        if self.given is not None:
+            return list(self.given)
+        with torch.no_grad():
+            values = self.expected(moments)
+        known = self._weights
+        if known is None or any(a is not b for a, b in zip(known[0], values, strict=True)):
+            known = (values, weights_of(self.sum_out, values))
+            self._weights = known
+        return known[1]
+
+    def is_conjugate_in(self, block: Block) -> bool:
+        return all(p.is_linear_in(block) for p in self.parts)
+
+    def coefficients(self, moments: MomentsMap, block: Block) -> Coefficients | None:
+        total: Coefficients = {}
+        for part, weights in zip(self.parts, self.weights(moments), strict=True):
+            if block not in part.blocks:
+                continue
+            own = part.coefficients(moments, block, weights)
+            if own is None:
+                return None
+            for which, value in own.items():
+                total[which] = total[which] + value if which in total else value
+        return total
+
+
+def weights_of(sum_out: Sum, values: Sequence[Tensor]) -> list[Tensor]:
+    """The gradient of the log of a sum in its log factors: the posterior weight of each element."""
+    with torch.enable_grad():
+        leaves = [v.detach().requires_grad_() for v in values]
+        total = sum_out(*leaves)
+        found = torch.autograd.grad(total, leaves, allow_unused=True)
+    return [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]
