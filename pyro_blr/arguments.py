@@ -14,6 +14,7 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.infer.elbo import ELBO
 from pyro.infer.renyi_elbo import RenyiELBO
 from pyro.infer.rws import ReweightedWakeSleep
+from pyro.infer.traceenum_elbo import TraceEnum_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
@@ -166,6 +167,22 @@ def _check_loss(loss: Any) -> None:
 def draws_of(loss: ELBO | None) -> int:
     """The fewest draws that a loss asks for."""
     return 1 if loss is None else int(loss.num_particles)
+
+
+def discrete_of(discrete: Any, loss: ELBO | None) -> tuple[str, int | None]:
+    """How discrete latents are summed out, and the depth of plates that the loss names, if any.
+
+    :raises ArgumentError: for another word.
+    """
+    enumerates = isinstance(loss, TraceEnum_ELBO)
+    if discrete not in (None, "mean_field", "marginal"):
+        raise errors.ArgumentError(
+            f'discrete must be "mean_field" or "marginal", not {discrete!r}. Mend: leave it out; '
+            '"marginal" is the bound of TraceEnum_ELBO, tighter and at draws.'
+        )
+    nesting = getattr(loss, "max_plate_nesting", None) if enumerates else None
+    known = nesting is not None and math.isfinite(nesting)
+    return discrete or ("marginal" if enumerates else "mean_field"), int(nesting) if known else None
 
 
 def reject_reserved(model: Callable[..., Any]) -> None:

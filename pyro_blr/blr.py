@@ -17,6 +17,7 @@ from .arguments import (
     check_arguments,
     check_limits,
     check_rule,
+    discrete_of,
     draws_of,
     plain_number,
     reject_reserved,
@@ -115,6 +116,11 @@ class BLR(Engine):
         the curvature of the network); else Hessian-vector products, or Stein's form where events
         have more than 64 elements or there are kinks. ``"gauss_newton"``, ``"hessian"`` or
         ``"stein"``: that one wherever it can be. :meth:`explain` names the one of each factor.
+    :param discrete: how discrete latents, which no guide holds, are summed out. ``"mean_field"``
+        (the default): expected log factors are summed, which is the bound of variational Bayes EM,
+        deterministic where the factors are. ``"marginal"`` (the default under
+        ``loss=TraceEnum_ELBO()``): the sum is inside the expectation, at draws of q; its bound is
+        tighter. A sum of which a factor is sampled is ``"marginal"`` in any case.
     :param check_every: compare with a trace without any cache at every so many steps.
     :raises ArgumentError: for arguments that cannot be used.
     """
@@ -135,6 +141,7 @@ class BLR(Engine):
         quad_tol: float = QUAD_TOL,
         num_draws: int | None = None,
         estimator: str = "auto",
+        discrete: str | None = None,
         check_every: int | None = None,
     ) -> None:
         step_size, temperature, momentum, quad_tol, num_draws, check_every = map(
@@ -142,6 +149,7 @@ class BLR(Engine):
         )
         check_arguments(model, guide, optim, loss, step_size, blocks, on_sampled, check_every)
         check_rule(params, temperature, momentum, quad_tol, num_draws, estimator)
+        self.discrete, nesting = discrete_of(discrete, loss)
         self.model = model
         self.guide: Any = guide
         self.optim = Adam({"lr": 0.01}) if optim is None else optim
@@ -164,7 +172,9 @@ class BLR(Engine):
         self.num_steps = 0
         self.info = Info()
         self.on_sampled = on_sampled
-        self._builder = EnergyBuilder(model, on_sampled, self.temperature, estimator)
+        self._builder = EnergyBuilder(
+            model, on_sampled, self.temperature, estimator, self.discrete, nesting
+        )
         self.parameters = ModelParameters(params, self.optim)
         self.view = guide if isinstance(guide, NaturalGuide) else None
         self.rule = None

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from ..lifting.mends import mend_of
 from .curvature import named
+from .eliminated import EliminatedFactor, Part
 from .energy import Energy
+from .factors import Factor
 from .sampled import SampledFactor
 
 
@@ -118,33 +120,45 @@ def explain(
     parameters: Mapping[str, ParameterExplanation] = NO_PARAMETERS,
 ) -> Explanation:
     """The explanation of an energy whose quadrature rules were chosen."""
-    rows = []
-    for factor in energy.factors:
-        sites = tuple(
-            s.name
-            for b in energy.blocks
-            if b in factor.blocks
-            for s in b.sites
-            if s.name in _touched(energy, factor.name)
-        )
-        conjugate = factor.tier == "exact" and all(factor.is_linear_in(b) for b in factor.blocks)
-        reason = factor.reason
-        if factor.tier == "exact" and not conjugate:
-            curved = [
-                b.name for b in energy.blocks if b in factor.blocks and not factor.is_linear_in(b)
-            ]
-            reason = f"closed form, but not linear in the mean parameters of {', '.join(curved)}"
-        mend = mend_of(reason) if factor.tier == "sampled" else None
-        if isinstance(factor, SampledFactor):
-            ways = {b: factor.ways[b] for b in energy.blocks if b in factor.ways}
-            reason = f"{reason}; {named(ways)}"
-        rows.append(
-            FactorExplanation(
-                factor.name, factor.tier, conjugate, sites, reason, factor.error, mend or ""
-            )
-        )
+    rows = [row for factor in energy.factors for row in _rows(energy, factor)]
     blocks = tuple(tuple(s.name for s in b.sites) for b in energy.blocks)
     return Explanation(tuple(rows), blocks, notes, parameters)
+
+
+def _rows(energy: Energy, factor: Factor) -> list[FactorExplanation]:
+    """A row for a factor; of sites that discrete latents join, one for each of them."""
+    if isinstance(factor, EliminatedFactor):
+        why = f"{factor.name} summed out of expected log factors (mean_field)"
+        return [_row(energy, p, why, all(map(p.is_linear_in, p.blocks))) for p in factor.parts]
+    conjugate = factor.tier == "exact" and all(factor.is_linear_in(b) for b in factor.blocks)
+    reason = factor.reason
+    if factor.tier == "exact" and not conjugate:
+        curved = [
+            b.name for b in energy.blocks if b in factor.blocks and not factor.is_linear_in(b)
+        ]
+        reason = f"closed form, but not linear in the mean parameters of {', '.join(curved)}"
+    mend = mend_of(reason) if factor.tier == "sampled" else None
+    if isinstance(factor, SampledFactor):
+        ways = {b: factor.ways[b] for b in energy.blocks if b in factor.ways}
+        reason = f"{reason}; {named(ways)}"
+    return [_row(energy, factor, reason, conjugate, mend or "")]
+
+
+def _row(
+    energy: Energy, factor: Factor | Part, reason: str, conjugate: bool, mend: str = ""
+) -> FactorExplanation:
+    touched = _touched(energy, factor.name)
+    sites = tuple(
+        s.name
+        for b in energy.blocks
+        if b in factor.blocks
+        for s in b.sites
+        if s.name in touched or not touched
+    )
+    conjugate = conjugate and factor.tier == "exact"
+    return FactorExplanation(
+        factor.name, factor.tier, conjugate, sites, reason, factor.error, mend
+    )
 
 
 def _touched(energy: Energy, name: str) -> set[str]:

@@ -6,20 +6,21 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, config_enumerate
 from pyro.infer.elbo import ELBO
 from pyro.infer.traceenum_elbo import TraceEnum_ELBO
 from pyro.optim import PyroOptim
 
 from .. import errors
 from ..energy.builder import EnergyBuilder
+from ..energy.enumeration import discrete_site
 from ..guides.protocol import LatentGuide
 from ..guides.views import NoView, at_points, view_of
 from ..steps.mean_hessian import MeanHessian
 from .drawn import DrawnRule
 from .point_mass import PointMassRule
 from .protocol import Rule
-from .sites import find_sites
+from .sites import Sites, find_sites
 
 
 def choose(
@@ -40,10 +41,10 @@ def choose(
     """
     model: Callable[..., Any] = builder.model
     sites = find_sites(model, guide, args, kwargs, loss or Trace_ELBO())
-    sites.check_names(loss)
+    sites.check_names()
     if sites.is_point_mass:
-        given = loss or Trace_ELBO()
-        rule = PointMassRule(model, guide, given, optim, builder.temperature, "")
+        given, enumerated = _summing(sites, model, loss, 1)
+        rule = PointMassRule(enumerated, guide, given, optim, builder.temperature, "")
         rule.hessian = hessian
         return rule
     try:
@@ -56,10 +57,23 @@ def choose(
         reason = str(why)
     except (errors.ControlFlowError, errors.MemoryLimitError) as error:
         reason = str(error)
-    except errors.DiscreteLatentError as error:
-        if not isinstance(loss, TraceEnum_ELBO):
-            raise
-        reason = f"{type(loss).__name__} sums over discrete latents ({error})"
     builder.model = model
-    given = loss or Trace_ELBO(num_particles=num_draws)
-    return DrawnRule(model, guide, given, optim, builder.temperature, reason)
+    given, enumerated = _summing(sites, model, loss, num_draws)
+    return DrawnRule(enumerated, guide, given, optim, builder.temperature, reason)
+
+
+def _summing(
+    sites: Sites, model: Callable[..., Any], loss: ELBO | None, num_draws: int
+) -> tuple[ELBO, Callable[..., Any]]:
+    """The loss that sums over discrete latents which the guide leaves out, and their model.
+
+    :raises DiscreteLatentError: if the user's own loss does not.
+    """
+    left_out = sites.summed_out
+    if not left_out:
+        return loss or Trace_ELBO(num_particles=num_draws), model
+    if loss is None:
+        loss = TraceEnum_ELBO(num_particles=num_draws)
+    if not isinstance(loss, TraceEnum_ELBO):
+        raise discrete_site(left_out[0])
+    return loss, config_enumerate(model)

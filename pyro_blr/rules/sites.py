@@ -12,7 +12,6 @@ import torch
 from pyro import poutine
 from pyro.distributions import Delta
 from pyro.infer.elbo import ELBO
-from pyro.infer.traceenum_elbo import TraceEnum_ELBO
 from pyro.poutine.messenger import Messenger
 
 from .. import errors
@@ -86,7 +85,13 @@ class Sites:
             for site in [] if trace is None else _samples(trace).values():
                 _check_shape(site, trace is self.vectorized)
 
-    def check_names(self, loss: ELBO | None) -> None:
+    @property
+    def summed_out(self) -> list[str]:
+        """The discrete latents that the guide does not sample and that can be enumerated."""
+        latents = _latents(self.model).items()
+        return sorted(n for n, s in latents if n not in self.of_guide and _is_enumerated(s))
+
+    def check_names(self) -> None:
         """Refuse a site that only the guide or only the model has.
 
         :raises GuideError: naming it; a ``DiscreteLatentError`` for a discrete latent of the model.
@@ -99,12 +104,7 @@ class Sites:
                 f"call; it has {sorted(latents)}. Mend: name the guide's sites as the model's, or "
                 'give an auxiliary one infer={"is_auxiliary": True}.'
             )
-        enumerates = isinstance(loss, TraceEnum_ELBO)
-        missing = sorted(
-            n
-            for n, site in latents.items()
-            if n not in self.of_guide and not (enumerates and _is_enumerated(site))
-        )
+        missing = sorted(set(latents) - set(self.of_guide) - set(self.summed_out))
         for name in missing:
             if getattr(latents[name]["fn"].support, "is_discrete", False):
                 raise discrete_site(name)
