@@ -206,6 +206,19 @@ def is_same_table(first: Address, second: Address) -> bool:
     return host.settled((one == other).all())
 
 
+def plainly(address: Address, size: int) -> Address:
+    """An index map that names every element of a dim in its own order, as the axis that it is."""
+    if isinstance(address, Axis) or len(address.axes) != 1 or address.axes[0].size != size:
+        return address
+    index = address.index
+    if isinstance(index, range):
+        return address.axes[0] if index == range(size) else address
+    if not isinstance(index, Tensor):
+        return address
+    order = torch.arange(size, device=index.device)
+    return address.axes[0] if host.settled((index == order).all()) else address
+
+
 def take(tensor: Tensor, where: tuple[Address, ...]) -> tuple[Tensor, tuple[Axis, ...]]:
     """Resolve the index maps of a factor: the tensor along plain axes, and those axes.
 

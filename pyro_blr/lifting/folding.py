@@ -21,6 +21,7 @@ from .axes import (
     Gather,
     all_axes,
     common_device,
+    plainly,
     same_address,
 )
 from .contraction import Operand, contract, fold, together
@@ -49,9 +50,17 @@ def folded_product(term: Expanded, out: tuple[Axis, ...], free: tuple[Tensor, ..
     outside = {*out, *all_axes(w for _, where in slots for w in where)}
     used = {*outside, *all_axes(w for s in term.stats for w in s.where)}
     folded = fold([(c.tensor, c.where) for c in fixed], used, term.number)
-    folded, stats = _push_gathers(folded, list(term.stats), outside)
+    folded, stats = _push_gathers(folded, [_plain(s) for s in term.stats], outside)
     folded = _joined(folded, stats)
     return Product(folded, tuple(slots), tuple(stats))
+
+
+def _plain(stat: Stat | Mass) -> Stat | Mass:
+    """A statistic whose index maps are axes where they name every element in order."""
+    # A vector's element dim has no size here; a log-determinant is addressed by batch dims alone.
+    known = tuple(plainly(w, n) for w, n in zip(stat.where, stat.shape, strict=False))
+    where = known + stat.where[len(known) :]
+    return stat if where == stat.where else stat.at(where)
 
 
 def _joined(consts: tuple[Operand, ...], stats: list[Stat | Mass]) -> tuple[Operand, ...]:

@@ -223,7 +223,7 @@ class Plan:
                 return None
             operands = given + _operands(product, moments, free, known, without=own)
             shape = moments[block].statistic(own.which).shape
-            value = _of_statistic(own, operands, shape.numel())
+            value = _of_statistic(own, operands, shape)
             if value is None:
                 return None
             value = value.reshape(shape)
@@ -259,15 +259,15 @@ class Plan:
         return total.expand([a.size for a in out]).reshape(shape), magnitude
 
 
-def _of_statistic(own: Stat, operands: list[Operand], size: int) -> Tensor | None:
+def _of_statistic(own: Stat, operands: list[Operand], shape: torch.Size) -> Tensor | None:
     """The coefficient of each element of a statistic, from the other factors of its product."""
     axes = own.axes
     if axes is None:
-        return _scattered(own, operands, size)
+        return _scattered(own, operands, shape)
     axes = tuple(dict.fromkeys(axes))
     value = _along(operands, axes)
     value = torch.diag_embed(value) if own.is_diagonal else value
-    return value if value.numel() == size else None
+    return value if value.numel() == shape.numel() else None
 
 
 def _along(operands: list[Operand], axes: tuple[Axis, ...]) -> Tensor:
@@ -278,27 +278,27 @@ def _along(operands: list[Operand], axes: tuple[Axis, ...]) -> Tensor:
     return value.expand([a.size for a in axes])
 
 
-def _scattered(own: Stat, operands: list[Operand], size: int) -> Tensor | None:
+def _scattered(own: Stat, operands: list[Operand], shape: torch.Size) -> Tensor | None:
     """The same for a statistic that is addressed by index maps: sums over what they name."""
     plain = [w for w in own.where if isinstance(w, Axis)]
     maps = [w for w in own.where if isinstance(w, Gather)]
-    sizes = [s for w, s in zip(own.where, own.shape, strict=True) if isinstance(w, Gather)]
     over = all_axes(maps)
-    if len(set(plain)) < len(plain) or set(plain) & set(over):
+    if len(shape) != len(own.where) or len(set(plain)) < len(plain) or set(plain) & set(over):
         return None
+    sizes = [s for w, s in zip(own.where, shape, strict=True) if isinstance(w, Gather)]
     every = (*over, *plain)
     found = scatter(((_along(operands, every), every),), maps, sizes, over)
     if found is None:
         return None
     ((summed, axes),), _ = found
-    if summed.numel() != size:
+    if summed.numel() != shape.numel():
         return None
     # The index maps' dims stand in front: back to the order of the statistic's own.
-    shape = [n for n in sizes if n != 1] + [a.size for a in plain]
+    laid = [n for n in sizes if n != 1] + [a.size for a in plain]
     order = [i for i, w in enumerate(own.where) if isinstance(w, Gather)]
     kept = [i for i, n in zip(order, sizes, strict=True) if n != 1]
     places = kept + [i for i, w in enumerate(own.where) if isinstance(w, Axis)]
-    return summed.reshape(shape).permute([places.index(i) for i in sorted(places)])
+    return summed.reshape(laid).permute([places.index(i) for i in sorted(places)])
 
 
 def is_linear_product(stats: Iterable[Stat | Mass], block: Block) -> bool:
