@@ -25,6 +25,7 @@ from .arguments import (
 )
 from .diagnosis import diagnosed
 from .energy.builder import EnergyBuilder
+from .energy.discrete_marginals import discrete_marginals
 from .energy.explanation import Explanation, ParameterExplanation, explain
 from .engine import Engine, detached
 from .families import Natural
@@ -279,6 +280,28 @@ class BLR(Engine):
         objective = self._objective(args, kwargs)
         messages = objective.natural_messages(self.view.naturals())
         return {block.name: message for block, message in messages.items()}
+
+    @_call_of_model
+    def discrete_marginals(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The posterior of each discrete latent that was summed out, as a Pyro distribution.
+
+        By site, along its plates: ``blr.discrete_marginals(x)["z"].probs`` is the probability of
+        each value in each row, ``.mode`` the most probable one. The states of a
+        ``dist.DiscreteHMM`` observed at ``"x"`` are ``"x.states"``, along time. Under
+        ``"mean_field"`` it is q(z) at its optimum, under ``"marginal"`` the mean over draws of q of
+        the posterior at each. Assignments that belong together are drawn by Pyro's
+        ``infer_discrete`` with the fitted guide.
+
+        :raises GuideError: for a guide that is known by its draws alone, or a point mass.
+        """
+        if self._rule(args, kwargs) is not None:
+            raise errors.GuideError(
+                f"{type(self.guide).__name__} is known by its draws alone, or is a point mass. "
+                "Mend: TraceEnum_ELBO().compute_marginals(config_enumerate(model), guide, ...)."
+            )
+        objective = self._objective(args, kwargs)
+        moments = objective.energy.moments(detached(self.view.naturals()))
+        return discrete_marginals(objective.energy, moments, objective.draws)
 
     def average(self) -> None:
         """Write the average of the last half of the noisy steps to the guide.

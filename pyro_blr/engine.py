@@ -30,6 +30,7 @@ from .lifting.points import PointBlock
 from .objective import EnergyObjective
 from .random_state import same_random_state
 from .rules import Rule, choose
+from .seeding import seeded
 from .state import Resumable
 from .steps.cone import TRUST, Safety, residual
 from .steps.local import settle
@@ -48,6 +49,7 @@ class Engine(Resumable):
     temperature: float
     estimator: str
     check_every: int | None
+    discrete: str
     info: Info
     #: The guide as the engine sees it: known at the first call, and not where a rule serves it.
     view: LatentGuide | Any
@@ -199,6 +201,8 @@ class Engine(Resumable):
         if energy.has_sampled and searched:
             self.sampling.begin(self.view.latents, energy)
             objective.draws = self.sampling.common(self.view.latents)
+        if self.num_steps == 0:
+            naturals = self._seeded(objective, naturals)
         few = searched and not watched
         # Conjugate messages are coefficients: the ELBO at the entry is then a number and no more.
         plain = few and objective.is_conjugate_in(objective.blocks[0]) and not energy.has_parameters
@@ -246,6 +250,21 @@ class Engine(Resumable):
         self.num_steps += 1
         self.info = Info.of_step(objective, value, naturals, messages, after, safety, searched)
         return -value.elbo
+
+    def _seeded(
+        self, objective: EnergyObjective, naturals: Mapping[Block, Natural]
+    ) -> dict[Block, Natural]:
+        """Where steps start: elsewhere only if discrete latents cannot tell latents apart."""
+        energy = objective.energy
+        if not energy.traced.has_choices:
+            return dict(naturals)
+        if self.discrete == "marginal":
+            layout = self.view.layout
+            energy = self._builder.build(energy.traced, self.view.latents, layout, discrete="mean_field")
+            objective = objective_of(
+                charts_of(self.view), energy, objective.draws, self._builder.cache, objective.call
+            )
+        return seeded(objective, naturals)
 
     @property
     def step_residual(self) -> float:

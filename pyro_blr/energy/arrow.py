@@ -77,11 +77,9 @@ def coupled(block: ArrowBlock, layout: Layout, traced: Traced) -> Coupled:
     own = {s.name for s in block.sites}
     unseen = []
     for site in traced.sites:
-        node = site.log_prob
-        if not isinstance(node, LiftedTensor) or own.isdisjoint(node.site_names):
-            continue
+        nodes = [f for f in site.lifted_factors if not own.isdisjoint(f.site_names)]
         try:
-            if not _has_moments(node, layout):
+            if not all(_has_moments(node, layout) for node in nodes):
                 unseen.append(site.name)
         except AcrossGroups as error:
             return Coupled(f"site {site.name!r} has {error}", ())

@@ -4,6 +4,7 @@
 """From a traced model to its factors: the tier of each is the best that its density allows."""
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import NotPolynomial
 from .components import Component, build_component, components
 from .curvature import ways_of
-from .eliminated import ConstantPart, ExactPart, Part, QuadraturePart
+from .eliminated import ConstantPart, EliminatedFactor, ExactPart, Part, QuadraturePart
 from .factors import (
     ConstantFactor,
     ExactFactor,
@@ -30,6 +31,7 @@ from .factors import (
     QuadratureFactor,
     Summed,
 )
+from .hidden_markov import ForwardSum, HiddenChain
 from .sampled import SampledFactor
 from .trace import TracedSite
 
@@ -42,7 +44,12 @@ def build_factors(
     :param discrete: ``"mean_field"`` or ``"marginal"``, as in :class:`~pyro_blr.BLR`.
     """
     plain, joined = components(sites)
-    factors = [build_factor(site, layout, estimator) for site in plain]
+    factors = [
+        _of_chain(site, site.chain, layout, estimator)
+        if site.chain is not None and discrete == "mean_field"
+        else build_factor(site, layout, estimator)
+        for site in plain
+    ]
     return factors + [_of_component(c, layout, estimator, discrete) for c in joined]
 
 
@@ -51,16 +58,10 @@ def _of_component(
 ) -> Factor:
     """The factor of sites with discrete latents in common."""
 
-    def build_part(
-        site: TracedSite, mask: Tensor | None, times: Any, states: int, elsewhere: float
-    ) -> Part | str:
-        given = (mask, times, states, elsewhere)
-        if not isinstance(site.log_prob, LiftedTensor):
-            value = torch.as_tensor(site.log_prob)
-            return ConstantPart(site.name, frozenset(), *given, value=value)
-        if discrete == "marginal":
+    def build_part(site: TracedSite, given: tuple[Any, ...]) -> Part | str:
+        if discrete == "marginal" and isinstance(site.log_prob, LiftedTensor):
             return MARGINAL
-        return _elementwise(site, layout, given)
+        return _part(site.name, site.log_prob, layout, given)
 
     def at_draws(reason: str, node: LiftedTensor) -> Factor:
         if discrete == "marginal":
@@ -76,20 +77,45 @@ def _of_component(
 MARGINAL = "marginal"
 
 
-def _elementwise(site: TracedSite, layout: Layout, given: tuple[Any, ...]) -> Part | str:
-    """The part of a site on its best deterministic tier, or why there is none."""
-    node = site.log_prob
+def _of_chain(site: TracedSite, chain: HiddenChain, layout: Layout, estimator: str) -> Factor:
+    """The factor of a hidden Markov model: its states summed out of expected log factors."""
+    states, name = chain.states, site.name
+    # Of S states about one takes part, of S * S transitions one.
+    given = {
+        f"{name}.initial": (chain.initial, (None, 1.0, states, 0.0, None, True)),
+        f"{name}.transition": (chain.transition, (None, 1.0, states**2, 0.0, None, True)),
+        name: (chain.observation, (None, 1.0, states, 0.0, -1, False)),
+    }
+
+    def at_draws(reason: str) -> Factor:
+        return build_factor(replace(site, chain=None), layout, estimator)
+
+    parts: list[Part] = []
+    for own, (log_factor, rest) in given.items():
+        part = _part(own, log_factor, layout, rest)
+        if isinstance(part, str):
+            return at_draws(part)
+        parts.append(part)
+    blocks = frozenset(b for p in parts for b in p.blocks)
+    sum_out = ForwardSum(site.scale, site.mask)
+    return EliminatedFactor(name, blocks, "", parts, sum_out, (f"{name}.states",), at_draws)
+
+
+def _part(name: str, node: Any, layout: Layout, given: tuple[Any, ...]) -> Part | str:
+    """A log factor on its best deterministic tier, or why there is none."""
+    if not isinstance(node, LiftedTensor):
+        return ConstantPart(name, frozenset(), *given, value=torch.as_tensor(node))
     blocks = frozenset(layout[s.name] for s in node.sites)
     reason = node.reason
     if node.poly is not None:
         plan, free = _plan(node.poly, layout)
         if isinstance(plan, Plan):
-            return ExactPart(site.name, plan.blocks, *given, plan=plan, free=free)
+            return ExactPart(name, plan.blocks, *given, plan=plan, free=free)
         reason = plan
-    found = _quadrature(site.name, node, blocks, reason, Summed(node, None, 1.0), layout)
+    found = _quadrature(name, node, blocks, reason, Summed(node, None, 1.0), layout)
     if isinstance(found, str):
         return found
-    return QuadraturePart(site.name, blocks, *given, factor=found)
+    return QuadraturePart(name, blocks, *given, factor=found)
 
 
 def build_factor(site: TracedSite, layout: Layout, estimator: str = "auto") -> Factor:

@@ -82,7 +82,7 @@ class EnergyBuilder:
         """A run; a second one where the first has told how deep plates lie, if that matters."""
         run = (self.model, args, kwargs, latents, lifted, self.temperature)
         traced = trace_model(*run, self.nesting)
-        if traced.has_choices and (self.nesting is None or traced.nesting > self.nesting):
+        if traced.is_enumerated and (self.nesting is None or traced.nesting > self.nesting):
             self.nesting = traced.nesting
             traced = trace_model(*run, self.nesting)
         return traced
@@ -93,13 +93,16 @@ class EnergyBuilder:
         latents: Latents,
         layout: Layout,
         points: Sequence[PointBlock] = (),
+        discrete: str = "",
     ) -> Energy:
         """The energy of a traced call under a layout of blocks.
 
         :param points: the blocks of the lifted parameters.
+        :param discrete: how discrete latents are summed out, if not as the builder has it.
         """
         with constants.using(self.cache):
-            energy = Energy(traced, latents, layout, points, self.estimator, self.discrete)
+            how = discrete or self.discrete
+            energy = Energy(traced, latents, layout, points, self.estimator, how)
         energy.work = self.work
         return energy
 

@@ -70,8 +70,8 @@ def components(sites: Sequence[TracedSite]) -> tuple[list[TracedSite], list[Comp
     ]
 
 
-#: Builds the part of a site: its mask, its scale over the sum's, its states, its value elsewhere.
-BuildPart = Callable[[TracedSite, Tensor | None, Any, int, float], Part | str]
+#: Builds the part of a site from what a part has (see :class:`~.eliminated.Part`).
+BuildPart = Callable[[TracedSite, tuple[Any, ...]], Part | str]
 
 #: Builds the sampled factor of a recorded sum, for a reason.
 BuildSampled = Callable[[str, LiftedTensor], Factor]
@@ -90,9 +90,9 @@ def build_component(
     parts: list[Part] = []
     for site, mask in zip(sites, masks(component), strict=True):
         states = prod(_size(site, dim) for dim in site.dims.choices)
-        is_leaf = site.choice is not None
-        elsewhere = -math.log(_size(site, site.choice.dim)) if is_leaf and site.choice else 0.0
-        part = build_part(site, mask, _over(site.scale, scale), states, elsewhere)
+        dim = None if site.choice is None else site.choice.dim
+        elsewhere = 0.0 if dim is None else -math.log(_size(site, dim))
+        part = build_part(site, (mask, _over(site.scale, scale), states, elsewhere, dim, dim is not None))
         if isinstance(part, str):
             return sampled(f"{part} (site {site.name!r})")
         parts.append(part)

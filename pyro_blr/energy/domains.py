@@ -16,6 +16,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from pyro.distributions.distribution import COERCIONS
+from pyro.distributions.hmm import HiddenMarkovModel
 from torch import Tensor
 
 from .. import errors
@@ -209,9 +210,22 @@ def _checked(name: str, fn: Any, value: Tensor, mask: Any) -> Any:
     return value
 
 
+def _is_homogeneous(fn: Any) -> bool:
+    """Whether a hidden Markov model is the same at every step, so that it has no length."""
+    while isinstance(fn, dist.Independent) or hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    kind = getattr(fn, "distribution", type(fn))
+    is_chain = isinstance(kind, type) and issubclass(kind, HiddenMarkovModel)
+    steps = fn.event_shape[:1] if is_chain else ()
+    duration = getattr(fn, "arguments", {}).get("duration", getattr(fn, "_duration", None))
+    return tuple(steps) == (1,) and duration is None
+
+
 def _check_shape(name: str, fn: Any, value: Tensor) -> None:
     event = tuple(fn.event_shape)
     cut = value.dim() - len(event)
+    if _is_homogeneous(fn) and cut >= 0:  # any number of steps
+        event = (value.shape[cut], *event[1:])
     if cut >= 0 and tuple(value.shape[cut:]) == event:
         try:
             torch.broadcast_shapes(fn.batch_shape, value.shape[:cut])

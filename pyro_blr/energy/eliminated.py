@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..lifting.axes import all_axes
 from ..lifting.blocks import Block
 from ..lifting.moments import Moments
 from ..lifting.plan import Plan
@@ -28,6 +29,8 @@ class Part(ABC):
     :param times: its own scale over that of the sum.
     :param states: the number of joint values of discrete latents along its dims.
     :param elsewhere: the value where it does not count.
+    :param choice: the dim along which the values of one discrete latent run, in one part of each.
+    :param is_prior: whether it is of discrete latents alone, and of nothing that is observed.
     """
 
     name: str
@@ -36,6 +39,8 @@ class Part(ABC):
     times: Any
     states: int = 1
     elsewhere: float = 0.0
+    choice: int | None = None
+    is_prior: bool = False
 
     tier = "exact"
     reason = ""
@@ -44,6 +49,11 @@ class Part(ABC):
     def error(self) -> float:
         """The quadrature's error in nats an element; 0 where there is none."""
         return 0.0
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether it may depend on latents along its own plates."""
+        return bool(self.blocks)
 
     @abstractmethod
     def raw(self, moments: MomentsMap) -> Tensor:
@@ -79,6 +89,13 @@ class ExactPart(Part):
 
     plan: Plan
     free: tuple[Tensor, ...]
+
+    @property
+    def has_rows(self) -> bool:
+        dims = self.plan.dims
+        own = None if self.choice is None else dims[len(dims) + self.choice]
+        stats = [s for product in self.plan.products for s in product.stats]
+        return any(a in dims and a is not own for s in stats for a in all_axes(s.where))
 
     def raw(self, moments: MomentsMap) -> Tensor:
         return self.plan.evaluate(moments, self.free)[0]

@@ -164,5 +164,5 @@ def _row(
 def _touched(energy: Energy, name: str) -> set[str]:
     for site in energy.traced.sites:
         if site.name == name:
-            return set(getattr(site.log_prob, "site_names", ()))
+            return set(site.touches)
     return set()

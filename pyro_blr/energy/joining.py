@@ -55,9 +55,14 @@ def join(blocks: Sequence[Block], traced: Traced) -> list[Block]:
 
 
 def summed_factors(traced: Traced) -> dict[str, Polynomial]:
-    """The log density of each site that is a polynomial, summed over its plates."""
-    nodes = ((s, getattr(s.log_prob, "poly", None)) for s in traced.sites)
-    return {s.name: summed_polynomial(poly, s) for s, poly in nodes if poly is not None}
+    """The log density of each site that is a polynomial, summed over its dims."""
+    found = {}
+    for site in traced.sites:
+        polys = [f.poly for f in site.lifted_factors]
+        known = [summed_polynomial(poly, site) for poly in polys if poly is not None]
+        if known and len(known) == len(polys):
+            found[site.name] = sum(known[1:], start=known[0])
+    return found
 
 
 def is_conjugate(
@@ -67,7 +72,7 @@ def is_conjugate(
     layout = {s.name: b for b in blocks for s in b.sites}
     own = {s.name for s in block.sites}
     for site in traced.sites:
-        if own.isdisjoint(getattr(site.log_prob, "site_names", ())):
+        if own.isdisjoint(site.touches):
             continue
         if site.name not in factors or not is_linear(factors[site.name], layout, block):
             return False

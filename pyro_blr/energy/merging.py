@@ -19,7 +19,6 @@ from ..lifting.axes import all_axes, same_address
 from ..lifting.blocks import Block, Placement
 from ..lifting.polynomial import Polynomial
 from ..lifting.predictor import find_predictor
-from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import Atom, Term
 from .latents import Latent, Latents
 from .trace import Traced
@@ -85,20 +84,18 @@ def _structure(traced: Traced, latents: Latents) -> tuple[list[dict[str, int]], 
     degrees: list[dict[str, int]] = []
     pairs: dict[Coupling, None] = {}
     for site in traced.sites:
-        node = site.log_prob
-        if not isinstance(node, LiftedTensor):
-            continue
-        polynomial = node.poly
-        if polynomial is not None and _splits(polynomial, latents):
-            for term in polynomial.terms:
-                degrees.append(_degrees(term, latents))
-                pairs.update(dict.fromkeys(_term_couplings(term, latents)))
-        else:
-            predictor = find_predictor(node)
-            if not isinstance(predictor, str):
-                for scalar in predictor.values:
-                    assert scalar.poly is not None
-                    pairs.update(dict.fromkeys(_predictor_couplings(scalar.poly, latents)))
+        for node in site.lifted_factors:
+            polynomial = node.poly
+            if polynomial is not None and _splits(polynomial, latents):
+                for term in polynomial.terms:
+                    degrees.append(_degrees(term, latents))
+                    pairs.update(dict.fromkeys(_term_couplings(term, latents)))
+            else:
+                predictor = find_predictor(node)
+                if not isinstance(predictor, str):
+                    for scalar in predictor.values:
+                        assert scalar.poly is not None
+                        pairs.update(dict.fromkeys(_predictor_couplings(scalar.poly, latents)))
     # Terms that are at most quadratic in all sites together stay so under every merge.
     return [d for d in degrees if sum(d.values()) > 2], list(pairs)
 

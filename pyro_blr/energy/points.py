@@ -65,8 +65,7 @@ class Points:
     def are_met_by(self, traced: Traced) -> bool:
         """Whether the factors of a call depend on no other lifted parameters than these."""
         unused = set(self.lifted) - set(self.by_name)
-        nodes = (s.log_prob for s in traced.sites if isinstance(s.log_prob, LiftedTensor))
-        return not unused or not any(unused & set(n.site_names) for n in nodes)
+        return not unused or not any(unused & site.touches for site in traced.sites)
 
 
 #: Why a parameter is no point, where it may become one in another call.
@@ -120,7 +119,7 @@ def _attempt(
         traced = trace(lifted)
     except Exception as error:  # the model runs with plain parameters: whatever it is, it is theirs
         return (), dict.fromkeys(lifted, f"the model needs its value ({type(error).__name__})")
-    nodes = {s.name: s.log_prob for s in traced.sites if isinstance(s.log_prob, LiftedTensor)}
+    nodes = {f"{s.name}{i or ''}": f for s in traced.sites for i, f in enumerate(s.lifted_factors)}
     full = {**layout, **{n: _any_block(p) for n, p in lifted.items()}}
     chosen: list[PointBlock] = []
     refused: dict[str, str] = {}

@@ -22,7 +22,11 @@ def share(blocks: Sequence[Block], traced: Traced) -> list[Block]:
     """The blocks, with the batch dims along which all messages have one precision as rows."""
     blocks = list(blocks)
     factors = summed_factors(traced)
+    # What discrete latents choose weighs elements differently.
+    weighed = {n for site in traced.sites if site.choices or site.chain for n in site.touches}
     for i, block in enumerate(blocks):
+        if any(s.name in weighed for s in block.sites):
+            continue
         for rows in _choices(block):
             shared = _with_rows(block, rows)
             if not rows_move_alone([shared], traced):

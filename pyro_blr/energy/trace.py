@@ -35,6 +35,7 @@ from .enumeration import (
     is_discrete,
     summed_out,
 )
+from .hidden_markov import HiddenChain, hidden_chain
 from .latents import Latent, Latents
 from .parameters import LiftedParameter, Parameter
 from .subsamples import Subsamples, changed_size, check_seen
@@ -49,6 +50,7 @@ class TracedSite:
     :param mask: None, a bool, or a tensor that broadcasts over the batch dims.
     :param dims: what the dims of the log density are.
     :param choice: how the site was enumerated, if it is a discrete latent.
+    :param chain: the log factors of its hidden chain, if it is a hidden Markov model.
     """
 
     name: str
@@ -57,6 +59,25 @@ class TracedSite:
     mask: Any
     dims: Dims = NO_DIMS
     choice: Choice | None = None
+    chain: HiddenChain | None = None
+
+    @property
+    def log_factors(self) -> tuple[Any, ...]:
+        """What its expectation is taken of: the log density, or those of a hidden chain."""
+        chain = self.chain
+        if chain is None:
+            return (self.log_prob,)
+        return chain.initial, chain.transition, chain.observation
+
+    @property
+    def lifted_factors(self) -> tuple[LiftedTensor, ...]:
+        """Those of them that depend on latents."""
+        return tuple(f for f in self.log_factors if isinstance(f, LiftedTensor))
+
+    @property
+    def touches(self) -> frozenset[str]:
+        """The latents that it depends on."""
+        return frozenset(n for f in self.lifted_factors for n in f.site_names)
 
     @property
     def choices(self) -> frozenset[int]:
@@ -87,9 +108,14 @@ class Traced:
     nesting: int = 0
 
     @property
+    def is_enumerated(self) -> bool:
+        """Whether dims were given out to values of discrete latents."""
+        return any(s.choice is not None for s in self.sites)
+
+    @property
     def has_choices(self) -> bool:
-        """Whether a discrete latent was enumerated."""
-        return any(site.choice is not None for site in self.sites)
+        """Whether discrete latents are summed out."""
+        return any(s.choice is not None or s.chain is not None for s in self.sites)
 
 
 class LiftMessenger(Messenger):
@@ -196,7 +222,8 @@ class LiftMessenger(Messenger):
         is_data = msg["is_observed"] and not msg["infer"].get("_pyro_blr_point")
         tempered = is_data and self.temperature != 1
         scale = msg["scale"] / self.temperature if tempered else msg["scale"]
-        site = TracedSite(msg["name"], log_prob, scale, mask, dims, choice_of(msg))
+        own = (choice_of(msg), hidden_chain(fn, value))
+        site = TracedSite(msg["name"], log_prob, scale, mask, dims, *own)
         self.traced.sites.append(site)
 
     def _check_shape(self, msg: dict[str, Any], log_prob: Any, dims: Dims) -> None:

@@ -41,7 +41,6 @@ from ..families import (
 from ..families.registry import unwrap
 from ..lifting import host
 from ..lifting.expectation import is_linear
-from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import LatentSite
 
 TraceLatents = Callable[[Mapping[str, Latent]], Traced]
@@ -294,10 +293,8 @@ def _not_conjugate(traced: Traced, latents: Mapping[str, Latent], names: set[str
     layout = {name: latent.block() for name, latent in latents.items()}
     refused = set()
     for site in traced.sites:
-        node = site.log_prob
-        if not isinstance(node, LiftedTensor):
-            continue
-        for name in names.intersection(node.site_names):
-            if node.poly is None or not is_linear(node.poly, layout, layout[name]):
-                refused.add(name)
+        for node in site.lifted_factors:
+            for name in names.intersection(node.site_names):
+                if node.poly is None or not is_linear(node.poly, layout, layout[name]):
+                    refused.add(name)
     return refused

@@ -27,7 +27,7 @@ def categorical(
         classes = _classes(polynomial(probs))
         if classes is not None:
             return _pick_class(classes, index)
-    return pick_last(_normalised_log_probs(probs, logits), index)
+    return pick_last(normalised_log_probs(probs, logits), index)
 
 
 #: Class probabilities that are written one by one (``stack([1 - p, p])``) are taken apart up to
@@ -95,7 +95,7 @@ def _weighted_log_probs(
     counts = as_tensor(value)
     classes = _classes(polynomial(probs)) if probs is not None else None
     if classes is None:
-        return (_normalised_log_probs(probs, logits) * counts).sum((-1,))
+        return (normalised_log_probs(probs, logits) * counts).sum((-1,))
     total = polynomial(0.0)
     for k, one in enumerate(classes):
         total = total + one.log() * polynomial(constants.memo(_of_class, (counts,), k))
@@ -106,8 +106,11 @@ def _of_class(counts: Tensor, k: int) -> Tensor:
     return counts[..., k].double()
 
 
-def _normalised_log_probs(probs: Numeric | None, logits: Numeric | None) -> Polynomial:
-    """log theta of a point of the simplex; anything else would have to be normalised first."""
+def normalised_log_probs(probs: Numeric | None, logits: Numeric | None) -> Polynomial:
+    """log theta of a point of the simplex.
+
+    :raises NotPolynomial: for anything else, which would have to be normalised first.
+    """
     kind, given = ("power", probs) if probs is not None else ("log", logits)
     value = polynomial(given)  # type: ignore[arg-type]
     if isinstance(given, Tensor):

@@ -1,0 +1,129 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""``dist.DiscreteHMM`` with lifted arguments: its log factors, and the forward algorithm."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ..lifting.densities.categorical import normalised_log_probs
+from ..lifting.distribution import LiftedDistribution
+from ..lifting.tensor import LiftedTensor, polynomial_of
+from ..lifting.terms import NotPolynomial
+from ..lifting.wrappers import log_density
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenChain:
+    """The log factors of a hidden Markov chain of S states, lifted where their arguments are.
+
+    The chain makes a transition before each observation, as in Pyro.
+
+    :param initial: of the first state. # shape: (*batch, S)
+    :param transition: from each state to each. # shape: (*batch, T or 1, S, S)
+    :param observation: of each observation given the state. # shape: (*batch, T, S)
+    """
+
+    initial: Any
+    transition: Any
+    observation: Any
+
+    @property
+    def states(self) -> int:
+        """The number S of states."""
+        return int(self.initial.shape[-1])
+
+
+def hidden_chain(fn: Any, value: Any) -> HiddenChain | None:
+    """The chain of a site, if its distribution is a DiscreteHMM with lifted arguments.
+
+    None also where class probabilities are not those of one latent on the simplex, and would have
+    to be normalised first.
+    """
+    if not isinstance(fn, LiftedDistribution) or fn.distribution is not dist.DiscreteHMM:
+        return None
+    if fn.reinterpreted or fn.masks or isinstance(value, LiftedTensor):
+        return None
+    given = fn.arguments
+    try:
+        initial = _normalised(given["initial_logits"])
+        transition = _normalised(given["transition_logits"])
+    except NotPolynomial:
+        return None
+    if transition.dim() < 3:
+        transition = transition.unsqueeze(-3)
+    law = given["observation_dist"]
+    apart = value.unsqueeze(-1 - len(law.event_shape))
+    return HiddenChain(initial, transition, log_density(law, apart))
+
+
+def _normalised(logits: Any) -> Any:
+    """Logits that are log probabilities; of a latent they are so only on the simplex.
+
+    :raises NotPolynomial: if a latent's would have to be normalised.
+    """
+    if not isinstance(logits, LiftedTensor):
+        return logits.double() - logits.double().logsumexp(-1, keepdim=True)
+    normalised_log_probs(None, polynomial_of(logits))
+    return logits
+
+
+class ForwardSum:
+    """The log of the sum over all paths of a hidden chain: the forward algorithm.
+
+    Neighbouring steps are multiplied pair by pair, log2(T) products of all pairs at once (Särkkä &
+    García-Fernández, arXiv 1905.13002), each divided by its largest entry.
+
+    :param scale: what the result is multiplied by.
+    :param mask: which sequences count; None for all.
+    """
+
+    __name__ = "forward_sum"
+    elementwise = False
+
+    def __init__(self, scale: Any, mask: Tensor | bool | None) -> None:
+        self.scale, self.mask = scale, mask
+
+    def __call__(self, initial: Tensor, transition: Tensor, observation: Tensor) -> Tensor:
+        """In nats. # shape: ()"""
+        total = log_evidence(initial, transition, observation)
+        if self.mask is False:
+            total = torch.zeros_like(total)
+        elif isinstance(self.mask, Tensor):
+            mask, total = torch.broadcast_tensors(self.mask, total)
+            total = torch.where(mask, total, 0.0)
+        return (total * self.scale).sum()
+
+
+def log_evidence(initial: Tensor, transition: Tensor, observation: Tensor) -> Tensor:
+    """The log of the sum over all paths. # shape: (*batch)"""
+    steps = transition + observation.unsqueeze(-2)
+    shift = _largest(steps)
+    product = (steps - shift).exp()
+    logs = shift[..., 0, 0]
+    while product.shape[-3] > 1:
+        count = product.shape[-3]
+        even = count - count % 2
+        pairs = product[..., 0:even:2, :, :] @ product[..., 1:even:2, :, :]
+        own = logs[..., 0:even:2] + logs[..., 1:even:2]
+        size = pairs.detach().amax((-2, -1), keepdim=True)
+        size = torch.where(size > 0, size, 1.0)
+        pairs, own = pairs / size, own + size[..., 0, 0].log()
+        if even < count:
+            pairs = torch.cat((pairs, product[..., even:, :, :]), -3)
+            own = torch.cat((own, logs[..., even:]), -1)
+        product, logs = pairs, own
+    top = _largest(initial.unsqueeze(-2))[..., 0]
+    start = (initial - top).exp()
+    ends = torch.einsum("...i,...ij->...", start, product[..., 0, :, :])
+    return ends.log() + logs[..., 0] + top[..., 0]
+
+
+def _largest(log_values: Tensor) -> Tensor:
+    """The largest entry of each matrix, finite also where all are -inf; no gradient."""
+    largest = log_values.detach().amax((-2, -1), keepdim=True)
+    return torch.where(largest.isfinite(), largest, 0.0)

@@ -1,0 +1,131 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A start for latents that discrete latents tell apart, where q does not tell them apart yet.
+
+With every component of a mixture at the same place the data say nothing of the assignments: that is
+a saddle, on which coordinate steps stay for ever. So the assignments are drawn first: of a mixture
+one row for each component (as k-means does, Forgy 1965), and where rows have latents of their own
+or follow each other (topic models, chains) random ones for all rows. Some sweeps later the best of
+a few is taken.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .energy.eliminated import EliminatedFactor, Part, weights_of
+from .families import Natural
+from .lifting.blocks import Block
+from .lifting.moments import Moments
+from .objective import EnergyObjective
+from .steps.cone import Safety
+from .steps.sweep import SweepMemory, sweep
+
+#: Assignments are what the data say of them to this much: below it, they say nothing.
+BLIND = 1e-8
+
+#: How many starts are tried, and by how many sweeps each before they are compared. A start that
+#: loses a component is seen after a few; k-means' usual ten restarts, in the first step's time.
+STARTS, SWEEPS = 8, 4
+
+#: Standard deviation of the log-odds of random assignments: they are nearly hard.
+DECIDED = 10.0
+
+
+def is_blind(factor: EliminatedFactor, moments: Mapping[Block, Moments]) -> bool:
+    """Whether the posterior of the discrete latents is their prior, whatever the data."""
+    if factor.given is not None or all(p.is_prior for p in factor.parts):
+        return False
+    with torch.no_grad():
+        values = factor.expected(moments)
+    prior = [
+        v if p.is_prior else torch.zeros_like(v)
+        for p, v in zip(factor.parts, values, strict=True)
+    ]
+    before, after = weights_of(factor.sum_out, prior), factor.weights(moments)
+    return all(
+        bool((b - a).abs().max() < BLIND)
+        for p, b, a in zip(factor.parts, before, after, strict=True)
+        if p.choice is not None and b.numel()
+    )
+
+
+def seeded(objective: EnergyObjective, naturals: Mapping[Block, Natural]) -> dict[Block, Natural]:
+    """The best of some starts from random assignments; natural parameters as they are where none
+    is needed, or none is better.
+    """
+    moments = objective.energy.moments(naturals)
+    factors = [f for f in objective.energy.factors if isinstance(f, EliminatedFactor)]
+    blind = [f for f in factors if is_blind(f, moments)]
+    start = dict(naturals)
+    if not blind:
+        return start
+    best, highest = start, objective.value(start).elbo
+    for _ in range(STARTS):
+        found = _from_assignments(objective, start, blind, moments)
+        elbo = objective.value(found).elbo
+        if elbo > highest:
+            best, highest = found, elbo
+    return best
+
+
+def _from_assignments(
+    objective: EnergyObjective,
+    start: Mapping[Block, Natural],
+    blind: Sequence[EliminatedFactor],
+    moments: Mapping[Block, Moments],
+) -> dict[Block, Natural]:
+    for factor in blind:
+        factor.given = assignments(factor, moments)
+    try:
+        current = _sweep(objective, dict(start))
+    finally:
+        for factor in blind:
+            factor.given = None
+    for _ in range(SWEEPS):
+        current = _sweep(objective, current)
+    return current
+
+
+def _sweep(objective: EnergyObjective, current: dict[Block, Natural]) -> dict[Block, Natural]:
+    first = objective.messages(current, objective.blocks[0])
+    entry = objective.value(current)
+    return sweep(objective, current, first, entry, None, Safety(), SweepMemory())
+
+
+def assignments(factor: EliminatedFactor, moments: Mapping[Block, Moments]) -> list[Tensor]:
+    """Random weights of the discrete latents' values, in the place of their posterior's."""
+    with torch.no_grad():
+        values = factor.expected(moments)
+    latents = [(p, v) for p, v in zip(factor.parts, values, strict=True) if p.choice is not None]
+    if len(latents) == 1 and not latents[0][0].has_rows:
+        chosen = _one_row_each(*latents[0])
+        pairs = zip(factor.parts, values, strict=True)
+        # A chain's transitions are between rows, of which no two are chosen.
+        return [
+            torch.zeros_like(v) if p.is_prior and p.choice is None else chosen.expand(v.shape)
+            for p, v in pairs
+        ]
+    noisy = [
+        v + DECIDED * torch.randn_like(v) if p.choice is not None else v
+        for p, v in zip(factor.parts, values, strict=True)
+    ]
+    return weights_of(factor.sum_out, noisy)
+
+
+def _one_row_each(latent: Part, value: Tensor) -> Tensor:
+    """One observed row for each value of a latent, and no others. # shape: that of the value"""
+    assert latent.choice is not None
+    dim = value.dim() + latent.choice
+    count = value.shape[dim]
+    counts = torch.ones_like(value.select(dim, 0), dtype=torch.bool)
+    if latent.mask is not None:
+        counts = counts & latent.mask
+    rows = counts.reshape(-1).nonzero().squeeze(-1)
+    picked = rows[torch.randperm(len(rows), device=rows.device)[:count]]
+    weights = torch.zeros(count, counts.numel(), dtype=value.dtype, device=value.device)
+    weights[torch.arange(len(picked), device=rows.device), picked] = 1.0
+    return weights.reshape(count, *counts.shape).movedim(0, dim)
