@@ -48,8 +48,10 @@ HALVINGS = 8
 #: Curvature below this share of the Fisher metric's is called negative; rounding is far smaller.
 NEGATIVE = -1e-7
 
-#: Iterations of the search for negative curvature from a random start: Lanczos finds an extremal
-#: eigenvalue outside the cluster around 1 within a few.
+#: Iterations of the search for negative curvature from a random start: in the Fisher metric
+#: conjugate gradients, which are Lanczos's iteration, meet an eigenvalue outside the cluster around
+#: 1 within a few, and end where there is none. A point has no such metric, and there a flat
+#: direction must be told from a curved one: :mod:`.lanczos` has eigenvalues.
 PROBES = 12
 
 
@@ -180,11 +182,7 @@ def independent_decrements(curvature: Curvature, gradients: Sequence[Vector]) ->
 def _search_negative_curvature(
     curvature: Curvature, generator: torch.Generator | None
 ) -> Vector | None:
-    """A direction of negative curvature found from a random start (a saddle's gradient is 0).
-
-    In the Fisher metric conjugate gradients end after a few products where H is near F. A point
-    has no such metric, and a flat direction is to be told from a curved one: see :mod:`.lanczos`.
-    """
+    """A direction of negative curvature found from a random start (a saddle's gradient is 0)."""
     if len(curvature.blocks) == 1 and curvature.is_conjugate:
         return None  # L is linear in the mean parameters, so that H = F at the optimum
     noise = [
