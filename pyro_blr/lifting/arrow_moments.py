@@ -9,7 +9,6 @@ from torch import Tensor
 from ..families import ArrowNormal, Natural
 from ..families.arrow_matrices import Vector, pack
 from ..families.normal import LOG_TWO_PI
-from ..linear_algebra import at_draws
 from .arrow_blocks import ArrowBlock
 from .moments import GaussianMoments
 from .statistics import (
@@ -87,7 +86,7 @@ class ArrowMoments(GaussianMoments):
         factor, half, given = self._conditional()
         first, each = self._parts(noise)
         spread = torch.einsum("...g,ngl->...nl", first, half)
-        spread = spread + at_draws(given, each)
+        spread = spread + torch.einsum("nij,...nj->...ni", given, each)
         return flat + pack((first @ factor.mT, spread))
 
     def log_prob(self, value: Tensor) -> Tensor:
