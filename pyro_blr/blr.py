@@ -210,9 +210,8 @@ class BLR(Engine):
         if (rule := self._rule(args, kwargs)) is not None:
             return self.rule_step(rule, args, kwargs)
         loss, objective = self.advance(args, kwargs)
-        settled = objective is not None and self.has_settled(objective, SAMPLED_TOL)
-        if objective is not None and settled and self.sampling.error > SAMPLED_TOL / 2:
-            self.sampling.grow(SAMPLED_TOL, objective.energy)
+        if objective is not None:
+            self.renew_draws(objective, SAMPLED_TOL)
         return loss
 
     @_call_of_model

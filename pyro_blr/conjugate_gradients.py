@@ -3,6 +3,7 @@
 
 """Conjugate gradients on tensors, for a matrix that is known by its products alone."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,16 +22,23 @@ class Solution:
     :param is_solved: whether the residual is as small as was asked for.
     :param iterations: how many were taken.
     :param negative: the direction whose curvature was not positive, if one was met.
+    :param curvature: of that direction, ``d'Hd / d'Pd``; NaN where H is.
     """
 
-    value: tuple[Tensor, ...]
+    value: list[Tensor]
     is_solved: bool
     iterations: int
-    negative: tuple[Tensor, ...] | None = None
+    negative: list[Tensor] | None = None
+    curvature: float = math.inf
 
 
 def solve(
-    times: Callable[[Vector], Vector], target: Vector, *, most: int, relative: float, least: float
+    times: Callable[[list[Tensor]], Vector],
+    target: Vector,
+    *,
+    most: int,
+    relative: float,
+    precondition: Callable[[list[Tensor]], Vector] | None = None,
 ) -> Solution:
     """``H x = target`` as far as the curvature along the directions is positive.
 
@@ -39,26 +47,36 @@ def solve(
     :param times: H times a vector.
     :param most: the most iterations.
     :param relative: the residual's size, as a share of the target's, at which to stop.
-    :param least: the least curvature ``d'Hd / d'd`` that counts as positive.
+    :param precondition: P^-1 times a vector, P positive definite: a metric in which H is near I,
+        and by which residuals (``r' P^-1 r``) and directions (``d'Pd``) are measured; I if none.
     """
     solution = [torch.zeros_like(t) for t in target]
     residual = [t.detach().clone() for t in target]
-    direction = [r.clone() for r in residual]
-    size = first = host.number(dot(residual, residual))
+    conditioned = precondition(residual) if precondition else residual
+    direction = list(conditioned)
+    size = length = host.number(dot(residual, conditioned))
+    limit = relative**2 * size
     for iteration in range(most):
-        if not size > relative**2 * first:
-            return Solution(tuple(solution), True, iteration)
+        if not size > limit:
+            return Solution(solution, abs(size) <= limit, iteration)
         product = times(direction)
         curved = host.number(dot(direction, product))
-        if not curved > least * host.number(dot(direction, direction)):
-            return Solution(tuple(solution), False, iteration, tuple(direction))
+        if not curved > 0:
+            return Solution(solution, False, iteration, direction, curved / length)
         rate = size / curved
-        solution = [x + rate * d for x, d in zip(solution, direction, strict=True)]
-        residual = [r - rate * p for r, p in zip(residual, product, strict=True)]
-        new = host.number(dot(residual, residual))
-        direction = [r + new / size * d for r, d in zip(residual, direction, strict=True)]
+        solution = _plus(solution, direction, rate)
+        residual = _plus(residual, product, -rate)
+        conditioned = precondition(residual) if precondition else residual
+        new = host.number(dot(residual, conditioned))
+        # The residual is orthogonal to the last direction: d'Pd is the sum of two squares.
+        share = new / size
+        direction, length = _plus(conditioned, direction, share), new + share**2 * length
         size = new
-    return Solution(tuple(solution), not size > relative**2 * first, most)
+    return Solution(solution, abs(size) <= limit, most)
+
+
+def _plus(left: Vector, right: Vector, times: float) -> list[Tensor]:
+    return [a + times * b for a, b in zip(left, right, strict=True)]
 
 
 def dot(left: Vector, right: Vector) -> Tensor:

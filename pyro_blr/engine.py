@@ -284,6 +284,11 @@ class Engine(Resumable):
 
         return self.sampling.has_settled(self._memory.residual, measured, tol)
 
+    def renew_draws(self, objective: EnergyObjective, tol: float) -> None:
+        """Take more draws where steps have converged on theirs, and the error of these is left."""
+        if self.has_settled(objective, tol) and self.sampling.error > tol / 2:
+            self.sampling.grow(tol, objective.energy)
+
     def state(self, objective: EnergyObjective) -> dict[Block, Natural]:
         """The natural parameters of q and the values of the points, as they are now."""
         points = self.parameters.current(objective.energy.traced)

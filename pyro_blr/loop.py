@@ -44,7 +44,8 @@ def run(
                 break
     fit.gradients = work.gradients - before
     if not fit.converged:
-        watch.choose_average(blr, fit.steps // SHARE)
+        watch.choose_average(fit, blr, fit.steps // SHARE)
+        fit.reason = blr.parameters.uncertified or fit.reason
         stopped = "stopped" if watch.is_over else f"max_steps={max_steps} reached"
         fit.reason = f"{stopped}; {fit.reason}" if fit.reason else stopped
     return fit

@@ -116,6 +116,16 @@ class ModelParameters:
             result[name] = ParameterExplanation(name, update, family, together, reason)
         return result
 
+    @property
+    def uncertified(self) -> str:
+        """Why a fit of the last step's parameters has no certificate, and the mend; or nothing."""
+        if not self.others:
+            return ""
+        mend = "explain says why they have no M-step in closed form; or give max_steps"
+        if self.how == "optim":
+            mend = 'params="em" maximises over parameters whose M-step is closed'
+        return f"not certified: the optimum over {sorted(self.others)} is not known. Mend: {mend}"
+
     # Steps
 
     def maximise(

@@ -70,17 +70,7 @@ class Watch:
     def deterministic(self, fit: Fit, blr: Any, objective: EnergyObjective) -> None:
         """Certify the state that the last step reached, or take the certificate's Newton step."""
         fit.residual = blr.info.residual
-        parameters = blr.parameters
-        if parameters.others:
-            mend = (
-                'params="em" maximises over parameters whose M-step is closed'
-                if parameters.how == "optim"
-                else "explain says why they have no M-step in closed form; or give max_steps"
-            )
-            fit.reason = (
-                f"not certified: the optimum over {sorted(parameters.others)} is not known. Mend: "
-                f"{mend}"
-            )
+        if blr.parameters.others:
             return
         near = fit.residual <= self.tol
         if not self._is_due(fit, near):
@@ -91,7 +81,7 @@ class Watch:
             objective = blr._objective(*objective.call, self.rules)
         if self._newton(fit, blr, objective, near) and near:
             fit.converged = True
-            points = sorted(parameters.points.by_name)
+            points = sorted(blr.parameters.points.by_name)
             over = f" over q and the parameters {points}" if points else ""
             fit.reason = f"gap {fit.gap:.1e} nats{over} is at most tol={self.tol:g}"
 
@@ -142,7 +132,11 @@ class Watch:
         """Where steps have converged on their draws: the gap on independent ones, or more draws."""
         tol, sampling = self.sampled_tol, blr.sampling
         fit.residual = blr.step_residual
-        known = objective.energy.holds(objective.draws) and not blr.parameters.others
+        if blr.parameters.others:
+            # Their optimum on the draws is not known, nor how far it is: steps go on.
+            blr.renew_draws(objective, tol)
+            return
+        known = objective.energy.holds(objective.draws)
         if not blr.has_settled(objective, tol):
             if self._has_stalled(fit) and sampling.grow(tol, objective.energy, LEAST_GROWTH):
                 return
@@ -224,7 +218,7 @@ class Watch:
     def noisy(self, fit: Fit, blr: Any, objective: EnergyObjective, call: Call) -> None:
         """The residual of the iterates' average, from independent estimates, and its error."""
         self.noisy_call = call
-        if fit.steps % 20 or fit.steps < self.next_check:
+        if blr.parameters.others or fit.steps % 20 or fit.steps < self.next_check:
             return
         if any(getattr(f, "jumps", ()) for f in objective.energy.factors):
             fit.reason = (
@@ -244,7 +238,7 @@ class Watch:
         fit.converged, fit.gap = True, bound
         fit.reason += f" is at most tol={self.sampled_tol:g}"
 
-    def choose_average(self, blr: Any, count: int) -> None:
+    def choose_average(self, fit: Fit, blr: Any, count: int) -> None:
         """At the end of noisy steps: write their average, unless its residual is the larger one.
 
         :param count: see :func:`sampled_residual`.
@@ -254,5 +248,7 @@ class Watch:
         own = {b: tuple(t.detach() for t in n) for b, n in blr.view.naturals().items()}
         average, first = sampled_residual(blr, blr.averaged(), self.noisy_call, count)
         iterate, second = sampled_residual(blr, own, self.noisy_call, count)
+        fit.residual = iterate
         if average <= iterate + 2 * math.hypot(first, second):
             blr.average()
+            fit.residual = average

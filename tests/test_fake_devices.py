@@ -149,15 +149,19 @@ def test_a_scalar_prior_on_the_host_meets_data_on_the_device(monkeypatch):
 @pytest.mark.parametrize("curvature", ["positive", "negative"])
 @pytest.mark.parametrize("name", ["gamma noise", "schools", "minibatch"])
 def test_the_certificate_stays_on_the_device(name, curvature, monkeypatch):
-    # Products that fall fast end the conjugate gradients; a negative one is negative curvature.
+    # Products that fall fast end the conjugate gradients; a negative one after the residual's size
+    # is negative curvature.
     falling = (0.01**k for k in itertools.count())
-    number = (lambda _: next(falling)) if curvature == "positive" else (lambda _: -1.0)
+    signs = itertools.chain([1.0], itertools.repeat(-1.0))
+    products = itertools.repeat(1.0)
     with fake_device(monkeypatch):
         blr, data = engine(name, "site")
         blr.step(*data)
         objective, naturals = blr.info._objective, blr.guide.naturals()
-    with fake_device(monkeypatch, number=number):
-        found = certify(Curvature(objective, naturals), 1e-6)
+    with fake_device(monkeypatch, number=lambda _: next(products)):
+        at = Curvature(objective, naturals)
+        products = falling if curvature == "positive" else signs
+        found = certify(at, 1e-6)
     assert found.saddle == (curvature == "negative")
     assert devices([t for n in found.direction.values() for t in n]) == {DEVICE}
 

@@ -18,8 +18,9 @@ GROUND = ("errors", "_compat", "_version")
 FLOORS: dict[str, tuple[str, ...]] = {
     **{name: () for name in GROUND},
     "families": ("errors",),
-    "lifting": ("errors", "families"),
-    "estimators": (),
+    "linear_algebra": (),
+    "lifting": ("errors", "families", "linear_algebra"),
+    "estimators": ("linear_algebra",),
     "energy": ("errors", "_compat", "families", "lifting", "estimators"),
     "random_state": (),
     "conjugate_gradients": ("lifting.host",),

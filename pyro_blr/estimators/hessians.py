@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..linear_algebra import at_draws
+
 #: Elements of a variable up to which Hessians are exact. With D elements the mean Hessian of S
 #: draws takes S D gradients, and leaves q short by some E / S nats; Stein's form on S D draws, as
 #: many gradients, by about E / (2 S). So exact Hessians pay while a pass through the program costs
@@ -120,8 +122,7 @@ def stein_hessian(gradient: Tensor, variable: Any) -> Tensor:
     if variable.has_rows:
         outer = torch.einsum("s...ni,s...nj->...ij", away @ variable.precision, residual)
     else:
-        # One product of matrices: a product for each draw would read the precision as often.
-        whitened = torch.einsum("...ij,s...j->s...i", variable.precision, away)
+        whitened = at_draws(variable.precision, away)
         outer = torch.einsum("s...i,s...j->...ij", whitened, residual)
     return 0.5 * (outer + outer.mT) / count
 

@@ -60,17 +60,6 @@ def apply(matrix: Tensor, vector: Tensor) -> Tensor:
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
-def at_draws(matrix: Tensor, vectors: Tensor) -> Tensor:
-    """A matrix, or a batch of them, times each of many draws: one product of matrices.
-
-    Products of a matrix and one vector each would read the matrix once for each draw.
-
-    :param matrix: # shape: (*batch, D, D)
-    :param vectors: # shape: (draws, *batch, D)
-    """
-    return torch.einsum("...ij,s...j->s...i", matrix, vectors)
-
-
 def scaled(number: Tensor, matrix: Tensor) -> Tensor:
     """Return number matrix, one number for each matrix.
 

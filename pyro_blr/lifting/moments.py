@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..families import Natural, matrices
+from ..families import Natural
 from ..families.normal import LOG_TWO_PI
+from ..linear_algebra import at_draws
 from .blocks import Block
 from .statistics import COV, LOCATION, MEAN, SECOND, SPREAD, Statistic, sufficient_statistics
 
@@ -159,7 +160,7 @@ class GaussianMoments(Moments):
         if self._scalar:
             return mean + cov.sqrt() * noise
         factor: Tensor = torch.linalg.cholesky(cov)
-        return mean + matrices.at_draws(factor, noise)
+        return mean + at_draws(factor, noise)
 
     def log_prob(self, value: Tensor) -> Tensor:
         mean, cov = self.leaves

@@ -22,7 +22,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..conjugate_gradients import dot
+from ..conjugate_gradients import Solution, dot, solve
 from ..families import Natural
 from ..lifting import host
 from .cone import fisher_product, inside, squared_norm
@@ -48,8 +48,10 @@ HALVINGS = 8
 #: Curvature below this share of the Fisher metric's is called negative; rounding is far smaller.
 NEGATIVE = -1e-7
 
-#: Iterations of the search for negative curvature from a random start: Lanczos finds an extremal
-#: eigenvalue outside the cluster around 1 within a few.
+#: Iterations of the search for negative curvature from a random start: in the Fisher metric
+#: conjugate gradients, which are Lanczos's iteration, meet an eigenvalue outside the cluster around
+#: 1 within a few, and end where there is none. A point has no such metric, and there a flat
+#: direction must be told from a curved one: :mod:`.lanczos` has eigenvalues.
 PROBES = 12
 
 
@@ -149,20 +151,15 @@ def certify(
         cost.
     :param relative: the relative size of the residual at which conjugate gradients end.
     """
-    step, negative = _conjugate_gradients(
-        curvature, curvature.gradient, MAX_ITERATIONS, relative=relative
-    )
-    if negative is not None:
-        assert step is not None
-        descent = curvature.split([-s for s in step])
+    found = _solve(curvature, curvature.gradient, relative)
+    if negative := _negative(found):
+        descent = curvature.split([-s for s in found.value])
         return Certificate(math.inf, curvature.split(negative), True, descent)
-    gap = math.inf if step is None else 0.5 * host.number(dot(curvature.gradient, step))
-    if gap <= tol:
-        negative = _search_negative_curvature(curvature, generator)
-        if negative is not None:
-            return Certificate(math.inf, curvature.split(negative), True)
-    direction = curvature.precondition(curvature.gradient) if step is None else step
-    return Certificate(max(gap, 0.0), curvature.split([-s for s in direction]), False)
+    gap = 0.5 * host.number(dot(curvature.gradient, found.value)) if found.is_solved else math.inf
+    if gap <= tol and (negative := _search_negative_curvature(curvature, generator)):
+        return Certificate(math.inf, curvature.split(negative), True)
+    step = found.value if found.is_solved else curvature.precondition(curvature.gradient)
+    return Certificate(max(gap, 0.0), curvature.split([-s for s in step]), False)
 
 
 def independent_decrements(curvature: Curvature, gradients: Sequence[Vector]) -> list[float] | None:
@@ -175,12 +172,10 @@ def independent_decrements(curvature: Curvature, gradients: Sequence[Vector]) ->
     """
     products = []
     for i in range(2):
-        step, negative = _conjugate_gradients(
-            curvature, gradients[i], MAX_ITERATIONS, relative=NOISY
-        )
-        if step is None or negative is not None:
+        found = _solve(curvature, gradients[i], NOISY)
+        if not found.is_solved:
             return None
-        products += [0.5 * host.number(dot(g, step)) for g in gradients[i + 1 :]]
+        products += [0.5 * host.number(dot(g, found.value)) for g in gradients[i + 1 :]]
     return products
 
 
@@ -195,7 +190,7 @@ def _search_negative_curvature(
         for g in curvature.gradient
     ]
     probe = _fisher_scaled(curvature, curvature.symmetric(noise))
-    return _conjugate_gradients(curvature, probe, PROBES, probing=True)[1]
+    return _negative(_solve(curvature, probe, RELATIVE, PROBES))
 
 
 def _fisher_scaled(curvature: Curvature, noise: Vector) -> Vector:
@@ -209,50 +204,21 @@ def _fisher_scaled(curvature: Curvature, noise: Vector) -> Vector:
     return result
 
 
-def _conjugate_gradients(
-    curvature: Curvature,
-    target: Vector,
-    iterations: int,
-    probing: bool = False,
-    relative: float = RELATIVE,
-) -> tuple[Vector | None, Vector | None]:
-    """Solve H x = target; or a direction of negative curvature as the second value.
-
-    With the second value, the first is what was solved before that direction was met.
-
-    :param probing: whether only the search for negative curvature matters.
-    """
-    solution = [torch.zeros_like(t) for t in target]
-    residual = [t.clone() for t in target]
-    conditioned = curvature.precondition(residual)
-    direction = [c.clone() for c in conditioned]
-    size = host.number(dot(residual, conditioned))
-    first = size
-    if first == 0:
-        return solution, None
-    for _ in range(iterations):
-        product = curvature.times(direction)
-        curved = host.number(dot(direction, product))
-        if not math.isfinite(curved):
-            return None, None
-        if curved <= NEGATIVE * size:
-            return solution, direction
-        if curved <= 0:
-            return None, None
-        rate = size / curved
-        solution = _plus(solution, direction, rate)
-        residual = _plus(residual, product, -rate)
-        conditioned = curvature.precondition(residual)
-        new = host.number(dot(residual, conditioned))
-        if new <= relative**2 * first:
-            return solution, None
-        direction = _plus(conditioned, direction, new / size)
-        size = new
-    return (solution if probing else None), None
+def _solve(
+    curvature: Curvature, target: Vector, relative: float, most: int = MAX_ITERATIONS
+) -> Solution:
+    return solve(
+        curvature.times,
+        target,
+        most=most,
+        relative=relative,
+        precondition=curvature.precondition,
+    )
 
 
-def _plus(left: Vector, right: Vector, times: float) -> Vector:
-    return [a + times * b for a, b in zip(left, right, strict=True)]
+def _negative(found: Solution) -> Vector | None:
+    """The direction of negative curvature that was met, if it is not rounding's."""
+    return found.negative if found.curvature <= NEGATIVE else None
 
 
 def newton_step(

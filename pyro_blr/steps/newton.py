@@ -88,12 +88,12 @@ def _by_products(graph: list[Tensor], leaves: list[Tensor], tol: float, seed: in
     def times(vector: Sequence[Tensor]) -> list[Tensor]:
         return hessian_product(graph, leaves, vector)
 
-    found = solve(times, gradient, most=MAX_ITERATIONS, relative=RELATIVE, least=0.0)
+    found = solve(times, gradient, most=MAX_ITERATIONS, relative=RELATIVE)
     # Negative curvature in the first direction leaves that direction, steepest descent.
     value = found.value if found.iterations or found.is_solved else gradient
     direction = tuple(-s for s in value)
-    if found.negative is not None:
-        return NewtonStep(direction, None, found.negative, INDEFINITE)
+    if found.negative is not None and found.curvature <= 0:  # not NaN
+        return NewtonStep(direction, None, tuple(found.negative), INDEFINITE)
     if not found.is_solved:
         return NewtonStep(direction, None, None, UNSOLVED)
     gap = 0.5 * host.number(dot(gradient, value))

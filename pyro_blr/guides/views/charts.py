@@ -85,7 +85,7 @@ class Chart:
 
     def _solved(self, theta: Natural, covector: Natural, relative: float) -> Natural:
         times = self._metric(theta)
-        return solve(times, covector, most=MAX_ITERATIONS, relative=relative, least=0.0).value
+        return tuple(solve(times, covector, most=MAX_ITERATIONS, relative=relative).value)
 
     def _graph(self, theta: Natural) -> tuple[Natural, Natural]:
         fixed = tuple(t.detach().clone().requires_grad_() for t in theta)
