@@ -180,9 +180,9 @@ def discrete_of(discrete: Any, loss: ELBO | None) -> tuple[str, int | None]:
             f'discrete must be "mean_field" or "marginal", not {discrete!r}. Mend: leave it out; '
             '"marginal" is the bound of TraceEnum_ELBO, tighter and at draws.'
         )
-    nesting = getattr(loss, "max_plate_nesting", None) if enumerates else None
-    known = nesting is not None and math.isfinite(nesting)
-    return discrete or ("marginal" if enumerates else "mean_field"), int(nesting) if known else None
+    nesting = getattr(loss, "max_plate_nesting", math.inf) if enumerates else math.inf
+    depth = int(nesting) if math.isfinite(nesting) else None
+    return discrete or ("marginal" if enumerates else "mean_field"), depth
 
 
 def reject_reserved(model: Callable[..., Any]) -> None:

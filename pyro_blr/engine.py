@@ -13,7 +13,6 @@ import torch
 from . import errors
 from .arguments import check_lifted_options
 from .charted_objective import objective_of
-from .energy.builder import EnergyBuilder
 from .energy.energy import Energy, Work
 from .energy.factors import KeptRule
 from .energy.parameters import LiftedParameter
@@ -260,7 +259,9 @@ class Engine(Resumable):
             return dict(naturals)
         if self.discrete == "marginal":
             layout = self.view.layout
-            energy = self._builder.build(energy.traced, self.view.latents, layout, discrete="mean_field")
+            energy = self._builder.build(
+                energy.traced, self.view.latents, layout, discrete="mean_field"
+            )
             objective = objective_of(
                 charts_of(self.view), energy, objective.draws, self._builder.cache, objective.call
             )

@@ -11,7 +11,6 @@ a few is taken.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -42,8 +41,7 @@ def is_blind(factor: EliminatedFactor, moments: Mapping[Block, Moments]) -> bool
     with torch.no_grad():
         values = factor.expected(moments)
     prior = [
-        v if p.is_prior else torch.zeros_like(v)
-        for p, v in zip(factor.parts, values, strict=True)
+        v if p.is_prior else torch.zeros_like(v) for p, v in zip(factor.parts, values, strict=True)
     ]
     before, after = weights_of(factor.sum_out, prior), factor.weights(moments)
     return all(

@@ -53,9 +53,7 @@ def build_factors(
     return factors + [_of_component(c, layout, estimator, discrete) for c in joined]
 
 
-def _of_component(
-    component: Component, layout: Layout, estimator: str, discrete: str
-) -> Factor:
+def _of_component(component: Component, layout: Layout, estimator: str, discrete: str) -> Factor:
     """The factor of sites with discrete latents in common."""
 
     def build_part(site: TracedSite, given: tuple[Any, ...]) -> Part | str:

@@ -77,9 +77,7 @@ BuildPart = Callable[[TracedSite, tuple[Any, ...]], Part | str]
 BuildSampled = Callable[[str, LiftedTensor], Factor]
 
 
-def build_component(
-    component: Component, build_part: BuildPart, at_draws: BuildSampled
-) -> Factor:
+def build_component(component: Component, build_part: BuildPart, at_draws: BuildSampled) -> Factor:
     """The factor of a component: by its expected log factors, or with the sum inside the draws."""
     sites, scale = component.sites, component.scale
     sum_out = elimination(component)
@@ -92,7 +90,9 @@ def build_component(
         states = prod(_size(site, dim) for dim in site.dims.choices)
         dim = None if site.choice is None else site.choice.dim
         elsewhere = 0.0 if dim is None else -math.log(_size(site, dim))
-        part = build_part(site, (mask, _over(site.scale, scale), states, elsewhere, dim, dim is not None))
+        part = build_part(
+            site, (mask, _over(site.scale, scale), states, elsewhere, dim, dim is not None)
+        )
         if isinstance(part, str):
             return sampled(f"{part} (site {site.name!r})")
         parts.append(part)

@@ -3,7 +3,6 @@
 
 """The posterior of discrete latents that were summed out, one by one, as Pyro distributions."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pyro.distributions as dist
@@ -21,9 +20,7 @@ from .factors import MomentsMap
 from .sampled import SampledFactor
 
 
-def discrete_marginals(
-    energy: Energy, moments: MomentsMap, draws: Draws | None
-) -> dict[str, Any]:
+def discrete_marginals(energy: Energy, moments: MomentsMap, draws: Draws | None) -> dict[str, Any]:
     """The marginal of each discrete latent under the q that the bound implies.
 
     Of a sum inside the draws it is the mean over draws of the posterior at each.
@@ -47,7 +44,7 @@ def discrete_marginals(
 
 
 def _expected_weights(factor: EliminatedFactor, moments: MomentsMap) -> list[Tensor]:
-    """The weights of q; of a latent that nothing observed follows too, which the bound leaves out."""
+    """The weights of q, also of a latent that the bound leaves out as nothing observed follows."""
     with torch.no_grad():
         values = [_unpruned(p, moments) for p in factor.parts]
     return weights_of(factor.sum_out, values)
@@ -56,7 +53,8 @@ def _expected_weights(factor: EliminatedFactor, moments: MomentsMap) -> list[Ten
 def _unpruned(part: Part, moments: MomentsMap) -> Tensor:
     if not part.is_prior or part.mask is None:
         return part.expected(moments)
-    return part.raw(moments).double() * part.times
+    value: Tensor = part.raw(moments).double() * part.times
+    return value
 
 
 def _mean_weights(factor: SampledFactor, moments: MomentsMap, draws: Draws) -> list[Tensor]:
@@ -85,9 +83,7 @@ def _by_site(component: Component, weights: list[Tensor]) -> dict[str, Any]:
             continue
         weight = weight / component.scale
         own = site.choice.dim
-        others = [
-            d for d in site.dims.choices if d != own and len(weight.shape) >= -d
-        ]
+        others = [d for d in site.dims.choices if d != own and len(weight.shape) >= -d]
         weight = weight.sum(others, keepdim=True) if others else weight
         depth = max((-d for d in site.dims.plates), default=0)
         probs = weight.movedim(weight.dim() + own, -1)

@@ -156,9 +156,7 @@ def _row(
         if s.name in touched or not touched
     )
     conjugate = conjugate and factor.tier == "exact"
-    return FactorExplanation(
-        factor.name, factor.tier, conjugate, sites, reason, factor.error, mend
-    )
+    return FactorExplanation(factor.name, factor.tier, conjugate, sites, reason, factor.error, mend)
 
 
 def _touched(energy: Energy, name: str) -> set[str]:

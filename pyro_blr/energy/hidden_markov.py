@@ -96,7 +96,8 @@ class ForwardSum:
         elif isinstance(self.mask, Tensor):
             mask, total = torch.broadcast_tensors(self.mask, total)
             total = torch.where(mask, total, 0.0)
-        return (total * self.scale).sum()
+        result: Tensor = (total * self.scale).sum()
+        return result
 
 
 def log_evidence(initial: Tensor, transition: Tensor, observation: Tensor) -> Tensor:

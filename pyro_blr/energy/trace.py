@@ -222,8 +222,8 @@ class LiftMessenger(Messenger):
         is_data = msg["is_observed"] and not msg["infer"].get("_pyro_blr_point")
         tempered = is_data and self.temperature != 1
         scale = msg["scale"] / self.temperature if tempered else msg["scale"]
-        own = (choice_of(msg), hidden_chain(fn, value))
-        site = TracedSite(msg["name"], log_prob, scale, mask, dims, *own)
+        choice, chain = choice_of(msg), hidden_chain(fn, value)
+        site = TracedSite(msg["name"], log_prob, scale, mask, dims, choice, chain)
         self.traced.sites.append(site)
 
     def _check_shape(self, msg: dict[str, Any], log_prob: Any, dims: Dims) -> None:

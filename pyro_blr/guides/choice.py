@@ -22,8 +22,8 @@ from torch.distributions.transforms import ExpTransform
 
 from .. import errors
 from .._compat import periodic_repeat
-from ..energy.latents import Latent
 from ..energy.enumeration import discrete_site
+from ..energy.latents import Latent
 from ..energy.trace import Traced
 from ..families import (
     Beta,

@@ -102,7 +102,7 @@ class LiftedDistribution(TorchDistribution):
             name: _one_row(value, event_dims.get(name, 0)) if lifted_parts(value) else value
             for name, value in self.arguments.items()
         }
-        values = _given(self.distribution, arguments).enumerate_support(expand=False)
+        values: Tensor = _given(self.distribution, arguments).enumerate_support(expand=False)
         values = values.reshape(len(values), *(1,) * len(self.batch_shape), *self.event_shape)
         return values.expand(-1, *self.batch_shape, *self.event_shape) if expand else values
 

@@ -11,7 +11,6 @@ latents cost, whatever the number of rows.
 from dataclasses import dataclass
 from math import prod
 
-import torch
 from torch import Tensor
 
 from . import constants

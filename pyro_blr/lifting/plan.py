@@ -290,7 +290,7 @@ def _scattered(own: Stat, operands: list[Operand], shape: torch.Size) -> Tensor 
     found = scatter(((_along(operands, every), every),), maps, sizes, over)
     if found is None:
         return None
-    ((summed, axes),), _ = found
+    ((summed, _),), _ = found
     if summed.numel() != shape.numel():
         return None
     # The index maps' dims stand in front: back to the order of the statistic's own.

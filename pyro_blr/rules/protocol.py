@@ -93,7 +93,7 @@ class Rule(ABC):
     def check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Before the first step: whether guide and model fit, and their shapes their plates."""
         if not self._is_checked:
-            self.sites(args, kwargs).check(self.elbo)
+            self.sites(args, kwargs).check()
             self._is_checked = True
 
     def sites(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sites:

@@ -74,13 +74,13 @@ class Sites:
         """Every sample site of the model but those of subsamples."""
         return _samples(self.model)
 
-    def check(self, loss: ELBO) -> None:
+    def check(self) -> None:
         """Refuse a guide and a model that do not fit.
 
         :raises GuideError: naming a site that only one of them has.
         :raises ShapeError: naming a site whose log density has other dims than its plates.
         """
-        self.check_names(loss)
+        self.check_names()
         for trace in (self.model, self.vectorized):
             for site in [] if trace is None else _samples(trace).values():
                 _check_shape(site, trace is self.vectorized)
