@@ -78,8 +78,8 @@ def summed_out(name: str, fn: Any, infer: Mapping[str, Any]) -> dict[str, Any]:
     if not getattr(fn, "has_enumerate_support", False):
         raise errors.DiscreteLatentError(
             f"latent {name!r} is discrete and its support has no end (or no listing in Pyro), so "
-            "it cannot be summed out. Mend: bound it, dist.Categorical(probs) over 0 ... K - 1, sum "
-            "it out in the model by torch.logsumexp in pyro.factor, or observe it."
+            "it cannot be summed out. Mend: bound it, dist.Categorical(probs) over 0 ... K - 1, "
+            "sum it out in the model by torch.logsumexp in pyro.factor, or observe it."
         )
     if getattr(fn, "reinterpreted", 0) or getattr(fn, "reinterpreted_batch_ndims", 0):
         raise errors.DiscreteLatentError(

@@ -105,7 +105,7 @@ class DrawnRule(Rule):
     def explain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Explanation:
         with listening() as naturals:
             sites = self.sites(args, kwargs)
-        sites.check(self.elbo)
+        sites.check()
         own = {id(leaf): p for p in naturals for leaf in p.leaves}
         latents = tuple(sites.of_guide)
         factors = tuple(
