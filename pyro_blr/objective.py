@@ -3,7 +3,8 @@
 
 """The energy of one traced call as the objective of a step."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from .energy.draws import Draws
 from .energy.energy import Energy
+from .energy.eliminated import EliminatedFactor
 from .energy.factors import ExactFactor
 from .energy.value import Value
 from .families import Natural
@@ -92,6 +94,20 @@ class EnergyObjective:
             if block not in known or known[block][0] is not natural:
                 known[block] = (natural, statistics_of(block, _detached(natural)))
         return {block: known[block][1] for block in blocks}
+
+    @contextmanager
+    def given_discrete(self, naturals: Naturals) -> Iterator[None]:
+        """Discrete latents hold their posterior at these natural parameters: one E-step."""
+        free = [f for f in self.energy.factors if isinstance(f, EliminatedFactor) and not f.held]
+        with torch.no_grad():
+            moments = self._moments(naturals) if free else {}
+        for factor in free:
+            factor.hold(moments)
+        try:
+            yield
+        finally:
+            for factor in free:
+                factor.held = None
 
     def natural_messages(self, naturals: Naturals) -> dict[Block, Natural]:
         """The messages of every block in natural coordinates, whatever it moves in."""

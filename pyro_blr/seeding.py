@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .energy.eliminated import EliminatedFactor, Part, weights_of
+from .energy.eliminated import EliminatedFactor, Held, Part, summed
 from .families import Natural
 from .lifting.blocks import Block
 from .lifting.moments import Moments
@@ -36,14 +36,14 @@ DECIDED = 10.0
 
 def is_blind(factor: EliminatedFactor, moments: Mapping[Block, Moments]) -> bool:
     """Whether the posterior of the discrete latents is their prior, whatever the data."""
-    if factor.given is not None or all(p.is_prior for p in factor.parts):
+    if factor.held is not None or all(p.is_prior for p in factor.parts):
         return False
     with torch.no_grad():
         values = factor.expected(moments)
     prior = [
         v if p.is_prior else torch.zeros_like(v) for p, v in zip(factor.parts, values, strict=True)
     ]
-    before, after = weights_of(factor.sum_out, prior), factor.weights(moments)
+    before, after = summed(factor.sum_out, prior).weights, factor.weights(moments)
     return all(
         bool((b - a).abs().max() < BLIND)
         for p, b, a in zip(factor.parts, before, after, strict=True)
@@ -77,12 +77,13 @@ def _from_assignments(
     moments: Mapping[Block, Moments],
 ) -> dict[Block, Natural]:
     for factor in blind:
-        factor.given = assignments(factor, moments)
+        weights = assignments(factor, moments)
+        factor.held = Held(weights, torch.zeros((), device=weights[0].device))
     try:
         current = _sweep(objective, dict(start))
     finally:
         for factor in blind:
-            factor.given = None
+            factor.held = None
     for _ in range(SWEEPS):
         current = _sweep(objective, current)
     return current
@@ -111,7 +112,7 @@ def assignments(factor: EliminatedFactor, moments: Mapping[Block, Moments]) -> l
         v + DECIDED * torch.randn_like(v) if p.choice is not None else v
         for p, v in zip(factor.parts, values, strict=True)
     ]
-    return weights_of(factor.sum_out, noisy)
+    return summed(factor.sum_out, noisy).weights
 
 
 def _one_row_each(latent: Part, value: Tensor) -> Tensor:

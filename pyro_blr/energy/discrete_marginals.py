@@ -13,7 +13,7 @@ from ..lifting.distribution import LiftedDistribution
 from ..lifting.tensor import LiftedTensor, replay
 from .components import Component, components
 from .draws import Draws
-from .eliminated import EliminatedFactor, Part, weights_of
+from .eliminated import EliminatedFactor, Part, summed
 from .elimination import Elimination
 from .energy import Energy
 from .factors import MomentsMap
@@ -47,7 +47,7 @@ def _expected_weights(factor: EliminatedFactor, moments: MomentsMap) -> list[Ten
     """The weights of q, also of a latent that the bound leaves out as nothing observed follows."""
     with torch.no_grad():
         values = [_unpruned(p, moments) for p in factor.parts]
-    return weights_of(factor.sum_out, values)
+    return summed(factor.sum_out, values).weights
 
 
 def _unpruned(part: Part, moments: MomentsMap) -> Tensor:
@@ -71,7 +71,7 @@ def _mean_weights(factor: SampledFactor, moments: MomentsMap, draws: Draws) -> l
             given: dict[Any, Tensor] = {s: drawn[name][i] for name, s in sites.items()}
             lifted = iter(replay(call.inputs, given))
             values = [next(lifted) if isinstance(a, LiftedTensor) else a for a in call.args]
-        weights = weights_of(call.function, [v.double() for v in values])
+        weights = summed(call.function, [v.double() for v in values]).weights
         total = [t + w for t, w in zip(total, weights, strict=True)] if total else weights
     return [t / draws.count for t in total]
 

@@ -159,9 +159,9 @@ class EliminatedFactor(Factor):
     #: The same factor at draws of q, for a reason.
     at_draws: Callable[[str], Factor]
     _values: dict[int, tuple[tuple[Moments, ...], Tensor]] = field(default_factory=dict)
-    _weights: tuple[tuple[Tensor, ...], list[Tensor]] | None = None
-    #: Weights in the place of the posterior's, to start from.
-    given: Sequence[Tensor] | None = None
+    _summed: "tuple[tuple[Tensor, ...], Summed] | None" = None
+    #: The posterior that is held fixed while blocks move in turn.
+    held: "Held | None" = None
 
     @property
     def tier(self) -> str:  # type: ignore[override]
@@ -190,26 +190,43 @@ class EliminatedFactor(Factor):
 
     def evaluate(self, moments: MomentsMap, draws: Draws | None, touching: Block | None) -> Value:
         values = self.expected(moments)
-        if self.given is not None:
-            weighted = [(w * v).sum() for w, v in zip(self.given, values, strict=True)]
-            total = torch.stack(weighted).sum()
-        else:
+        if self.held is not None:
+            total = self.held.bound(values)
+        elif torch.is_grad_enabled():
             total = self.sum_out(*values)
+        else:
+            total = self._sum(values).total
         # Of the values of a latent about one takes part: the mean over them bounds the rounding.
         sizes = [v.detach().abs().sum() / p.states for p, v in zip(self.parts, values, strict=True)]
         return total, torch.stack([total.detach().abs(), *sizes]).sum()
 
     def weights(self, moments: MomentsMap) -> list[Tensor]:
         """The posterior of the discrete latents, as the weight of each element of each part."""
-        if self.given is not None:
-            return list(self.given)
+        if self.held is not None:
+            return list(self.held.weights)
         with torch.no_grad():
-            values = self.expected(moments)
-        known = self._weights
+            return self._sum(self.expected(moments)).weights
+
+    def _sum(self, values: tuple[Tensor, ...]) -> "Summed":
+        """The sum and its gradient; of the same log factors they are taken again."""
+        known = self._summed
         if known is None or any(a is not b for a, b in zip(known[0], values, strict=True)):
-            known = (values, weights_of(self.sum_out, values))
-            self._weights = known
+            known = (values, summed(self.sum_out, values))
+            self._summed = known
         return known[1]
+
+    def hold(self, moments: MomentsMap) -> None:
+        """Hold the posterior of the discrete latents until it is released: the E-step.
+
+        Until then the factor is its bound at that posterior, which is linear in the log factors,
+        equal to it here and below it elsewhere. So blocks may move in turn, each to its optimum.
+        """
+        if self.held is None:
+            with torch.no_grad():
+                values = self.expected(moments)
+                found = self._sum(values)
+                own = Held(found.weights, torch.zeros((), device=found.total.device))
+                self.held = Held(found.weights, found.total - own.bound(values))
 
     def is_conjugate_in(self, block: Block) -> bool:
         return all(p.is_linear_in(block) for p in self.parts)
@@ -227,10 +244,38 @@ class EliminatedFactor(Factor):
         return total
 
 
-def weights_of(sum_out: Sum, values: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient of the log of a sum in its log factors: the posterior weight of each element."""
+@dataclass(frozen=True, eq=False)
+class Summed:
+    """The log of a sum over discrete latents, and its gradient in the log factors."""
+
+    total: Tensor
+    weights: list[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A posterior of the discrete latents.
+
+    :param weights: of each element of each log factor.
+    :param entropy: its entropy in nats; or any constant.
+    """
+
+    weights: Sequence[Tensor]
+    entropy: Tensor
+
+    def bound(self, values: Sequence[Tensor]) -> Tensor:
+        """The expected log factors under it, and its entropy."""
+        weighted = [
+            torch.where(w > 0, w * v, 0.0).sum() for w, v in zip(self.weights, values, strict=True)
+        ]
+        return torch.stack(weighted).sum() + self.entropy
+
+
+def summed(sum_out: Sum, values: Sequence[Tensor]) -> Summed:
+    """A sum over discrete latents, and the posterior weight of each element of its log factors."""
     with torch.enable_grad():
         leaves = [v.detach().requires_grad_() for v in values]
         total = sum_out(*leaves)
         found = torch.autograd.grad(total, leaves, allow_unused=True)
-    return [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]
+    weights = [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]
+    return Summed(total.detach(), weights)

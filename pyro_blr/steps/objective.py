@@ -4,6 +4,7 @@
 """What a step needs of an objective: the ELBO as a function of the blocks' natural parameters."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -62,6 +63,9 @@ class Objective(Protocol):
 
     def is_conjugate_in(self, block: Block) -> bool:
         """Whether a message is the exact coordinate update of the block, given the others."""
+
+    def given_discrete(self, naturals: Naturals) -> AbstractContextManager[None]:
+        """Let discrete latents hold their posterior at these natural parameters."""
 
     def negative_elbo(self, naturals: Naturals) -> Tensor:
         """-ELBO, twice differentiable in natural parameters that require a gradient."""

@@ -107,11 +107,28 @@ def sweep(
 ) -> dict[Block, Natural]:
     """Update every block in turn, each from the others' newest values.
 
+    Discrete latents have their posterior at the entry (variational Bayes EM): the ELBO given that
+    is a bound from below that is equal to the ELBO there.
+
     :param first: messages at the entry; the first block uses its own.
     :param entry: the ELBO there.
     :param step_size: rho, or None for the largest one that does not let the ELBO fall.
     :raises ImproperPosteriorError: if conjugate messages do not sum to a proper distribution.
     """
+    with objective.given_discrete(naturals):
+        return _in_turn(objective, naturals, first, entry, step_size, safety, memory)
+
+
+def _in_turn(
+    objective: Objective,
+    naturals: Naturals,
+    first: Mapping[Block, Natural],
+    entry: Evaluation,
+    step_size: float | None,
+    safety: Safety,
+    memory: SweepMemory,
+) -> dict[Block, Natural]:
+    """A sweep, whatever of the objective is held fixed in it."""
     current = dict(naturals)
     estimated = not objective.is_exact
     residual = 0.0
