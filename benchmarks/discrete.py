@@ -7,6 +7,7 @@ BayesPy holds a q of every discrete latent and has it first in a sweep; pyro_blr
 bounds are the same where BayesPy's q of the discrete latents is at its optimum.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -65,7 +66,8 @@ class DiscreteProblem:
             if name in self.transposed:
                 arrays = (a.T for a in arrays)
             parameters[name].initialize_from_parameters(*arrays)
-        engine = VB(discrete, *parameters.values(), observed)
+        # Nothing is saved; without a name it would open a file of its own and leave it open.
+        engine = VB(discrete, *parameters.values(), observed, autosave_filename=os.devnull)
         # It would otherwise warn where the bound falls by its own rounding.
         engine.ignore_bound_checks = True
         return engine, {"": discrete, **parameters}
