@@ -22,7 +22,7 @@ import numpy as np
 from .machine import ROOT
 from .rows import Skipped
 
-MEND = "pip install -c constraints.txt dynamax==1.0.3 'fastprogress<1.1'"
+MEND = "pip install -c constraints.txt pyro-blr[dynamax]"
 
 
 class Dynamax:
