@@ -23,6 +23,8 @@ NAME = "gmm"
 LIMIT = 5.0
 #: N, D and K.
 SIZES, TINY = ((100_000, 2, 10), (100_000, 8, 10)), ((60, 2, 3),)
+#: Standard deviation of the means of the data; the classes' own is one, about.
+APART = 8.0
 #: Variance of the prior of a mean.
 WIDE = 100.0
 
@@ -89,8 +91,8 @@ def full_nodes(y: Tensor, K: int) -> Nodes:
 def data(N: int, D: int, K: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Rows of K classes, of different sizes and widths, and points near the classes' means.
 
-    On average the means are 4 standard deviations of a class from 0 along each column, so that
-    some classes overlap and the bound settles in tens of sweeps.
+    In two columns some of the classes overlap, and the bound settles in tens of sweeps; half as far
+    apart, it needs hundreds.
     """
     make = torch.Generator().manual_seed(seed)
 
@@ -99,7 +101,7 @@ def data(N: int, D: int, K: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
     weights = torch.rand(K, generator=make) + 0.5
     z = torch.multinomial(weights, N, replacement=True, generator=make)
-    means, widths = 4 * normal(K, D), 0.5 + torch.rand(K, D, generator=make)
+    means, widths = APART * normal(K, D), 0.5 + torch.rand(K, D, generator=make)
     turns = torch.linalg.qr(normal(K, D, D)).Q
     y = means[z] + torch.einsum("nij,nj->ni", turns[z], widths[z] * normal(N, D))
     return y, means + 0.3 * normal(K, D)

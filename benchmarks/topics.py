@@ -4,7 +4,7 @@
 """Latent Dirichlet allocation: the models in Pyro and in BayesPy, and words drawn from them."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyro
@@ -81,9 +81,8 @@ def nodes(doc: Tensor, words: Tensor, sizes: Sizes) -> Nodes:
 def draw(sizes: Sizes, seed: int = 0) -> Tensor:  # shape: (documents, tokens)
     """Words of documents drawn from the model."""
     documents, tokens, K, V = sizes
-    make = np.random.default_rng(seed)
-    theta = make.dirichlet(np.full(K, DRAWN_TOPICS), size=documents)
-    phi = make.dirichlet(np.full(V, DRAWN_WORDS), size=K).cumsum(-1)
+    make, theta, phi = _draw_parameters(sizes, seed)
+    phi = phi.cumsum(-1)
     z = (make.random((documents, tokens, 1)) > theta.cumsum(-1)[:, None]).sum(-1).clip(max=K - 1)
     words = np.empty((documents, tokens), dtype=np.int64)
     for k in range(K):
@@ -92,10 +91,22 @@ def draw(sizes: Sizes, seed: int = 0) -> Tensor:  # shape: (documents, tokens)
     return torch.from_numpy(words)
 
 
-def start(sizes: Sizes, seed: int = 1) -> dict[str, dist.Dirichlet]:
-    """Every document has all topics alike; the topics are near uniform, and differ."""
+def _draw_parameters(sizes: Sizes, seed: int) -> tuple[np.random.Generator, Any, Any]:
+    documents, _, K, V = sizes
     make = np.random.default_rng(seed)
+    theta = make.dirichlet(np.full(K, DRAWN_TOPICS), size=documents)
+    return make, theta, make.dirichlet(np.full(V, DRAWN_WORDS), size=K)
+
+
+def start(sizes: Sizes, tilt: float = 0.0) -> dict[str, dist.Dirichlet]:
+    """Every document has all topics alike; the topics are near uniform, and differ.
+
+    :param tilt: how far the topics lean to those that the words were drawn from. Without it two
+        ways to fit end in two local optima, a per cent of the bound apart.
+    """
+    make = np.random.default_rng(1)
     phi = make.gamma(START_SHAPE, 1 / START_SHAPE, size=(sizes.topics, sizes.vocabulary))
+    phi += tilt * sizes.vocabulary * _draw_parameters(sizes, seed=0)[2]
     return {
         "theta": dist.Dirichlet(torch.ones(sizes.documents, sizes.topics)),
         "phi": dist.Dirichlet(torch.from_numpy(phi)),
@@ -116,9 +127,9 @@ class Hoffman:
     Needs no model: what the package's stochastic fit is compared with.
     """
 
-    def __init__(self, words: Tensor, sizes: Sizes) -> None:
+    def __init__(self, words: Tensor, sizes: Sizes, tilt: float = 0.0) -> None:
         self.words, self.sizes = words, sizes
-        self.phi = start(sizes)["phi"].concentration.clone()
+        self.phi = start(sizes, tilt)["phi"].concentration.clone()
 
     def local(
         self, index: Tensor, theta: Tensor | None = None, sweeps: int = 200
