@@ -5,8 +5,8 @@
 
 from collections.abc import Iterator
 
+from .bayespy_sides import compare
 from .bilinear import factorisation
-from .bilinear_bayespy import compare
 from .rows import Row, Settings
 
 NAME = "factorisation"

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     *("pyro-blr", "pyro-ppl", "torch", "numpy", "scipy", "scikit-learn", "bayespy"),
-    *("numpyro", "jax"),
+    *("numpyro", "jax", "dynamax"),
 )
 
 

@@ -169,7 +169,9 @@ def test_documented_commands_exist() -> None:
         assert named <= targets, document
 
 
-@pytest.mark.parametrize("folder", ["pyro_blr", "tests", "benchmarks", "demo", "docs", ".ci"])
+@pytest.mark.parametrize(
+    "folder", ["pyro_blr", "tests", "benchmarks", "demo", "docs", "examples", ".ci"]
+)
 def test_every_source_file_states_its_licence(folder: str) -> None:
     notice = (
         "# Copyright Contributors to the pyro_blr project.\n# SPDX-License-Identifier: Apache-2.0\n"

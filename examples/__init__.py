@@ -1,0 +1,4 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Example scripts: real data, a fit, a picture."""

@@ -1,0 +1,76 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Real data, read from files that installed packages bring, or that lie here: no network.
+
+| data | from | licence |
+| --- | --- | --- |
+| Old Faithful | `data/old_faithful.csv` here: no package of the extras has it | facts, 272 rows |
+| Nile, sunspots | statsmodels | public domain, says statsmodels |
+| digits | scikit-learn | UCI, CC BY 4.0 |
+| posteriordb | a clone of it that `PYRO_BLR_DATA` names | BSD-3 |
+
+Old Faithful: W. Haerdle, Smoothing Techniques with Implementation in S (Springer 1991), the version
+of Azzalini and Bowman, Applied Statistics 39 (1990) 357-365 that R calls `faithful`.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.stan_models.database import find, read_data
+
+HERE = Path(__file__).parent / "data"
+
+
+def old_faithful() -> Tensor:  # shape: (272, 2)
+    """Minutes of an eruption of the geyser, and minutes to wait for the next."""
+    rows = np.loadtxt(HERE / "old_faithful.csv", delimiter=",", skiprows=1)
+    return torch.from_numpy(rows)
+
+
+def nile() -> tuple[Tensor, Tensor]:
+    """Years from 1871 to 1970, and the flow of the Nile at Aswan in 1e8 cubic metres."""
+    from statsmodels.datasets import nile as source
+
+    return _columns(source, "year", "volume")
+
+
+def sunspots() -> tuple[Tensor, Tensor]:
+    """Years from 1700 to 2008, and the mean number of sunspots of each."""
+    from statsmodels.datasets import sunspots as source
+
+    return _columns(source, "YEAR", "SUNACTIVITY")
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """Images of handwritten digits, with values from 0 to 16, and what they are.
+
+    # shapes: (1797, 64), (1797,)
+    """
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def posterior(name: str) -> dict[str, Any]:
+    """The data of a posterior of posteriordb, such as ``three_men1-ldaK2``.
+
+    :raises Skipped: where there is no clone of it.
+    """
+    folder = os.environ.get("PYRO_BLR_DATA")
+    database = find(Path(folder) if folder else None)
+    description = json.loads((database / "posteriors" / f"{name}.json").read_text())
+    return read_data(database, description["data_name"])
+
+
+def _columns(source: Any, *names: str) -> tuple[Tensor, ...]:
+    """Columns of one of statsmodels' tables."""
+    table = source.load_pandas().data
+    return tuple(torch.from_numpy(table[n].to_numpy(dtype=np.float64, copy=True)) for n in names)
