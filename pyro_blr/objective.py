@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .energy.draws import Draws
-from .energy.energy import Energy
 from .energy.eliminated import EliminatedFactor
+from .energy.energy import Energy
 from .energy.factors import ExactFactor
 from .energy.value import Value
 from .families import Natural

@@ -26,9 +26,12 @@ from .steps.sweep import SweepMemory, sweep
 #: Assignments are what the data say of them to this much: below it, they say nothing.
 BLIND = 1e-8
 
+#: Sweeps with the assignments given: locations and scales that depend on each other both arrive.
+GIVEN = 3
+
 #: How many starts are tried, and by how many sweeps each before they are compared. A start that
 #: loses a component is seen after a few; k-means' usual ten restarts, in the first step's time.
-STARTS, SWEEPS = 8, 4
+STARTS, SWEEPS = 8, 10
 
 #: Standard deviation of the log-odds of random assignments: they are nearly hard.
 DECIDED = 10.0
@@ -80,7 +83,9 @@ def _from_assignments(
         weights = assignments(factor, moments)
         factor.held = Held(weights, torch.zeros((), device=weights[0].device))
     try:
-        current = _sweep(objective, dict(start))
+        current = dict(start)
+        for _ in range(GIVEN):
+            current = _sweep(objective, current)
     finally:
         for factor in blind:
             factor.held = None
@@ -98,7 +103,10 @@ def _sweep(objective: EnergyObjective, current: dict[Block, Natural]) -> dict[Bl
 def assignments(factor: EliminatedFactor, moments: Mapping[Block, Moments]) -> list[Tensor]:
     """Random weights of the discrete latents' values, in the place of their posterior's."""
     with torch.no_grad():
-        values = factor.expected(moments)
+        values = [
+            _whole(p, v, moments)
+            for p, v in zip(factor.parts, factor.expected(moments), strict=True)
+        ]
     latents = [(p, v) for p, v in zip(factor.parts, values, strict=True) if p.choice is not None]
     if len(latents) == 1 and not latents[0][0].has_rows:
         chosen = _one_row_each(*latents[0])
@@ -113,6 +121,11 @@ def assignments(factor: EliminatedFactor, moments: Mapping[Block, Moments]) -> l
         for p, v in zip(factor.parts, values, strict=True)
     ]
     return summed(factor.sum_out, noisy).weights
+
+
+def _whole(part: Part, value: Tensor, moments: Mapping[Block, Moments]) -> Tensor:
+    """A log factor with an element for each row, where one stands for all."""
+    return value.expand(part.raw(moments).shape) if part.repeated else value
 
 
 def _one_row_each(latent: Part, value: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import errors
 from ..lifting.tensor import Call, LiftedTensor
-from .eliminated import EliminatedFactor, Part
+from .eliminated import EliminatedFactor, Part, is_one
 from .elimination import Elimination
 from .factors import Factor
 from .trace import TracedSite
@@ -96,9 +96,34 @@ def build_component(component: Component, build_part: BuildPart, at_draws: Build
         if isinstance(part, str):
             return sampled(f"{part} (site {site.name!r})")
         parts.append(part)
+    _shorten(parts, sites)
     blocks = frozenset(b for p in parts for b in p.blocks)
     names = component.latents
     return EliminatedFactor(component.name, blocks, "", parts, sum_out, names, sampled)
+
+
+def _shorten(parts: list[Part], sites: Sequence[TracedSite]) -> None:
+    """Let parts that are the same along plates have one element there, where another one runs.
+
+    A prior over the classes of a million rows is one vector. The other part must be in the same
+    plates at least and share a latent, so that the two are multiplied before the plate is.
+    """
+    along = [_plates_along(p, s) for p, s in zip(parts, sites, strict=True)]
+    for i, (part, site) in enumerate(zip(parts, sites, strict=True)):
+        own = set(site.dims.plates)
+        others = [
+            along[j]
+            for j, other in enumerate(sites)
+            if j != i and own <= set(other.dims.plates) and site.choices & other.choices
+        ]
+        whole = any(own <= dims for dims in others)
+        if whole and part.is_prior and part.mask is None and is_one(part.times):
+            part.repeated = tuple(own - along[i])
+
+
+def _plates_along(part: Part, site: TracedSite) -> set[int]:
+    """The dims of plates along which the elements of a part differ."""
+    return {d for d in site.dims.plates if not part.repeats(d)}
 
 
 def elimination(component: Component) -> Elimination:

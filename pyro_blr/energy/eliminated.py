@@ -31,6 +31,8 @@ class Part(ABC):
     :param elsewhere: the value where it does not count.
     :param choice: the dim along which the values of one discrete latent run, in one part of each.
     :param is_prior: whether it is of discrete latents alone, and of nothing that is observed.
+    :param repeated: dims of plates along which one element stands for all, as another part that
+        it is multiplied with runs along them.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Part(ABC):
     elsewhere: float = 0.0
     choice: int | None = None
     is_prior: bool = False
+    repeated: tuple[int, ...] = ()
 
     tier = "exact"
     reason = ""
@@ -55,6 +58,10 @@ class Part(ABC):
         """Whether it may depend on latents along its own plates."""
         return bool(self.blocks)
 
+    def repeats(self, dim: int) -> bool:
+        """Whether the elements along a dim are the same whatever q is."""
+        return False
+
     @abstractmethod
     def raw(self, moments: MomentsMap) -> Tensor:
         """The expected log density, before mask and scale."""
@@ -62,10 +69,12 @@ class Part(ABC):
     def expected(self, moments: MomentsMap) -> Tensor:
         """The expected log factor."""
         value = self.raw(moments).double()
-        value = value if isinstance(self.times, float) and self.times == 1 else value * self.times
-        if self.mask is None:
-            return value
-        return torch.where(self.mask, value, self.elsewhere)
+        value = value if is_one(self.times) else value * self.times
+        if self.mask is not None:
+            return torch.where(self.mask, value, self.elsewhere)
+        for dim in self.repeated:
+            value = value.narrow(dim, 0, 1)
+        return value
 
     def is_linear_in(self, block: Block) -> bool:
         """Whether each element is linear in a block's mean parameters, given the others."""
@@ -79,7 +88,7 @@ class Part(ABC):
 
     def counted(self, weights: Tensor) -> Tensor:
         """Weights of the log factor as weights of the expected log density."""
-        weights = weights * self.times
+        weights = weights if is_one(self.times) else weights * self.times
         return weights if self.mask is None else torch.where(self.mask, weights, 0.0)
 
 
@@ -90,6 +99,9 @@ class ExactPart(Part):
     plan: Plan
     free: tuple[Tensor, ...]
 
+    def repeats(self, dim: int) -> bool:
+        return len(self.plan.dims) < -dim or self.plan.repeated[dim]
+
     @property
     def has_rows(self) -> bool:
         dims = self.plan.dims
@@ -98,7 +110,7 @@ class ExactPart(Part):
         return any(a in dims and a is not own for s in stats for a in all_axes(s.where))
 
     def raw(self, moments: MomentsMap) -> Tensor:
-        return self.plan.evaluate(moments, self.free)[0]
+        return self.plan.values(moments, self.free)
 
     def is_linear_in(self, block: Block) -> bool:
         return self.plan.is_linear_in(block)
@@ -133,6 +145,11 @@ class ConstantPart(Part):
 
     def raw(self, moments: MomentsMap) -> Tensor:
         return self.value
+
+
+def is_one(times: Any) -> bool:
+    """Whether a scale is the number 1."""
+    return isinstance(times, int | float) and times == 1
 
 
 #: From the log factors to the log of their sum over discrete latents.
@@ -196,9 +213,16 @@ class EliminatedFactor(Factor):
             total = self.sum_out(*values)
         else:
             total = self._sum(values).total
-        # Of the values of a latent about one takes part: the mean over them bounds the rounding.
+        return total, lambda: self._magnitude(total.detach(), values)
+
+    def _magnitude(self, total: Tensor, values: Sequence[Tensor]) -> Tensor:
+        """What bounds the rounding error: the size of the log factors that take part.
+
+        Each is a sum of a few terms that cancel, which are about as large as the log factors of
+        values that are far off; of the values of a latent about one takes part.
+        """
         sizes = [v.detach().abs().sum() / p.states for p, v in zip(self.parts, values, strict=True)]
-        return total, torch.stack([total.detach().abs(), *sizes]).sum()
+        return torch.stack([total.abs(), *sizes]).sum()
 
     def weights(self, moments: MomentsMap) -> list[Tensor]:
         """The posterior of the discrete latents, as the weight of each element of each part."""

@@ -4,7 +4,7 @@
 """L(mean_params) = E_q[log p(x, z)] of an ordinary Pyro model, and the ELBO."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -197,7 +197,8 @@ class Energy:
 
         :param touching: leave out what does not depend on this block.
         """
-        total = magnitude = zero_of(moments)
+        total = zero_of(moments)
+        sizes: list[Tensor | Callable[[], Tensor]] = []
         sampled = []
         for factor in self.factors:
             if touching is not None and touching not in factor.blocks:
@@ -207,14 +208,15 @@ class Energy:
                 continue
             value, size = factor.evaluate(moments, draws, touching)
             total = total + value.double()
-            magnitude = magnitude + size
+            sizes.append(size)
         each: Tensor | None = None
         if sampled:  # together, so that what they share of the program runs once
             assert draws is not None
             estimated = estimate(sampled, moments, draws, touching)
-            total, magnitude = total + estimated.value, magnitude + estimated.magnitude
+            total = total + estimated.value
+            sizes.append(estimated.magnitude)
             each = estimated.each
-        return Value(total, magnitude, moments, lambda: self.entropy(moments, touching), each)
+        return Value(total, sizes, moments, lambda: self.entropy(moments, touching), each)
 
     def entropy(self, moments: Mapping[Block, Moments], touching: Block | None = None) -> Tensor:
         """The entropy of q; of a latent in a subsampled plate, its rows scaled up."""

@@ -4,7 +4,7 @@
 """A factor of the model and its expectation, in closed form or by quadrature."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,8 @@ from .draws import Draws
 
 MomentsMap = Mapping[Block, Moments]
 Coefficients = dict[Statistic, Tensor]
-Value = tuple[Tensor, Tensor]
+#: An expectation, and the magnitude that bounds its rounding error (or how to compute that).
+Value = tuple[Tensor, Tensor | Callable[[], Tensor]]
 
 
 @dataclass(eq=False)
@@ -46,7 +47,7 @@ class Factor(ABC):
 
     @abstractmethod
     def evaluate(self, moments: MomentsMap, draws: Draws | None, touching: Block | None) -> Value:
-        """The expectation (or an estimate) and the magnitude that bounds its rounding error.
+        """The expectation, or an estimate, and its magnitude.
 
         :param touching: terms that do not depend on this block may be left out.
         """
@@ -102,7 +103,7 @@ class Summed:
     def __init__(self, node: LiftedTensor, mask: Any, scale: Any) -> None:
         self.node, self.mask, self.scale = node, mask, scale
 
-    def __call__(self, log_prob: Tensor) -> Value:
+    def __call__(self, log_prob: Tensor) -> tuple[Tensor, Tensor]:
         log_prob = log_prob.double() * self.scale
         if self.mask is False:
             log_prob = torch.zeros_like(log_prob)

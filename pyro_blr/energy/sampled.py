@@ -253,8 +253,8 @@ def _at_draws(
         known = {id(c.node): g for c, g in zip(cuts, given, strict=True)}
         sites = _by_node(factors, values)
         results = replay([f.summed.node for f in factors], {**sites, **known})
-        parts = [f.summed(r) for f, r in zip(factors, results, strict=True)]
-        return torch.stack([p[0] for p in parts]).sum(), torch.stack([p[1] for p in parts]).sum()
+        sums = [f.summed(r) for f, r in zip(factors, results, strict=True)]
+        return torch.stack([s for s, _ in sums]).sum(), torch.stack([m for _, m in sums]).sum()
 
     # Aliases: of two outputs one may be computed from the other, but no factor from both.
     numbers = _numbers(factors)

@@ -4,7 +4,7 @@
 """A value of the ELBO: what messages need at once, the rest when it is asked for."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,12 +22,12 @@ class Value:
     What a message does not need, the entropy and the magnitude, is computed when it is asked for.
 
     :param elbo: differentiable in the moments' leaves through ``expected_log_joint`` alone.
-    :param terms: the sum of the absolute factors' terms.
+    :param sizes: the sum of the absolute terms of each factor, or how to compute it.
     :param each: the sum of the sampled factors at each draw; None if there is none.
     """
 
     expected_log_joint: Tensor
-    terms: Tensor
+    sizes: Sequence[Tensor | Callable[[], Tensor]]
     moments: Mapping[Block, Moments]
     entropy_of: Callable[[], Tensor]
     each: Tensor | None = None
@@ -40,7 +40,8 @@ class Value:
     @cached_property
     def magnitude(self) -> float:
         """The sum of the absolute terms; ``64 eps`` times it bounds the rounding error."""
-        return host.number(self.terms + self.entropy.detach().abs())
+        terms = [size if isinstance(size, Tensor) else size() for size in self.sizes]
+        return host.number(sum(terms, start=self.entropy.detach().abs()))
 
     @cached_property
     def elbo(self) -> float:

@@ -207,13 +207,14 @@ class Plan:
 
         That is the plan's message to the block, without differentiation.
 
-        :param weights: of each element, for a plan that is not summed. # shape: the plan's
+        :param weights: of each element, for a plan that is not summed, or of each sum of them along
+            dims of size 1. # shape: the plan's, or with such dims
         :returns: None where a statistic is addressed by index maps that make too large a table.
         """
         total: dict[Statistic, Tensor] = {}
         device = common_device(moments[b].leaves[0] for b in self.blocks)
         known: dict[int, Tensor] = {}
-        given = [] if weights is None else [(weights.reshape([a.size for a in self.out]), self.out)]
+        given = [] if weights is None else [self._weighing(weights)]
         for product in self.products:
             if block not in product.blocks:
                 continue
@@ -229,6 +230,33 @@ class Plan:
             value = value.reshape(shape)
             total[own.which] = total[own.which] + value if own.which in total else value
         return total
+
+    def _weighing(self, weights: Tensor) -> Operand:
+        sizes = zip(self.dims, weights.shape, strict=True)
+        axes = tuple(a for a, size in sizes if a is not None and size == a.size)
+        return weights.reshape([a.size for a in axes]), axes
+
+    @cached_property
+    def repeated(self) -> tuple[bool, ...]:
+        """For each dim, whether the elements along it are the same whatever the moments are."""
+        used: set[Axis] = set()
+        for product in self.products:
+            for _, axes in product.constants:
+                used.update(axes)
+            used.update(all_axes(w for s in product.stats for w in s.where))
+            used.update(all_axes(w for _, where in product.free for w in where))
+        return tuple(a is not None and a not in used for a in self.dims)
+
+    def values(self, moments: Mapping[Block, Moments], free: tuple[Tensor, ...] = ()) -> Tensor:
+        """The expectation along the plan's dims, without what bounds its rounding error."""
+        known: dict[int, Tensor] = {}
+        device = common_device(moments[b].leaves[0] for b in self.blocks)
+        parts = [_evaluate(p.on(device), moments, free, self.out, known) for p in self.products]
+        # The small ones first, so that as few sums as can be have the size of the result.
+        parts.sort(key=Tensor.numel)
+        total = sum(parts[1:], start=parts[0]) if parts else zero_of(moments)
+        total = total.expand([a.size for a in self.out])
+        return total.reshape([a.size if a else 1 for a in self.dims])
 
     def evaluate(
         self,

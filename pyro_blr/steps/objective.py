@@ -64,8 +64,12 @@ class Objective(Protocol):
     def is_conjugate_in(self, block: Block) -> bool:
         """Whether a message is the exact coordinate update of the block, given the others."""
 
-    def given_discrete(self, naturals: Naturals) -> AbstractContextManager[None]:
-        """Let discrete latents hold their posterior at these natural parameters."""
-
     def negative_elbo(self, naturals: Naturals) -> Tensor:
         """-ELBO, twice differentiable in natural parameters that require a gradient."""
+
+
+class SweptObjective(Objective, Protocol):
+    """An objective whose blocks move in turn."""
+
+    def given_discrete(self, naturals: Naturals) -> AbstractContextManager[None]:
+        """Let discrete latents hold their posterior at these natural parameters."""

@@ -27,7 +27,7 @@ from .cone import (
     squared_norm,
     steps_towards,
 )
-from .objective import Block, Evaluation, Naturals, Objective
+from .objective import Block, Evaluation, Naturals, Objective, SweptObjective
 
 #: An ELBO that falls by less than this times its magnitude has not fallen: each term carries a few
 #: rounding errors of 2.2e-16 relative, and about thirty operations lie between two terms.
@@ -97,7 +97,7 @@ class SweepMemory:
 
 
 def sweep(
-    objective: Objective,
+    objective: SweptObjective,
     naturals: Naturals,
     first: Mapping[Block, Natural],
     entry: Evaluation,
