@@ -163,9 +163,19 @@ def test_dynamax_fits_a_chain_that_the_oracle_agrees_on() -> None:
     np.testing.assert_allclose(fitted["marginals"], exact.marginals, atol=1e-9)
 
 
-@pytest.mark.xfail(reason="discrete latents are not summed out yet", raises=Exception)
-@pytest.mark.parametrize("module", [gmm, pytest.param(hmm, marks=needs_dynamax), lda])
+NOT_YET = pytest.mark.xfail(reason="discrete latents are not summed out yet", raises=Exception)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param(gmm, marks=NOT_YET),
+        pytest.param(lda, marks=NOT_YET),
+        pytest.param(hmm, marks=[NOT_YET, needs_dynamax]),
+        pytest.param(smoothing, marks=needs_dynamax),
+    ],
+)
 def test_both_sides_of_a_latent_variable_model_go_the_same_way(module: ModuleType) -> None:
     rows = list(module.run(Settings(tiny=True)))
     assert rows
-    assert [row.verdict for row in rows] == ["pass"] * len(rows)
+    assert "MISS" not in [row.verdict for row in rows]

@@ -3,6 +3,7 @@
 
 """Forward-backward for a hidden Markov model in plain NumPy, in log space."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -29,22 +30,20 @@ def forward_backward(
     """
     T, K = log_likelihood.shape
     log_transition = np.broadcast_to(log_transition, (T - 1, K, K))
-    forward, backward = np.empty((T, K)), np.zeros((T, K))
-    forward[0] = log_initial + log_likelihood[0]
-    for t in range(1, T):
-        arrived = _log_sum(forward[t - 1][:, None] + log_transition[t - 1], 0)
+    # Normalised at every step: the logarithms stay small, and so does their rounding.
+    forward, backward, steps = np.empty((T, K)), np.zeros((T, K)), np.empty(T)
+    arrived = log_initial
+    for t in range(T):
+        if t:
+            arrived = _log_sum(forward[t - 1][:, None] + log_transition[t - 1], 0)
         forward[t] = arrived + log_likelihood[t]
+        steps[t] = _log_sum(forward[t], 0)
+        forward[t] -= steps[t]
+    later = log_likelihood - steps[:, None]
     for t in range(T - 2, -1, -1):
-        later = log_likelihood[t + 1] + backward[t + 1]
-        backward[t] = _log_sum(log_transition[t] + later, 1)
-    log_evidence = _log_sum(forward[-1], 0)
-    later = (log_likelihood + backward)[1:]
-    log_pairs = forward[:-1, :, None] + log_transition + later[:, None, :]
-    return Smoothed(
-        float(log_evidence),
-        np.exp(forward + backward - log_evidence),
-        np.exp(log_pairs - log_evidence),
-    )
+        backward[t] = _log_sum(log_transition[t] + later[t + 1] + backward[t + 1], 1)
+    log_pairs = forward[:-1, :, None] + log_transition + (later + backward)[1:, None, :]
+    return Smoothed(math.fsum(steps), np.exp(forward + backward), np.exp(log_pairs))
 
 
 def silent_start(log_likelihood: np.ndarray) -> np.ndarray:

@@ -41,6 +41,13 @@ def test_forward_backward_is_the_sum_over_all_paths():
     np.testing.assert_allclose(result.pairs, pairs / total, atol=1e-14)
 
 
+def test_forward_backward_of_a_long_chain_keeps_its_digits():
+    result = forward_backward(*random_chain(5000, 4))
+    np.testing.assert_allclose(result.marginals.sum(1), 1, atol=1e-12)
+    np.testing.assert_allclose(result.pairs.sum(2), result.marginals[:-1], atol=1e-12)
+    np.testing.assert_allclose(result.pairs.sum(1), result.marginals[1:], atol=1e-12)
+
+
 def test_forward_backward_of_one_step_and_of_impossible_moves():
     one = forward_backward(np.log([0.25, 0.75]), np.zeros((2, 2)), np.log([[0.5, 0.1]]))
     assert one.log_evidence == pytest.approx(np.log(0.2))
