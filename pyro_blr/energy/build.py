@@ -14,6 +14,7 @@ from ..lifting import constants
 from ..lifting.blocks import Block
 from ..lifting.elementwise import has_kinks, jumping_operations
 from ..lifting.expectation import Layout, compile_plan
+from ..lifting.fused import FusedPlan
 from ..lifting.laws import JointPlan, joint_plan
 from ..lifting.plan import Plan
 from ..lifting.polynomial import Polynomial, constants_of, key_of, polynomial
@@ -108,7 +109,8 @@ def _part(name: str, node: Any, layout: Layout, given: tuple[Any, ...]) -> Part 
     if node.poly is not None:
         plan, free = _plan(node.poly, layout)
         if isinstance(plan, Plan):
-            return ExactPart(name, plan.blocks, *given, plan=plan, free=free)
+            fused = _cached(("fused", id(plan)), lambda: FusedPlan(plan), (plan,))
+            return ExactPart(name, plan.blocks, *given, plan=plan, free=free, fused=fused)
         reason = plan
     found = _quadrature(name, node, blocks, reason, Summed(node, None, 1.0), layout)
     if isinstance(found, str):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..lifting.axes import all_axes
 from ..lifting.blocks import Block
+from ..lifting.fused import FusedPlan
 from ..lifting.moments import Moments
 from ..lifting.plan import Plan
 from .draws import Draws
@@ -98,6 +99,7 @@ class ExactPart(Part):
 
     plan: Plan
     free: tuple[Tensor, ...]
+    fused: FusedPlan
 
     def repeats(self, dim: int) -> bool:
         return len(self.plan.dims) < -dim or self.plan.repeated[dim]
@@ -110,7 +112,7 @@ class ExactPart(Part):
         return any(a in dims and a is not own for s in stats for a in all_axes(s.where))
 
     def raw(self, moments: MomentsMap) -> Tensor:
-        return self.plan.values(moments, self.free)
+        return self.fused.values(moments, self.free)
 
     def is_linear_in(self, block: Block) -> bool:
         return self.plan.is_linear_in(block)
@@ -118,7 +120,7 @@ class ExactPart(Part):
     def coefficients(
         self, moments: MomentsMap, block: Block, weights: Tensor
     ) -> Coefficients | None:
-        return self.plan.coefficients(moments, self.free, block, self.counted(weights))
+        return self.fused.coefficients(moments, self.free, block, self.counted(weights))
 
 
 @dataclass(eq=False, kw_only=True)

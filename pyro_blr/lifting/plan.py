@@ -224,7 +224,7 @@ class Plan:
                 return None
             operands = given + _operands(product, moments, free, known, without=own)
             shape = moments[block].statistic(own.which).shape
-            value = _of_statistic(own, operands, shape)
+            value = coefficients_of_statistic(own, operands, shape)
             if value is None:
                 return None
             value = value.reshape(shape)
@@ -287,7 +287,9 @@ class Plan:
         return total.expand([a.size for a in out]).reshape(shape), magnitude
 
 
-def _of_statistic(own: Stat, operands: list[Operand], shape: torch.Size) -> Tensor | None:
+def coefficients_of_statistic(
+    own: Stat, operands: list[Operand], shape: torch.Size
+) -> Tensor | None:
     """The coefficient of each element of a statistic, from the other factors of its product."""
     axes = own.axes
     if axes is None:
