@@ -21,8 +21,8 @@ from pyro_blr.lifting import quadrature
 from pyro_blr.lifting.block_moments import moments_of
 from pyro_blr.lifting.blocks import Block, Placement
 from pyro_blr.lifting.expectation import compile_plan
-from pyro_blr.lifting.folding import sorted_segment_sum
 from pyro_blr.lifting.scalars import Scalars
+from pyro_blr.lifting.segments import sorted_segment_sum
 from pyro_blr.lifting.tensor import LiftedTensor
 from pyro_blr.lifting.terms import LatentSite
 from tests.device_models import cases, moved

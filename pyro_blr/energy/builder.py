@@ -12,10 +12,11 @@ from ..lifting.expectation import Layout
 from ..lifting.mends import mend_of
 from ..lifting.points import PointBlock
 from .energy import Energy, Work
+from .enumeration import DEEPEST
 from .latents import Latents
 from .parameters import LiftedParameter
 from .sampled import SampledFactor
-from .trace import Traced, trace_model
+from .trace import HasDiscrete, Traced, trace_model
 
 NOTHING_LIFTED: Mapping[str, LiftedParameter] = {}
 
@@ -48,6 +49,7 @@ class EnergyBuilder:
         self.nesting = nesting
         self.cache = constants.ConstantCache()
         self.work = Work()
+        self._enumerates = False
         self._warned: set[str] = set()
 
     def fresh(self) -> "EnergyBuilder":
@@ -79,10 +81,15 @@ class EnergyBuilder:
         latents: Latents,
         lifted: Mapping[str, LiftedParameter],
     ) -> Traced:
-        """A run; a second one where the first has told how deep plates lie, if that matters."""
+        """A run; other ones where the first meets discrete latents and tells how deep plates lie."""
         run = (self.model, args, kwargs, latents, lifted, self.temperature)
-        traced = trace_model(*run, self.nesting)
-        if traced.is_enumerated and (self.nesting is None or traced.nesting > self.nesting):
+        try:
+            if not self._enumerates:
+                return trace_model(*run)
+        except HasDiscrete:
+            self._enumerates = True
+        traced = trace_model(*run, DEEPEST if self.nesting is None else self.nesting)
+        if self.nesting is None or traced.nesting > self.nesting:
             self.nesting = traced.nesting
             traced = trace_model(*run, self.nesting)
         return traced

@@ -4,7 +4,7 @@
 """One run of the user's model on lifted latents."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,6 @@ from ..lifting.transforms import forward, log_jacobian, sum_rightmost
 from ..lifting.wrappers import log_density, pulled_back
 from .domains import check_arguments, checked_matrices, checked_value
 from .enumeration import (
-    DEEPEST,
     NO_DIMS,
     Choice,
     Dims,
@@ -108,14 +107,13 @@ class Traced:
     nesting: int = 0
 
     @property
-    def is_enumerated(self) -> bool:
-        """Whether dims were given out to values of discrete latents."""
-        return any(s.choice is not None for s in self.sites)
-
-    @property
     def has_choices(self) -> bool:
         """Whether discrete latents are summed out."""
         return any(s.choice is not None or s.chain is not None for s in self.sites)
+
+
+class HasDiscrete(Exception):
+    """The model has a discrete latent, so it is to be run with dims for its values."""
 
 
 class LiftMessenger(Messenger):
@@ -124,6 +122,7 @@ class LiftMessenger(Messenger):
     :param lifted: the parameters that get a lifted value too.
     :param temperature: what the log densities of observed sites are divided by.
     :param nesting: the dims that are left to plates; values of discrete latents run left of them.
+        None if there are none.
     """
 
     def __init__(
@@ -131,7 +130,7 @@ class LiftMessenger(Messenger):
         latents: Latents,
         lifted: Mapping[str, LiftedParameter],
         temperature: float,
-        nesting: int,
+        nesting: int | None,
     ) -> None:
         super().__init__()
         self.nesting = nesting
@@ -162,6 +161,8 @@ class LiftMessenger(Messenger):
             return
         latent = self.latents.get(msg["name"])
         if latent is None and is_discrete(msg["fn"]):
+            if self.nesting is None:
+                raise HasDiscrete(msg["name"])
             msg["infer"] = summed_out(msg["name"], msg["fn"], msg["infer"])
             return
         if latent is None:
@@ -228,7 +229,8 @@ class LiftMessenger(Messenger):
 
     def _check_shape(self, msg: dict[str, Any], log_prob: Any, dims: Dims) -> None:
         shape = tuple(getattr(log_prob, "shape", ()))
-        right = shape[max(0, len(shape) - self.nesting) :]
+        room = len(shape) if self.nesting is None else self.nesting
+        right = shape[max(0, len(shape) - room) :]
         depth = max((-d for d in dims.plates), default=0)
         sizes = [len(right) - i for i, size in enumerate(right) if size > 1]
         self.traced.nesting = max(self.traced.nesting, depth, *sizes, 0)
@@ -326,15 +328,14 @@ def trace_model(
 ) -> Traced:
     """Run the model once on lifted latents, and on lifted parameters where some are named.
 
-    Discrete latents are enumerated.
-
-    :param nesting: the depth of the model's plates; None if it is not known.
+    :param nesting: the dims that are left to plates, left of which discrete latents are enumerated;
+        None if there is none to enumerate.
+    :raises HasDiscrete: at the first discrete latent, if ``nesting`` is None.
     :raises GuideError: if the guide and the model do not hold the same latents.
     """
-    room = DEEPEST if nesting is None else nesting
-    messenger = LiftMessenger(latents, lifted, temperature, room)
-    enumerate_all = EnumMessenger(first_available_dim=-1 - room)
-    with poutine.block(), without_validation(), enumerate_all, messenger:
+    messenger = LiftMessenger(latents, lifted, temperature, nesting)
+    enumerating = nullcontext() if nesting is None else EnumMessenger(-1 - nesting)
+    with poutine.block(), without_validation(), enumerating, messenger:
         last_refusal.set(None)
         try:
             model(*args, **kwargs)

@@ -213,7 +213,7 @@ def plainly(address: Address, size: int) -> Address:
     index = address.index
     if isinstance(index, range):
         return address.axes[0] if index == range(size) else address
-    if not isinstance(index, Tensor):
+    if not isinstance(index, Tensor) or not host.readable(index):
         return address
     order = torch.arange(size, device=index.device)
     return address.axes[0] if host.settled((index == order).all()) else address

@@ -26,6 +26,8 @@ def shapes_of(distribution: Any, arguments: Arguments) -> tuple[torch.Size, torc
         shape = torch.Size(arguments["v"].shape)
         cut = len(shape) - int(arguments.get("event_dim", 0))
         return shape[:cut], shape[cut:]
+    if issubclass(distribution, dist.DiscreteHMM):
+        return _shapes_of_chain(arguments)
     shapes = {
         k: tuple(v.shape) if isinstance(v, Tensor) else ()
         for k, v in arguments.items()
@@ -38,6 +40,17 @@ def shapes_of(distribution: Any, arguments: Arguments) -> tuple[torch.Size, torc
         except (NotImplementedError, AttributeError, TypeError, KeyError):
             pass  # Pyro infers the shapes of scalar densities, and of those that define them
     return _constructed_shapes(distribution, arguments)
+
+
+def _shapes_of_chain(arguments: Arguments) -> tuple[torch.Size, torch.Size]:
+    """Those of a DiscreteHMM, whose own constructor computes before it tells them."""
+    law = arguments["observation_dist"]
+    first, matrix = arguments["initial_logits"], arguments["transition_logits"]
+    if not law.batch_shape or first.dim() < 1 or matrix.dim() < 2:
+        return _constructed_shapes(dist.DiscreteHMM, arguments)
+    batch = torch.broadcast_shapes((*first.shape[:-1], 1), matrix.shape[:-2], law.batch_shape[:-1])
+    steps = arguments.get("duration") or batch[-1]
+    return batch[:-1], torch.Size((steps, *law.event_shape))
 
 
 def _constructed_shapes(distribution: Any, arguments: Arguments) -> tuple[torch.Size, torch.Size]:

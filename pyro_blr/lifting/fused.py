@@ -3,8 +3,8 @@
 
 """Plans with a value for each row of the data: their products as one product of two matrices.
 
-The log density of a mixture's rows is ``sum_f features[n, f] coefficients[k, f]`` (y, y^2 and 1 with
-what multiplies them): one matrix of constants, folded once, and one of statistics. A sum of
+The log density of a mixture's rows is ``sum_f features[n, f] coefficients[k, f]`` (y, y^2 and 1
+with what multiplies them): one matrix of constants, folded once, and one of statistics. A sum of
 products taken one by one would pass over the rows once for each.
 """
 

@@ -11,7 +11,8 @@ A test runs them on fake CUDA tensors, where any other read of a value raises. T
 * :func:`number`: the loss, and the sizes by which a step is judged;
 * :func:`truth`: the checks of data, of constant arguments and of starts, once; whether a step is
   inside the cone;
-* :func:`settled`: how an operation moves elements, once for its shapes and its index tables;
+* :func:`settled`: how an operation moves elements, once for its shapes and its index tables, and
+  whether a table names every element in order, once for a plan;
 * :func:`positions`: a boolean mask as an index, whose length is a value, once for a mask;
 * :func:`seed`: from torch's generator on the CPU (host memory, so no wait).
 """

@@ -8,7 +8,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.infer import autoguide as auto
 
@@ -137,18 +136,22 @@ def test_control_flow_on_a_latent_is_sampled_from_the_guide():
     assert float(guide.median()["z"]) == pytest.approx(float(reals()[0].mean()), abs=0.6)
 
 
-def test_an_enumerated_latent_needs_an_enumerating_loss():
+def test_a_guide_known_by_its_draws_needs_an_enumerating_loss():
     def model(y):
         m = pyro.sample("m", dist.Normal(0.0, 1.0))
         with pyro.plate("n", len(y)):
             k = pyro.sample("k", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
             pyro.sample("y", dist.Normal(m + 3 * k, 1.0), obs=y)
 
-    guide = auto.AutoNormal(poutine.block(model, hide=["k"]))
+    def guide(y):
+        scale = positive_param("scale", 1.0)
+        a = pyro.sample("a", dist.Normal(0.0, scale), infer={"is_auxiliary": True})
+        pyro.sample("m", dist.Normal(torch.sin(a), scale))
+
     with pytest.raises(e.DiscreteLatentError, match="'k'"):
-        BLR(model, guide).step(*reals())
-    blr = BLR(model, guide, loss=TraceEnum_ELBO(), on_sampled="ignore")
-    assert blr.step(*reals()) > 0
+        BLR(model, guide, loss=Trace_ELBO()).step(*reals())
+    for loss in (TraceEnum_ELBO(), None):
+        assert BLR(model, guide, loss=loss, on_sampled="ignore").step(*reals()) > 0
 
 
 def test_a_guide_on_another_support():
