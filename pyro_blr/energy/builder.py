@@ -81,7 +81,7 @@ class EnergyBuilder:
         latents: Latents,
         lifted: Mapping[str, LiftedParameter],
     ) -> Traced:
-        """A run; other ones where the first meets discrete latents and tells how deep plates lie."""
+        """A run; more of them where the first meets discrete latents or deeper plates."""
         run = (self.model, args, kwargs, latents, lifted, self.temperature)
         try:
             if not self._enumerates:
