@@ -46,12 +46,13 @@ def discrete_marginals(energy: Energy, moments: MomentsMap, draws: Draws | None)
 def _expected_weights(factor: EliminatedFactor, moments: MomentsMap) -> list[Tensor]:
     """The weights of q, also of a latent that the bound leaves out as nothing observed follows."""
     with torch.no_grad():
-        values = [_unpruned(p, moments) for p in factor.parts]
+        values = [_whole(p, moments) for p in factor.parts]
     return summed(factor.sum_out, values).weights
 
 
-def _unpruned(part: Part, moments: MomentsMap) -> Tensor:
-    if not part.is_prior or part.mask is None:
+def _whole(part: Part, moments: MomentsMap) -> Tensor:
+    """The expected log factor of each row, where one may stand for all; of a prior in all rows."""
+    if not part.is_prior:
         return part.expected(moments)
     value: Tensor = part.raw(moments).double() * part.times
     return value

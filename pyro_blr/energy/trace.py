@@ -167,8 +167,9 @@ class LiftMessenger(Messenger):
             return
         if latent is None:
             raise missing_site(msg["name"])
+        # Not "done": Pyro's messenger has yet to say which discrete latents it may depend on.
+        msg["infer"] = {k: v for k, v in msg["infer"].items() if k != "enumerate"}
         msg["value"] = self._value(latent, msg)
-        msg["done"] = True
 
     def _value(self, latent: Latent, msg: dict[str, Any]) -> Tensor:
         """The lifted value; under a subsampled plate, its rows of the stored latent."""
