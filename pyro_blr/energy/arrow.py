@@ -18,7 +18,7 @@ from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.blocks import Placement
 from ..lifting.expectation import Layout, check_moments
 from ..lifting.laws import joint_plan
-from ..lifting.pairs import AcrossGroups
+from ..lifting.pairs import OutsideStructure
 from ..lifting.predictor import find_predictor
 from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import LatentSite, NotPolynomial
@@ -83,7 +83,7 @@ def coupled(block: ArrowBlock, layout: Layout, traced: Traced) -> Coupled:
         try:
             if not _has_moments(node, layout):
                 unseen.append(site.name)
-        except AcrossGroups as error:
+        except OutsideStructure as error:
             return Coupled(f"site {site.name!r} has {error}", ())
     return Coupled("", tuple(unseen))
 
@@ -91,13 +91,13 @@ def coupled(block: ArrowBlock, layout: Layout, traced: Traced) -> Coupled:
 def _has_moments(node: LiftedTensor, layout: Layout) -> bool:
     """Whether a log density is a polynomial with moments, or has a predictor with a law.
 
-    :raises AcrossGroups: if either needs a product of two groups.
+    :raises OutsideStructure: if either needs a product of two groups.
     """
     if node.poly is not None:
         try:
             check_moments(node.poly, layout)
             return True
-        except AcrossGroups:
+        except OutsideStructure:
             raise
         except NotPolynomial:
             pass
@@ -108,7 +108,7 @@ def _has_moments(node: LiftedTensor, layout: Layout) -> bool:
     try:
         joint_plan(values, layout, predictor.aligned)
         return True
-    except AcrossGroups:
+    except OutsideStructure:
         raise
     except NotPolynomial:
         return False

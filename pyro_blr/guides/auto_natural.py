@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import errors
+from ..energy.chains import find_chains
 from ..energy.joining import join, rows_move_alone
 from ..energy.latents import Latent
-from ..energy.merging import merge
+from ..energy.merging import MAX_BLOCK_SIZE, merge
 from ..energy.sharing import share
 from ..energy.trace import Traced
 from ..lifting.blocks import Block
@@ -62,8 +63,7 @@ class AutoNatural(NaturalGuide):
         notes: tuple[str, ...] = ()
         blocks = self._first_blocks()
         if how == "auto":
-            blocks, notes = merge(traced, self.latents)
-            blocks = join(blocks, traced)
+            blocks, notes = self._merged(traced)
         elif any(len(b.sites) > 1 for b in self.blocks):
             raise errors.ArgumentError(
                 'blocks="site" was asked for, but the guide\'s latents were merged by another BLR. '
@@ -73,6 +73,21 @@ class AutoNatural(NaturalGuide):
         if [_shape_of(b) for b in blocks] != [_shape_of(b) for b in self.blocks]:
             self.merge(blocks)
         return notes
+
+    def _merged(self, traced: Traced) -> tuple[list[Block], tuple[str, ...]]:
+        """The blocks of coupled latents; chains, but where a dense block joins its precision."""
+        chains = find_chains(traced, self.latents)
+        small = [c for c in chains if (c.event_size or 0) <= MAX_BLOCK_SIZE]
+        if small:
+            large = [c for c in chains if c not in small]
+            blocks, notes = merge(traced, self.latents, large)
+            blocks = join(blocks, traced)
+            joint = {s.name for b in blocks if b.is_joint for s in b.sites}
+            if any(s.name in joint for c in small for s in c.sites):
+                kept = [c for c in small if all(s.name not in joint for s in c.sites)]
+                chains = [*large, *kept]
+        blocks, notes = merge(traced, self.latents, chains)
+        return join(blocks, traced), notes
 
     def suits(self, traced: Traced) -> bool:
         return rows_move_alone(self.blocks, traced)

@@ -30,6 +30,7 @@ from ..families.registry import unwrap
 from ..lifting import host
 from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.blocks import Block
+from ..lifting.chain_blocks import ChainBlock
 from ..lifting.terms import LatentSite
 
 #: The shape parameter of a Gamma, inverse Gamma, Beta, Dirichlet or (beside its size) Wishart that
@@ -198,6 +199,8 @@ def merged_natural(block: Block, own: Mapping[str, Natural], latents: Latents) -
         return _joint_natural(block, own, latents)
     if isinstance(block, ArrowBlock):
         return _arrow_natural(block, own, latents)
+    if isinstance(block, ChainBlock):
+        return _chain_natural(block, own, latents)
     linear, square = _gaussian_natural(block, block.sites, own, latents)
     return _shared(linear, square, block.row_dims) if block.row_dims else (linear, square)
 
@@ -212,6 +215,24 @@ def _arrow_natural(block: ArrowBlock, own: Mapping[str, Natural], latents: Laten
         first, full = _gaussian_natural(rest, rest.sites, own, latents)
     cross = local.new_zeros(block.groups, block.global_size, block.local_size)
     return first, local, full, cross, each
+
+
+def _chain_natural(block: ChainBlock, own: Mapping[str, Natural], latents: Latents) -> Natural:
+    """Sites, and the times of each, independent of each other."""
+    device = own[block.sites[0].name][0].device
+    shape, width = (*block.batch_shape, block.length), block.width
+    linear = torch.zeros(*shape, width, dtype=torch.float64, device=device)
+    square = torch.zeros(*shape, width, width, dtype=torch.float64, device=device)
+    for site in block.sites:
+        unit = block.unit(site)
+        vector, matrix = _dense(
+            latents[site.name], own[site.name], unit.placements[site.name].batch_dims
+        )
+        place = unit.event_slice(site)
+        block.part(site, linear)[..., place] = vector
+        block.part(site, square, 2)[..., place, place] = matrix
+    cross = square.new_zeros(*block.batch_shape, block.length - 1, width, width)
+    return linear, square, cross
 
 
 def _shared(linear: Tensor, square: Tensor, row_dims: int) -> Natural:
