@@ -3,8 +3,8 @@
 
 """Jointly linear-Gaussian latents that are coupled between neighbours along one axis alone.
 
-A state space model is one: its joint precision is block-tridiagonal, and so is the full covariance's
-optimum, as the messages have no product of two times that are no neighbours. Time is a dim of a
+A state space model is one: its joint precision is block-tridiagonal, and so is that of the best full
+covariance, as the messages have no product of two times that are no neighbours. Time is a dim of a
 site (a random walk in one tensor, in a plate or an event), or the sites themselves one after the
 other (a loop over ``pyro.markov``). What is found is tried on every factor before it is taken.
 """

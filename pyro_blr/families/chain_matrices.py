@@ -166,9 +166,8 @@ def precision_of(covariances: Parts) -> Parts:
     Block t + 1 has the slope K_t = C_t+1,t C_tt^-1 and the covariance Q_t = C_t+1,t+1 - K_t C_t,t+1
     given block t.
     """
-    diagonal, beside = covariances
     slopes, given = conditionals(covariances)
-    factor = matrices.cholesky(torch.cat([diagonal[..., :1, :, :], given], -3))
+    factor = matrices.cholesky(torch.cat([covariances[0][..., :1, :, :], given], -3))
     inverse = torch.cholesky_inverse(factor)
     cross = -slopes.mT @ inverse[..., 1:, :, :]
     return inverse - _padded(cross @ slopes, 0, inverse.shape[-3]), cross

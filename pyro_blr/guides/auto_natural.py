@@ -61,7 +61,7 @@ class AutoNatural(NaturalGuide):
         :raises ArgumentError: if ``"site"`` is asked for where latents were merged before.
         """
         notes: tuple[str, ...] = ()
-        blocks = self._first_blocks()
+        blocks = [latent.block() for latent in self.latents.values()]
         if how == "auto":
             blocks, notes = self._merged(traced)
         elif any(len(b.sites) > 1 for b in self.blocks):

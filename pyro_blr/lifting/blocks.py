@@ -108,10 +108,10 @@ class Block:
         where = [atom.where[d] for d in dims]
         sizes = tuple(atom.site.shape[d] for d in dims)
         whole = placement.offset == 0 and sizes == (self.span(atom.site),)
-        return batch, where[0] if whole else ravel(where, sizes, placement.offset)
+        return batch, where[0] if whole else _ravel(where, sizes, placement.offset)
 
 
-def ravel(where: list[Address], sizes: tuple[int, ...], offset: int) -> Address:
+def _ravel(where: list[Address], sizes: tuple[int, ...], offset: int) -> Address:
     """The row-major position of an element, as one address along the event dim."""
     fixed = [w.index for w in where if isinstance(w, Gather) and isinstance(w.index, int)]
     if len(fixed) == len(where):

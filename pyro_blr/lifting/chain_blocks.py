@@ -16,7 +16,7 @@ from torch import Tensor
 from ..families import MultivariateNormal
 from . import constants, host
 from .axes import Address, Axis, Gather, all_axes, axes_of, device_of, grid, same_address
-from .blocks import Block, Placement, ravel
+from .blocks import Block, Placement
 from .terms import Atom, LatentSite
 
 
