@@ -122,7 +122,7 @@ class ChainFactor:
     def inverses(self) -> list[Parts]:
         """Return these parts for the whole chain, and for those left after each level."""
         first = torch.cholesky_inverse(self.root).unsqueeze(-3)
-        found = [(first, first[..., :0, :, :])]
+        found = [(first, first.narrow(-3, 0, 0))]
         for level in reversed(self.levels):
             found.append(_extended(level, found[-1]))
         return found[::-1]
@@ -133,17 +133,17 @@ def factorise(parts: Parts) -> ChainFactor:
     diagonal, beside = parts
     levels = []
     while diagonal.shape[-3] > 1:
-        odd = diagonal[..., 1::2, :, :]
+        odd = every_second(diagonal, 1, 2)
         factor = matrices.cholesky(odd)
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         inverse = matrices.triangular_solve(factor, eye.expand_as(factor))
-        neighbours = _padded(beside[..., 1::2, :, :], 0, odd.shape[-3])
-        cross = inverse @ torch.cat([beside[..., 0::2, :, :].mT, neighbours], -1)
+        neighbours = _padded(every_second(beside, 1, 2), 0, odd.shape[-3])
+        cross = inverse @ torch.cat([every_second(beside, 0, 2).mT, neighbours], -1)
         levels.append(Level(factor, inverse, cross))
         left, right = cross.chunk(2, -1)
-        even = diagonal[..., 0::2, :, :]
+        even = every_second(diagonal, 0, 2)
         diagonal = even - _placed(left.mT @ left, right.mT @ right, even.shape[-3], 2)
-        beside = -(left.mT @ right)[..., : even.shape[-3] - 1, :, :]
+        beside = -(left.mT @ right).narrow(-3, 0, even.shape[-3] - 1)
     return ChainFactor(tuple(levels), matrices.cholesky(diagonal.squeeze(-3)))
 
 
@@ -167,9 +167,9 @@ def precision_of(covariances: Parts) -> Parts:
     given block t.
     """
     slopes, given = conditionals(covariances)
-    factor = matrices.cholesky(torch.cat([covariances[0][..., :1, :, :], given], -3))
+    factor = matrices.cholesky(torch.cat([covariances[0].narrow(-3, 0, 1), given], -3))
     inverse = torch.cholesky_inverse(factor)
-    cross = -slopes.mT @ inverse[..., 1:, :, :]
+    cross = -slopes.mT @ later(inverse, 2)
     return inverse - _padded(cross @ slopes, 0, inverse.shape[-3]), cross
 
 
@@ -179,16 +179,16 @@ def conditionals(covariances: Parts) -> Parts:
     # shapes: (*batch, T - 1, D, D) both
     """
     diagonal, beside = covariances
-    factor = matrices.cholesky(diagonal[..., :-1, :, :])
+    factor = matrices.cholesky(earlier(diagonal, 2))
     slopes = torch.cholesky_solve(beside, factor).mT
-    return slopes, matrices.symmetric_part(diagonal[..., 1:, :, :] - slopes @ beside)
+    return slopes, matrices.symmetric_part(later(diagonal, 2) - slopes @ beside)
 
 
 def apply(parts: Parts, vector: Tensor) -> Tensor:
     """Return S x.  # shape: (*batch, T, D)"""
     diagonal, beside = parts
-    after = matrices.apply(beside, vector[..., 1:, :])
-    before = matrices.apply(beside.mT, vector[..., :-1, :])
+    after = matrices.apply(beside, later(vector, 1))
+    before = matrices.apply(beside.mT, earlier(vector, 1))
     return matrices.apply(diagonal, vector) + pad(after, (0, 0, 0, 1)) + pad(before, (0, 0, 1, 0))
 
 
@@ -198,11 +198,36 @@ def dense(parts: Parts) -> Tensor:
     length, width = diagonal.shape[-3:-1]
     batch = torch.broadcast_shapes(diagonal.shape[:-3], beside.shape[:-3])
     matrix = diagonal.new_zeros(*batch, length, length, width, width)
-    time = torch.arange(length, device=diagonal.device)
-    matrix[..., time, time, :, :] = diagonal
-    matrix[..., time[:-1], time[1:], :, :] = beside
-    matrix[..., time[1:], time[:-1], :, :] = beside.mT
+    matrix.diagonal(0, -4, -3).copy_(diagonal.movedim(-3, -1))
+    matrix.diagonal(1, -4, -3).copy_(beside.movedim(-3, -1))
+    matrix.diagonal(-1, -4, -3).copy_(beside.mT.movedim(-3, -1))
     return matrix.transpose(-3, -2).reshape(*batch, length * width, length * width)
+
+
+def earlier(blocks: Tensor, dims: int) -> Tensor:
+    """All blocks but the last one.
+
+    :param dims: of a block: 1 for vectors, 2 for matrices.
+    """
+    return blocks.narrow(-1 - dims, 0, blocks.shape[-1 - dims] - 1)
+
+
+def later(blocks: Tensor, dims: int) -> Tensor:
+    """All blocks but the first one.
+
+    :param dims: of a block: 1 for vectors, 2 for matrices.
+    """
+    return blocks.narrow(-1 - dims, 1, blocks.shape[-1 - dims] - 1)
+
+
+def every_second(blocks: Tensor, start: int, dims: int) -> Tensor:
+    """Every second block from the first or the second one on, as a view.
+
+    :param dims: of a block: 1 for vectors, 2 for matrices.
+    """
+    dim = blocks.dim() - 1 - dims
+    rest = blocks.narrow(dim, start, blocks.shape[dim] - start)
+    return rest.unfold(dim, 1, 2).squeeze(-1) if rest.shape[dim] else rest
 
 
 def _extended(level: Level, known: Parts) -> Parts:
@@ -216,7 +241,7 @@ def _extended(level: Level, known: Parts) -> Parts:
     own = level.inverse.mT @ level.inverse + moved @ slopes.mT
     left, right = (-moved).chunk(2, -1)
     return _interleaved(known[0], own, 2), _interleaved(
-        left.mT, right[..., : known[1].shape[-3], :, :], 2
+        left.mT, right.narrow(-3, 0, known[1].shape[-3]), 2
     )
 
 
@@ -227,21 +252,21 @@ def pairs(covariances: Parts, count: int) -> Tensor:
     """
     diagonal, beside = covariances
     beside = _padded(beside, 0, count)
-    right = _padded(diagonal[..., 1:, :, :], 0, count)
-    above = torch.cat([diagonal[..., :count, :, :], beside], -1)
+    right = _padded(later(diagonal, 2), 0, count)
+    above = torch.cat([diagonal.narrow(-3, 0, count), beside], -1)
     return torch.cat([above, torch.cat([beside.mT, right], -1)], -2)
 
 
 def _split(vector: Tensor) -> tuple[Tensor, Tensor]:
     """The blocks that are left, and those that are eliminated."""
-    return vector[..., 0::2, :], vector[..., 1::2, :]
+    return every_second(vector, 0, 1), every_second(vector, 1, 1)
 
 
 def _beside(even: Tensor, count: int) -> Tensor:
     """The neighbours of each eliminated block, joined.  # shape: (*batch, count, 2D)"""
-    right = even[..., 1:, :]
+    right = later(even, 1)
     right = pad(right, (0, 0, 0, count - right.shape[-2]))
-    return torch.cat([even[..., :count, :], right], -1)
+    return torch.cat([even.narrow(-2, 0, count), right], -1)
 
 
 def _placed(left: Tensor, right: Tensor, count: int, dims: int) -> Tensor:

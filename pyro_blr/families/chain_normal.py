@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_blr.families import chain_matrices, matrices
 from pyro_blr.families.base import ExponentialFamily, MeanParams, Natural
 from pyro_blr.families.chain_distribution import ChainNormalDistribution
-from pyro_blr.families.chain_matrices import ChainFactor, Parts
+from pyro_blr.families.chain_matrices import ChainFactor, Parts, earlier, later
 from pyro_blr.families.normal import LOG_TWO_PI
 from pyro_blr.families.registry import register_family, unwrap
 
@@ -89,14 +89,14 @@ class ChainNormal(ExponentialFamily):
         d_own, d_next = (c - a - b for c, a, b in change)
         d_own = matrices.symmetric_part(d_own)
         slopes, given = chain_matrices.conditionals(covariances)
-        first = covariances[0][..., :1, :, :]
+        first = covariances[0].narrow(-3, 0, 1)
         inverse = torch.cholesky_inverse(matrices.cholesky(torch.cat([first, given], -3)))
-        before = matrices.cholesky(covariances[0][..., :-1, :, :])
-        d_past = d_own[..., :-1, :, :]
+        before = matrices.cholesky(earlier(covariances[0], 2))
+        d_past = earlier(d_own, 2)
         d_slopes = torch.cholesky_solve(d_next - d_past @ slopes.mT, before).mT
-        d_given = d_own[..., 1:, :, :] - _twice(slopes @ d_next) + slopes @ d_past @ slopes.mT
-        d_inverse = -inverse @ torch.cat([d_own[..., :1, :, :], d_given], -3) @ inverse
-        after, d_after = inverse[..., 1:, :, :], d_inverse[..., 1:, :, :]
+        d_given = later(d_own, 2) - _twice(slopes @ d_next) + slopes @ d_past @ slopes.mT
+        d_inverse = -inverse @ torch.cat([d_own.narrow(-3, 0, 1), d_given], -3) @ inverse
+        after, d_after = later(inverse, 2), later(d_inverse, 2)
         d_cross = -d_slopes.mT @ after - slopes.mT @ d_after
         # K'P K changes by twice dK'P K and by K'dP K.
         added = _twice(d_slopes.mT @ after @ slopes) + slopes.mT @ d_after @ slopes
@@ -185,7 +185,7 @@ def _halved(parts: Parts) -> Parts:
 def _outer(left: Tensor, right: Tensor) -> Parts:
     """x_t y_t' and x_t y_t+1'."""
     own = matrices.outer(left, right)
-    return own, matrices.outer(left[..., :-1, :], right[..., 1:, :])
+    return own, matrices.outer(earlier(left, 1), later(right, 1))
 
 
 def _twice(matrix: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..families import ChainNormal, Natural, chain_matrices, matrices
+from ..families.chain_matrices import earlier, later
 from ..families.normal import LOG_TWO_PI
 from .chain_blocks import ChainBlock
 from .moments import GaussianMoments
@@ -43,14 +44,14 @@ class ChainMoments(GaussianMoments):
         if which == CHAIN_SECOND:
             return own + matrices.outer(mean, mean)
         assert which == NEXT_SECOND
-        return beside + matrices.outer(mean[..., :-1, :], mean[..., 1:, :])
+        return beside + matrices.outer(earlier(mean, 1), later(mean, 1))
 
     def message(self, gradient: tuple[Tensor, ...]) -> Natural:
         dmean, down, dbeside = gradient
         down = matrices.symmetric_part(down)
         mean = self.leaves[0].detach()
-        after = matrices.apply(dbeside, mean[..., 1:, :])
-        before = matrices.apply(dbeside.mT, mean[..., :-1, :])
+        after = matrices.apply(dbeside, later(mean, 1))
+        before = matrices.apply(dbeside.mT, earlier(mean, 1))
         linear = dmean - 2 * matrices.apply(down, mean)
         return linear - pad(after, (0, 0, 0, 1)) - pad(before, (0, 0, 1, 0)), down, dbeside
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linear Gaussian state space models, solved twice: by a Kalman smoother, and as one dense Gaussian.
 
-    z_1 ~ N(m_1, P_1),    z_t+1 = A z_t + b_t + N(0, Q),    y_t = C z_t + N(0, R) where it is seen.
+z_1 ~ N(m_1, P_1),    z_t+1 = A z_t + b_t + N(0, Q),    y_t = C z_t + N(0, R) where it is seen.
 """
 
 from dataclasses import dataclass
@@ -129,4 +129,8 @@ class Joint:
         """The log of the integral over z."""
         size = len(self.linear)
         square = 0.5 * self.linear @ self.mean - 0.5 * torch.logdet(self.precision)
-        return self.constant + float(square) + 0.5 * size * float(torch.log(torch.tensor(2 * torch.pi)))
+        return (
+            self.constant
+            + float(square)
+            + 0.5 * size * float(torch.log(torch.tensor(2 * torch.pi)))
+        )
