@@ -15,7 +15,7 @@ from math import prod
 
 from ..families import ArrowNormal
 from ..lifting.arrow_blocks import ArrowBlock
-from ..lifting.blocks import Placement
+from ..lifting.blocks import Block, Placement
 from ..lifting.expectation import Layout, check_moments
 from ..lifting.laws import joint_plan
 from ..lifting.pairs import OutsideStructure
@@ -69,8 +69,8 @@ class Coupled:
     unseen: tuple[str, ...]
 
 
-def coupled(block: ArrowBlock, layout: Layout, traced: Traced) -> Coupled:
-    """Whether some factor has a product of two groups of a block.
+def coupled(block: Block, layout: Layout, traced: Traced) -> Coupled:
+    """Whether some factor has a product that a block with structure does not hold.
 
     :param layout: the blocks of all sites, of which the block is one.
     """

@@ -3,13 +3,15 @@
 
 """Jointly linear-Gaussian latents that are coupled between neighbours along one axis alone.
 
-A state space model is one: its joint precision is block-tridiagonal, and so is that of the best full
-covariance, as the messages have no product of two times that are no neighbours. Time is a dim of a
-site (a random walk in one tensor, in a plate or an event), or the sites themselves one after the
-other (a loop over ``pyro.markov``). What is found is tried on every factor before it is taken.
+A state space model is one: its joint precision is block-tridiagonal, and so is that of the best
+Gaussian with a full covariance, as the messages have no product of two times that are no
+neighbours. Time is a dim of a site (a random walk in one tensor, in a plate or an event), or the
+sites themselves one after the other (a loop over ``pyro.markov``). What is found is tried on every
+factor before it is taken.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import prod
 
 from ..families import ChainNormal
@@ -29,14 +31,42 @@ DENSE_NUMBERS = 256**2
 SHORTEST = 4
 
 
-def find_chains(traced: Traced, latents: Latents) -> list[ChainBlock]:
+@dataclass(frozen=True)
+class Chain:
+    """A block that is a chain.
+
+    :param unseen: the factors that are sampled, whose products are not known.
+    """
+
+    block: ChainBlock
+    unseen: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the explanation says of it."""
+        first, *_, last = names = [s.name for s in self.block.sites] * 2
+        named = " and ".join(dict.fromkeys(names)) if len(names) < 6 else f"{first}, ..., {last}"
+        length, width = self.block.length, self.block.width
+        notes = [
+            f"{named}: a chain of {length} times with {width} numbers each, whose precision is "
+            "block-tridiagonal"
+        ]
+        if self.unseen:
+            notes.append(
+                f"whether sampled factors ({', '.join(self.unseen)}) couple times of {named} that "
+                "are no neighbours was not seen; q has no such couplings"
+            )
+        return tuple(notes)
+
+
+def find_chains(traced: Traced, latents: Latents) -> list[Chain]:
     """The blocks of latents that are chains, where that is worth more than a dense matrix."""
-    found: list[ChainBlock] = []
+    found: list[Chain] = []
     for group in linear_groups(traced, latents):
         for names in _parts(group, latents):
-            block = _chain_of(group, names, traced, latents)
-            if block is not None:
-                found.append(block)
+            chain = _chain_of(group, names, traced, latents)
+            if chain is not None:
+                found.append(chain)
                 break
     return found
 
@@ -56,9 +86,7 @@ def _parts(group: Group, latents: Latents) -> Iterator[list[str]]:
             yield [name]
 
 
-def _chain_of(
-    group: Group, names: list[str], traced: Traced, latents: Latents
-) -> ChainBlock | None:
+def _chain_of(group: Group, names: list[str], traced: Traced, latents: Latents) -> Chain | None:
     """The first layout in time of some latents that every factor allows, or None."""
     for block in _layouts(group, names, latents):
         if not _is_worth_it(block) or not rows_move_alone([block], traced):
@@ -69,7 +97,7 @@ def _chain_of(
         # What a sampled factor couples is not seen: a dense matrix has room for it.
         size = block.length * block.width
         if not found.across and (not found.unseen or size > MAX_BLOCK_SIZE):
-            return block
+            return Chain(block, found.unseen)
     return None
 
 

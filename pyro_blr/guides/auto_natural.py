@@ -77,17 +77,14 @@ class AutoNatural(NaturalGuide):
     def _merged(self, traced: Traced) -> tuple[list[Block], tuple[str, ...]]:
         """The blocks of coupled latents; chains, but where a dense block joins its precision."""
         chains = find_chains(traced, self.latents)
-        small = [c for c in chains if (c.event_size or 0) <= MAX_BLOCK_SIZE]
+        small = [c for c in chains if c.block.length * c.block.width <= MAX_BLOCK_SIZE]
         if small:
-            large = [c for c in chains if c not in small]
-            blocks, notes = merge(traced, self.latents, large)
-            blocks = join(blocks, traced)
-            joint = {s.name for b in blocks if b.is_joint for s in b.sites}
-            if any(s.name in joint for c in small for s in c.sites):
-                kept = [c for c in small if all(s.name not in joint for s in c.sites)]
-                chains = [*large, *kept]
-        blocks, notes = merge(traced, self.latents, chains)
-        return join(blocks, traced), notes
+            large = [c.block for c in chains if c not in small]
+            dense = join(merge(traced, self.latents, large)[0], traced)
+            joint = {s.name for b in dense if b.is_joint for s in b.sites}
+            chains = [c for c in chains if joint.isdisjoint(s.name for s in c.block.sites)]
+        blocks, notes = merge(traced, self.latents, [c.block for c in chains])
+        return join(blocks, traced), (*(n for c in chains for n in c.notes), *notes)
 
     def suits(self, traced: Traced) -> bool:
         return rows_move_alone(self.blocks, traced)

@@ -25,7 +25,6 @@ from ..energy.trace import Traced, without_validation
 from ..families import Natural
 from ..families.registry import unwrap
 from ..lifting.blocks import Block
-from ..lifting.chain_blocks import ChainBlock
 from ..random_state import same_random_state
 from .choice import TraceLatents, full_value
 from .marginals import own_law

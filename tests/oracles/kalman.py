@@ -1,6 +1,6 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
-"""Linear Gaussian state space models, solved twice: by a Kalman smoother, and as one dense Gaussian.
+"""Linear Gaussian state space models, by a Kalman smoother and as one dense Gaussian.
 
 z_1 ~ N(m_1, P_1),    z_t+1 = A z_t + b_t + N(0, Q),    y_t = C z_t + N(0, R) where it is seen.
 """
@@ -14,7 +14,12 @@ from torch.distributions import MultivariateNormal
 
 @dataclass
 class StateSpace:
-    """A model and its data. # shapes: (D,), (D, D), (D, D), (T-1, D), (D, D), (E, D), (E, E), (T, E), (T,)"""
+    """A model and its data, with D states and E observations a time.
+
+    :param inputs: b_t # shape: (T - 1, D)
+    :param y: # shape: (T, E)
+    :param seen: which times are observed # shape: (T,)
+    """
 
     first_mean: Tensor
     first_cov: Tensor
