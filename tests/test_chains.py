@@ -8,6 +8,7 @@ closed form is, the oracle is the package's own guide with a full covariance.
 
 import copy
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -241,9 +242,17 @@ def test_draws_are_correlated_as_the_chain_is():
     assert bool(((beside - expected.beside).abs() < 5 * noise).all())
 
 
+@pytest.fixture
+def single() -> Iterator[None]:
+    """float32 as the default dtype."""
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(torch.float64)
+
+
+@pytest.mark.usefixtures("single")
 def test_float32_models():
     y = models.smooth_series(300).float()
-    torch.set_default_dtype(torch.float32)
     blr, guide = engine(models.unknown_noise)
     fit = blr.fit(y, tol=1e-4)
     assert fit.converged, fit.reason
