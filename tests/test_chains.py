@@ -84,7 +84,7 @@ def test_the_two_oracles_agree():
 
 
 def test_each_sequence_of_a_batch_is_its_own():
-    y = torch.stack([models.smooth_series(90, seed) for seed in range(12)])
+    y = torch.stack([models.smooth_series(260, seed) for seed in range(12)])
     blr, guide = engine(models.sequences)
     blr.step(y)
     assert chain_of(guide).batch_shape == (12,)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..families import ChainNormal
-from ..lifting.blocks import Placement
+from ..lifting.blocks import Block, Placement
 from ..lifting.chain_blocks import ChainBlock, Times
 from .arrow import coupled
 from .joining import rows_move_alone
@@ -99,6 +99,11 @@ def _chain_of(group: Group, names: list[str], traced: Traced, latents: Latents) 
         if not found.across and (not found.unseen or size > MAX_BLOCK_SIZE):
             return Chain(block, found.unseen)
     return None
+
+
+def is_short(block: Block) -> bool:
+    """Whether one dense matrix of a block's event is as good as a chain."""
+    return (block.event_size or 1) ** 2 <= DENSE_NUMBERS
 
 
 def _is_worth_it(block: ChainBlock) -> bool:

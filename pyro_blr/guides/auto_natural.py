@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import errors
-from ..energy.chains import find_chains
+from ..energy.chains import find_chains, is_short
 from ..energy.joining import join, rows_move_alone
 from ..energy.latents import Latent
 from ..energy.merging import MAX_BLOCK_SIZE, merge
@@ -75,14 +75,19 @@ class AutoNatural(NaturalGuide):
         return notes
 
     def _merged(self, traced: Traced) -> tuple[list[Block], tuple[str, ...]]:
-        """The blocks of coupled latents; chains, but where a dense block joins its precision."""
+        """The blocks of coupled latents, chains among them.
+
+        A dense block that joins its precision says more than a chain beside it, and a short one
+        that all rows of a plate share costs less than a chain for each.
+        """
         chains = find_chains(traced, self.latents)
         small = [c for c in chains if c.block.length * c.block.width <= MAX_BLOCK_SIZE]
         if small:
             large = [c.block for c in chains if c not in small]
-            dense = join(merge(traced, self.latents, large)[0], traced)
-            joint = {s.name for b in dense if b.is_joint for s in b.sites}
-            chains = [c for c in chains if joint.isdisjoint(s.name for s in c.block.sites)]
+            dense = share(join(merge(traced, self.latents, large)[0], traced), traced)
+            better = [b for b in dense if b.is_joint or (b.row_dims and is_short(b))]
+            held = {s.name for b in better for s in b.sites}
+            chains = [c for c in chains if held.isdisjoint(s.name for s in c.block.sites)]
         blocks, notes = merge(traced, self.latents, [c.block for c in chains])
         return join(blocks, traced), (*(n for c in chains for n in c.notes), *notes)
 
