@@ -49,6 +49,11 @@ def _factors(s: StateSpace, z: Tensor) -> None:
         with pyro.plate("steps", len(s.y) - 1):
             ahead = z[..., :-1, :] @ s.transition.T + s.inputs
             pyro.sample("walk", dist.MultivariateNormal(ahead, s.noise), obs=z[..., 1:, :])
+    _seen(s, z)
+
+
+def _seen(s: StateSpace, z: Tensor) -> None:
+    """What is seen of the states."""
     with pyro.plate("observed", len(s.y)), poutine.mask(mask=s.seen):
         pyro.sample("y", dist.MultivariateNormal(z @ s.emission.T, s.error), obs=s.y)
 
@@ -97,8 +102,19 @@ def factor_statement(s: StateSpace) -> None:
     step = (z[1:] - z[:-1] @ s.transition.T - s.inputs) @ white.T
     pyro.factor("walk", dist.Normal(torch.zeros(2), 1.0).log_prob(torch.zeros(2)).sum() * len(step))
     pyro.factor("square", -0.5 * (step**2).sum() - len(step) * root.diagonal().log().sum())
-    with pyro.plate("observed", len(s.y)), poutine.mask(mask=s.seen):
-        pyro.sample("y", dist.MultivariateNormal(z @ s.emission.T, s.error), obs=s.y)
+    _seen(s, z)
+
+
+def state_before(s: StateSpace) -> None:
+    """The first state is a site of its own, in front of the others."""
+    first = pyro.sample("z0", dist.MultivariateNormal(s.first_mean, s.first_cov))
+    if len(s.y) == 1:  # a plate without elements is refused
+        return _seen(s, first.unsqueeze(0))
+    with pyro.plate("steps", len(s.y) - 1):
+        later = pyro.sample("z1", dist.Normal(0.0, 1.0).expand([2]).to_event(1).mask(False))
+        ahead = torch.cat([first.unsqueeze(0), later[:-1]]) @ s.transition.T + s.inputs
+        pyro.sample("walk", dist.MultivariateNormal(ahead, s.noise), obs=later)
+    return _seen(s, torch.cat([first.unsqueeze(0), later]))
 
 
 SPELLINGS: tuple[Callable[[StateSpace], None], ...] = (
@@ -107,6 +123,7 @@ SPELLINGS: tuple[Callable[[StateSpace], None], ...] = (
     two_sites,
     markov_loop,
     factor_statement,
+    state_before,
 )
 
 
@@ -167,6 +184,22 @@ def sequences(y: Tensor) -> None:
         z = pyro.sample("z", dist.Normal(0.0, 10.0).expand([y.shape[1]]).to_event(1))
         pyro.sample("walk", dist.Normal(z[..., :-1], 0.3).to_event(1), obs=z[..., 1:])
         pyro.sample("y", dist.Normal(z, 0.5).to_event(1), obs=y)
+
+
+def between_times(y: Tensor, kind: str) -> None:
+    """A series seen between its times, and several times at some."""
+    T = len(y) // 2
+    generator = torch.Generator().manual_seed(3)
+    where = torch.randint(0, T - 1, (len(y),), generator=generator)
+    share = torch.rand(len(y), generator=generator)
+    with pyro.plate("time", T):
+        z = pyro.sample("z", dist.Normal(0.0, 10.0))
+    with pyro.plate("steps", T - 1):
+        pyro.sample("walk", dist.Normal(z[:-1], 0.3), obs=z[1:])
+    with pyro.plate("seen", len(y)):
+        f = (1 - share) * z[where] + share * z[where + 1]
+        law = dist.Normal(f, 0.5) if kind == "normal" else dist.Bernoulli(logits=f)
+        pyro.sample("y", law, obs=y)
 
 
 def second_order(y: Tensor) -> None:

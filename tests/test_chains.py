@@ -170,6 +170,25 @@ def test_unknown_noise_equals_a_dense_block(monkeypatch):
         torch.testing.assert_close(guide.median()[name], other.median()[name], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["normal", "bernoulli"])
+def test_observations_between_times(kind, monkeypatch):
+    """Each depends on two neighbours: exactly, or by quadrature of their weighed sum."""
+    y = models.smooth_series(600)
+    y = y if kind == "normal" else (y > 0).double()
+
+    def model(y: Tensor) -> None:
+        models.between_times(y, kind)
+
+    blr, guide = engine(model)
+    blr.fit(y, tol=1e-12)
+    assert chain_of(guide).length == 300
+    monkeypatch.setattr("pyro_blr.energy.chains.DENSE_NUMBERS", 1e9)
+    dense, other = engine(model)
+    dense.fit(y, tol=1e-12)
+    assert blr.evaluate_loss(y) == pytest.approx(dense.evaluate_loss(y), abs=1e-8)
+    torch.testing.assert_close(guide.median()["z"], other.median()["z"], rtol=0, atol=1e-6)
+
+
 def test_products_beyond_neighbours_are_no_chain():
     y = models.smooth_series(300)
     blr, guide = engine(models.second_order)

@@ -8,16 +8,17 @@ apart are correlated through those between them; that part of the covariance is 
 a product that needs it raises.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from ..families import MultivariateNormal
 from . import constants, host
-from .axes import Address, Axis, Gather, all_axes, axes_of, device_of, grid, same_address
+from .axes import Address, Axis, Gather, all_axes, axes_of, device_of, grid, same_address, take
 from .blocks import Block, Placement
-from .terms import Atom, LatentSite
+from .terms import Atom, Constant, LatentSite
 
 
 @dataclass(frozen=True)
@@ -95,26 +96,32 @@ def _later(index: Tensor, start: int) -> Tensor:
     return index + start
 
 
-def lag(first: Address, second: Address) -> int | None:
-    """By how many times the second address is later, if that is -1, 0 or 1 and the same everywhere.
+def meeting(
+    first: Address, second: Address, length: int, factors: Iterable[Constant] = ()
+) -> tuple[int, Address] | None:
+    """By how many times the second of two addresses is later, -1, 0 or 1, and the earlier time.
 
-    Reads index tables, if it must.
+    None if that is not the same everywhere; where constants that they are multiplied with are 0
+    does not count (``torch.cat([z0, z[:-1]])`` is a sum of both, each times ones and zeros). Index
+    tables are read if they must be.
+
+    :param length: T; the earlier one of two different times is an address among the first T - 1.
     """
+    by = _lag(first, second)
+    if by is None:
+        return _live_meeting(first, second, factors)
+    earlier = first if by >= 0 else second
+    return by, before_last(earlier, length) if by else earlier
+
+
+def _lag(first: Address, second: Address) -> int | None:
+    """By how many times the second is later, if that is -1, 0 or 1 and plain to see."""
     if same_address(first, second):
         return 0
     one, other = _line(first), _line(second)
-    if one is not None and other is not None:
-        by = other[0] - one[0]
-        alike = one[1:] == other[1:] and abs(by) <= 1
-        return by if alike else None
-    tables = [w.index for w in (first, second) if isinstance(w, Gather)]
-    if set(axes_of(first)) != set(axes_of(second)):
+    if one is None or other is None or one[1:] != other[1:] or abs(other[0] - one[0]) > 1:
         return None
-    if not all(host.readable(t) for t in tables if isinstance(t, Tensor)):
-        return None
-    axes, device = all_axes((first, second)), device_of((first, second))
-    ahead = grid(second, axes, device) - grid(first, axes, device)
-    return next((by for by in (0, 1, -1) if host.settled((ahead == by).all())), None)
+    return other[0] - one[0]
 
 
 def _line(address: Address) -> tuple[int, int, Axis | None] | None:
@@ -126,6 +133,44 @@ def _line(address: Address) -> tuple[int, int, Axis | None] | None:
     if isinstance(address.index, range):
         return address.index.start, address.index.step, address.axes[0]
     return None
+
+
+def _live_meeting(
+    first: Address, second: Address, factors: Iterable[Constant]
+) -> tuple[int, Address] | None:
+    """The same from tables of both addresses, where no constant is 0."""
+    ends = set(axes_of(first)), set(axes_of(second))
+    tables = [w.index for w in (first, second) if isinstance(w, Gather)]
+    are_readable = all(host.readable(t) for t in tables if isinstance(t, Tensor))
+    if not (ends[0] <= ends[1] or ends[1] <= ends[0]) or not are_readable:
+        return None
+    axes, device = all_axes((first, second)), device_of((first, second))
+    times = [grid(w, axes, device).expand([a.size for a in axes]) for w in (first, second)]
+    live = _live(axes, factors, device)
+    ahead = times[1] - times[0]
+    for by in (0, 1, -1):
+        if host.settled(((ahead == by) | ~live).all()):
+            earlier = times[0] if by >= 0 else times[1]
+            return by, Gather(torch.where(live, earlier, 0), axes)
+    return None
+
+
+def _live(axes: tuple[Axis, ...], factors: Iterable[Constant], device: torch.device) -> Tensor:
+    """Where along some axes no constant is 0. # shape: the sizes of the axes"""
+    live = torch.ones([a.size for a in axes], dtype=torch.bool, device=device)
+    for factor in factors:
+        tensor = factor.tensor
+        if set(axes).isdisjoint(all_axes(factor.where)) or not host.readable(tensor):
+            continue
+        value, own = take(tensor.detach(), factor.where)
+        there = value != 0
+        for place in reversed(range(len(own))):
+            if own[place] not in axes:
+                there = there.any(place)
+        kept = [a for a in own if a in axes]
+        there = there.permute([kept.index(a) for a in axes if a in kept])
+        live = live & there.reshape([a.size if a in kept else 1 for a in axes]).to(device)
+    return live
 
 
 def before_last(address: Address, length: int) -> Address:

@@ -191,7 +191,8 @@ def _paired(partial: _Partial, layout: Layout, out: tuple[Axis, ...]) -> list[_P
     shifts = [t for e in partial.tilts for t in e.terms if layout[t.atoms[0].site.name] is block]
     others = tuple(a for a in rest if not any(a is t for t in twins))
     if len(twins) == 1 and not shifts:
-        second = second_moment_of(element_of(block, first), element_of(block, twins[0]))
+        twin = element_of(block, twins[0])
+        second = second_moment_of(element_of(block, first), twin, partial.product.constants)
         alone = not block.row_dims or _sums_rows_alone(partial, block, first, others, out)
         if second is not None and alone:
             return [partial.times(1.0, (), (second,), others)]
@@ -219,7 +220,8 @@ def _covaried(
     Elements of a plate are correlated only where they coincide.
     """
     pair = element_of(block, first), element_of(block, term.atoms[0])
-    cov, (deltas, renaming) = covariance_of(*pair, out)
+    factors = (*partial.product.constants, *term.constants)
+    cov, (deltas, renaming) = covariance_of(*pair, out, factors)
     grown = partial.times(term.number, term.constants + deltas, (cov,), left)
     return grown.renamed(renaming)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .arrow_blocks import ArrowBlock
 from .axes import Address, Axis, same_address
 from .blocks import Block
-from .chain_blocks import ChainBlock, before_last, lag
+from .chain_blocks import ChainBlock, meeting
 from .coincidence import coincidence, same_everywhere
 from .plan import Stat
 from .statistics import (
@@ -89,9 +89,11 @@ Restriction = tuple[tuple[Constant, ...], dict[Axis, Address]]
 
 
 def covariance_of(
-    first: Element, second: Element, out: tuple[Axis, ...]
+    first: Element, second: Element, out: tuple[Axis, ...], factors: tuple[Constant, ...] = ()
 ) -> tuple[Stat, Restriction]:
     """The covariance of two elements of one block, and the restriction to where it is not 0.
+
+    :param factors: the constants that it is multiplied with.
 
     Elements of a plate are correlated only where they coincide (see :func:`coincidence`).
 
@@ -99,7 +101,7 @@ def covariance_of(
     """
     block = first.block
     if isinstance(block, ChainBlock):
-        cov = _chain_pair(block, first, second, (CHAIN_COV, NEXT_COV))
+        cov = _chain_pair(block, first, second, (CHAIN_COV, NEXT_COV), factors)
         if cov is None:
             raise OutsideStructure(f"a product of times of {block.name} that are no neighbours")
         return cov, coincidence(first.batch[:-1], second.batch[:-1], out)
@@ -112,15 +114,20 @@ def covariance_of(
     return cov, coincidence(first.batch, second.batch, out)
 
 
-def second_moment_of(first: Element, second: Element) -> Stat | None:
-    """``E[first second]`` as one statistic, or None where they may be independent somewhere."""
+def second_moment_of(
+    first: Element, second: Element, factors: tuple[Constant, ...] = ()
+) -> Stat | None:
+    """``E[first second]`` as one statistic, or None where they may be independent somewhere.
+
+    :param factors: the constants that it is multiplied with.
+    """
     block = first.block
     if isinstance(block, ArrowBlock):
         return _arrow_pair(first, second, _ARROW_SECOND) if _same_group(first, second) else None
     if isinstance(block, ChainBlock):
         if not all(map(same_address, first.batch[:-1], second.batch[:-1])):
             return None
-        return _chain_pair(block, first, second, (CHAIN_SECOND, NEXT_SECOND))
+        return _chain_pair(block, first, second, (CHAIN_SECOND, NEXT_SECOND), factors)
     if not all(same_address(v, w) for v, w in zip(first.batch, second.batch, strict=True)):
         return None
     own = first.batch[: len(block.own_shape)]
@@ -140,17 +147,19 @@ def _arrow_pair(first: Element, second: Element, which: tuple[Statistic, ...]) -
 
 
 def _chain_pair(
-    block: ChainBlock, first: Element, second: Element, which: tuple[Statistic, ...]
+    block: ChainBlock,
+    first: Element,
+    second: Element,
+    which: tuple[Statistic, ...],
+    factors: tuple[Constant, ...],
 ) -> Stat | None:
     """The statistic of two elements of one time, or of one and the next; None if they are neither
     everywhere.
     """
-    by = lag(first.batch[-1], second.batch[-1])
-    if by is None:
+    found = meeting(first.batch[-1], second.batch[-1], block.length, factors)
+    if found is None:
         return None
+    by, time = found
     if by < 0:
         first, second = second, first
-    *batch, time = first.batch
-    # The batch of the first is that of both, or takes its place.
-    time = before_last(time, block.length) if by else time
-    return Stat(block, which[abs(by)], (*batch, time, *first.event, *second.event))
+    return Stat(block, which[abs(by)], (*first.batch[:-1], time, *first.event, *second.event))
