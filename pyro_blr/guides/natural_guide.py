@@ -40,6 +40,7 @@ from .start import (
     initial_natural,
     is_elementwise,
     located,
+    marginal_natural,
     merged_natural,
 )
 from .store import NaturalStore, take_loaded
@@ -101,7 +102,8 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
 
     def _first_blocks(self) -> list[Block]:
         """The blocks of q before the model's factors are known: one a latent."""
-        return [first_block(latent) for latent in self.latents.values()]
+        given = self._start  # with a matrix, where the site's own law has one
+        return [n.block() if n.name in given else first_block(n) for n in self.latents.values()]
 
     def lay_out(self, traced: Traced, how: str) -> tuple[str, ...]:
         """Choose the blocks of q for the factors of a model; return notes for the explanation.
@@ -267,6 +269,8 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
             natural = own[latent.name]
             if not block.gaussian or is_elementwise(natural) == (block.event_size is None):
                 return natural
+            if block.event_size is None:
+                return marginal_natural(latent, natural)
             check_latent(type(self).__name__, block, latent.device)
         return merged_natural(block, own, self.latents)
 

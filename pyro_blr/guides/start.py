@@ -120,6 +120,14 @@ def elementwise_natural(loc: Tensor, scale: Tensor) -> Natural:
     return precision * loc.double(), -0.5 * precision
 
 
+def marginal_natural(latent: Latent, natural: Natural) -> Natural:
+    """Independent elements with the means and variances of a vector with a matrix."""
+    covariance = torch.linalg.inv(-2 * natural[1])
+    mean = (covariance @ natural[0].unsqueeze(-1)).squeeze(-1)
+    scale = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+    return elementwise_natural(mean.reshape(latent.site.shape), scale.reshape(latent.site.shape))
+
+
 def gaussian_natural(block: Block, mean: Tensor, scale: float) -> Natural:
     """A Gaussian of one standard deviation in every direction.
 
