@@ -12,6 +12,7 @@ batch dims; a subsampled plate always does, as a step moves the rows of its subs
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from math import prod
 
 from ..families import MultivariateNormal, Normal
@@ -170,9 +171,8 @@ def _elements(term: Term, latents: Latents) -> list[Atom]:
 
 
 def _term_couplings(term: Term, latents: Latents) -> Iterator[Coupling]:
-    elements = _elements(term, latents)
-    if len(elements) == 2:
-        first, second = elements
+    # Of more than two each pair is coupled given the others: z and z' in a z z'.
+    for first, second in combinations(_elements(term, latents), 2):
         yield from _coupling(first, second, latents)
     if term.exponentials:
         # The factors of exp(a + b x) are one exponent, whose square couples a and b.
