@@ -207,3 +207,73 @@ def second_order(y: Tensor) -> None:
     z = pyro.sample("z", dist.Normal(0.0, 10.0).expand([len(y)]).to_event(1))
     pyro.sample("walk", dist.Normal(2 * z[1:-1] - z[:-2], 0.3).to_event(1), obs=z[2:])
     pyro.sample("y", dist.Normal(z, 0.5).to_event(1), obs=y)
+
+
+def autoregression(y: Tensor) -> None:
+    """A loop with an unknown coefficient and precision."""
+    phi = pyro.sample("phi", dist.Normal(0.5, 1.0))
+    q = pyro.sample("q", dist.Gamma(2.0, 2.0))
+    z = torch.tensor(0.0)
+    for t in pyro.markov(range(len(y))):
+        z = pyro.sample(f"z_{t}", dist.Normal(phi * z, q**-0.5))
+        pyro.sample(f"y_{t}", dist.Normal(z, 0.5), obs=y[t])
+
+
+def autoregression_in_a_plate(y: Tensor) -> None:
+    """The same in one tensor."""
+    phi = pyro.sample("phi", dist.Normal(0.5, 1.0))
+    q = pyro.sample("q", dist.Gamma(2.0, 2.0))
+    with pyro.plate("time", len(y)):
+        z = pyro.sample("z", dist.Normal(0.0, 5.0))
+        pyro.sample("y", dist.Normal(z, 0.5), obs=y)
+    with pyro.plate("steps", len(y) - 1):
+        pyro.sample("walk", dist.Normal(phi * z[:-1], q**-0.5), obs=z[1:])
+
+
+def trend(y: Tensor) -> None:
+    """A loop of a level and its slope."""
+    level = slope = None
+    for t in pyro.markov(range(len(y))):
+        ahead = dist.Normal(0.0, 10.0) if level is None else dist.Normal(level + slope, 0.3)
+        steady = dist.Normal(0.0, 1.0) if slope is None else dist.Normal(slope, 0.1)
+        level, slope = pyro.sample(f"level_{t}", ahead), pyro.sample(f"slope_{t}", steady)
+        pyro.sample(f"y_{t}", dist.Normal(level, 0.5), obs=y[t])
+
+
+def second_order_loop(y: Tensor) -> None:
+    """A loop whose states depend on the two before: two successive ones are a time."""
+    z = before = torch.tensor(0.0)
+    for t in pyro.markov(range(len(y)), history=2):
+        z, before = pyro.sample(f"z_{t}", dist.Normal(0.5 * z + 0.3 * before, 0.5)), z
+        pyro.sample(f"y_{t}", dist.Normal(z, 0.5), obs=y[t])
+
+
+def poisson_loop(y: Tensor) -> None:
+    """A loop with counts, whose expectations are exact, and one coin by quadrature."""
+    z = torch.tensor(0.0)
+    for t in pyro.markov(range(len(y))):
+        z = pyro.sample(f"z_{t}", dist.Normal(z, 0.3))
+        pyro.sample(f"y_{t}", dist.Poisson((z / 4).exp()), obs=y[t].abs().round())
+    pyro.sample("coin", dist.Bernoulli(logits=z), obs=torch.tensor(1.0))
+
+
+def seasons(y: Tensor) -> None:
+    """Level and season of a batch of sequences, both vectors along time."""
+    with pyro.plate("sequences", 3):
+        with pyro.plate("time", len(y)):
+            level = pyro.sample("level", dist.Normal(0.0, 5.0))
+            season = pyro.sample("season", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(level + season, 0.5), obs=y.unsqueeze(-1).expand(-1, 3))
+        with pyro.plate("steps", len(y) - 1):
+            pyro.sample("walk", dist.Normal(level[:-1], 0.3), obs=level[1:])
+            pyro.sample("turn", dist.Normal(-0.9 * season[:-1], 0.2), obs=season[1:])
+
+
+ALIKE: tuple[Callable[[Tensor], None], ...] = (
+    autoregression,
+    autoregression_in_a_plate,
+    trend,
+    second_order_loop,
+    poisson_loop,
+    seasons,
+)

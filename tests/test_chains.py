@@ -9,6 +9,7 @@ closed form is, the oracle is the package's own guide with a full covariance.
 import copy
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -187,6 +188,64 @@ def test_observations_between_times(kind, monkeypatch):
     dense.fit(y, tol=1e-12)
     assert blr.evaluate_loss(y) == pytest.approx(dense.evaluate_loss(y), abs=1e-8)
     torch.testing.assert_close(guide.median()["z"], other.median()["z"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", models.ALIKE, ids=lambda m: m.__name__)
+def test_chains_and_dense_blocks_have_the_same_optimum(model, monkeypatch):
+    y = models.smooth_series(24)
+    found = []
+    for numbers in (1.0, 1e9):
+        monkeypatch.setattr("pyro_blr.energy.chains.DENSE_NUMBERS", numbers)
+        blr, guide = engine(model)
+        fit = blr.fit(y, tol=1e-12)
+        assert fit.converged, fit.reason
+        found.append((guide, blr.evaluate_loss(y)))
+    (guide, loss), (dense, expected) = found
+    chain_of(guide)
+    assert not any(isinstance(b, ChainBlock) for b in dense.blocks)
+    assert loss == pytest.approx(expected, abs=1e-8)
+    for name, value in guide.median().items():
+        torch.testing.assert_close(value, dense.median()[name], rtol=0, atol=1e-5)
+
+
+def test_em_is_the_kalman_smoothers():
+    """At the parameters that EM finds the evidence is the filter's, and largest."""
+    data = models.state_space(300, D=1, E=1)
+
+    def model(y: Tensor) -> None:
+        slope = pyro.param("slope", torch.tensor(0.5))
+        q = pyro.param("q", torch.tensor(1.0), constraint=dist.constraints.positive)
+        z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([len(y)]).mask(False).to_event(1))
+        pyro.sample("first", dist.Normal(z[0], 1.0), obs=torch.tensor(0.0))
+        pyro.sample("walk", dist.Normal(slope * z[:-1], q).to_event(1), obs=z[1:])
+        pyro.sample("y", dist.Normal(z, 0.7).to_event(1), obs=y)
+
+    y = models.smooth_series(300) + 0.7 * torch.randn(300)
+    blr, guide = engine(model, params="em")
+    fit = blr.fit(y, tol=1e-9)
+    assert fit.converged, fit.reason
+    chain_of(guide)
+
+    def evidence(slope: Tensor, q: Tensor) -> float:
+        known = replace(
+            data,
+            first_mean=torch.zeros(1),
+            first_cov=torch.eye(1),
+            transition=slope.reshape(1, 1),
+            inputs=torch.zeros(299, 1),
+            noise=q.square().reshape(1, 1),
+            emission=torch.eye(1),
+            error=0.49 * torch.eye(1),
+            y=y.unsqueeze(-1),
+        )
+        return kalman_smoother(known).log_evidence
+
+    slope, q = (pyro.param(n).detach() for n in ("slope", "q"))
+    best = evidence(slope, q)
+    assert blr.evaluate_loss(y) == pytest.approx(-best, abs=1e-8)
+    for step in (1e-2, -1e-2):
+        assert evidence(slope + step, q) < best
+        assert evidence(slope, q * (1 + step)) < best
 
 
 def test_products_beyond_neighbours_are_no_chain():

@@ -129,6 +129,7 @@ def _structure(traced: Traced, latents: Latents) -> tuple[list[dict[str, int]], 
     """The degrees in the Gaussian sites of every exact term beyond 2, and all couplings."""
     degrees: list[dict[str, int]] = []
     pairs: dict[Coupling, None] = {}
+    given = _GivenOthers(latents)
     for site in traced.sites:
         node = site.log_prob
         if not isinstance(node, LiftedTensor):
@@ -138,6 +139,7 @@ def _structure(traced: Traced, latents: Latents) -> tuple[list[dict[str, int]], 
             for term in polynomial.terms:
                 degrees.append(_degrees(term, latents))
                 pairs.update(dict.fromkeys(_term_couplings(term, latents)))
+                given.add(term)
         else:
             predictor = find_predictor(node)
             if not isinstance(predictor, str):
@@ -145,7 +147,37 @@ def _structure(traced: Traced, latents: Latents) -> tuple[list[dict[str, int]], 
                     assert scalar.poly is not None
                     pairs.update(dict.fromkeys(_predictor_couplings(scalar.poly, latents)))
     # Terms that are at most quadratic in all sites together stay so under every merge.
+    pairs.update(dict.fromkeys(given.couplings))
     return [d for d in degrees if sum(d.values()) > 2], list(pairs)
+
+
+class _GivenOthers:
+    """The couplings of two elements of a product of more, given the others: z and z' in a z z'.
+
+    Not all pairs of a product can share a block, so latents that are in fewer products come first:
+    the states of a chain, and not one of them with the coefficient of all.
+    """
+
+    def __init__(self, latents: Latents) -> None:
+        self.latents = latents
+        self._found: dict[Coupling, None] = {}
+        self._times: dict[str, int] = {}
+
+    def add(self, term: Term) -> None:
+        """The couplings of one product."""
+        elements = _elements(term, self.latents)
+        if len(elements) < 3:
+            return
+        for name in {e.site.name for e in elements}:
+            self._times[name] = self._times.get(name, 0) + 1
+        for first, second in combinations(elements, 2):
+            self._found.update(dict.fromkeys(_coupling(first, second, self.latents)))
+
+    @property
+    def couplings(self) -> list[Coupling]:
+        """All of them, in the order in which they are to be taken."""
+        times = self._times
+        return sorted(self._found, key=lambda c: max(times[c.first], times[c.second]))
 
 
 def _splits(polynomial: Polynomial, latents: Latents) -> bool:
@@ -171,9 +203,9 @@ def _elements(term: Term, latents: Latents) -> list[Atom]:
 
 
 def _term_couplings(term: Term, latents: Latents) -> Iterator[Coupling]:
-    # Of more than two each pair is coupled given the others: z and z' in a z z'.
-    for first, second in combinations(_elements(term, latents), 2):
-        yield from _coupling(first, second, latents)
+    elements = _elements(term, latents)
+    if len(elements) == 2:
+        yield from _coupling(elements[0], elements[1], latents)
     if term.exponentials:
         # The factors of exp(a + b x) are one exponent, whose square couples a and b.
         dims = all_axes(w for e in term.exponentials for w in e.where)

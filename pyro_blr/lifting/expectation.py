@@ -39,11 +39,18 @@ from .terms import (
 Layout = Mapping[str, Block]
 
 
-def compile_plan(value: Polynomial, layout: Layout, free: tuple[Tensor, ...] | None = None) -> Plan:
+def compile_plan(
+    value: Polynomial,
+    layout: Layout,
+    free: tuple[Tensor, ...] | None = None,
+    is_mean: bool = False,
+) -> Plan:
     """Compile E_q of a polynomial.
 
     :param free: the constants that require a gradient, in the order of their places; those of the
         polynomial itself if None.
+    :param is_mean: whether covariances are to be had from the plan of an affine expression: one
+        time of a chain then stays that time, and is not a cell among all of them.
     :raises NotPolynomial: if a moment that it needs has no closed form here.
     """
     out = value.out
@@ -52,7 +59,7 @@ def compile_plan(value: Polynomial, layout: Layout, free: tuple[Tensor, ...] | N
     merged: dict[object, tuple[Product, Tensor | None]] = {}
     for term in value.terms:
         for expanded in _expectation(term, layout, out, marginals):
-            merge_into(merged, folded_product(expanded, out, free), out)
+            merge_into(merged, folded_product(expanded, out, free, is_mean), out)
     return Plan(value.dims, tuple(merged_product(p, c) for p, c in merged.values()))
 
 
@@ -95,7 +102,7 @@ class _Marginals:
         structure, free = key_of(value)
         key = structure, tuple(id(t) for t in free)
         if key not in self._known:
-            mean = compile_plan(value, self.layout, self.free)
+            mean = compile_plan(value, self.layout, self.free, is_mean=True)
             self._known[key] = Marginal(mean, covariance_plan(mean, mean, mean.dims))
         return self._known[key]
 
