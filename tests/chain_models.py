@@ -277,3 +277,13 @@ ALIKE: tuple[Callable[[Tensor], None], ...] = (
     poisson_loop,
     seasons,
 )
+
+
+def gaussian_hmm(y: Tensor) -> None:
+    """Pyro's own distribution of a series whose states are integrated out, with unknown noise."""
+    q = pyro.sample("q", dist.Gamma(3.0, 1.0))
+    first = dist.Normal(torch.zeros(1), 10.0).to_event(1)
+    step = dist.Normal(torch.zeros(1), q**-0.5).to_event(1)
+    error = dist.Normal(torch.zeros(1), 0.5 * torch.ones(1)).to_event(1)
+    law = dist.GaussianHMM(first, torch.eye(1), step, torch.eye(1), error, duration=len(y))
+    pyro.sample("y", law, obs=y.unsqueeze(-1))

@@ -248,6 +248,39 @@ def test_em_is_the_kalman_smoothers():
         assert evidence(slope, q * (1 + step)) < best
 
 
+def test_a_gaussian_hmm_with_unknown_noise():
+    """Its states are integrated out by Pyro; q over the precision is within its family's gap."""
+    y = models.smooth_series(40)
+    blr, guide = engine(models.gaussian_hmm, on_sampled="ignore")
+    fit = blr.fit(y)
+    assert fit.converged, fit.reason
+    one, data = torch.eye(1), models.state_space(40, D=1, E=1)
+    # Pyro's initial law is of the state before the first transition.
+    logs = torch.linspace(-3.0, 5.0, 161)
+    each = [
+        kalman_smoother(
+            replace(
+                data,
+                first_mean=torch.zeros(1),
+                first_cov=(100 + (-u).exp()) * one,
+                transition=one,
+                inputs=torch.zeros(39, 1),
+                noise=(-u).exp() * one,
+                emission=one,
+                error=0.25 * one,
+                y=y.unsqueeze(-1),
+            )
+        ).log_evidence
+        for u in logs
+    ]
+    prior = dist.Gamma(3.0, 1.0).log_prob(logs.exp()) + logs
+    joint = torch.tensor(each) + prior
+    evidence = float(torch.logsumexp(joint, 0) + (logs[1] - logs[0]).log())
+    assert -0.02 < evidence + blr.evaluate_loss(y) < 0.1
+    mean = float((torch.softmax(joint, 0) * logs.exp()).sum())
+    assert float(guide.marginal("q").mean) == pytest.approx(mean, rel=0.05)
+
+
 def test_products_beyond_neighbours_are_no_chain():
     y = models.smooth_series(300)
     blr, guide = engine(models.second_order)

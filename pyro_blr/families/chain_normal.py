@@ -163,9 +163,12 @@ class ChainNormal(ExponentialFamily):
         """Return the factor of S; NaN outside the domain."""
         return chain_matrices.factorise(self.precision(natural))
 
-    def moments(self, natural: Natural) -> tuple[Tensor, Parts]:
-        """Return the means m_t, and the covariances C_tt and C_t,t+1."""
-        factor = self.factor(natural)
+    def moments(self, natural: Natural, factor: ChainFactor | None = None) -> tuple[Tensor, Parts]:
+        """Return the means m_t, and the covariances C_tt and C_t,t+1.
+
+        :param factor: that of S, if it is known.
+        """
+        factor = self.factor(natural) if factor is None else factor
         own, beside = factor.inverse()
         if not factor.levels:  # one block: there are no neighbours, and their tensor is empty
             beside = natural[2]

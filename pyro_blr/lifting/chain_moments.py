@@ -30,8 +30,14 @@ class ChainMoments(GaussianMoments):
     def _coordinates(self, natural: Natural) -> tuple[Tensor, ...]:
         family = self.block.family
         assert isinstance(family, ChainNormal)
-        mean, covariances = family.moments(natural)
+        factor = family.factor(natural)
+        self._log_diagonal = factor.log_diagonal()
+        mean, covariances = family.moments(natural, factor)
         return mean, *covariances
+
+    def entropy(self) -> Tensor:
+        constant = 0.5 * (1.0 + LOG_TWO_PI) * self.leaves[0].numel()
+        return constant - self._log_diagonal.sum()
 
     def _statistic(self, which: Statistic) -> Tensor:
         mean, own, beside = self.leaves
