@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chains of Gaussians: exact where a Kalman smoother is, and the same q as a full covariance.
 
-The smoother and the dense Gaussian of `tests/oracles/linear_gaussian` know nothing of the package. Where no
-closed form is, the oracle is the package's own guide with a full covariance.
+The smoother and the dense Gaussian of `tests/oracles/linear_gaussian` know nothing of the package.
+Where no closed form is, the oracle is the package's own guide with a full covariance.
 """
 
 import copy
