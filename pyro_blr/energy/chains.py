@@ -45,8 +45,7 @@ class Chain:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the explanation says of it."""
-        first, *_, last = names = [s.name for s in self.block.sites] * 2
-        named = " and ".join(dict.fromkeys(names)) if len(names) < 6 else f"{first}, ..., {last}"
+        named = self.block.title
         length, width = self.block.length, self.block.width
         notes = [
             f"{named}: a chain of {length} times with {width} numbers each, whose precision is "
