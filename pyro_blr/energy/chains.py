@@ -18,9 +18,10 @@ from ..families import ChainNormal
 from ..lifting.blocks import Block, Placement
 from ..lifting.chain_blocks import ChainBlock, Times
 from .arrow import coupled
+from .couplings import plate_names
 from .joining import rows_move_alone
 from .latents import Latents
-from .merging import MAX_BLOCK_SIZE, Group, linear_groups, plate_names, shared_plates
+from .merging import MAX_BLOCK_SIZE, Group, linear_groups, shared_plates
 from .trace import Traced
 
 #: Numbers of a dense precision up to which it is held: a chain takes log2(T) rounds of some thirty
@@ -44,8 +45,7 @@ class Chain:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the explanation says of it."""
-        first, *_, last = names = [s.name for s in self.block.sites] * 2
-        named = " and ".join(dict.fromkeys(names)) if len(names) < 6 else f"{first}, ..., {last}"
+        named = self.block.title
         length, width = self.block.length, self.block.width
         notes = [
             f"{named}: a chain of {length} times with {width} numbers each, whose precision is "

@@ -3,25 +3,20 @@
 
 """Which latents share a Gaussian block: those that are jointly linear-Gaussian and coupled.
 
-Two elements are coupled if some factor has a term with the product of both (given the other blocks,
-random precisions among them), or a predictor with the sum of both. A merge must leave every exact
+A merge must leave every exact
 term at most quadratic in the merged block: ``y ~ Normal(a * b, 1)`` has the term ``a^2 b^2``, so a
 and b stay apart. Plates along which only equal elements are coupled (``a[g] + b[g] * x``) stay
 batch dims; a subsampled plate always does, as a step moves the rows of its subsample alone.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from math import prod
 
 from ..families import MultivariateNormal, Normal
-from ..lifting.axes import all_axes, same_address
 from ..lifting.blocks import Block, Placement
-from ..lifting.polynomial import Polynomial
-from ..lifting.predictor import find_predictor
-from ..lifting.terms import Atom, Term
-from .latents import Latent, Latents
+from .couplings import Coupling, is_mergeable, plate_names, structure
+from .latents import Latents
 from .trace import Traced
 
 #: The largest merged block. A dense precision and its Cholesky factor, covariance and gradients
@@ -40,15 +35,6 @@ class Group:
     broken: set[str] = field(default_factory=set)
     coupled: bool = False
     couplings: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Coupling:
-    """A product of elements of two sites and the plates along which they may differ."""
-
-    first: str
-    second: str
-    broken: frozenset[str]
 
 
 def merge(
@@ -77,7 +63,7 @@ def linear_groups(traced: Traced, latents: Latents) -> list[Group]:
     A Gaussian that is coupled with no other is a group of its own.
     """
     groups, _ = _groups(traced, latents, None, {})
-    return [g for g in groups if all(_mergeable(latents[n]) for n in g.names)]
+    return [g for g in groups if all(is_mergeable(latents[n]) for n in g.names)]
 
 
 def _groups(
@@ -88,7 +74,7 @@ def _groups(
     :param limit: the largest block.
     :param held: the latents that have their block already.
     """
-    terms, pairs = _structure(traced, latents)
+    terms, pairs = structure(traced, latents)
     groups = {name: Group([name]) for name in latents if name not in held}
     subsampled = {latents[n].plates[d][0] for n, dims in traced.rows.items() for d in dims}
     order = {name: i for i, name in enumerate(latents)}
@@ -118,127 +104,6 @@ def _across(coupling: Coupling, plate: str) -> str:
     """The note on elements of a subsampled plate, which move a few at a time."""
     names = " and ".join(dict.fromkeys((coupling.first, coupling.second)))
     return f"{names} are coupled across the plate {plate!r}, which is subsampled: they stay apart"
-
-
-def _mergeable(latent: Latent) -> bool:
-    return latent.site.gaussian and latent.transform is None
-
-
-def _structure(traced: Traced, latents: Latents) -> tuple[list[dict[str, int]], list[Coupling]]:
-    """The degrees in the Gaussian sites of every exact term beyond 2, and all couplings."""
-    degrees: list[dict[str, int]] = []
-    pairs: dict[Coupling, None] = {}
-    given = _GivenOthers(latents)
-    for site in traced.sites:
-        for node in site.lifted_factors:
-            polynomial = node.poly
-            if polynomial is not None and _splits(polynomial, latents):
-                for term in polynomial.terms:
-                    degrees.append(_degrees(term, latents))
-                    pairs.update(dict.fromkeys(_term_couplings(term, latents)))
-                    given.add(term)
-            else:
-                predictor = find_predictor(node)
-                if not isinstance(predictor, str):
-                    for scalar in predictor.values:
-                        assert scalar.poly is not None
-                        pairs.update(dict.fromkeys(_predictor_couplings(scalar.poly, latents)))
-    # Terms that are at most quadratic in all sites together stay so under every merge.
-    pairs.update(dict.fromkeys(given.couplings))
-    return [d for d in degrees if sum(d.values()) > 2], list(pairs)
-
-
-class _GivenOthers:
-    """The couplings of two elements of a product of more, given the others: z and z' in a z z'.
-
-    Not all pairs of a product can share a block, so latents that are in fewer products come first:
-    the states of a chain, and not one of them with the coefficient of all.
-    """
-
-    def __init__(self, latents: Latents) -> None:
-        self.latents = latents
-        self._found: dict[Coupling, None] = {}
-        self._times: dict[str, int] = {}
-
-    def add(self, term: Term) -> None:
-        """The couplings of one product."""
-        elements = _elements(term, self.latents)
-        if len(elements) < 3:
-            return
-        for name in {e.site.name for e in elements}:
-            self._times[name] = self._times.get(name, 0) + 1
-        for first, second in combinations(elements, 2):
-            self._found.update(dict.fromkeys(_coupling(first, second, self.latents)))
-
-    @property
-    def couplings(self) -> list[Coupling]:
-        """All of them, in the order in which they are to be taken."""
-        times = self._times
-        return sorted(self._found, key=lambda c: max(times[c.first], times[c.second]))
-
-
-def _splits(polynomial: Polynomial, latents: Latents) -> bool:
-    """Whether every term is at most quadratic in each site alone."""
-    return all(max(_degrees(t, latents).values(), default=0) <= 2 for t in polynomial.terms)
-
-
-def _degrees(term: Term, latents: Latents) -> dict[str, int]:
-    result: dict[str, int] = {}
-    for atom in term.atoms:
-        if atom.kind == "power" and _mergeable(latents[atom.site.name]):
-            result[atom.site.name] = result.get(atom.site.name, 0) + int(atom.power)
-    return result
-
-
-def _elements(term: Term, latents: Latents) -> list[Atom]:
-    return [
-        a
-        for a in term.atoms
-        if a.kind == "power" and _mergeable(latents[a.site.name])
-        for _ in range(int(a.power))
-    ]
-
-
-def _term_couplings(term: Term, latents: Latents) -> Iterator[Coupling]:
-    elements = _elements(term, latents)
-    if len(elements) == 2:
-        yield from _coupling(elements[0], elements[1], latents)
-    if term.exponentials:
-        # The factors of exp(a + b x) are one exponent, whose square couples a and b.
-        dims = all_axes(w for e in term.exponentials for w in e.where)
-        exponent = Polynomial(dims, (t for e in term.exponentials for t in e.terms))
-        yield from _predictor_couplings(exponent, latents)
-
-
-def _predictor_couplings(predictor: Polynomial, latents: Latents) -> Iterator[Coupling]:
-    """The square of a predictor couples every element in it with every other."""
-    predictor_atoms = [a for t in predictor.terms for a in _elements(t, latents)]
-    twins = [a for t in predictor.fresh().terms for a in _elements(t, latents)]
-    out = set(predictor.out)
-    for i, first in enumerate(predictor_atoms):
-        for j, second in enumerate(predictor_atoms[i:], start=i):
-            # A contracted axis is summed twice in the square: the second sum runs on its own.
-            contracted = any(a not in out for w in second.where for a in getattr(w, "axes", (w,)))
-            yield from _coupling(first, twins[j] if contracted else second, latents)
-
-
-def _coupling(first: Atom, second: Atom, latents: Latents) -> Iterator[Coupling]:
-    a, b = latents[first.site.name], latents[second.site.name]
-    mine = {name: first.where[d] for d, name in plate_names(a).items()}
-    theirs = {name: second.where[d] for d, name in plate_names(b).items()}
-    broken = {p for p in mine if p not in theirs or not same_address(mine[p], theirs[p])}
-    broken |= {p for p in theirs if p not in mine}
-    if a is not b or broken:
-        names = sorted((a.name, b.name), key=list(latents).index)
-        yield Coupling(names[0], names[1], frozenset(broken))
-
-
-def plate_names(latent: Latent) -> dict[int, str]:
-    """A name for each batch dim: its plate's, or one of its own."""
-    return {
-        d: latent.plates[d][0] if d in latent.plates else f"{latent.name}[{d}]"
-        for d in latent.batch_dims
-    }
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ..lifting.blocks import Block
 from ..lifting.chain_blocks import ChainBlock
 from ..lifting.chain_moments import ChainMoments
 from ..lifting.points import statistics_of
-from .start import distinct
+from .merged import distinct
 
 #: The grid of a numerical quantile: +-12 standard deviations of the unconstrained variable, in
 #: steps h of 0.006 of them, whose h^4 is 1e-9.

@@ -30,20 +30,12 @@ from ..random_state import same_random_state
 from .choice import TraceLatents, full_value
 from .marginals import own_law
 from .memory import check_latent
+from .merged import elementwise_natural, is_elementwise, marginal_natural, merged_natural
 from .persistence import Persistent
 from .posterior import Posterior, detached
 from .protocol import check_domain
 from .rows import PlateReader, chosen, plates_of, under_plates, without_model
-from .start import (
-    elementwise_natural,
-    first_block,
-    given_natural,
-    initial_natural,
-    is_elementwise,
-    located,
-    marginal_natural,
-    merged_natural,
-)
+from .start import first_block, given_natural, initial_natural, located
 from .store import NaturalStore, take_loaded
 
 

@@ -48,6 +48,12 @@ class ChainBlock(Block):
     length: int = field(kw_only=True)
     width: int = field(kw_only=True)
 
+    @property
+    def title(self) -> str:
+        """Its sites in few words: the first and the last one of a long loop."""
+        names = [s.name for s in self.sites]
+        return " and ".join(names) if len(names) < 4 else f"{names[0]}, ..., {names[-1]}"
+
     def span(self, site: LatentSite) -> int:
         return self.width
 

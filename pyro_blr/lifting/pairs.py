@@ -103,7 +103,7 @@ def covariance_of(
     if isinstance(block, ChainBlock):
         cov = _chain_pair(block, first, second, (CHAIN_COV, NEXT_COV), factors)
         if cov is None:
-            raise OutsideStructure(f"a product of times of {block.name} that are no neighbours")
+            raise OutsideStructure(f"a product of times of {block.title} that are no neighbours")
         return cov, coincidence(first.batch[:-1], second.batch[:-1], out)
     if isinstance(block, ArrowBlock):
         if not _same_group(first, second):
