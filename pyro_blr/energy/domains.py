@@ -51,7 +51,9 @@ def _may_leave(value: Any, constraint: Any) -> bool:
     What is more than affine is not looked at: its range is not known.
     """
     bounded = constraint in _BOUNDED
-    return bounded and isinstance(value, LiftedTensor) and bool(value.sites) and is_affine(value)
+    if not bounded or not isinstance(value, LiftedTensor) or not is_affine(value):
+        return False
+    return value.poly is not None and bool(value.poly.sites)  # where it is chosen anywhere
 
 
 _BOUNDED = (

@@ -26,29 +26,41 @@ MAX_PIECES = 32
 Piece = tuple[tuple[Constant, ...], Term]
 
 
-def choice(terms: tuple[Term, ...], out: tuple[Axis, ...]) -> list[Piece] | None:
+def choice(
+    terms: tuple[Term, ...], out: tuple[Axis, ...], elsewhere: float = 1.0
+) -> list[Piece] | None:
     """The terms as masks and what they choose, or None if they do not exclude each other.
 
-    What is chosen is 1 in the places of other pieces, so that functions of it are finite there.
+    :param elsewhere: what is chosen is this in the places of other pieces, so that a function of it
+        is finite there.
     """
     if not 1 < len(terms) <= MAX_PIECES or any(not set(t.axes) <= set(out) for t in terms):
         return None
-    split = [_split(term) for term in terms]
+    split = [split_masks(term) for term in terms]
     if not all(masks for masks, _ in split):
         return None
     shown = [_product(masks, out) for masks, _ in split]
     if not constants.memo(_choose_one, tuple(t for t, _ in shown), tuple(_places(shown, out))):
         return None
     return [
-        (masks, _filled(rest, mask, out)) for (masks, rest), mask in zip(split, shown, strict=True)
+        (masks, _filled(rest, mask, out, elsewhere)) for (masks, rest), mask in zip(split, shown, strict=True)
     ]
 
 
-def _split(term: Term) -> tuple[tuple[Constant, ...], Term]:
+def split_masks(term: Term) -> tuple[tuple[Constant, ...], Term]:
     """The 0-1 constants of a term, and the rest."""
     masks = tuple(c for c in term.constants if _is_mask(c.tensor))
     rest = tuple(c for c in term.constants if not any(c is m for m in masks))
     return masks, Term(term.number, rest, term.atoms, term.exponentials)
+
+
+def has_zeros(mask: Constant) -> bool:
+    """Whether a 0-1 constant is 0 anywhere."""
+    return bool(constants.memo(_has_zeros, (mask.tensor,)))
+
+
+def _has_zeros(tensor: Tensor) -> bool:
+    return host.truth((tensor == 0).any())
 
 
 def _is_mask(tensor: Tensor) -> bool:
@@ -81,17 +93,20 @@ def _choose_one(*masks_and_shapes: object) -> bool:
     return host.truth((total == 1).all())
 
 
-def _filled(rest: Term, mask: Operand, out: tuple[Axis, ...]) -> Term:
-    """The chosen term with its constants replaced by 1 where it is not chosen."""
+def _filled(rest: Term, mask: Operand, out: tuple[Axis, ...], elsewhere: float) -> Term:
+    """The chosen term with its constants replaced where it is not chosen."""
     if not rest.constants or any(c.tensor.requires_grad for c in rest.constants):
         return rest
     own, axes = _product(rest.constants, out)
     both = tuple(a for a in out if a in axes or a in mask[1])
     shapes = tuple(tuple(a.size if a in x else 1 for a in both) for x in (axes, mask[1]))
-    value = constants.memo(_one_elsewhere, (own, mask[0]), shapes)
+    value = constants.memo(_replaced, (own, mask[0]), (shapes, elsewhere))
     return Term(rest.number, (Constant(value, both),), rest.atoms, rest.exponentials)
 
 
-def _one_elsewhere(own: Tensor, mask: Tensor, shapes: tuple[tuple[int, ...], ...]) -> Tensor:
+def _replaced(
+    own: Tensor, mask: Tensor, how: tuple[tuple[tuple[int, ...], ...], float]
+) -> Tensor:
+    shapes, elsewhere = how
     own, mask = (t.reshape(s) for t, s in zip((own, mask), shapes, strict=True))
-    return torch.where(mask.to(own.device) == 1, own, 1.0).contiguous()
+    return torch.where(mask.to(own.device) == 1, own, elsewhere).contiguous()

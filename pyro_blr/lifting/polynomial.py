@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import constants, host
 from .axes import Address, Axis, Gather, Renaming, address_key
-from .choices import Piece, choice
+from .choices import Piece, choice, has_zeros, split_masks
 from .terms import (
     Atom,
     Constant,
@@ -179,6 +179,8 @@ class Polynomial:
         if not self._is_monomial and (parts := choice(self.terms, self.out)):
             return self._chosen(parts, lambda piece: piece.log())
         term = self._monomial("log of a sum")
+        if any(map(has_zeros, split_masks(term)[0])):
+            raise NotPolynomial("log of what may be 0")
         total = polynomial(log_of_number(term.number))
         pieces = [
             Term(1.0, (Constant(constants.memo(torch.log, (c.tensor,)), c.where),), ())
@@ -187,6 +189,21 @@ class Polynomial:
         pieces += [t for e in term.exponentials for t in e.terms]
         terms = (*total.terms, *pieces) if term.number != 1.0 else tuple(pieces)
         return Polynomial(self.dims, terms)
+
+    def log_complement(self) -> "Polynomial":
+        """``log(1 - value)``, of a choice that of what is chosen."""
+        if not self._is_monomial and (parts := choice(self.terms, self.out, elsewhere=0.0)):
+            return self._chosen(parts, lambda piece: piece.log_complement())
+        term = self.terms[0] if self._is_monomial else None
+        if term is not None and (masked := split_masks(term))[0]:
+            return self._chosen([masked], lambda piece: piece.log_complement())
+        if term is None or not term.is_constant or len(term.constants) > 1:
+            return (1 - self).log()
+        if not term.constants:
+            return polynomial(log_of_number(1 - term.number)).expanded(self.dims)
+        (own,) = term.constants
+        value = constants.memo(_log_complement, (own.tensor,), term.number)
+        return Polynomial(self.dims, (Term(1.0, (Constant(value, own.where),), ()),))
 
     def exp(self) -> "Polynomial":
         """The exponential of a sum of affine Gaussian terms, constants and logarithms."""
@@ -269,6 +286,10 @@ class Polynomial:
         if plain and atom.kind == "power" and atom.power == 1 and not atom.site.gaussian:
             return Atom(atom.site, "log1m", 1, atom.where)
         return None
+
+
+def _log_complement(value: Tensor, times: float) -> Tensor:
+    return (-times * value.double()).log1p()
 
 
 def leaf(site: LatentSite) -> Polynomial:

@@ -74,7 +74,7 @@ def broadcast_dims(*values: Polynomial) -> tuple[Axis | None, ...]:
 def log_complement(value: Numeric) -> Polynomial:
     """``log(1 - value)``: of a constant, or of a polynomial whose complement has a logarithm."""
     if isinstance(value, Polynomial):
-        return (1 - value).log()
+        return value.log_complement()
     return of_constant(_log1m, value)
 
 
