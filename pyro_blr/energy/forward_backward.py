@@ -155,7 +155,8 @@ def _messages(start: Tensor, moves: Tensor, seen: Tensor) -> Tensor:
     messages = messages.unsqueeze(-2)
     found = []
     for move, see in places:
-        messages = _scaled(_moved(messages, move) * see.unsqueeze(-2))
+        messages = _moved(messages, move) * see.unsqueeze(-2)
+        messages = _scaled(messages) if chunks == 1 else messages
         found.append(messages)
     return torch.cat(found, -2).reshape(*batch, chunks * length, S)[..., :T, :]
 
