@@ -15,6 +15,7 @@ from ..lifting.distribution import LiftedDistribution
 from ..lifting.tensor import LiftedTensor, polynomial_of
 from ..lifting.terms import NotPolynomial
 from ..lifting.wrappers import log_density
+from .forward_backward import log_evidence
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,15 +76,9 @@ def _normalised(logits: Any) -> Any:
 class ForwardSum:
     """The log of the sum over all paths of a hidden chain: the forward algorithm.
 
-    Neighbouring steps are multiplied pair by pair, log2(T) products of all pairs at once (Särkkä &
-    García-Fernández, arXiv 1905.13002), each divided by its largest entry.
-
     :param scale: what the result is multiplied by.
     :param mask: which sequences count; None for all.
     """
-
-    __name__ = "forward_sum"
-    elementwise = False
 
     def __init__(self, scale: Any, mask: Tensor | bool | None) -> None:
         self.scale, self.mask = scale, mask
@@ -98,33 +93,3 @@ class ForwardSum:
             total = torch.where(mask, total, 0.0)
         result: Tensor = (total * self.scale).sum()
         return result
-
-
-def log_evidence(initial: Tensor, transition: Tensor, observation: Tensor) -> Tensor:
-    """The log of the sum over all paths. # shape: (*batch)"""
-    steps = transition + observation.unsqueeze(-2)
-    shift = _largest(steps)
-    product = (steps - shift).exp()
-    logs = shift[..., 0, 0]
-    while product.shape[-3] > 1:
-        count = product.shape[-3]
-        even = count - count % 2
-        pairs = product[..., 0:even:2, :, :] @ product[..., 1:even:2, :, :]
-        own = logs[..., 0:even:2] + logs[..., 1:even:2]
-        size = pairs.detach().amax((-2, -1), keepdim=True)
-        size = torch.where(size > 0, size, 1.0)
-        pairs, own = pairs / size, own + size[..., 0, 0].log()
-        if even < count:
-            pairs = torch.cat((pairs, product[..., even:, :, :]), -3)
-            own = torch.cat((own, logs[..., even:]), -1)
-        product, logs = pairs, own
-    top = _largest(initial.unsqueeze(-2))[..., 0]
-    start = (initial - top).exp()
-    ends = torch.einsum("...i,...ij->...", start, product[..., 0, :, :])
-    return ends.log() + logs[..., 0] + top[..., 0]
-
-
-def _largest(log_values: Tensor) -> Tensor:
-    """The largest entry of each matrix, finite also where all are -inf; no gradient."""
-    largest = log_values.detach().amax((-2, -1), keepdim=True)
-    return torch.where(largest.isfinite(), largest, 0.0)

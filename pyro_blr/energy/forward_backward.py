@@ -1,0 +1,198 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The log of the sum over all paths of a hidden Markov chain, and its derivatives of any order."""
+
+from collections.abc import Sequence
+from math import ceil, prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..lifting import host
+
+#: Messages that meet in less than this have lost what float64 does not hold (2e-308): of sums of
+#: fewer than 1e40 terms less than rounding.
+LOST = 1e-250
+
+#: Steps of a chunk. Chunks of n take 2 n operations each time that T shrinks by n, and about twenty
+#: more: (n + 10) / log(n) is least near 8.
+LENGTH = 8
+
+#: Multiplications that take as long as starting an operation, about.
+STARTING = 2**15
+
+
+def log_evidence(initial: Tensor, transition: Tensor, observation: Tensor) -> Tensor:
+    """The log of the sum over all paths; each step is a transition, then an observation.
+
+    Nothing need be normalised, and -inf is what is impossible.
+
+    :param initial: # shape: (*batch, S)
+    :param transition: # shape: (*batch, T or 1, S, S)
+    :param observation: # shape: (*batch, T, S)
+    :return: # shape: (*batch)
+    """
+    total, meeting = _Smoothing.apply(initial, transition, observation)
+    if host.truth(meeting > LOST):
+        result: Tensor = total
+        return result
+    return _one_by_one(initial, transition + observation.unsqueeze(-2))
+
+
+def _one_by_one(initial: Tensor, steps: Tensor) -> Tensor:
+    """The same in logarithms, step by step: slower, for paths that differ by hundreds of nats."""
+    message = initial
+    for step in steps.unbind(-3):
+        message = _log_sum(message.unsqueeze(-1) + step, -2)
+    return _log_sum(message, -1)
+
+
+def _log_sum(logs: Tensor, dim: int) -> Tensor:
+    """``logsumexp`` whose derivative is 0, not NaN, where all is -inf."""
+    shift = _finite(logs.detach().amax(dim, keepdim=True))
+    total = (logs - shift).exp().sum(dim)
+    is_possible = total > 0
+    found = torch.where(is_possible, total, 1.0).log() + shift.squeeze(dim)
+    return torch.where(is_possible, found, -torch.inf)
+
+
+class _Smoothed(NamedTuple):
+    """The log of the sum, its gradient, and the least size at which messages meet."""
+
+    total: Tensor
+    gradient: tuple[Tensor, Tensor, Tensor]
+    meeting: Tensor
+
+
+class _Smoothing(torch.autograd.Function):
+    """The log of the sum over paths, of which smoothing is the gradient.
+
+    Differentiated once more, smoothing runs again, of operations that autograd knows.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *logs: Tensor) -> tuple[Tensor, Tensor]:
+        found = _smooth(*logs)
+        ctx.save_for_backward(*logs, *found.gradient)
+        ctx.mark_non_differentiable(found.meeting)
+        return found.total, found.meeting
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+        logs, gradient = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+        if torch.is_grad_enabled():
+            gradient = _smooth(*logs).gradient
+        behind = zip((1, 3, 2), logs, gradient, strict=True)
+        return tuple(
+            (weight.reshape(*weight.shape, *(1,) * dims) * own).sum_to_size(log.shape)
+            for dims, log, own in behind
+        )
+
+
+def _smooth(initial: Tensor, transition: Tensor, observation: Tensor) -> _Smoothed:
+    """The forward-backward algorithm, scaled; the gradients have the whole batch shape."""
+    start, top = _scaled_exp(initial, -1)
+    moves, moves_top = _scaled_exp(transition, (-2, -1))
+    seen, seen_top = _scaled_exp(observation, -1)
+    batch = torch.broadcast_shapes(start.shape[:-1], moves.shape[:-3], seen.shape[:-2])
+    start = start.expand(*batch, *start.shape[-1:])
+    moves, seen = moves.expand(*batch, *moves.shape[-3:]), seen.expand(*batch, *seen.shape[-2:])
+
+    # Backwards it is a chain too: from what the last step sees by transposed moves, and at the
+    # start nothing is seen.
+    last = seen[..., -1, :]
+    seen_before = torch.cat((torch.ones_like(last).unsqueeze(-2), seen[..., :-1, :]), -2)
+    forward, backward = _messages(
+        torch.stack((start, last)),
+        torch.stack((moves, moves.mT.flip(-3))),
+        torch.stack((seen, seen_before.flip(-2))),
+    )
+    backward = backward.flip(-2)
+    before = torch.cat((start.unsqueeze(-2), forward[..., :-1, :]), -2)
+    after = torch.cat((backward[..., 1:, :], last.unsqueeze(-2)), -2)
+
+    sizes = before.sum(-1, keepdim=True)
+    filtered = before / sizes
+    predicted = _moved(filtered.unsqueeze(-2), moves).squeeze(-2)
+    meeting = (predicted * after).sum(-1, keepdim=True)
+    later = after / meeting
+    if moves.shape[-3] == 1:
+        pairs = moves * (filtered.mT @ later).unsqueeze(-3)
+    else:
+        pairs = moves * filtered.unsqueeze(-1) * later.unsqueeze(-2)
+    first = start * backward[..., 0, :]
+    gradient = (first / first.sum(-1, keepdim=True), pairs, predicted * later)
+
+    logs = (predicted * seen).sum(-1).log() + seen_top.squeeze(-1) + moves_top[..., 0, 0]
+    total = logs.sum(-1) + start.sum(-1).log() + top.squeeze(-1)
+    return _Smoothed(total, gradient, (meeting * sizes).detach().min())
+
+
+def _messages(start: Tensor, moves: Tensor, seen: Tensor) -> Tensor:
+    """The message after each step, up to a factor: moved, and multiplied by what is seen.
+
+    All chunks have their steps multiplied side by side; messages go from chunk to chunk in the
+    same way, then through all chunks side by side. A product takes S times the work of a message:
+    where that is more than what starting operations takes, all is one chunk.
+
+    :param start: # shape: (*batch, S)
+    :param moves: # shape: (*batch, T or 1, S, S)
+    :param seen: # shape: (*batch, T, S)
+    """
+    *batch, T, S = seen.shape
+    length = LENGTH if T > LENGTH and prod(batch) * S**3 < STARTING else T
+    chunks = ceil(T / length)
+    places = list(zip(_places(moves, length, 2), _places(seen, length, 1), strict=True))
+    messages = start.unsqueeze(-2)
+    if chunks > 1:
+        product = places[0][0] * places[0][1].unsqueeze(-2)
+        for move, see in places[1:]:
+            product = _moved(product, move) * see.unsqueeze(-2)
+        ends = _messages(start, _scaled(product), torch.ones_like(product[..., 0, :]))
+        messages = torch.cat((messages, ends[..., :-1, :]), -2)
+    messages = messages.unsqueeze(-2)
+    found = []
+    for move, see in places:
+        messages = _moved(messages, move) * see.unsqueeze(-2)
+        messages = _scaled(messages) if chunks == 1 else messages
+        found.append(messages)
+    return torch.cat(found, -2).reshape(*batch, chunks * length, S)[..., :T, :]
+
+
+def _places(steps: Tensor, length: int, event_dims: int) -> Sequence[Tensor]:
+    """The first step of each chunk, the second of each, ...; the last chunk is filled up."""
+    dim = -1 - event_dims
+    T = steps.shape[dim]
+    if T == 1:
+        return [steps] * length
+    missing = -T % length
+    if missing:
+        steps = torch.cat((steps, steps.narrow(dim, 0, missing)), dim)
+    return steps.unflatten(dim, (-1, length)).unbind(dim)
+
+
+def _moved(messages: Tensor, moves: Tensor) -> Tensor:
+    """Messages of each chunk moved. # shape: (*batch, chunks, messages, S)
+
+    :param moves: # shape: (*batch, chunks or 1, S, S)
+    """
+    if moves.shape[-3] > 1:
+        return messages @ moves
+    return (messages.flatten(-3, -2) @ moves.squeeze(-3)).reshape(messages.shape)
+
+
+def _scaled(factors: Tensor) -> Tensor:
+    """Over their largest entry, a constant: messages are right up to a factor."""
+    return factors / factors.detach().amax((-2, -1), keepdim=True)
+
+
+def _scaled_exp(logs: Tensor, dims: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The exponential over its largest entry, and the log of that, a constant."""
+    shift = _finite(logs.detach().amax(dims, keepdim=True))
+    return (logs - shift).exp(), shift
+
+
+def _finite(shift: Tensor) -> Tensor:
+    return torch.where(shift.isfinite(), shift, 0.0)
