@@ -1,0 +1,9 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Exact inference and learning of conjugated models, given as Pyro models."""
+
+from .conjugated import Conjugated, conjugated
+from .posterior import Posterior
+
+__all__ = ["Conjugated", "Posterior", "conjugated"]

@@ -1,0 +1,198 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A Pyro model whose posterior is exact: its coefficients, its evidence, its posterior."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import errors
+from .design import Design
+from .grouping import Families, layout_of, space_of
+from .harmonium import Harmonium
+from .learning import Learned, learn
+from .posterior import Posterior
+from .probe import Call, prior_draws, take_census
+from .residuals import residuals_of
+from .setting import Setting, fitted_points
+
+#: Values of the latents at which the conjugation equation is checked.
+CHECKED = 1000
+
+
+def conjugated(
+    model: Callable[..., Any],
+    *args: Any,
+    families: Families | None = None,
+    observed: tuple[str, ...] | str = (),
+    exact: bool = False,
+    points: int = CHECKED,
+    **kwargs: Any,
+) -> "Conjugated":
+    """Find the conjugation parameters of a Pyro model, and how far it is from conjugated.
+
+    :param model: with one or several latents for each datum, and observed sites.
+    :param args: of the model; so are further keyword arguments.
+    :param families: of latents whose posterior is not in the family of their prior, by name; a
+        tuple of names for latents that one family describes together.
+    :param observed: sites that stand for data though they have no value.
+    :param exact: whether to refuse a model that is not conjugated to rounding.
+    :param points: the number of random values of the latents at which the equation is checked.
+    :raises NotConjugatedError: with the residual, if ``exact`` was asked for.
+    """
+    named = (observed,) if isinstance(observed, str) else tuple(observed)
+    found = Conjugated(model, args, kwargs, dict(families or {}), named, points)
+    if exact and not found.is_exact:
+        raise errors.NotConjugatedError(
+            f"the model is not conjugated: {found.verdict}. Mend: take exact=False for the "
+            "posterior by least squares, name another family of a latent by families=..., or fit "
+            "the model by BLR."
+        )
+    return found
+
+
+class Conjugated:
+    """A model in the form of Sokoloski's conjugated harmoniums (arXiv 2404.19501).
+
+    Made by :func:`conjugated`. Coefficients are read anew at each call, from the parameters and
+    arguments as they are then.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        families: Families,
+        observed: tuple[str, ...],
+        points: int,
+    ) -> None:
+        self.model, self.args, self.kwargs = model, args, kwargs
+        self.families, self.observed, self.points = families, observed, points
+        self.replaced: tuple[Tensor, Tensor] | None = None
+        self._design: Design | None = None
+        with torch.no_grad():
+            setting = self.setting(*args, **kwargs)
+            self.harmonium = setting.harmonium()
+            self.residuals = residuals_of(setting, self.harmonium, points)
+            if not self.is_exact and setting.space.parts:
+                self._design = Design.of(setting.space, prior_draws(setting.census, points))
+                self.harmonium = self.setting(*args, **kwargs).harmonium()
+                self.residuals = residuals_of(setting, self.harmonium, points)
+
+    def setting(self, *args: Any, **kwargs: Any) -> Setting:
+        """The model with some arguments; those that it was made with if none are given."""
+        if not args and not kwargs:
+            args, kwargs = self.args, dict(self.kwargs)
+        census = take_census(Call(self.model, args, kwargs), self.observed)
+        space, layout = space_of(census, self.families), layout_of(census)
+        if self._design is None:
+            self._design = Design.of(space, prior_draws(census, fitted_points(space)))
+        return Setting(census, space, layout, self._design)
+
+    # ----- What it says of the model ----------------------------------------------------------
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the conjugation equation holds to rounding."""
+        return self.residuals.is_rounding
+
+    @property
+    def residual(self) -> float:
+        """sup | psi_x(nx + W s(z)) - r.s(z) - c | over random z, in nats."""
+        return self.residuals.conjugation
+
+    @property
+    def verdict(self) -> str:
+        """Whether the model is conjugated, in words."""
+        return self.residuals.verdict
+
+    @property
+    def c(self) -> Tensor:
+        """The constant of the conjugation equation, for each state of the discrete latents.
+
+        It has the plates of the latents only where it differs along them.
+        """
+        return self._trimmed(self.residuals.constant, 0)
+
+    @property
+    def r(self) -> Any:
+        """The conjugation parameters, as natural parameters of the family of the latent.
+
+        With several continuous parts, one tuple for each; with discrete latents alone,
+        ``r_k = c_k - c_0`` for their states k, and ``c`` is that of the state 0.
+        """
+        space = self.harmonium.space
+        slope = self._trimmed(self.residuals.slope, 1)
+        if not space.parts:
+            return self.c - self.c[0]
+        blocks = [part.unpack(own) for part, own in space.split(slope)]
+        return blocks[0] if len(blocks) == 1 else tuple(blocks)
+
+    def _trimmed(self, value: Tensor, trailing: int) -> Tensor:
+        batch = value.shape[1 : value.dim() - trailing]
+        kept = [size for size in batch if size > 1]
+        value = value.reshape(value.shape[0], *kept, *value.shape[1 + len(batch) :])
+        return value if self.harmonium.states else value[0]
+
+    # ----- Exact inference --------------------------------------------------------------------
+
+    def _solved(self, args: Any, kwargs: Any) -> tuple[Harmonium, Tensor, Tensor]:
+        setting = self.setting(*args, **kwargs)
+        found = setting.harmonium()
+        if self.replaced is not None:
+            found = found.with_prior(*self.replaced)
+        joint, natural, inside = found.posterior(setting.data())
+        if not bool(inside.all()):
+            raise errors.ImproperPosteriorError(
+                "the prior and the messages of some datum sum to natural parameters outside the "
+                "domain of the family: the model is not conjugated where its posterior is. Mend: "
+                "look at verdict, and fit the model by BLR."
+            )
+        return found, found.layout.trim(joint, 0), found.layout.trim(natural, 1)
+
+    def posterior(self, *args: Any, **kwargs: Any) -> Posterior:
+        """The exact posterior of each datum's latents, by addition of messages.
+
+        :param args: of the model; those that it was made with if none are given.
+        """
+        found, joint, natural = self._solved(args, kwargs)
+        return Posterior(found.space, found.states, found.support, joint.log_softmax(0), natural)
+
+    def log_evidence(self, *args: Any, **kwargs: Any) -> Tensor:
+        """log p(x), in nats, of each datum that has its own latents. # shape: (*batch,)"""
+        return self._solved(args, kwargs)[1].logsumexp(0)
+
+    # ----- Learning ---------------------------------------------------------------------------
+
+    def learn(
+        self,
+        *args: Any,
+        method: str = "em",
+        max_steps: int = 1000,
+        tol: float = 1e-10,
+        step_size: float | Callable[[int], float] | None = None,
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> Learned:
+        """Learn the ``pyro.param`` statements of the model from the exact evidence, in place.
+
+        :param args: of the model; those that it was made with if none are given.
+        :param method: ``"em"``, ``"natural"`` or ``"gradient"``; the result names the metric.
+        :param tol: the share of the log evidence that a step must gain to go on.
+        :param step_size: rho of ``"natural"`` (1/2, over minibatches ``(step + 2) ** -0.6``), or
+            the rate of Adam over minibatches (0.01).
+        :param batch_size: how many rows of each tensor argument to take at a time, at random; all
+            if None.
+        """
+        if not args and not kwargs:
+            args, kwargs = self.args, dict(self.kwargs)
+        result = learn(self.setting, args, kwargs, method, max_steps, tol, step_size, batch_size)
+        with torch.no_grad():
+            setting = self.setting(*args, **kwargs)
+            self.harmonium = setting.harmonium()
+            self.residuals = residuals_of(setting, self.harmonium, self.points)
+        return result

@@ -1,0 +1,347 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Learning the parameters of a conjugated model from its exact evidence.
+
+The log joint is linear in the coefficients of the harmonium, so that the gradient of the evidence
+in them is the sum over the data of the expected statistics, ``S = sum_n E[s | x_n]``, and EM the
+maximum over the parameters of ``<S, coefficients(parameters)>``, whatever the number of data.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import errors
+from .._compat import stored_leaf
+from ..steps.cone import Safety
+from ..steps.hessian import gradient_graph
+from ..steps.line_search import descend
+from ..steps.newton import SINGULAR, newton_step
+from .harmonium import Datum
+from .setting import Setting
+
+#: Newton steps in an M-step, and the gap in units of rounding of the expected log joint at its end.
+MAX_NEWTON, ROUNDING = 50, 64
+
+#: Expected numbers of data below which a state of the discrete latents is empty.
+EMPTY = 1e-8
+
+METRICS = {
+    "em": "Fisher information of the joint (x, z), in its mean parameters, with steps of 1",
+    "natural": "Fisher information of the joint (x, z), in its mean parameters",
+    "gradient": "Euclidean, in the unconstrained parameters",
+}
+
+
+@dataclass
+class Learned:
+    """What learning did.
+
+    :param metric: in which the steps are steepest ascents of the evidence.
+    :param log_evidence: before each step, in nats, and after the last one; of the minibatch, times
+        the number of data for each of its own, where there are minibatches.
+    """
+
+    method: str
+    metric: str
+    log_evidence: list[float] = field(default_factory=list)
+    converged: bool = False
+    reason: str = ""
+
+    @property
+    def steps(self) -> int:
+        """How many were taken."""
+        return max(0, len(self.log_evidence) - 1)
+
+    def __str__(self) -> str:
+        first, last = self.log_evidence[0], self.log_evidence[-1]
+        return (
+            f"{self.method}: log evidence {first:.6g} -> {last:.6g} nats in {self.steps} steps; "
+            f"{self.reason}. Metric: {self.metric}."
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Data to learn from, and what their evidence is multiplied by."""
+
+    setting: Setting
+    data: Mapping[str, Datum]
+    scale: float
+
+    def evidence(self) -> Tensor:
+        """The log evidence at the parameters as they are, with its graph."""
+        return self.scale * self.setting.harmonium().log_evidence(self.data)
+
+    def expected(self) -> tuple[float, tuple[Tensor, ...]]:
+        """The log evidence and the expected statistics, which are its gradient."""
+        with torch.no_grad():
+            found = self.setting.harmonium()
+        leaves = tuple(t.detach().requires_grad_() for t in found.coefficients())
+        evidence = self.scale * found.with_coefficients(leaves).log_evidence(self.data)
+        grads = torch.autograd.grad(evidence, leaves, allow_unused=True)
+        pairs = zip(grads, leaves, strict=True)
+        expected = tuple(torch.zeros_like(x) if g is None else g for g, x in pairs)
+        return float(evidence.detach()), expected
+
+
+def leaves_of(setting: Setting) -> list[Tensor]:
+    """The unconstrained tensors of the model's parameters."""
+    leaves = [stored_leaf(name) for name in setting.census.parameters]
+    found = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
+    if not found:
+        raise errors.ArgumentError(
+            "the model has no pyro.param to learn. Mend: write pyro.param(name, start) in the "
+            "place of the number that is to be learnt."
+        )
+    return found
+
+
+def em(batch: Batch, leaves: list[Tensor], tol: float, max_steps: int) -> Learned:
+    """EM on all data: the evidence never falls."""
+    result = Learned("em", METRICS["em"])
+    for _ in range(max_steps):
+        value, statistics = batch.expected()
+        result.log_evidence.append(_finite(value))
+        if _has_converged(result, tol):
+            return result
+        maximise(batch, statistics, leaves)
+    return _at_limit(result, batch)
+
+
+def natural(
+    batches: Iterator[Batch],
+    leaves: list[Tensor],
+    step_size: Callable[[int], float],
+    tol: float,
+    max_steps: int,
+    is_full: bool,
+) -> Learned:
+    """Natural gradients in the mean parameters of the joint: averages of expected statistics.
+
+    ``S <- (1 - rho) S + rho sum_n E[s | x_n]`` is the step (arXiv 2011.01170), and the parameters
+    are the maximum of ``<S, coefficients>``; over minibatches it is online EM (arXiv 0712.4273).
+    The first step has rho = 1: from then on S is the mean of a member of the model's own family.
+    """
+    result, average = Learned("natural", METRICS["natural"]), None
+    for step, batch in zip(range(max_steps), batches, strict=False):
+        value, statistics = batch.expected()
+        result.log_evidence.append(_finite(value))
+        if is_full and _has_converged(result, tol):
+            return result
+        rho = 1.0 if average is None else step_size(step)
+        if average is None:
+            average = statistics
+        elif [a.shape for a in average] != [s.shape for s in statistics]:
+            raise errors.ArgumentError(
+                "the coefficients of the model differ from row to row (inputs of each datum), so "
+                'that minibatches have no common statistics. Mend: method="gradient", or all data '
+                "at once."
+            )
+        pairs = zip(average, statistics, strict=True)
+        average = tuple((1.0 - rho) * a + rho * s for a, s in pairs)
+        maximise(batch, average, leaves)
+    return _at_limit(result, batch)
+
+
+def gradient(batch: Batch, leaves: list[Tensor], tol: float, max_steps: int) -> Learned:
+    """L-BFGS on the exact evidence of all data."""
+    result = Learned("gradient", METRICS["gradient"])
+    optim = torch.optim.LBFGS(
+        leaves,
+        max_iter=20,
+        tolerance_grad=0.0,
+        tolerance_change=0.0,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optim.zero_grad()
+        loss = -batch.evidence()
+        loss.backward()
+        return loss.detach()
+
+    for _ in range(max_steps):
+        result.log_evidence.append(_finite(-float(optim.step(closure))))
+        if _has_converged(result, tol):
+            break
+    result = result if result.converged else _at_limit(result, batch)
+    optim.zero_grad()
+    return result
+
+
+def stochastic_gradient(
+    batches: Iterator[Batch],
+    leaves: list[Tensor],
+    step_size: Callable[[int], float],
+    max_steps: int,
+) -> Learned:
+    """Adam on the exact evidence of minibatches."""
+    result = Learned("gradient", METRICS["gradient"] + ", scaled by Adam")
+    optim = torch.optim.Adam(leaves)
+    for step, batch in zip(range(max_steps), batches, strict=False):
+        optim.zero_grad()
+        loss = -batch.evidence()
+        loss.backward()
+        result.log_evidence.append(_finite(-float(loss.detach())))
+        for group in optim.param_groups:
+            group["lr"] = step_size(step)
+        optim.step()
+    optim.zero_grad()
+    return _at_limit(result, batch)
+
+
+def maximise(batch: Batch, statistics: tuple[Tensor, ...], leaves: list[Tensor]) -> None:
+    """The M-step: Newton's method on ``<S, coefficients(parameters)>``, which never falls."""
+
+    def loss_at() -> Tensor:
+        pairs = zip(statistics, batch.setting.harmonium().coefficients(), strict=True)
+        return -torch.stack([(s * c).sum() for s, c in pairs]).sum()
+
+    for _ in range(MAX_NEWTON):
+        loss = loss_at()
+        before = float(loss.detach())
+        slopes = gradient_graph(loss, leaves)
+        step = newton_step(loss, leaves)
+        pairs = zip(slopes, step.direction, strict=True)
+        gain = -0.5 * sum(float((g.detach() * d).sum()) for g, d in pairs)
+        if step.reason == SINGULAR or not all(bool(d.isfinite().all()) for d in step.direction):
+            _check_states(batch, statistics)
+        kept = [leaf.detach().clone() for leaf in leaves]
+
+        def moved(size: float, start: list[Tensor] = kept, along: Any = step.direction) -> float:
+            with torch.no_grad():
+                for leaf, old, d in zip(leaves, start, along, strict=True):
+                    leaf.copy_(old + size * d)
+                return float(loss_at())
+
+        slack = ROUNDING * torch.finfo(torch.float64).eps * max(1.0, abs(before))
+        found = descend(moved, before, slack, Safety(), longer=False)
+        moved(0.0 if found is None else found[0])
+        if found is None or gain <= slack:
+            return
+
+
+def _check_states(batch: Batch, statistics: tuple[Tensor, ...]) -> None:
+    """Refuse to go on where a state has no data that its parameters could be learnt from."""
+    mass = statistics[0].flatten(1).sum(1)
+    if len(mass) > 1 and bool((mass < EMPTY).any()):
+        names = ", ".join(map(repr, batch.setting.census.discrete))
+        raise errors.EmptyStateError(
+            f"the state {int(mass.argmin())} of {names} has no data ({float(mass.min()):.1e} of "
+            "them in expectation), so that its parameters have no maximum. Mend: start them "
+            "nearer to the data, take fewer states, or give the parameters a prior and fit by BLR."
+        )
+
+
+def _finite(value: float) -> float:
+    if value != value or value in (float("inf"), float("-inf")):
+        raise errors.NonFiniteError(
+            f"the log evidence is {value}: a scale has gone to 0 or a parameter to infinity. Mend: "
+            "start elsewhere, or give the parameter a prior and fit by BLR."
+        )
+    return value
+
+
+def _has_converged(result: Learned, tol: float) -> bool:
+    trail = result.log_evidence
+    if len(trail) < 2 or trail[-1] - trail[-2] > tol * max(1.0, abs(trail[-1])):
+        return False
+    result.converged = True
+    result.reason = f"a step gained less than {tol:g} of the log evidence"
+    return True
+
+
+def _at_limit(result: Learned, batch: Batch) -> Learned:
+    with torch.no_grad():
+        result.log_evidence.append(_finite(float(batch.evidence())))
+    result.reason = "max_steps were taken"
+    return result
+
+
+def learn(
+    setting_of: Callable[..., Setting],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    method: str,
+    max_steps: int,
+    tol: float,
+    step_size: float | Callable[[int], float] | None,
+    batch_size: int | None,
+) -> Learned:
+    """Learn by one of the methods; see :meth:`.Conjugated.learn`."""
+    if method not in METRICS:
+        known = ", ".join(map(repr, METRICS))
+        raise errors.ArgumentError(f"method={method!r} is not one of {known}.")
+    full = Batch(*_read(setting_of(*args, **kwargs)), 1.0)
+    leaves = leaves_of(full.setting)
+    if batch_size is None:
+        if method == "em":
+            return em(full, leaves, tol, max_steps)
+        if method == "gradient":
+            return gradient(full, leaves, tol, max_steps)
+        size = _schedule(step_size, lambda step: 0.5)
+        return natural(repeat(full), leaves, size, tol, max_steps, True)
+    if method == "em":
+        raise errors.ArgumentError(
+            'EM takes all data at each step. Mend: method="natural" is online EM over minibatches.'
+        )
+    batches = _minibatches(setting_of, args, kwargs, batch_size)
+    if method == "gradient":
+        size = _schedule(step_size, lambda step: 0.01)
+        return stochastic_gradient(batches, leaves, size, max_steps)
+    size = _schedule(step_size, lambda step: (step + 2.0) ** -0.6)
+    return natural(batches, leaves, size, tol, max_steps, False)
+
+
+def _schedule(
+    given: float | Callable[[int], float] | None, default: Callable[[int], float]
+) -> Callable[[int], float]:
+    if given is None:
+        return default
+    return given if callable(given) else lambda step: float(given)
+
+
+def _read(setting: Setting) -> tuple[Setting, dict[str, Datum]]:
+    with torch.no_grad():
+        data = setting.data()
+    if not any(bool((d.weight > 0.0).any()) for d in data.values()) and data:
+        raise errors.ArgumentError(
+            "all data are missing, so that there is nothing to learn from. Mend: pass data with "
+            "observed entries."
+        )
+    return setting, data
+
+
+def _minibatches(
+    setting_of: Callable[..., Setting],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    batch_size: int,
+) -> Iterator[Batch]:
+    """Random rows of the tensor arguments, each pass in a new order."""
+    tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.dim()]
+    count = len(tensors[0]) if tensors else 0
+    if not 0 < batch_size <= count:
+        raise errors.ArgumentError(
+            f"batch_size={batch_size} is not between 1 and the number of data, {count}: the rows "
+            "of the first tensor argument."
+        )
+
+    def rows(value: Any, index: Tensor) -> Any:
+        is_data = isinstance(value, Tensor) and value.dim() and len(value) == count
+        return value[index] if is_data else value
+
+    while True:
+        for index in torch.randperm(count).split(batch_size):
+            if len(index) < batch_size:
+                continue
+            own = {name: rows(value, index) for name, value in kwargs.items()}
+            setting, data = _read(setting_of(*(rows(a, index) for a in args), **own))
+            yield Batch(setting, data, count / batch_size)

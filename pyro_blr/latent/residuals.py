@@ -1,0 +1,89 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""How far a model is from conjugated."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .design import Design
+from .harmonium import Harmonium
+from .probe import prior_draws
+from .reading import Reading
+from .setting import Setting
+
+#: A residual of this many units of rounding of the numbers that it is a difference of is nothing.
+ROUNDING = 4096
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """The conjugation equation at random values of the latents.
+
+    :param conjugation: sup of | psi_x(nx + W s(z)) - r.s(z) - c |, in nats.
+    :param linearity: sup of | eta(z) - nx - W s(z) |, of the natural parameters of x given z, and
+        of the log densities that are in no family.
+    :param scale: the largest number in these differences.
+    :param points: how many values there were.
+    :param constant: c. # shape: (states, *batch)
+    :param slope: r. # shape: (states, *batch, statistics)
+    """
+
+    conjugation: float
+    linearity: float
+    scale: float
+    points: int
+    constant: Tensor
+    slope: Tensor
+    eps: float
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether they are nothing but rounding errors."""
+        return max(self.conjugation, self.linearity) <= ROUNDING * self.eps * max(1.0, self.scale)
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        at = f"at {self.points} random values of the latents"
+        if self.is_rounding:
+            return f"exact to rounding ({self.conjugation:.1e} {at})"
+        if self.linearity > self.conjugation:
+            return (
+                f"off by {self.linearity:.1e} {at}: the natural parameters of the data are not "
+                "linear in the statistics of the latents"
+            )
+        return f"off by {self.conjugation:.1e} nats {at}"
+
+
+def residuals_of(setting: Setting, found: Harmonium, points: int) -> Residuals:
+    """The residuals of a harmonium of the model, at other points than it was fitted to."""
+    census, layout, used = setting.census, setting.layout, setting.design.size
+    draws = {n: v[used:] for n, v in prior_draws(census, used + points).items()}
+    design = Design.at(setting.space, draws)
+    reading = Reading(census, setting.space, layout, design)
+    linearity, scale = 0.0, 0.0
+    constant, slope = torch.zeros_like(found.level), torch.zeros_like(found.prior)
+    total = predicted = torch.zeros((), dtype=torch.float64)
+    likelihoods = reading.likelihoods()
+    for term in found.terms:
+        own = likelihoods[term.name]
+        assert own is not None
+        sizes = layout.sizes_of(census.sites[term.name].fn)
+        linearity = max(linearity, _largest(own.natural - design.predict(term.nx, term.weights)))
+        scale = max(scale, _largest(own.natural))
+        total = total + layout.total(own.log_partition, sizes)
+        predicted = predicted + layout.total(design.predict(term.c, term.r), sizes)
+        constant = constant + layout.total(term.c, sizes)
+        slope = slope + layout.total(term.r.movedim(-1, 0), sizes).movedim(0, -1)
+    scale = max(scale, _largest(total))
+    eps = max([torch.finfo(v.dtype).eps for v in draws.values()], default=0.0)
+    eps = eps or torch.finfo(torch.get_default_dtype()).eps
+    gap = _largest(total - predicted)
+    return Residuals(gap, linearity, scale, len(design.basis), constant, slope, eps)
+
+
+def _largest(value: Tensor) -> float:
+    return float(value.abs().max()) if value.numel() else 0.0
