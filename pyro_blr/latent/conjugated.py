@@ -4,9 +4,13 @@
 """A Pyro model whose posterior is exact: its coefficients, its evidence, its posterior."""
 
 from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
+import pyro
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from .. import errors
@@ -15,7 +19,8 @@ from .grouping import Families, layout_of, space_of
 from .harmonium import Harmonium
 from .learning import Learned, learn
 from .posterior import Posterior
-from .probe import Call, prior_draws, take_census
+from .probe import Call, Recorder, prior_draws, take_census
+from .reading import family_of
 from .residuals import residuals_of
 from .setting import Setting, fitted_points
 
@@ -138,13 +143,30 @@ class Conjugated:
         value = value.reshape(value.shape[0], *kept, *value.shape[1 + len(batch) :])
         return value if self.harmonium.states else value[0]
 
+    def __str__(self) -> str:
+        setting, found = self.setting(), self.harmonium
+        lines = [f"conjugated model: {self.verdict}"]
+        for name, values in found.support.items():
+            lines.append(f"  latent {name}: {len(values)} states, summed over one by one")
+        for part in found.space.parts:
+            lines.append(f"  latent {', '.join(part.names)}: {part.family.name}")
+        for name in setting.census.observed:
+            family = family_of(setting.census.sites[name])
+            kind = "a density in no family" if family is None else family.name
+            lines.append(f"  data {name}: {kind}")
+        lines.append(f"  parameters: {', '.join(setting.census.parameters) or 'none'}")
+        return "\n".join(lines)
+
     # ----- Exact inference --------------------------------------------------------------------
 
-    def _solved(self, args: Any, kwargs: Any) -> tuple[Harmonium, Tensor, Tensor]:
-        setting = self.setting(*args, **kwargs)
+    def _harmonium(self, setting: Setting) -> Harmonium:
         found = setting.harmonium()
-        if self.replaced is not None:
-            found = found.with_prior(*self.replaced)
+        return found if self.replaced is None else found.with_prior(*self.replaced)
+
+    def _solved(self, args: Any, kwargs: Any) -> tuple[Harmonium, Tensor, Tensor]:
+        """The harmonium, log p(x, k), and the natural parameters of z given k and x."""
+        setting = self.setting(*args, **kwargs)
+        found = self._harmonium(setting)
         joint, natural, inside = found.posterior(setting.data())
         if not bool(inside.all()):
             raise errors.ImproperPosteriorError(
@@ -152,7 +174,7 @@ class Conjugated:
                 "domain of the family: the model is not conjugated where its posterior is. Mend: "
                 "look at verdict, and fit the model by BLR."
             )
-        return found, found.layout.trim(joint, 0), found.layout.trim(natural, 1)
+        return found, joint, natural
 
     def posterior(self, *args: Any, **kwargs: Any) -> Posterior:
         """The exact posterior of each datum's latents, by addition of messages.
@@ -160,11 +182,55 @@ class Conjugated:
         :param args: of the model; those that it was made with if none are given.
         """
         found, joint, natural = self._solved(args, kwargs)
-        return Posterior(found.space, found.states, found.support, joint.log_softmax(0), natural)
+        return found.law(joint.log_softmax(0), natural)
 
     def log_evidence(self, *args: Any, **kwargs: Any) -> Tensor:
         """log p(x), in nats, of each datum that has its own latents. # shape: (*batch,)"""
-        return self._solved(args, kwargs)[1].logsumexp(0)
+        found, joint, _ = self._solved(args, kwargs)
+        return found.layout.trim(joint, 0).logsumexp(0)
+
+    def update(self, *args: Any, **kwargs: Any) -> "Conjugated":
+        """The same model with the posterior as its prior: recursive Bayes.
+
+        :param args: of the model; those that it was made with if none are given.
+        """
+        _, joint, natural = self._solved(args, kwargs)
+        updated = copy(self)
+        updated.replaced = (joint.log_softmax(0).detach(), natural.detach())
+        return updated
+
+    def condition(self, values: Mapping[str, Tensor]) -> "Conjugated":
+        """The model with some of its sites observed.
+
+        :param values: of sites, by name, as ``poutine.condition`` takes them.
+        :raises ArgumentError: after :meth:`update`, whose law of the latents is not the model's.
+        """
+        if self.replaced is not None:
+            raise errors.ArgumentError(
+                "the prior has been replaced by a posterior, which the model does not know. Mend: "
+                "condition first, then update."
+            )
+        model = poutine.condition(self.model, dict(values))
+        return Conjugated(model, self.args, self.kwargs, self.families, self.observed, self.points)
+
+    def sample(self, count: int) -> dict[str, Tensor]:
+        """Draw latents from their prior (after :meth:`update`, the posterior) and data given them.
+
+        :returns: the values of every site. # shape: (count, *batch, *event)
+        """
+        setting = self.setting()
+        call, model = setting.census.call, poutine.uncondition(self.model)
+        if self.replaced is None:
+            call, depth = replace(call, around=()), setting.layout.depth - len(call.around)
+        else:
+            found, depth = self._harmonium(setting), setting.layout.depth
+            drawn = found.law(found.log_weight, found.prior, count).sample()
+            values = {name: found.layout.untrimmed(value, 1) for name, value in drawn.items()}
+            model = poutine.condition(model, values)
+        recorder = Recorder()
+        with torch.no_grad(), pyro.plate("_latent_draws", count, dim=-depth - 1):
+            replace(call, model=model).run(recorder)
+        return {name: site.value for name, site in recorder.sites.items()}
 
     # ----- Learning ---------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .posterior import Posterior
 from .spaces import Space
 
 
@@ -75,6 +76,13 @@ class Layout:
         plates = value.shape[1 : 1 + self.depth]
         keep = [plates[dim] for dim in range(-self.depth, 0) if dim in self.own]
         return value.reshape(value.shape[0], *keep, *value.shape[value.dim() - trailing :])
+
+    def untrimmed(self, value: Tensor, lead: int) -> Tensor:
+        """With a dim of size 1 for each plate that :meth:`trim` left out; ``lead`` are in front."""
+        for dim in range(-self.depth, 0):
+            if dim not in self.own:
+                value = value.unsqueeze(lead + self.depth + dim)
+        return value
 
     def arrange(self, value: Tensor, trailing: int, states: tuple[int, ...]) -> Tensor:
         """Join the discrete dims, which are in front of points and plates.
@@ -204,6 +212,17 @@ class Harmonium:
         natural = self.prior + slope
         joint = self.level + constant + self.space.log_partition(natural)
         return joint, natural, self.space.in_domain(natural)
+
+    def law(self, log_weight: Tensor, natural: Tensor, count: int = 0) -> Posterior:
+        """A law of the latents, without the plates that do not hold them.
+
+        :param count: how many rows of independent ones to put in front; none if 0.
+        """
+        weight, natural = self.layout.trim(log_weight, 0), self.layout.trim(natural, 1)
+        if count:
+            weight = weight.unsqueeze(1).expand(-1, count, *weight.shape[1:])
+            natural = natural.unsqueeze(1).expand(-1, count, *natural.shape[1:])
+        return Posterior(self.space, self.states, self.support, weight, natural)
 
     def log_evidence(self, data: Mapping[str, Datum]) -> Tensor:
         """log p(x) of all data together, whose gradient is the expected statistics."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 
 from .spaces import Part, Space
@@ -73,6 +74,21 @@ class Posterior(Mapping[str, Any]):
             state = state // size
         return found
 
+    def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The log density of values of all latents, in nats. # shape: (*batch,)"""
+        state = torch.zeros((), dtype=torch.long)
+        for name, size in zip(reversed(list(self.support)), self.states, strict=True):
+            state = state * size + _place(values[name], self.support[name])
+        weight = self.log_weight.movedim(0, -1)
+        state = state.expand(weight.shape[:-1]).unsqueeze(-1)
+        found = weight.gather(-1, state).squeeze(-1)
+        natural = self.natural.movedim(0, -2)
+        where = state.unsqueeze(-1).expand(*state.shape, natural.shape[-1])
+        natural = natural.gather(-2, where).squeeze(-2)
+        for part, own in self.space.split(natural) if self.space.parts else ():
+            found = found + part.distribution(own).log_prob(part.join(values))
+        return found
+
     def _parts(self) -> list[tuple[Part, Tensor]]:
         natural = self.natural if self.states else self.natural[0]
         return self.space.split(natural) if self.space.parts else []
@@ -93,3 +109,11 @@ class Posterior(Mapping[str, Any]):
             return part.marginal(own[0], name)
         mixing = dist.Categorical(logits=self.log_weight.movedim(0, -1))
         return dist.MixtureSameFamily(mixing, part.marginal(own.movedim(0, -2), name))
+
+
+def _place(value: Tensor, support: Tensor) -> Tensor:
+    """Which of the values of a discrete latent these are."""
+    event = support.dim() - 1
+    equal = value.unsqueeze(-1 - event) == support
+    same = equal.flatten(equal.dim() - event).all(-1) if event else equal
+    return same.long().argmax(-1)

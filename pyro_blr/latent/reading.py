@@ -33,10 +33,15 @@ class Likelihood:
     log_partition: Tensor
 
 
+def family_of(site: Record) -> ExponentialFamily | None:
+    """The family of an observed site's elements; None if there is none."""
+    base = peel(site.fn).base
+    return find_family(base) if hasattr(base, "batch_shape") else None
+
+
 def likelihood_of(site: Record, depth: int) -> Likelihood | None:
     """The natural parameters of an observed site; None if it is in no registered family."""
-    peeled = peel(site.fn)
-    family = find_family(peeled.base) if hasattr(peeled.base, "batch_shape") else None
+    peeled, family = peel(site.fn), family_of(site)
     if family is None:
         return None
     base = narrowed(peeled.base, depth, peeled.elements)

@@ -118,7 +118,9 @@ def boltzmann(x: Tensor) -> None:
 
 
 def boltzmann_evidence(x: Tensor) -> Tensor:
-    each = [COUPLED[k].log() + normal_evidence(x, A @ b + U, ROOT @ ROOT.T) for k, b in enumerate(BITS)]
+    each = [
+        COUPLED[k].log() + normal_evidence(x, A @ b + U, ROOT @ ROOT.T) for k, b in enumerate(BITS)
+    ]
     return torch.stack(each).logsumexp(0)
 
 
@@ -132,7 +134,8 @@ def binary(x: Tensor) -> None:
 def binary_evidence(x: Tensor) -> Tensor:
     p = torch.tensor([0.3, 0.6])
     each = [
-        (b * p.log() + (1 - b) * torch.log1p(-p)).sum() + normal_evidence(x, A @ b + U, torch.diag(SD**2))
+        (b * p.log() + (1 - b) * torch.log1p(-p)).sum()
+        + normal_evidence(x, A @ b + U, torch.diag(SD**2))
         for b in BITS
     ]
     return torch.stack(each).logsumexp(0)
@@ -195,7 +198,8 @@ def mixture_of_factor_analysers(x: Tensor) -> None:
 
 def mixture_of_factor_analysers_evidence(x: Tensor) -> Tensor:
     each = [
-        W[k].log() + normal_evidence(x, UU[k], AA[k] @ AA[k].T + torch.diag(SD**2)) for k in range(K)
+        W[k].log() + normal_evidence(x, UU[k], AA[k] @ AA[k].T + torch.diag(SD**2))
+        for k in range(K)
     ]
     return torch.stack(each).logsumexp(0)
 
@@ -247,7 +251,12 @@ def two_kinds_evidence(x: Tensor, y: Tensor) -> Tensor:
 MIXTURES: dict[str, Row] = {
     name: Row(mixture(component), (data,), summed(log_prob), ("k",))
     for name, component, data, log_prob in (
-        ("Normal", lambda k: dist.Normal(M[k], B[k]), Y, lambda k, x: stats.norm(M[k], B[k]).logpdf(x)),
+        (
+            "Normal",
+            lambda k: dist.Normal(M[k], B[k]),
+            Y,
+            lambda k, x: stats.norm(M[k], B[k]).logpdf(x),
+        ),
         (
             "MultivariateNormal",
             lambda k: dist.MultivariateNormal(UU[k], scale_tril=ROOT),
@@ -260,7 +269,12 @@ MIXTURES: dict[str, Row] = {
             X,
             lambda k, x: normal_evidence(x, UU[k], torch.diag(SD**2)),
         ),
-        ("Poisson", lambda k: dist.Poisson(B[k]), COUNTS, lambda k, x: stats.poisson(B[k]).logpmf(x)),
+        (
+            "Poisson",
+            lambda k: dist.Poisson(B[k]),
+            COUNTS,
+            lambda k, x: stats.poisson(B[k]).logpmf(x),
+        ),
         (
             "Gamma",
             lambda k: dist.Gamma(B[k], 2.0),
@@ -316,7 +330,10 @@ ROWS: dict[str, Row] = {
         of_one_datum, (X,), lambda x: normal_evidence(x, U, A @ A.T + torch.diag(SD**2)), ("z",)
     ),
     "probabilistic PCA": Row(
-        probabilistic_pca, (X,), lambda x: normal_evidence(x, U, A @ A.T + 0.49 * torch.eye(P)), ("z",)
+        probabilistic_pca,
+        (X,),
+        lambda x: normal_evidence(x, U, A @ A.T + 0.49 * torch.eye(P)),
+        ("z",),
     ),
     "linear Gaussian": Row(linear_gaussian, (X,), linear_gaussian_evidence, ("a", "b")),
     "Gaussian-Boltzmann": Row(boltzmann, (X,), boltzmann_evidence, ("k",)),
@@ -332,7 +349,10 @@ ROWS: dict[str, Row] = {
     ),
     "Beta-Bernoulli": Row(beta_bernoulli, ((Y > 0).double(),), beta_bernoulli_evidence, ("z",)),
     "Poisson-gamma": Row(
-        poisson_gamma, (COUNTS,), lambda x: torch.from_numpy(NEGATIVE_BINOMIAL.logpmf(x.numpy())), ("z",)
+        poisson_gamma,
+        (COUNTS,),
+        lambda x: torch.from_numpy(NEGATIVE_BINOMIAL.logpmf(x.numpy())),
+        ("z",),
     ),
     "Normal-gamma": Row(
         normal_precision,
@@ -343,7 +363,9 @@ ROWS: dict[str, Row] = {
     "mixture of factor analysers": Row(
         mixture_of_factor_analysers, (X,), mixture_of_factor_analysers_evidence, ("k", "z")
     ),
-    "hierarchical mixture": Row(hierarchical_mixture, (X,), hierarchical_mixture_evidence, ("k", "z")),
+    "hierarchical mixture": Row(
+        hierarchical_mixture, (X,), hierarchical_mixture_evidence, ("k", "z")
+    ),
     "topic and proportions": Row(topics, (CLASSES,), topics_evidence, ("k", "z")),
     "two observed sites": Row(two_kinds, (COUNTS, Y.abs()), two_kinds_evidence, ("z",)),
 }

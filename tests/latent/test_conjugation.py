@@ -3,17 +3,21 @@
 """Conjugated models: the residual of the equation, the evidence, the posterior."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch import Tensor
 from torch.testing import assert_close
 
 from pyro_blr.errors import NotConjugatedError
-from pyro_blr.latent import conjugated
+from pyro_blr.latent import Conjugated, conjugated
+from pyro_blr.latent.probe import Recorder
 from tests.latent.rows import ALL, Row
 
 rows = pytest.mark.parametrize("row", ALL.values(), ids=ALL.keys())
@@ -42,8 +46,24 @@ def test_evidence_is_joint_over_posterior(row: Row) -> None:
     assert set(posterior) == set(row.latents)
     for _ in range(3):
         z = posterior.sample()
-        joint = found.log_joint(z)
-        assert_close(joint - posterior.log_prob(z), found.log_evidence(), atol=1e-9, rtol=1e-10)
+        joint = log_joint(found, z)
+        # Pyro's own density of a von Mises is right to 1e-7.
+        atol = 1e-7 if row is ALL["mixture of von Mises"] else 1e-9
+        assert_close(joint - posterior.log_prob(z), found.log_evidence(), atol=atol, rtol=1e-10)
+
+
+def log_joint(found: Conjugated, values: Mapping[str, Tensor]) -> Tensor:
+    """log p(x, z) of each datum by the model's own densities."""
+    setting = found.setting()
+    call = replace(setting.census.call, model=poutine.condition(found.model, values))
+    depth, own = setting.layout.depth, setting.layout.own
+    total = torch.zeros(())
+    for site in call.run(Recorder()).sites.values():
+        value = site.fn.log_prob(site.value)
+        value = value.reshape((1,) * (depth - value.dim()) + value.shape)
+        shared = [d for d in range(-depth, 0) if d not in own]
+        total = total + (value.sum(shared) if shared else value)
+    return total
 
 
 def population(count: int) -> Any:
