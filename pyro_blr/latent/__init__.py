@@ -3,7 +3,8 @@
 
 """Exact inference and learning of conjugated models, given as Pyro models."""
 
+from .chains import Chain, chain
 from .conjugated import Conjugated, conjugated
 from .posterior import Posterior
 
-__all__ = ["Conjugated", "Posterior", "conjugated"]
+__all__ = ["Chain", "Conjugated", "Posterior", "chain", "conjugated"]

@@ -157,14 +157,21 @@ class Reading:
         """The natural parameters of a part whose prior is of its family; None if it is not."""
         if len(part.names) > 1:
             return None
-        site = self.sites[part.names[0]]
-        peeled = peel(site.fn)
-        base = narrowed(peeled.base, self.layout.depth, peeled.elements)
-        blocks = _prior_blocks(part, base, peeled.elements)
-        if blocks is None:
-            return None
-        packed = self.arrange(part.pack(tuple(b.double() for b in blocks)), 1)
-        return packed[:, 0] if packed.shape[1] == 1 else None
+        packed = natural_of_site(part, self.sites[part.names[0]], self)
+        return None if packed is None or packed.shape[1] > 1 else packed[:, 0]
+
+
+def natural_of_site(part: Part, site: Record, reading: Reading) -> Tensor | None:
+    """The natural parameters of a site packed as a part is; None if it is of another family.
+
+    # shape: (states, points, *plates, statistics)
+    """
+    peeled = peel(site.fn)
+    base = narrowed(peeled.base, reading.layout.depth, peeled.elements)
+    blocks = _prior_blocks(part, base, peeled.elements)
+    if blocks is None:
+        return None
+    return reading.arrange(part.pack(tuple(b.double() for b in blocks)), 1)
 
 
 def _prior_blocks(part: Part, base: Any, elements: int) -> Natural | None:
