@@ -18,9 +18,9 @@ from .design import Design
 from .grouping import Families, layout_of, space_of
 from .harmonium import Harmonium
 from .learning import Learned, learn
+from .likelihoods import family_of
 from .posterior import Posterior
 from .probe import Call, Recorder, prior_draws, take_census
-from .reading import family_of
 from .residuals import residuals_of
 from .setting import Setting, fitted_points
 

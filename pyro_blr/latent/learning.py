@@ -18,23 +18,21 @@ from torch import Tensor
 
 from .. import errors
 from .._compat import stored_leaf
-from ..steps.cone import Safety
-from ..steps.hessian import gradient_graph
-from ..steps.line_search import descend
-from ..steps.newton import SINGULAR, newton_step
 from .harmonium import Datum
+from .maximising import Maximiser
+from .probe import fixed_draws
 from .setting import Setting
-
-#: Newton steps in an M-step, and the gap in units of rounding of the expected log joint at its end.
-MAX_NEWTON, ROUNDING = 50, 64
 
 #: Expected numbers of data below which a state of the discrete latents is empty.
 EMPTY = 1e-8
 
+#: The share of the log evidence that rounding may take.
+LOST = 1e-3
+
 METRICS = {
     "em": "Fisher information of the joint (x, z), in its mean parameters, with steps of 1",
     "natural": "Fisher information of the joint (x, z), in its mean parameters",
-    "gradient": "Euclidean, in the unconstrained parameters",
+    "gradient": "observed information of the evidence, in the unconstrained parameters",
 }
 
 
@@ -87,7 +85,12 @@ class Batch:
         grads = torch.autograd.grad(evidence, leaves, allow_unused=True)
         pairs = zip(grads, leaves, strict=True)
         expected = tuple(torch.zeros_like(x) if g is None else g for g, x in pairs)
-        return float(evidence.detach()), expected
+        value = _finite(float(evidence.detach()))
+        with torch.no_grad():
+            pairs = zip(expected, leaves, strict=True)
+            terms = [(s * x).abs().sum() for s, x in pairs if bool(torch.isfinite(x).all())]
+        _check_digits(value, float(torch.stack(terms).sum()))
+        return value, expected
 
 
 def leaves_of(setting: Setting) -> list[Tensor]:
@@ -104,13 +107,13 @@ def leaves_of(setting: Setting) -> list[Tensor]:
 
 def em(batch: Batch, leaves: list[Tensor], tol: float, max_steps: int) -> Learned:
     """EM on all data: the evidence never falls."""
-    result = Learned("em", METRICS["em"])
+    result, maximiser = Learned("em", METRICS["em"]), Maximiser(leaves)
     for _ in range(max_steps):
         value, statistics = batch.expected()
-        result.log_evidence.append(_finite(value))
+        result.log_evidence.append(value)
         if _has_converged(result, tol):
             return result
-        maximise(batch, statistics, leaves)
+        maximise(batch, statistics, maximiser)
     return _at_limit(result, batch)
 
 
@@ -129,9 +132,10 @@ def natural(
     The first step has rho = 1: from then on S is the mean of a member of the model's own family.
     """
     result, average = Learned("natural", METRICS["natural"]), None
+    maximiser = Maximiser(leaves)
     for step, batch in zip(range(max_steps), batches, strict=False):
         value, statistics = batch.expected()
-        result.log_evidence.append(_finite(value))
+        result.log_evidence.append(value)
         if is_full and _has_converged(result, tol):
             return result
         rho = 1.0 if average is None else step_size(step)
@@ -145,35 +149,23 @@ def natural(
             )
         pairs = zip(average, statistics, strict=True)
         average = tuple((1.0 - rho) * a + rho * s for a, s in pairs)
-        maximise(batch, average, leaves)
+        maximise(batch, average, maximiser)
     return _at_limit(result, batch)
 
 
 def gradient(batch: Batch, leaves: list[Tensor], tol: float, max_steps: int) -> Learned:
-    """L-BFGS on the exact evidence of all data."""
-    result = Learned("gradient", METRICS["gradient"])
-    optim = torch.optim.LBFGS(
-        leaves,
-        max_iter=20,
-        tolerance_grad=0.0,
-        tolerance_change=0.0,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        optim.zero_grad()
-        loss = -batch.evidence()
-        loss.backward()
-        return loss.detach()
-
+    """Newton's method on the exact evidence of all data, which never falls."""
+    result, maximiser = Learned("gradient", METRICS["gradient"]), Maximiser(leaves)
     for _ in range(max_steps):
-        result.log_evidence.append(_finite(-float(optim.step(closure))))
-        if _has_converged(result, tol):
-            break
-    result = result if result.converged else _at_limit(result, batch)
-    optim.zero_grad()
-    return result
+        loss, gain = maximiser.step(lambda: -batch.evidence())
+        result.log_evidence.append(_finite(-loss))
+        if not gain < float("inf"):
+            raise _no_maximum("log evidence")
+        if gain <= tol * max(1.0, abs(loss)):
+            result.converged = True
+            result.reason = f"a step was to gain less than {tol:g} of the log evidence"
+            return result
+    return _at_limit(result, batch)
 
 
 def stochastic_gradient(
@@ -183,7 +175,7 @@ def stochastic_gradient(
     max_steps: int,
 ) -> Learned:
     """Adam on the exact evidence of minibatches."""
-    result = Learned("gradient", METRICS["gradient"] + ", scaled by Adam")
+    result = Learned("gradient", "Euclidean, in the unconstrained parameters, scaled by Adam")
     optim = torch.optim.Adam(leaves)
     for step, batch in zip(range(max_steps), batches, strict=False):
         optim.zero_grad()
@@ -197,47 +189,54 @@ def stochastic_gradient(
     return _at_limit(result, batch)
 
 
-def maximise(batch: Batch, statistics: tuple[Tensor, ...], leaves: list[Tensor]) -> None:
-    """The M-step: Newton's method on ``<S, coefficients(parameters)>``, which never falls."""
+def maximise(batch: Batch, statistics: tuple[Tensor, ...], maximiser: Maximiser) -> None:
+    """The M-step: the maximum of ``<S, coefficients(parameters)>``."""
 
     def loss_at() -> Tensor:
         pairs = zip(statistics, batch.setting.harmonium().coefficients(), strict=True)
-        return -torch.stack([(s * c).sum() for s, c in pairs]).sum()
+        # A state of probability 0 has no share, though its level is infinite.
+        terms = [torch.where(s == 0.0, 0.0, s * c).sum() for s, c in pairs]
+        return -torch.stack(terms).sum()
 
-    for _ in range(MAX_NEWTON):
-        loss = loss_at()
-        before = float(loss.detach())
-        slopes = gradient_graph(loss, leaves)
-        step = newton_step(loss, leaves)
-        pairs = zip(slopes, step.direction, strict=True)
-        gain = -0.5 * sum(float((g.detach() * d).sum()) for g, d in pairs)
-        if step.reason == SINGULAR or not all(bool(d.isfinite().all()) for d in step.direction):
-            _check_states(batch, statistics)
-        kept = [leaf.detach().clone() for leaf in leaves]
-
-        def moved(size: float, start: list[Tensor] = kept, along: Any = step.direction) -> float:
-            with torch.no_grad():
-                for leaf, old, d in zip(leaves, start, along, strict=True):
-                    leaf.copy_(old + size * d)
-                return float(loss_at())
-
-        slack = ROUNDING * torch.finfo(torch.float64).eps * max(1.0, abs(before))
-        found = descend(moved, before, slack, Safety(), longer=False)
-        moved(0.0 if found is None else found[0])
-        if found is None or gain <= slack:
-            return
+    _check_states(batch, statistics, maximiser.leaves)
+    if not maximiser.minimise(loss_at):
+        raise _no_maximum("expected log joint")
 
 
-def _check_states(batch: Batch, statistics: tuple[Tensor, ...]) -> None:
-    """Refuse to go on where a state has no data that its parameters could be learnt from."""
+def _no_maximum(what: str) -> errors.BLRError:
+    return errors.ImproperPosteriorError(
+        f"the {what} has no maximum over the parameters: a scale goes to 0 (a state of a discrete "
+        "latent with one datum) or a parameter to infinity. Mend: start elsewhere, take fewer "
+        "states, or give the parameter a prior and fit by BLR."
+    )
+
+
+def _check_states(batch: Batch, statistics: tuple[Tensor, ...], leaves: list[Tensor]) -> None:
+    """Refuse to go on where a state without data has parameters of its own."""
     mass = statistics[0].flatten(1).sum(1)
-    if len(mass) > 1 and bool((mass < EMPTY).any()):
-        names = ", ".join(map(repr, batch.setting.census.discrete))
-        raise errors.EmptyStateError(
-            f"the state {int(mass.argmin())} of {names} has no data ({float(mass.min()):.1e} of "
-            "them in expectation), so that its parameters have no maximum. Mend: start them "
-            "nearer to the data, take fewer states, or give the parameters a prior and fit by BLR."
-        )
+    empty = mass < EMPTY
+    if not bool(empty.any()):
+        return
+    coefficients = [c for c in batch.setting.harmonium().coefficients() if c.requires_grad]
+
+    def moved_by(states: Tensor) -> list[Tensor]:
+        """Which elements of the parameters the coefficients of some states depend on."""
+        chosen = [c[states] for c in coefficients]
+        noise = [torch.rand_like(c) for c in chosen]
+        found = torch.autograd.grad(chosen, leaves, noise, retain_graph=True, allow_unused=True)
+        pairs = zip(found, leaves, strict=True)
+        return [torch.zeros_like(x).bool() if g is None else g != 0.0 for g, x in pairs]
+
+    with fixed_draws():
+        pairs = zip(moved_by(empty), moved_by(~empty), strict=True)
+        if not any(bool((alone & ~others).any()) for alone, others in pairs):
+            return
+    names = ", ".join(map(repr, batch.setting.census.discrete))
+    raise errors.EmptyStateError(
+        f"the state {int(mass.argmin())} of {names} has no data ({float(mass.min()):.1e} of "
+        "them in expectation), so that its parameters have no maximum. Mend: start them "
+        "nearer to the data, take fewer states, or give the parameters a prior and fit by BLR."
+    )
 
 
 def _finite(value: float) -> float:
@@ -247,6 +246,17 @@ def _finite(value: float) -> float:
             "start elsewhere, or give the parameter a prior and fit by BLR."
         )
     return value
+
+
+def _check_digits(value: float, size: float) -> None:
+    """Refuse an evidence that is a difference of numbers so large that no digit is left."""
+    if size * torch.finfo(torch.float64).eps > LOST * max(1.0, abs(value)):
+        raise errors.NonFiniteError(
+            f"the log evidence is a difference of numbers of size {size:.1e}, so that its digits "
+            "are lost: a scale has gone to 0 (a state of a discrete latent with one datum), or the "
+            "data are far from the origin. Mend: centre the data, start elsewhere, take fewer "
+            "states, or give the parameter a prior and fit by BLR."
+        )
 
 
 def _has_converged(result: Learned, tol: float) -> bool:

@@ -23,8 +23,8 @@ class Residuals:
     """The conjugation equation at random values of the latents.
 
     :param conjugation: sup of | psi_x(nx + W s(z)) - r.s(z) - c |, in nats.
-    :param linearity: sup of | eta(z) - nx - W s(z) |, of the natural parameters of x given z, and
-        of the log densities that are in no family.
+    :param linearity: sup of | eta(z) - nx - W s(z) |, of the natural parameters of x given z; and
+        the same of log densities that are in no family, and of priors that are not in their own.
     :param scale: the largest number in these differences.
     :param points: how many values there were.
     :param constant: c. # shape: (states, *batch)
@@ -78,7 +78,14 @@ def residuals_of(setting: Setting, found: Harmonium, points: int) -> Residuals:
         predicted = predicted + layout.total(design.predict(term.c, term.r), sizes)
         constant = constant + layout.total(term.c, sizes)
         slope = slope + layout.total(term.r.movedim(-1, 0), sizes).movedim(0, -1)
-    scale = max(scale, _largest(total))
+    for part in found.direct:
+        values = reading.density(part.name)
+        linearity = max(linearity, _largest(values - design.predict(part.constant, part.slope)))
+        scale = max(scale, _largest(values))
+    prior = reading.prior()
+    fitted = design.predict(found.level - prior.level, found.prior - prior.natural)
+    linearity = max(linearity, _largest(prior.fitted - fitted))
+    scale = max(scale, _largest(total), _largest(prior.fitted))
     eps = max([torch.finfo(v.dtype).eps for v in draws.values()], default=0.0)
     eps = eps or torch.finfo(torch.get_default_dtype()).eps
     gap = _largest(total - predicted)
@@ -86,4 +93,4 @@ def residuals_of(setting: Setting, found: Harmonium, points: int) -> Residuals:
 
 
 def _largest(value: Tensor) -> float:
-    return float(value.abs().max()) if value.numel() else 0.0
+    return float(value.abs().nan_to_num(0.0, 0.0).max()) if value.numel() else 0.0

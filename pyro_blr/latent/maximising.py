@@ -1,0 +1,120 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The M-step: Newton's method on the expected log joint as a function of the parameters."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+from .. import errors
+from ..steps.cone import Safety
+from ..steps.hessian import dense_hessian, flat, gradient_graph, unflat
+from ..steps.information import MAX_ELEMENTS
+from ..steps.line_search import descend
+from ..steps.newton import newton_step
+from ..steps.spectrum import Spectrum
+
+#: Steps in one maximisation, and the rise in units of rounding of the function that is none.
+MAX_STEPS, ROUNDING = 200, 64
+
+#: The gain at the end of one, as a share of that rise: it is known from the gradient.
+END = 1e-6
+
+#: The share of the last step's gain above which a step by an old Hessian asks for a new one.
+SLOW = 0.1
+
+
+class Maximiser:
+    """Minimises losses that are much alike, as those of the M-steps of one EM are.
+
+    The Hessian of an earlier loss is taken as long as it serves: gradients are cheap beside it.
+
+    :param leaves: what the losses are functions of, in place.
+    """
+
+    def __init__(self, leaves: Sequence[Tensor]) -> None:
+        self.leaves = list(leaves)
+        self.spectrum: Spectrum | None = None
+        self.last = torch.inf
+
+    def minimise(self, loss_at: Callable[[], Tensor]) -> bool:
+        """Go to a minimum; the loss never rises. False if there is none to be found.
+
+        :param loss_at: the loss at the leaves as they are, twice differentiable in them.
+        """
+        self.last = torch.inf
+        for _ in range(MAX_STEPS):
+            before, gain = self.step(loss_at)
+            if not gain < torch.inf:
+                return False
+            if gain <= END * _slack(before):
+                return True
+        return False
+
+    def step(self, loss_at: Callable[[], Tensor]) -> tuple[float, float]:
+        """One step, and the loss before it and what Newton's model says of the gain.
+
+        The gain is 0 if the loss falls along no step, and infinite if it has no Hessian.
+        """
+        loss = loss_at()
+        before = float(loss.detach())
+        direction, gain = self._direction(loss)
+        if not gain < torch.inf:
+            return before, gain
+        self.last = gain
+        return before, gain if self._move(loss_at, direction, before) else 0.0
+
+    def _direction(self, loss: Tensor) -> tuple[tuple[Tensor, ...], float]:
+        """Newton's direction, perhaps by an old Hessian, and half of its first-order gain."""
+        graph = gradient_graph(loss, self.leaves)
+        gradient = flat([g.detach() for g in graph])
+        if len(gradient) > MAX_ELEMENTS:
+            pieces = newton_step(loss, self.leaves).direction
+            return pieces, -0.5 * float(gradient @ flat(pieces))
+        if self.spectrum is not None:
+            step = self.spectrum.descent(gradient)
+            gain = -0.5 * float(gradient @ step)
+            if gain <= SLOW * self.last < torch.inf:
+                return unflat(step, self.leaves), gain
+        hessian = dense_hessian(graph, self.leaves)
+        if not bool(torch.isfinite(hessian).all()):
+            return (), torch.inf
+        self.spectrum = Spectrum(hessian, max(torch.finfo(x.dtype).eps for x in self.leaves))
+        step = self.spectrum.descent(gradient)
+        return unflat(step, self.leaves), -0.5 * float(gradient @ step)
+
+    def _move(
+        self,
+        loss_at: Callable[[], Tensor],
+        direction: Sequence[Tensor],
+        before: float,
+    ) -> bool:
+        kept = [leaf.detach().clone() for leaf in self.leaves]
+
+        def moved(size: float) -> float:
+            with torch.no_grad():
+                for leaf, old, d in zip(self.leaves, kept, direction, strict=True):
+                    leaf.copy_(old + size * d)
+                return value_of(loss_at)
+
+        found = descend(moved, before, _slack(before), Safety(), longer=False)
+        moved(0.0 if found is None else found[0])
+        return found is not None
+
+
+def _slack(value: float) -> float:
+    """The rise of a number of this size that may be rounding."""
+    return ROUNDING * torch.finfo(torch.float64).eps * max(1.0, abs(value))
+
+
+def value_of(loss_at: Callable[[], Tensor]) -> float:
+    """The loss; NaN where the model refuses its parameters (a scale that has become 0)."""
+    try:
+        return float(loss_at().detach())
+    except errors.BLRError:
+        raise
+    except (ValueError, LinAlgError):
+        return float("nan")
