@@ -5,6 +5,7 @@
 
 from .chains import Chain, chain
 from .conjugated import Conjugated, conjugated
+from .learning import Learned
 from .posterior import Posterior
 
-__all__ = ["Chain", "Conjugated", "Posterior", "chain", "conjugated"]
+__all__ = ["Chain", "Conjugated", "Learned", "Posterior", "chain", "conjugated"]

@@ -36,6 +36,8 @@ class Link:
 
     :param eta: the natural parameters of the next latent at the design's values of this one.
         # shape: (points, statistics)
+    :param initial: those of the first latent. # shape: (statistics,)
+    :param eps: the rounding of the model's numbers.
     """
 
     space: Space
@@ -44,6 +46,7 @@ class Link:
     weights: Tensor
     eta: Tensor
     initial: Tensor
+    eps: float
 
     def fit(self, values: Tensor) -> Tensor:
         """The slope of a function of a latent, given at the design's values of it.
@@ -55,7 +58,7 @@ class Link:
         constant, slope = self.design.fit(values)
         gap = (values - self.design.predict(constant, slope)).detach().abs().max()
         scale = max(1.0, float(values.detach().abs().max()))
-        if not float(gap) <= ROUNDING * torch.finfo(values.dtype).eps * scale:
+        if not float(gap) <= ROUNDING * self.eps * scale:
             raise errors.NotConjugatedError(
                 f"the law of the next latent is off by {float(gap):.1e} nats from the family of "
                 "this one: the chain leaves its family at the first step. Mend: use Gaussian "
@@ -199,7 +202,7 @@ def link_of(transition: Conjugated) -> Link:
         )
     eta = eta.reshape(design.size, space.size)
     nx, weights = design.fit(eta.unsqueeze(0))
-    return Link(space, design, nx[0], weights[0], eta, initial)
+    return Link(space, design, nx[0], weights[0], eta, initial, transition.residuals.eps)
 
 
 def _one_hot(size: int) -> Design:

@@ -39,6 +39,7 @@ class Maximiser:
         self.leaves = list(leaves)
         self.spectrum: Spectrum | None = None
         self.last = torch.inf
+        self.eps = max(torch.finfo(leaf.dtype).eps for leaf in self.leaves)
 
     def minimise(self, loss_at: Callable[[], Tensor]) -> bool:
         """Go to a minimum; the loss never rises. False if there is none to be found.
@@ -50,7 +51,7 @@ class Maximiser:
             before, gain = self.step(loss_at)
             if not gain < torch.inf:
                 return False
-            if gain <= END * _slack(before):
+            if gain <= END * self._slack(before):
                 return True
         return False
 
@@ -67,6 +68,10 @@ class Maximiser:
         self.last = gain
         return before, gain if self._move(loss_at, direction, before) else 0.0
 
+    def _slack(self, value: float) -> float:
+        """The rise of a loss of this size that may be rounding."""
+        return ROUNDING * self.eps * max(1.0, abs(value))
+
     def _direction(self, loss: Tensor) -> tuple[tuple[Tensor, ...], float]:
         """Newton's direction, perhaps by an old Hessian, and half of its first-order gain."""
         graph = gradient_graph(loss, self.leaves)
@@ -82,7 +87,7 @@ class Maximiser:
         hessian = dense_hessian(graph, self.leaves)
         if not bool(torch.isfinite(hessian).all()):
             return (), torch.inf
-        self.spectrum = Spectrum(hessian, max(torch.finfo(x.dtype).eps for x in self.leaves))
+        self.spectrum = Spectrum(hessian, self.eps)
         step = self.spectrum.descent(gradient)
         return unflat(step, self.leaves), -0.5 * float(gradient @ step)
 
@@ -100,14 +105,9 @@ class Maximiser:
                     leaf.copy_(old + size * d)
                 return value_of(loss_at)
 
-        found = descend(moved, before, _slack(before), Safety(), longer=False)
+        found = descend(moved, before, self._slack(before), Safety(), longer=False)
         moved(0.0 if found is None else found[0])
         return found is not None
-
-
-def _slack(value: float) -> float:
-    """The rise of a number of this size that may be rounding."""
-    return ROUNDING * torch.finfo(torch.float64).eps * max(1.0, abs(value))
 
 
 def value_of(loss_at: Callable[[], Tensor]) -> float:

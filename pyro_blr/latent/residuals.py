@@ -29,6 +29,7 @@ class Residuals:
     :param points: how many values there were.
     :param constant: c. # shape: (states, *batch)
     :param slope: r. # shape: (states, *batch, statistics)
+    :param eps: the rounding of the model's numbers.
     """
 
     conjugation: float
@@ -86,8 +87,9 @@ def residuals_of(setting: Setting, found: Harmonium, points: int) -> Residuals:
     fitted = design.predict(found.level - prior.level, found.prior - prior.natural)
     linearity = max(linearity, _largest(prior.fitted - fitted))
     scale = max(scale, _largest(total), _largest(prior.fitted))
-    eps = max([torch.finfo(v.dtype).eps for v in draws.values()], default=0.0)
-    eps = eps or torch.finfo(torch.get_default_dtype()).eps
+    numbers = [*draws.values(), *(census.sites[name].value for name in census.observed)]
+    real = [v.dtype for v in numbers if isinstance(v, Tensor) and v.is_floating_point()]
+    eps = max(torch.finfo(d).eps for d in (real or [torch.get_default_dtype()]))
     gap = _largest(total - predicted)
     return Residuals(gap, linearity, scale, len(design.basis), constant, slope, eps)
 
