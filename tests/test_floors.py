@@ -29,7 +29,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     # A step sees families and an objective: no trace, no guide, and of lifting the waits alone.
     "steps": ("errors", "families", "lifting.host", "conjugate_gradients"),
-    "latent": ("errors", "_compat", "families", "energy", "steps"),
+    "latent": ("errors", "_compat", "families", "energy", "conjugate_gradients", "steps"),
     "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
     "charted_objective": ("families", "lifting", "energy", "guides", "objective"),
@@ -93,6 +93,7 @@ PYRO = {
         "lifting.wrappers",
         "energy.domains",
         "energy.trace",
+        "latent.conjugated",
         "latent.peeling",
         "latent.posterior",
         "latent.probe",

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from .. import errors
+from ..conjugate_gradients import solve
 from ..steps.cone import Safety
-from ..steps.hessian import dense_hessian, flat, gradient_graph, unflat
+from ..steps.hessian import dense_hessian, flat, gradient_graph, hessian_product, unflat
 from ..steps.information import MAX_ELEMENTS
 from ..steps.line_search import descend
-from ..steps.newton import newton_step
 from ..steps.spectrum import Spectrum
+from .preconditioner import Blocks
 
 #: Steps in one maximisation, and the rise in units of rounding of the function that is none.
 MAX_STEPS, ROUNDING = 200, 64
@@ -25,6 +26,10 @@ END = 1e-6
 
 #: The share of the last step's gain above which a step by an old Hessian asks for a new one.
 SLOW = 0.1
+
+
+#: The most products with a Hessian that is not formed, and the accuracy of a direction by them.
+MAX_PRODUCTS, RELATIVE = 100, 0.01
 
 
 class Maximiser:
@@ -38,6 +43,7 @@ class Maximiser:
     def __init__(self, leaves: Sequence[Tensor]) -> None:
         self.leaves = list(leaves)
         self.spectrum: Spectrum | None = None
+        self.blocks: Blocks | None = None
         self.last = torch.inf
         self.eps = max(torch.finfo(leaf.dtype).eps for leaf in self.leaves)
 
@@ -77,7 +83,7 @@ class Maximiser:
         graph = gradient_graph(loss, self.leaves)
         gradient = flat([g.detach() for g in graph])
         if len(gradient) > MAX_ELEMENTS:
-            pieces = newton_step(loss, self.leaves).direction
+            pieces = self._by_products(graph)
             return pieces, -0.5 * float(gradient @ flat(pieces))
         if self.spectrum is not None:
             step = self.spectrum.descent(gradient)
@@ -90,6 +96,26 @@ class Maximiser:
         self.spectrum = Spectrum(hessian, self.eps)
         step = self.spectrum.descent(gradient)
         return unflat(step, self.leaves), -0.5 * float(gradient @ step)
+
+    def _by_products(self, graph: list[Tensor]) -> tuple[Tensor, ...]:
+        """Newton's direction by preconditioned conjugate gradients, as far as it is needed."""
+
+        def times(vector: Sequence[Tensor]) -> list[Tensor]:
+            return hessian_product(graph, self.leaves, vector)
+
+        if self.blocks is None or not self.last < torch.inf:
+            coupled = None if self.blocks is None else self.blocks.coupled
+            self.blocks = Blocks(times, self.leaves, coupled)
+        blocks = self.blocks
+        target = blocks.inner([g.detach() for g in graph])
+
+        def scaled(vector: Sequence[Tensor]) -> list[Tensor]:
+            return blocks.inner(times(blocks.outer(vector)))
+
+        found = solve(scaled, target, most=MAX_PRODUCTS, relative=RELATIVE, least=0.0)
+        # Negative curvature in the first direction leaves the blocks' own step.
+        value = found.value if found.iterations or found.is_solved else target
+        return tuple(-x for x in blocks.outer(value))
 
     def _move(
         self,

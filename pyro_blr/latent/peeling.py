@@ -75,9 +75,21 @@ def narrowed(base: Any, plates: int, elements: int) -> Any:
         for name, value in small.items():
             dim = _dim(base, name, value, from_right)
             if dim is not None:
-                small[name] = value.narrow(dim, 0, 1)
+                small[name] = _first(value, dim)
     kind = getattr(type(base), "__wrapped__", type(base))
     return kind(**small, validate_args=False)
+
+
+def _first(value: Tensor, dim: int) -> Tensor:
+    """The first entry along a dim, by the tensor that the value is a view of.
+
+    The gradient through a view of the expanded tensor would have as many rows as that.
+    """
+    first = value.narrow(dim, 0, 1)
+    base = value._base
+    if base is None or value.numel() <= base.numel():
+        return first
+    return base.as_strided(first.shape, first.stride(), first.storage_offset())
 
 
 def _given(base: Any) -> dict[str, Any] | None:
