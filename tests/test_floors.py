@@ -94,6 +94,7 @@ PYRO = {
         "energy.domains",
         "energy.trace",
         "latent.conjugated",
+        "latent.evidence_metric",
         "latent.peeling",
         "latent.posterior",
         "latent.probe",

@@ -242,6 +242,7 @@ class Conjugated:
         tol: float = 1e-10,
         step_size: float | Callable[[int], float] | None = None,
         batch_size: int | None = None,
+        metric: str = "joint",
         **kwargs: Any,
     ) -> Learned:
         """Learn the ``pyro.param`` statements of the model from the exact evidence, in place.
@@ -249,14 +250,17 @@ class Conjugated:
         :param args: of the model; those that it was made with if none are given.
         :param method: ``"em"``, ``"natural"`` or ``"gradient"``; the result names the metric.
         :param tol: the share of the log evidence that a step must gain to go on.
-        :param step_size: rho of ``"natural"`` (1/2, over minibatches ``(step + 2) ** -0.6``), or
-            the rate of Adam over minibatches (0.01).
+        :param step_size: rho of ``"natural"`` (1/2; 1 in the metric of the evidence; over
+            minibatches ``(step + 2) ** -0.6``), or the rate of Adam over minibatches (0.01).
         :param batch_size: how many rows of each tensor argument to take at a time, at random; all
             if None.
+        :param metric: of ``"natural"``: the Fisher information of the ``"joint"`` law of data and
+            latents, or that of the ``"evidence"``.
         """
         if not args and not kwargs:
             args, kwargs = self.args, dict(self.kwargs)
-        result = learn(self.setting, args, kwargs, method, max_steps, tol, step_size, batch_size)
+        how = (method, max_steps, tol, step_size, batch_size, metric)
+        result = learn(self.setting, args, kwargs, *how)
         with torch.no_grad():
             setting = self.setting(*args, **kwargs)
             self.harmonium = setting.harmonium()

@@ -18,6 +18,9 @@ from torch import Tensor
 
 from .. import errors
 from .._compat import stored_leaf
+from ..steps.hessian import flat, gradient_graph, unflat
+from ..steps.spectrum import Spectrum
+from .evidence_metric import fisher_of_evidence
 from .harmonium import Datum
 from .maximising import Maximiser
 from .probe import fixed_draws
@@ -32,6 +35,7 @@ LOST = 1e-3
 METRICS = {
     "em": "Fisher information of the joint (x, z), in its mean parameters, with steps of 1",
     "natural": "Fisher information of the joint (x, z), in its mean parameters",
+    "evidence": "Fisher information of the evidence",
     "gradient": "observed information of the evidence, in the unconstrained parameters",
 }
 
@@ -168,6 +172,33 @@ def gradient(batch: Batch, leaves: list[Tensor], tol: float, max_steps: int) -> 
     return _at_limit(result, batch)
 
 
+def natural_of_evidence(
+    batch: Batch,
+    leaves: list[Tensor],
+    step_size: Callable[[int], float],
+    tol: float,
+    max_steps: int,
+) -> Learned:
+    """Natural gradients in the metric of the evidence, shortened until it does not fall."""
+    result, mover = Learned("natural", METRICS["evidence"]), Maximiser(leaves)
+    for step in range(max_steps):
+        evidence = batch.evidence()
+        gradient = flat([g.detach() for g in gradient_graph(-evidence, leaves)])
+        result.log_evidence.append(_finite(float(evidence.detach())))
+        fisher, count = fisher_of_evidence(batch.setting, leaves)
+        result.metric = f"{METRICS['evidence']}, from {count} data drawn from the model"
+        direction = Spectrum(fisher, mover.eps).descent(gradient)
+        if -0.5 * float(gradient @ direction) <= tol * max(1.0, abs(result.log_evidence[-1])):
+            result.converged = True
+            result.reason = f"a step was to gain less than {tol:g} of the log evidence"
+            return result
+        along = unflat(step_size(step) * direction, leaves)
+        if not mover.move(lambda: -batch.evidence(), along, -result.log_evidence[-1]):
+            result.reason = "no step along the natural gradient raises the log evidence"
+            return result
+    return _at_limit(result, batch)
+
+
 def stochastic_gradient(
     batches: Iterator[Batch],
     leaves: list[Tensor],
@@ -284,11 +315,15 @@ def learn(
     tol: float,
     step_size: float | Callable[[int], float] | None,
     batch_size: int | None,
+    metric: str,
 ) -> Learned:
     """Learn by one of the methods; see :meth:`.Conjugated.learn`."""
-    if method not in METRICS:
-        known = ", ".join(map(repr, METRICS))
-        raise errors.ArgumentError(f"method={method!r} is not one of {known}.")
+    _require("method", method, ("em", "natural", "gradient"))
+    _require("metric", metric, ("joint", "evidence"))
+    if metric == "evidence" and (method != "natural" or batch_size is not None):
+        raise errors.ArgumentError(
+            'metric="evidence" is one of method="natural" on all data. Mend: metric="joint".'
+        )
     full = Batch(*_read(setting_of(*args, **kwargs)), 1.0)
     leaves = leaves_of(full.setting)
     if batch_size is None:
@@ -296,6 +331,9 @@ def learn(
             return em(full, leaves, tol, max_steps)
         if method == "gradient":
             return gradient(full, leaves, tol, max_steps)
+        if metric == "evidence":
+            size = _schedule(step_size, lambda step: 1.0)
+            return natural_of_evidence(full, leaves, size, tol, max_steps)
         size = _schedule(step_size, lambda step: 0.5)
         return natural(repeat(full), leaves, size, tol, max_steps, True)
     if method == "em":
@@ -308,6 +346,12 @@ def learn(
         return stochastic_gradient(batches, leaves, size, max_steps)
     size = _schedule(step_size, lambda step: (step + 2.0) ** -0.6)
     return natural(batches, leaves, size, tol, max_steps, False)
+
+
+def _require(name: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        options = ", ".join(map(repr, known))
+        raise errors.ArgumentError(f"{name}={given!r} is not one of {options}.")
 
 
 def _schedule(

@@ -72,7 +72,7 @@ class Maximiser:
         if not gain < torch.inf:
             return before, gain
         self.last = gain
-        return before, gain if self._move(loss_at, direction, before) else 0.0
+        return before, gain if self.move(loss_at, direction, before) else 0.0
 
     def _slack(self, value: float) -> float:
         """The rise of a loss of this size that may be rounding."""
@@ -117,12 +117,13 @@ class Maximiser:
         value = found.value if found.iterations or found.is_solved else target
         return tuple(-x for x in blocks.outer(value))
 
-    def _move(
+    def move(
         self,
         loss_at: Callable[[], Tensor],
         direction: Sequence[Tensor],
         before: float,
     ) -> bool:
+        """Go along a direction, less far where the loss would rise; False if it falls nowhere."""
         kept = [leaf.detach().clone() for leaf in self.leaves]
 
         def moved(size: float) -> float:

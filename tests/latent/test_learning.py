@@ -19,6 +19,7 @@ from torch.testing import assert_close
 
 from pyro_blr.errors import ArgumentError, EmptyStateError, NonFiniteError
 from pyro_blr.latent import conjugated
+from pyro_blr.latent.evidence_metric import fisher_of_evidence
 
 K, D, P, N = 3, 2, 6, 200
 CENTRES = torch.tensor([[-3.0, 0.0], [3.0, 1.0], [0.0, 4.0]])
@@ -162,6 +163,38 @@ def test_expected_statistics_are_the_gradient_of_the_evidence() -> None:
     assert_close((slope * change).sum(), (above - below) / 2e-6, rtol=1e-6, atol=1e-4)
 
 
+def test_the_metric_of_the_evidence() -> None:
+    """Of a Gaussian evidence N(u, 1 + s^2) it is known: 1 / v for u, 2 s^4 / v^2 for log s."""
+    x = torch.randn(500)
+
+    def model(x: Tensor) -> None:
+        u = pyro.param("u", torch.tensor(0.3))
+        s = pyro.param("s", torch.tensor(0.8), constraint=constraints.positive)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(u + z, s), obs=x)
+
+    setting = conjugated(model, x).setting()
+    leaves = [pyro.get_param_store()._params[name] for name in ("u", "s")]
+    fisher, count = fisher_of_evidence(setting, leaves)
+    v = 1.0 + 0.8**2
+    expected = len(x) * torch.diag(torch.tensor([1.0 / v, 2.0 * 0.8**4 / v**2]))
+    assert count >= 500
+    assert_close(fisher, expected, atol=0.2 * float(expected.max()), rtol=0.0)
+
+
+@models
+def test_natural_gradients_of_the_evidence_find_a_maximum(
+    model: Callable[[Tensor], None], data: Callable[[], Tensor]
+) -> None:
+    found = conjugated(model, data())
+    found.learn(max_steps=2)
+    learned = found.learn(method="natural", metric="evidence", max_steps=25, tol=1e-9)
+    assert rising(learned.log_evidence) and "data drawn" in learned.metric
+    best = found.learn(method="gradient", max_steps=50).log_evidence[-1]
+    assert learned.log_evidence[-1] > best - 0.1
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 def test_each_step_of_a_mixture_is_scikit_learns(steps: int) -> None:
     x = clusters()
@@ -243,6 +276,8 @@ def test_bad_requests_are_refused() -> None:
     found = conjugated(gaussian_mixture, x)
     with pytest.raises(ArgumentError, match="method='vb' is not one of"):
         found.learn(method="vb")
+    with pytest.raises(ArgumentError, match='method="natural" on all data'):
+        found.learn(metric="evidence")
     with pytest.raises(ArgumentError, match="EM takes all data"):
         found.learn(batch_size=10)
     with pytest.raises(ArgumentError, match="batch_size=1000"):
