@@ -192,7 +192,7 @@ def link_of(transition: Conjugated) -> Link:
         size = found.states[0]
         part = Part(setting.census.latents, Categorical(), ((),), False, ((size - 1,),))
         eta = natural_of_site(part, site, reading)
-        space, design = Space((part,)), _one_hot(size)
+        space, design = Space((part,)), _one_hot(size, setting.census.device)
         weight = found.log_weight.reshape(-1)
         initial = weight[:-1] - weight[-1]
     if eta is None or eta.numel() != design.size * space.size:
@@ -205,9 +205,9 @@ def link_of(transition: Conjugated) -> Link:
     return Link(space, design, nx[0], weights[0], eta, initial, transition.residuals.eps)
 
 
-def _one_hot(size: int) -> Design:
-    basis = torch.eye(size, dtype=torch.float64)[:, : size - 1]
-    basis = torch.cat([torch.ones(size, 1, dtype=torch.float64), basis], -1)
+def _one_hot(size: int, device: torch.device) -> Design:
+    basis = torch.eye(size, dtype=torch.float64, device=device)[:, : size - 1]
+    basis = torch.cat([torch.ones_like(basis[:, :1]), basis], -1)
     return Design({}, basis, torch.linalg.inv(basis))
 
 

@@ -84,7 +84,9 @@ class Conjugated:
             self.harmonium = setting.harmonium()
             self.residuals = residuals_of(setting, self.harmonium, points)
             if not self.is_exact and setting.space.parts:
-                self._design = Design.of(setting.space, prior_draws(setting.census, points))
+                self._design = Design.of(
+                    setting.space, prior_draws(setting.census, points), setting.census.device
+                )
                 self.harmonium = self.setting(*args, **kwargs).harmonium()
                 self.residuals = residuals_of(setting, self.harmonium, points)
 
@@ -95,7 +97,8 @@ class Conjugated:
         census = take_census(Call(self.model, args, kwargs), self.observed)
         space, layout = space_of(census, self.families), layout_of(census)
         if self._design is None:
-            self._design = Design.of(space, prior_draws(census, fitted_points(space)))
+            draws = prior_draws(census, fitted_points(space))
+            self._design = Design.of(space, draws, census.device)
         return Setting(census, space, layout, self._design)
 
     # ----- What it says of the model ----------------------------------------------------------

@@ -30,10 +30,10 @@ class Design:
     inverse: Tensor
 
     @staticmethod
-    def of(space: Space, points: Mapping[str, Tensor]) -> "Design":
+    def of(space: Space, points: Mapping[str, Tensor], device: torch.device) -> "Design":
         """The design of some points."""
         if not space.parts:
-            one = torch.ones(1, 1, dtype=torch.float64)
+            one = torch.ones(1, 1, dtype=torch.float64, device=device)
             return Design({}, one, one)
         statistics = space.statistics(points)
         basis = torch.cat([torch.ones_like(statistics[:, :1]), statistics], -1)
@@ -43,10 +43,10 @@ class Design:
         return Design(points, basis, inverse)
 
     @staticmethod
-    def at(space: Space, points: Mapping[str, Tensor]) -> "Design":
+    def at(space: Space, points: Mapping[str, Tensor], device: torch.device) -> "Design":
         """Points to look at functions, which nothing is fitted at."""
         if not space.parts:
-            return Design.of(space, points)
+            return Design.of(space, points, device)
         statistics = space.statistics(points)
         basis = torch.cat([torch.ones_like(statistics[:, :1]), statistics], -1)
         return Design(points, basis, basis.new_zeros(0))

@@ -69,7 +69,7 @@ def fisher_of_evidence(setting: Setting, leaves: Sequence[Tensor]) -> tuple[Tens
         )
     rows = prod(setting.layout.batch)
     repeats = max(1, -(-DRAWS * size // rows))
-    total = torch.zeros(size, size, dtype=torch.float64)
+    total = torch.zeros(size, size, dtype=torch.float64, device=leaves[0].device)
     with fixed_draws():
         for _ in range(repeats):
             own = scores(drawn_like(setting), leaves).double()

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..families import ExponentialFamily, MultivariateNormal, Natural, find_family
-from .observations import gaps
 from .peeling import narrowed, peel
 from .probe import Record
 
@@ -44,10 +43,9 @@ def likelihood_of(site: Record, depth: int, data: Record) -> Likelihood | None:
     if family is None:
         return None
     base = narrowed(peeled.base, depth, peeled.elements)
-    if isinstance(family, MultivariateNormal) and data.is_observed:
-        gone = gaps(data, 1)
-        if bool(gone.any()):
-            return _of_what_is_seen(family, base, gone, peeled.elements)
+    gone = data.gaps_of_vectors if isinstance(family, MultivariateNormal) else None
+    if isinstance(family, MultivariateNormal) and gone is not None:
+        return _of_what_is_seen(family, base, gone, peeled.elements)
     blocks = tuple(b.double() for b in family.natural_of(base))
     psi = family.log_partition(blocks)
     natural = entries(family, blocks, peeled.elements)

@@ -76,7 +76,7 @@ class Posterior(Mapping[str, Any]):
 
     def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
         """The log density of values of all latents, in nats. # shape: (*batch,)"""
-        state = torch.zeros((), dtype=torch.long)
+        state = torch.zeros((), dtype=torch.long, device=self.log_weight.device)
         for name, size in zip(reversed(list(self.support)), self.states, strict=True):
             state = state * size + _place(values[name], self.support[name])
         weight = self.log_weight.movedim(0, -1)

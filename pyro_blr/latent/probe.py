@@ -6,6 +6,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from .. import errors
 from .._compat import site_is_subsample
-from .peeling import MAX_STATES, finite_support
+from .peeling import MAX_STATES, finite_support, peel
 
 #: The seed of every draw that a result depends on: values of latents where functions are compared.
 SEED = 20240419
@@ -33,6 +34,27 @@ class Record:
     scale: Any
     plates: Mapping[int, int]
     is_observed: bool
+
+    def gaps(self, event_dim: int) -> Tensor:
+        """Which entries of an observed value are missing: NaN, or masked.
+
+        :param event_dim: of the family of the site's elements.
+        # shape of the result: that of the value
+        """
+        value, peeled = self.value, peel(self.fn)
+        gone = torch.isnan(value) if value.is_floating_point() else torch.zeros_like(value).bool()
+        gone = gone.expand(torch.broadcast_shapes(value.shape, self.fn.shape()))
+        for mask, inner in ((self.mask, peeled.elements + event_dim), (peeled.mask, event_dim)):
+            if mask is not None:
+                mask = torch.as_tensor(mask, dtype=torch.bool, device=value.device)
+                gone = gone | ~mask.reshape(mask.shape + (1,) * inner)
+        return gone
+
+    @cached_property
+    def gaps_of_vectors(self) -> Tensor | None:
+        """The missing entries of an observed value of vectors; None if all are there."""
+        gone = self.gaps(1) if self.is_observed else None
+        return None if gone is None or not bool(gone.any()) else gone
 
 
 @contextmanager
@@ -150,6 +172,12 @@ class Census:
     latents: tuple[str, ...]
     depth: int
     parameters: tuple[str, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the latents are."""
+        found: torch.device = self.sites[self.latents[0]].value.device
+        return found
 
     @property
     def continuous(self) -> tuple[str, ...]:

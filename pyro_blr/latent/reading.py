@@ -15,7 +15,7 @@ from ..families import MultivariateNormal, Natural, find_family
 from .design import Design
 from .harmonium import Datum, Direct, Harmonium, Layout, Term
 from .likelihoods import Likelihood, entries, flat, likelihood_of
-from .observations import filled, gaps, scale_of
+from .observations import filled, scale_of
 from .peeling import narrowed, peel
 from .probe import Census, Placed, Record
 from .spaces import Part, Space
@@ -81,7 +81,7 @@ class Reading:
             mask = 1.0 if site.mask is None else torch.as_tensor(site.mask).double()
             return self.arrange(site.fn.log_factor.double() * scale * mask, 0)
         event = len(peel(data.fn).base.event_shape)
-        gone = gaps(data, event)
+        gone = data.gaps(event)
         missing = gone.flatten(gone.dim() - event).any(-1) if event else gone
         elements = peel(data.fn).elements
         weight = torch.where(missing, 0.0, scale.reshape(scale.shape + (1,) * elements))
@@ -115,7 +115,8 @@ class Reading:
             if n is None
             for name in part.names
         ]
-        total = torch.zeros((1,) * (2 + self.layout.depth), dtype=torch.float64)
+        shape = (1,) * (2 + self.layout.depth)
+        total = torch.zeros(shape, dtype=torch.float64, device=self.census.device)
         for name in (*self.census.discrete, *fitted):
             total = total + self.log_prob(self.sites[name], self.sites[name].value)
         rows = [n.shape[:-1] for n in known if n is not None]
@@ -176,7 +177,7 @@ def read_data(census: Census, layout: Layout) -> dict[str, Datum]:
 
 def _datum(census: Census, site: Record, own: Likelihood, layout: Layout) -> Datum:
     family, elements = own.family, peel(site.fn).elements
-    gone = gaps(site, family.event_dim)
+    gone = site.gaps(family.event_dim)
     value = filled(site, gone)
     missing = gone
     if isinstance(family, MultivariateNormal):

@@ -63,11 +63,11 @@ def residuals_of(setting: Setting, found: Harmonium, points: int) -> Residuals:
     """The residuals of a harmonium of the model, at other points than it was fitted to."""
     census, layout, used = setting.census, setting.layout, setting.design.size
     draws = {n: v[used:] for n, v in prior_draws(census, used + points).items()}
-    design = Design.at(setting.space, draws)
+    design = Design.at(setting.space, draws, census.device)
     reading = Reading(census, setting.space, layout, design)
     linearity, scale = 0.0, 0.0
     constant, slope = torch.zeros_like(found.level), torch.zeros_like(found.prior)
-    total = predicted = torch.zeros((), dtype=torch.float64)
+    total = predicted = torch.zeros((), dtype=torch.float64, device=census.device)
     likelihoods = reading.likelihoods()
     for term in found.terms:
         own = likelihoods[term.name]
