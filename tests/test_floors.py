@@ -29,7 +29,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     # A step sees families and an objective: no trace, no guide, and of lifting the waits alone.
     "steps": ("errors", "families", "lifting.host", "conjugate_gradients"),
-    "latent": ("errors", "_compat", "families", "energy", "conjugate_gradients", "steps"),
+    "latent": (
+        *("errors", "_compat", "families", "energy", "random_state"),
+        *("conjugate_gradients", "steps"),
+    ),
     "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
     "charted_objective": ("families", "lifting", "energy", "guides", "objective"),
@@ -96,6 +99,7 @@ PYRO = {
         "latent.conjugated",
         "latent.evidence_metric",
         "latent.peeling",
+        "latent.placing",
         "latent.posterior",
         "latent.probe",
         "latent.spaces",

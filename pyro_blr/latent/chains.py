@@ -26,8 +26,10 @@ from .conjugated import Conjugated
 from .design import Design
 from .harmonium import Harmonium
 from .reading import Reading, natural_of_site
-from .residuals import ROUNDING
 from .spaces import Part, Space
+
+#: A gap of this many units of rounding is none, after the steps of a sequence.
+ROUNDING = 4096
 
 
 @dataclass(frozen=True)

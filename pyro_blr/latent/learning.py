@@ -20,17 +20,14 @@ from .. import errors
 from .._compat import stored_leaf
 from ..steps.hessian import flat, gradient_graph, unflat
 from ..steps.spectrum import Spectrum
+from .batches import Batch, finite, minibatches, read
 from .evidence_metric import fisher_of_evidence
-from .harmonium import Datum
 from .maximising import Maximiser
 from .probe import fixed_draws
 from .setting import Setting
 
 #: Expected numbers of data below which a state of the discrete latents is empty.
 EMPTY = 1e-8
-
-#: The share of the log evidence that rounding may take.
-LOST = 1e-3
 
 METRICS = {
     "em": "Fisher information of the joint (x, z), in its mean parameters, with steps of 1",
@@ -66,35 +63,6 @@ class Learned:
             f"{self.method}: log evidence {first:.6g} -> {last:.6g} nats in {self.steps} steps; "
             f"{self.reason}. Metric: {self.metric}."
         )
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Data to learn from, and what their evidence is multiplied by."""
-
-    setting: Setting
-    data: Mapping[str, Datum]
-    scale: float
-
-    def evidence(self) -> Tensor:
-        """The log evidence at the parameters as they are, with its graph."""
-        return self.scale * self.setting.harmonium().log_evidence(self.data)
-
-    def expected(self) -> tuple[float, tuple[Tensor, ...]]:
-        """The log evidence and the expected statistics, which are its gradient."""
-        with torch.no_grad():
-            found = self.setting.harmonium()
-        leaves = tuple(t.detach().requires_grad_() for t in found.coefficients())
-        evidence = self.scale * found.with_coefficients(leaves).log_evidence(self.data)
-        grads = torch.autograd.grad(evidence, leaves, allow_unused=True)
-        pairs = zip(grads, leaves, strict=True)
-        expected = tuple(torch.zeros_like(x) if g is None else g for g, x in pairs)
-        value = _finite(float(evidence.detach()))
-        with torch.no_grad():
-            pairs = zip(expected, leaves, strict=True)
-            terms = [(s * x).abs().sum() for s, x in pairs if bool(torch.isfinite(x).all())]
-        _check_digits(value, float(torch.stack(terms).sum()))
-        return value, expected
 
 
 def leaves_of(setting: Setting) -> list[Tensor]:
@@ -162,7 +130,7 @@ def gradient(batch: Batch, leaves: list[Tensor], tol: float, max_steps: int) -> 
     result, maximiser = Learned("gradient", METRICS["gradient"]), Maximiser(leaves)
     for _ in range(max_steps):
         loss, gain = maximiser.step(lambda: -batch.evidence())
-        result.log_evidence.append(_finite(-loss))
+        result.log_evidence.append(finite(-loss))
         if not gain < float("inf"):
             raise _no_maximum("log evidence")
         if gain <= tol * max(1.0, abs(loss)):
@@ -184,7 +152,7 @@ def natural_of_evidence(
     for step in range(max_steps):
         evidence = batch.evidence()
         gradient = flat([g.detach() for g in gradient_graph(-evidence, leaves)])
-        result.log_evidence.append(_finite(float(evidence.detach())))
+        result.log_evidence.append(finite(float(evidence.detach())))
         fisher, count = fisher_of_evidence(batch.setting, leaves)
         result.metric = f"{METRICS['evidence']}, from {count} data drawn from the model"
         direction = Spectrum(fisher, mover.eps).descent(gradient)
@@ -212,7 +180,7 @@ def stochastic_gradient(
         optim.zero_grad()
         loss = -batch.evidence()
         loss.backward()
-        result.log_evidence.append(_finite(-float(loss.detach())))
+        result.log_evidence.append(finite(-float(loss.detach())))
         for group in optim.param_groups:
             group["lr"] = step_size(step)
         optim.step()
@@ -244,7 +212,7 @@ def _no_maximum(what: str) -> errors.BLRError:
 
 def _check_states(batch: Batch, statistics: tuple[Tensor, ...], leaves: list[Tensor]) -> None:
     """Refuse to go on where a state without data has parameters of its own."""
-    mass = statistics[0].flatten(1).sum(1)
+    mass = statistics[0].reshape(len(statistics[0]), -1).sum(1)
     empty = mass < EMPTY
     if not bool(empty.any()):
         return
@@ -270,26 +238,6 @@ def _check_states(batch: Batch, statistics: tuple[Tensor, ...], leaves: list[Ten
     )
 
 
-def _finite(value: float) -> float:
-    if value != value or value in (float("inf"), float("-inf")):
-        raise errors.NonFiniteError(
-            f"the log evidence is {value}: a scale has gone to 0 or a parameter to infinity. Mend: "
-            "start elsewhere, or give the parameter a prior and fit by BLR."
-        )
-    return value
-
-
-def _check_digits(value: float, size: float) -> None:
-    """Refuse an evidence that is a difference of numbers so large that no digit is left."""
-    if size * torch.finfo(torch.float64).eps > LOST * max(1.0, abs(value)):
-        raise errors.NonFiniteError(
-            f"the log evidence is a difference of numbers of size {size:.1e}, so that its digits "
-            "are lost: a scale has gone to 0 (a state of a discrete latent with one datum), or the "
-            "data are far from the origin. Mend: centre the data, start elsewhere, take fewer "
-            "states, or give the parameter a prior and fit by BLR."
-        )
-
-
 def _has_converged(result: Learned, tol: float) -> bool:
     trail = result.log_evidence
     if len(trail) < 2 or trail[-1] - trail[-2] > tol * max(1.0, abs(trail[-1])):
@@ -301,7 +249,7 @@ def _has_converged(result: Learned, tol: float) -> bool:
 
 def _at_limit(result: Learned, batch: Batch) -> Learned:
     with torch.no_grad():
-        result.log_evidence.append(_finite(float(batch.evidence())))
+        result.log_evidence.append(finite(float(batch.evidence())))
     result.reason = "max_steps were taken"
     return result
 
@@ -324,7 +272,7 @@ def learn(
         raise errors.ArgumentError(
             'metric="evidence" is one of method="natural" on all data. Mend: metric="joint".'
         )
-    full = Batch(*_read(setting_of(*args, **kwargs)), 1.0)
+    full = Batch(*read(setting_of(*args, **kwargs)), 1.0)
     leaves = leaves_of(full.setting)
     if batch_size is None:
         if method == "em":
@@ -340,7 +288,7 @@ def learn(
         raise errors.ArgumentError(
             'EM takes all data at each step. Mend: method="natural" is online EM over minibatches.'
         )
-    batches = _minibatches(setting_of, args, kwargs, batch_size)
+    batches = minibatches(setting_of, args, kwargs, batch_size)
     if method == "gradient":
         size = _schedule(step_size, lambda step: 0.01)
         return stochastic_gradient(batches, leaves, size, max_steps)
@@ -360,42 +308,3 @@ def _schedule(
     if given is None:
         return default
     return given if callable(given) else lambda step: float(given)
-
-
-def _read(setting: Setting) -> tuple[Setting, dict[str, Datum]]:
-    with torch.no_grad():
-        data = setting.data()
-    if not any(bool((d.weight > 0.0).any()) for d in data.values()) and data:
-        raise errors.ArgumentError(
-            "all data are missing, so that there is nothing to learn from. Mend: pass data with "
-            "observed entries."
-        )
-    return setting, data
-
-
-def _minibatches(
-    setting_of: Callable[..., Setting],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    batch_size: int,
-) -> Iterator[Batch]:
-    """Random rows of the tensor arguments, each pass in a new order."""
-    tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.dim()]
-    count = len(tensors[0]) if tensors else 0
-    if not 0 < batch_size <= count:
-        raise errors.ArgumentError(
-            f"batch_size={batch_size} is not between 1 and the number of data, {count}: the rows "
-            "of the first tensor argument."
-        )
-
-    def rows(value: Any, index: Tensor) -> Any:
-        is_data = isinstance(value, Tensor) and value.dim() and len(value) == count
-        return value[index] if is_data else value
-
-    while True:
-        for index in torch.randperm(count).split(batch_size):
-            if len(index) < batch_size:
-                continue
-            own = {name: rows(value, index) for name, value in kwargs.items()}
-            setting, data = _read(setting_of(*(rows(a, index) for a in args), **own))
-            yield Batch(setting, data, count / batch_size)

@@ -63,7 +63,7 @@ def narrowed(base: Any, plates: int, elements: int) -> Any:
 
     :param plates: how many batch dims, in front of the elements, are plates.
     """
-    given = _given(base)
+    given = given_arguments(base)
     if given is None:
         return base
     small = dict(given)
@@ -92,7 +92,7 @@ def _first(value: Tensor, dim: int) -> Tensor:
     return base.as_strided(first.shape, first.stride(), first.storage_offset())
 
 
-def _given(base: Any) -> dict[str, Any] | None:
+def given_arguments(base: Any) -> dict[str, Any] | None:
     """The constructor's arguments, or None where they cannot be read off."""
     found: dict[str, Any] = {}
     names = [n for n in inspect.signature(type(base).__init__).parameters if n != "self"]
@@ -109,13 +109,16 @@ def _given(base: Any) -> dict[str, Any] | None:
     return found
 
 
+def own_dims(base: Any, name: str) -> int:
+    """The number of event dims of an argument."""
+    return int(getattr(base.arg_constraints.get(name), "event_dim", 0))
+
+
 def _dim(base: Any, name: str, value: Any, from_right: int) -> int | None:
     """Which dim of an argument is a batch dim of the distribution, if it has it."""
     if not isinstance(value, Tensor):
         return None
-    constraint = base.arg_constraints.get(name)
-    event = getattr(constraint, "event_dim", 0)
-    dim = value.dim() - event - from_right
+    dim = value.dim() - own_dims(base, name) - from_right
     return dim if dim >= 0 else None
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .. import errors
 from .._compat import site_is_subsample
+from ..random_state import same_random_state
 from .peeling import MAX_STATES, finite_support, peel
 
 #: The seed of every draw that a result depends on: values of latents where functions are compared.
@@ -60,7 +61,7 @@ class Record:
 @contextmanager
 def fixed_draws() -> Iterator[None]:
     """Draw the same numbers each time, and leave the user's generator as it was."""
-    with torch.random.fork_rng(devices=[]):
+    with same_random_state():
         torch.manual_seed(SEED)
         yield
 
@@ -94,19 +95,27 @@ class Placed(Recorder):
 
     :param points: for each continuous latent. # shape: (points, *event)
     :param discrete: the names of the discrete ones.
+    :param alone: whether these are single values, without dims in front of their events.
     """
 
-    def __init__(self, points: Mapping[str, Tensor], discrete: tuple[str, ...], depth: int) -> None:
+    def __init__(
+        self,
+        points: Mapping[str, Tensor],
+        discrete: tuple[str, ...],
+        depth: int,
+        alone: bool = False,
+    ) -> None:
         super().__init__()
-        self.points, self.discrete, self.depth = points, discrete, depth
+        self.points, self.discrete, self.depth, self.alone = points, discrete, depth, alone
         self.states: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         name = msg["name"]
         if name in self.points:
             value = self.points[name]
-            event = value.shape[1:]
-            msg["value"] = value.reshape(-1, *(1,) * self.depth, *event)
+            if not self.alone:
+                value = value.reshape(-1, *(1,) * self.depth, *value.shape[1:])
+            msg["value"] = value
             msg["done"] = True
         elif name in self.discrete:
             support = self._support(name, msg["fn"])

@@ -17,7 +17,8 @@ from .harmonium import Datum, Direct, Harmonium, Layout, Term
 from .likelihoods import Likelihood, entries, flat, likelihood_of
 from .observations import filled, scale_of
 from .peeling import narrowed, peel
-from .probe import Census, Placed, Record
+from .placing import place
+from .probe import Census, Record
 from .spaces import Part, Space
 
 
@@ -43,8 +44,7 @@ class Reading:
 
     def __init__(self, census: Census, space: Space, layout: Layout, design: Design) -> None:
         self.census, self.space, self.layout, self.design = census, space, layout, design
-        placed = Placed(design.points, census.discrete, layout.depth)
-        census.call.run(placed)
+        placed = place(census, layout, design)
         self.sites, self.support = placed.sites, placed.states
         self.states = tuple(len(s) for s in reversed(list(placed.states.values())))
 

@@ -15,7 +15,7 @@ from .reading import Reading
 from .setting import Setting
 
 #: A residual of this many units of rounding of the numbers that it is a difference of is nothing.
-ROUNDING = 4096
+ROUNDING = 256
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Residuals:
     :param conjugation: sup of | psi_x(nx + W s(z)) - r.s(z) - c |, in nats.
     :param linearity: sup of | eta(z) - nx - W s(z) |, of the natural parameters of x given z; and
         the same of log densities that are in no family, and of priors that are not in their own.
-    :param scale: the largest number in these differences.
+    :param sizes: the largest numbers that each of these is a difference of.
     :param points: how many values there were.
     :param constant: c. # shape: (states, *batch)
     :param slope: r. # shape: (states, *batch, statistics)
@@ -34,7 +34,7 @@ class Residuals:
 
     conjugation: float
     linearity: float
-    scale: float
+    sizes: tuple[float, float]
     points: int
     constant: Tensor
     slope: Tensor
@@ -43,7 +43,8 @@ class Residuals:
     @property
     def is_rounding(self) -> bool:
         """Whether they are nothing but rounding errors."""
-        return max(self.conjugation, self.linearity) <= ROUNDING * self.eps * max(1.0, self.scale)
+        pairs = zip((self.conjugation, self.linearity), self.sizes, strict=True)
+        return all(gap <= ROUNDING * self.eps * max(1.0, size) for gap, size in pairs)
 
     @property
     def verdict(self) -> str:
@@ -65,34 +66,41 @@ def residuals_of(setting: Setting, found: Harmonium, points: int) -> Residuals:
     draws = {n: v[used:] for n, v in prior_draws(census, used + points).items()}
     design = Design.at(setting.space, draws, census.device)
     reading = Reading(census, setting.space, layout, design)
-    linearity, scale = 0.0, 0.0
+    linearity, size = 0.0, 0.0
     constant, slope = torch.zeros_like(found.level), torch.zeros_like(found.prior)
-    total = predicted = torch.zeros((), dtype=torch.float64, device=census.device)
+    total = predicted = summed = torch.zeros((), dtype=torch.float64, device=census.device)
     likelihoods = reading.likelihoods()
     for term in found.terms:
         own = likelihoods[term.name]
         assert own is not None
         sizes = layout.sizes_of(census.sites[term.name].fn)
-        linearity = max(linearity, _largest(own.natural - design.predict(term.nx, term.weights)))
-        scale = max(scale, _largest(own.natural))
+        gap = own.natural - design.predict(term.nx, term.weights)
+        linearity, size = max(linearity, _largest(gap)), max(size, _size(own.natural))
         total = total + layout.total(own.log_partition, sizes)
+        summed = summed + layout.total(own.log_partition.abs(), sizes)
         predicted = predicted + layout.total(design.predict(term.c, term.r), sizes)
         constant = constant + layout.total(term.c, sizes)
         slope = slope + layout.total(term.r.movedim(-1, 0), sizes).movedim(0, -1)
-    for part in found.direct:
-        values = reading.density(part.name)
-        linearity = max(linearity, _largest(values - design.predict(part.constant, part.slope)))
-        scale = max(scale, _largest(values))
     prior = reading.prior()
-    fitted = design.predict(found.level - prior.level, found.prior - prior.natural)
-    linearity = max(linearity, _largest(prior.fitted - fitted))
-    scale = max(scale, _largest(total), _largest(prior.fitted))
+    fits = [(prior.fitted, found.level - prior.level, found.prior - prior.natural)]
+    fits += [(reading.density(p.name), p.constant, p.slope) for p in found.direct]
+    for values, c, r in fits:
+        # A state of probability 0 is one at every value of the latents.
+        gap = torch.where(values == -torch.inf, 0.0, values - design.predict(c, r))
+        linearity, size = max(linearity, _largest(gap)), max(size, _size(values))
     numbers = [*draws.values(), *(census.sites[name].value for name in census.observed)]
     real = [v.dtype for v in numbers if isinstance(v, Tensor) and v.is_floating_point()]
     eps = max(torch.finfo(d).eps for d in (real or [torch.get_default_dtype()]))
-    gap = _largest(total - predicted)
-    return Residuals(gap, linearity, scale, len(design.basis), constant, slope, eps)
+    sizes_of = (_size(summed), size)
+    gaps = (_largest(total - predicted), linearity)
+    return Residuals(*gaps, sizes_of, len(design.basis), constant, slope, eps)
 
 
-def _largest(value: Tensor) -> float:
+def _largest(gap: Tensor) -> float:
+    """Infinite where there is a NaN."""
+    return float(gap.abs().nan_to_num(torch.inf).max()) if gap.numel() else 0.0
+
+
+def _size(value: Tensor) -> float:
+    """The largest finite number."""
     return float(value.abs().nan_to_num(0.0, 0.0).max()) if value.numel() else 0.0
