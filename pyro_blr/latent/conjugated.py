@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import errors
 from .design import Design
 from .grouping import Families, layout_of, space_of
-from .harmonium import Harmonium
+from .harmonium import Datum, Harmonium
 from .learning import Learned, learn
 from .likelihoods import family_of
 from .posterior import Posterior
@@ -50,6 +50,7 @@ def conjugated(
     """
     named = (observed,) if isinstance(observed, str) else tuple(observed)
     found = Conjugated(model, args, kwargs, dict(families or {}), named, points)
+    found.exact = exact
     if exact and not found.is_exact:
         raise errors.NotConjugatedError(
             f"the model is not conjugated: {found.verdict}. Mend: take exact=False for the "
@@ -77,6 +78,8 @@ class Conjugated:
     ) -> None:
         self.model, self.args, self.kwargs = model, args, kwargs
         self.families, self.observed, self.points = families, observed, points
+        #: Whether what is not exact is refused.
+        self.exact = False
         self.replaced: tuple[Tensor, Tensor] | None = None
         self._design: Design | None = None
         with torch.no_grad():
@@ -170,7 +173,10 @@ class Conjugated:
         """The harmonium, log p(x, k), and the natural parameters of z given k and x."""
         setting = self.setting(*args, **kwargs)
         found = self._harmonium(setting)
-        joint, natural, inside = found.posterior(setting.data())
+        data = setting.data()
+        if self.exact and not self.residuals.is_elementwise:
+            self._require_complete(data)
+        joint, natural, inside = found.posterior(data)
         if not bool(inside.all()):
             raise errors.ImproperPosteriorError(
                 "the prior and the messages of some datum sum to natural parameters outside the "
@@ -178,6 +184,16 @@ class Conjugated:
                 "look at verdict, and fit the model by BLR."
             )
         return found, joint, natural
+
+    def _require_complete(self, data: Mapping[str, Datum]) -> None:
+        """Refuse gaps where the elements of the data are conjugated only all together."""
+        gaps = [name for name, datum in data.items() if bool((datum.weight == 0.0).any())]
+        if gaps:
+            raise errors.NotConjugatedError(
+                f"elements of the data {gaps[0]!r} are missing, and the model is conjugated only "
+                "in the sum over all of them. Mend: take exact=False; the verdict is then that of "
+                "the data that the model came with."
+            )
 
     def posterior(self, *args: Any, **kwargs: Any) -> Posterior:
         """The exact posterior of each datum's latents, by addition of messages.

@@ -30,6 +30,8 @@ class Residuals:
     :param constant: c. # shape: (states, *batch)
     :param slope: r. # shape: (states, *batch, statistics)
     :param eps: the rounding of the model's numbers.
+    :param is_elementwise: whether each element of the data is conjugated by itself, so that some
+        may be missing; else only the sum over all of them is.
     """
 
     conjugation: float
@@ -39,12 +41,13 @@ class Residuals:
     constant: Tensor
     slope: Tensor
     eps: float
+    is_elementwise: bool
 
     @property
     def is_rounding(self) -> bool:
         """Whether they are nothing but rounding errors."""
         pairs = zip((self.conjugation, self.linearity), self.sizes, strict=True)
-        return all(gap <= ROUNDING * self.eps * max(1.0, size) for gap, size in pairs)
+        return all(_is_rounding(gap, size, self.eps) for gap, size in pairs)
 
     @property
     def verdict(self) -> str:
@@ -66,7 +69,10 @@ def residuals_of(setting: Setting, found: Harmonium, points: int) -> Residuals:
     draws = {n: v[used:] for n, v in prior_draws(census, used + points).items()}
     design = Design.at(setting.space, draws, census.device)
     reading = Reading(census, setting.space, layout, design)
-    linearity, size = 0.0, 0.0
+    numbers = [*draws.values(), *(census.sites[name].value for name in census.observed)]
+    real = [v.dtype for v in numbers if isinstance(v, Tensor) and v.is_floating_point()]
+    eps = max(torch.finfo(d).eps for d in (real or [torch.get_default_dtype()]))
+    linearity, size, elementwise, data = 0.0, 0.0, True, setting.data()
     constant, slope = torch.zeros_like(found.level), torch.zeros_like(found.prior)
     total = predicted = summed = torch.zeros((), dtype=torch.float64, device=census.device)
     likelihoods = reading.likelihoods()
@@ -76,9 +82,14 @@ def residuals_of(setting: Setting, found: Harmonium, points: int) -> Residuals:
         sizes = layout.sizes_of(census.sites[term.name].fn)
         gap = own.natural - design.predict(term.nx, term.weights)
         linearity, size = max(linearity, _largest(gap)), max(size, _size(own.natural))
-        total = total + layout.total(own.log_partition, sizes)
-        summed = summed + layout.total(own.log_partition.abs(), sizes)
-        predicted = predicted + layout.total(design.predict(term.c, term.r), sizes)
+        psi, fit = own.log_partition, design.predict(term.c, term.r)
+        elementwise &= _is_rounding(_largest(psi - fit), _size(psi), eps)
+        if term.name in data and bool((data[term.name].weight == 0.0).any()):
+            seen = (data[term.name].weight > 0.0).double()
+            psi, fit = psi * seen, fit * seen
+        total = total + layout.total(psi, sizes)
+        summed = summed + layout.total(psi.abs(), sizes)
+        predicted = predicted + layout.total(fit, sizes)
         constant = constant + layout.total(term.c, sizes)
         slope = slope + layout.total(term.r.movedim(-1, 0), sizes).movedim(0, -1)
     prior = reading.prior()
@@ -88,12 +99,13 @@ def residuals_of(setting: Setting, found: Harmonium, points: int) -> Residuals:
         # A state of probability 0 is one at every value of the latents.
         gap = torch.where(values == -torch.inf, 0.0, values - design.predict(c, r))
         linearity, size = max(linearity, _largest(gap)), max(size, _size(values))
-    numbers = [*draws.values(), *(census.sites[name].value for name in census.observed)]
-    real = [v.dtype for v in numbers if isinstance(v, Tensor) and v.is_floating_point()]
-    eps = max(torch.finfo(d).eps for d in (real or [torch.get_default_dtype()]))
     sizes_of = (_size(summed), size)
     gaps = (_largest(total - predicted), linearity)
-    return Residuals(*gaps, sizes_of, len(design.basis), constant, slope, eps)
+    return Residuals(*gaps, sizes_of, len(design.basis), constant, slope, eps, elementwise)
+
+
+def _is_rounding(gap: float, size: float, eps: float) -> bool:
+    return gap <= ROUNDING * eps * max(1.0, size)
 
 
 def _largest(gap: Tensor) -> float:

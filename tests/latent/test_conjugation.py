@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from scipy import stats
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -75,6 +77,32 @@ def population(count: int) -> Any:
         pyro.sample("x", dist.Poisson(rates).to_event(1), obs=x)
 
     return model
+
+
+@pytest.mark.parametrize(("count", "error"), [(8, 5e-3), (12, 1e-6), (20, 1e-10)])
+def test_the_evidence_of_population_codes_is_as_good_as_the_residual(
+    count: int, error: float
+) -> None:
+    x = torch.from_numpy(np.random.default_rng(0).poisson(2.0, (3, count)).astype(float))
+    angle = 2.0 * math.pi * (torch.arange(400) + 0.5) / 400 - math.pi
+    log_prior = torch.from_numpy(stats.vonmises(1e-3).logpdf(angle.numpy()))
+    preferred = 2.0 * math.pi * torch.arange(count) / count
+    rates = torch.exp(math.log(10.0) * torch.cos(angle.unsqueeze(-1) - preferred))
+    joint = log_prior + dist.Poisson(rates).log_prob(x.unsqueeze(1)).sum(-1)
+    expected = joint.logsumexp(-1) + math.log(2.0 * math.pi / 400)
+    found = conjugated(population(count), x)
+    assert_close(found.log_evidence(), expected, atol=error, rtol=0.0)
+
+
+def test_a_population_without_one_neuron_is_not_conjugated() -> None:
+    """Only the sum of all rates is flat, and the verdict knows which are there."""
+    x = torch.ones(3, 20)
+    found = conjugated(population(20), x, exact=True)
+    x[1, 4] = torch.nan
+    with pytest.raises(NotConjugatedError, match="elements of the data 'x' are missing"):
+        found.posterior(x)
+    with pytest.raises(NotConjugatedError, match="off by"):
+        conjugated(population(20), x, exact=True)
 
 
 @pytest.mark.parametrize(("count", "size"), [(8, 1.5e-3), (12, 3e-7), (20, 1e-13)])
