@@ -49,15 +49,7 @@ def conjugated(
     :raises NotConjugatedError: with the residual, if ``exact`` was asked for.
     """
     named = (observed,) if isinstance(observed, str) else tuple(observed)
-    found = Conjugated(model, args, kwargs, dict(families or {}), named, points)
-    found.exact = exact
-    if exact and not found.is_exact:
-        raise errors.NotConjugatedError(
-            f"the model is not conjugated: {found.verdict}. Mend: take exact=False for the "
-            "posterior by least squares, name another family of a latent by families=..., or fit "
-            "the model by BLR."
-        )
-    return found
+    return Conjugated(model, args, kwargs, dict(families or {}), named, points, exact)
 
 
 class Conjugated:
@@ -75,11 +67,11 @@ class Conjugated:
         families: Families,
         observed: tuple[str, ...],
         points: int,
+        exact: bool,
     ) -> None:
         self.model, self.args, self.kwargs = model, args, kwargs
         self.families, self.observed, self.points = families, observed, points
-        #: Whether what is not exact is refused.
-        self.exact = False
+        self.exact = exact
         self.replaced: tuple[Tensor, Tensor] | None = None
         self._design: Design | None = None
         with torch.no_grad():
@@ -92,6 +84,12 @@ class Conjugated:
                 )
                 self.harmonium = self.setting(*args, **kwargs).harmonium()
                 self.residuals = residuals_of(setting, self.harmonium, points)
+        if exact and not self.is_exact:
+            raise errors.NotConjugatedError(
+                f"the model is not conjugated: {self.verdict}. Mend: take exact=False for the "
+                "posterior by least squares, name another family of a latent by families=..., or "
+                "fit the model by BLR."
+            )
 
     def setting(self, *args: Any, **kwargs: Any) -> Setting:
         """The model with some arguments; those that it was made with if none are given."""
@@ -165,14 +163,15 @@ class Conjugated:
 
     # ----- Exact inference --------------------------------------------------------------------
 
-    def _harmonium(self, setting: Setting) -> Harmonium:
+    def at(self, setting: Setting) -> Harmonium:
+        """The coefficients in a setting, with the prior that :meth:`update` has put there."""
         found = setting.harmonium()
         return found if self.replaced is None else found.with_prior(*self.replaced)
 
     def _solved(self, args: Any, kwargs: Any) -> tuple[Harmonium, Tensor, Tensor]:
         """The harmonium, log p(x, k), and the natural parameters of z given k and x."""
         setting = self.setting(*args, **kwargs)
-        found = self._harmonium(setting)
+        found = self.at(setting)
         data = setting.data()
         if self.exact and not self.residuals.is_elementwise:
             self._require_complete(data)
@@ -230,7 +229,8 @@ class Conjugated:
                 "condition first, then update."
             )
         model = poutine.condition(self.model, dict(values))
-        return Conjugated(model, self.args, self.kwargs, self.families, self.observed, self.points)
+        how = (self.families, self.observed, self.points, self.exact)
+        return Conjugated(model, self.args, self.kwargs, *how)
 
     def sample(self, count: int) -> dict[str, Tensor]:
         """Draw latents from their prior (after :meth:`update`, the posterior) and data given them.
@@ -242,7 +242,7 @@ class Conjugated:
         if self.replaced is None:
             call, depth = replace(call, around=()), setting.layout.depth - len(call.around)
         else:
-            found, depth = self._harmonium(setting), setting.layout.depth
+            found, depth = self.at(setting), setting.layout.depth
             drawn = found.law(found.log_weight, found.prior, count).sample()
             values = {name: found.layout.untrimmed(value, 1) for name, value in drawn.items()}
             model = poutine.condition(model, values)

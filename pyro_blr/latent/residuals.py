@@ -3,13 +3,15 @@
 
 """How far a model is from conjugated."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .design import Design
-from .harmonium import Harmonium
+from .harmonium import Harmonium, Layout, Term
 from .probe import prior_draws
 from .reading import Reading
 from .setting import Setting
@@ -63,45 +65,77 @@ class Residuals:
         return f"off by {self.conjugation:.1e} nats {at}"
 
 
+@dataclass
+class _Sums:
+    """The two sides of the conjugation equation, summed over the data of a datum's latents."""
+
+    psi: Tensor
+    fit: Tensor
+    size: Tensor
+    c: Tensor
+    r: Tensor
+
+    def add(self, layout: Layout, term: Term, pair: tuple[Tensor, Tensor], fn: Any) -> None:
+        """Add a site's elements and plates.
+
+        :param pair: psi_x and what was fitted to it.
+        """
+        psi, fit = pair
+        sizes = layout.sizes_of(fn)
+        self.psi = self.psi + layout.total(psi, sizes)
+        self.fit = self.fit + layout.total(fit, sizes)
+        self.size = self.size + layout.total(psi.abs(), sizes)
+        self.c = self.c + layout.total(term.c, sizes)
+        self.r = self.r + layout.total(term.r.movedim(-1, 0), sizes).movedim(0, -1)
+
+
 def residuals_of(setting: Setting, found: Harmonium, points: int) -> Residuals:
     """The residuals of a harmonium of the model, at other points than it was fitted to."""
-    census, layout, used = setting.census, setting.layout, setting.design.size
+    census, used, data = setting.census, setting.design.size, setting.data()
     draws = {n: v[used:] for n, v in prior_draws(census, used + points).items()}
     design = Design.at(setting.space, draws, census.device)
-    reading = Reading(census, setting.space, layout, design)
-    numbers = [*draws.values(), *(census.sites[name].value for name in census.observed)]
-    real = [v.dtype for v in numbers if isinstance(v, Tensor) and v.is_floating_point()]
-    eps = max(torch.finfo(d).eps for d in (real or [torch.get_default_dtype()]))
-    linearity, size, elementwise, data = 0.0, 0.0, True, setting.data()
-    constant, slope = torch.zeros_like(found.level), torch.zeros_like(found.prior)
-    total = predicted = summed = torch.zeros((), dtype=torch.float64, device=census.device)
+    reading = Reading(census, setting.space, setting.layout, design)
+    eps = _eps([*draws.values(), *(census.sites[name].value for name in census.observed)])
+    zero = torch.zeros((), dtype=torch.float64, device=census.device)
+    sums = _Sums(zero, zero, zero, torch.zeros_like(found.level), torch.zeros_like(found.prior))
+    linearity, size, elementwise = 0.0, 0.0, True
     likelihoods = reading.likelihoods()
     for term in found.terms:
         own = likelihoods[term.name]
         assert own is not None
-        sizes = layout.sizes_of(census.sites[term.name].fn)
         gap = own.natural - design.predict(term.nx, term.weights)
         linearity, size = max(linearity, _largest(gap)), max(size, _size(own.natural))
-        psi, fit = own.log_partition, design.predict(term.c, term.r)
-        elementwise &= _is_rounding(_largest(psi - fit), _size(psi), eps)
+        pair = own.log_partition, design.predict(term.c, term.r)
+        elementwise &= _is_rounding(_largest(pair[0] - pair[1]), _size(pair[0]), eps)
         if term.name in data and bool((data[term.name].weight == 0.0).any()):
             seen = (data[term.name].weight > 0.0).double()
-            psi, fit = psi * seen, fit * seen
-        total = total + layout.total(psi, sizes)
-        summed = summed + layout.total(psi.abs(), sizes)
-        predicted = predicted + layout.total(fit, sizes)
-        constant = constant + layout.total(term.c, sizes)
-        slope = slope + layout.total(term.r.movedim(-1, 0), sizes).movedim(0, -1)
-    prior = reading.prior()
-    fits = [(prior.fitted, found.level - prior.level, found.prior - prior.natural)]
-    fits += [(reading.density(p.name), p.constant, p.slope) for p in found.direct]
-    for values, c, r in fits:
+            pair = pair[0] * seen, pair[1] * seen
+        sums.add(setting.layout, term, pair, census.sites[term.name].fn)
+    for values, fit in _fitted_densities(reading, design, found):
         # A state of probability 0 is one at every value of the latents.
-        gap = torch.where(values == -torch.inf, 0.0, values - design.predict(c, r))
+        gap = torch.where(values == -torch.inf, 0.0, values - fit)
         linearity, size = max(linearity, _largest(gap)), max(size, _size(values))
-    sizes_of = (_size(summed), size)
-    gaps = (_largest(total - predicted), linearity)
-    return Residuals(*gaps, sizes_of, len(design.basis), constant, slope, eps, elementwise)
+    gaps, sizes = (_largest(sums.psi - sums.fit), linearity), (_size(sums.size), size)
+    return Residuals(*gaps, sizes, len(design.basis), sums.c, sums.r, eps, elementwise)
+
+
+def _fitted_densities(
+    reading: Reading, design: Design, found: Harmonium
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Log densities in no family, and priors that are not in their own, with their fits."""
+    prior = reading.prior()
+    yield (
+        prior.fitted,
+        design.predict(found.level - prior.level, found.prior - prior.natural),
+    )
+    for part in found.direct:
+        yield reading.density(part.name), design.predict(part.constant, part.slope)
+
+
+def _eps(numbers: list[Any]) -> float:
+    """The rounding of the coarsest floating tensor."""
+    real = [v.dtype for v in numbers if isinstance(v, Tensor) and v.is_floating_point()]
+    return max(torch.finfo(d).eps for d in (real or [torch.get_default_dtype()]))
 
 
 def _is_rounding(gap: float, size: float, eps: float) -> bool:

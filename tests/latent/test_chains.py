@@ -170,6 +170,25 @@ def test_a_chain_that_leaves_its_family_is_refused() -> None:
         chain(conjugated(growth, observed="next"), conjugated(arrivals, COUNTS), COUNTS)
 
 
+def test_an_emission_that_is_not_conjugated_is_refused() -> None:
+    def spikes(x: Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Poisson((z @ LOADINGS.T).exp()).to_event(1), obs=x)
+
+    x = torch.ones(4, 3)
+    with pytest.raises(NotConjugatedError, match="a model of the chain is not conjugated"):
+        chain(conjugated(drift, observed="next"), conjugated(spikes, x), x)
+
+
+def test_transitions_of_other_shapes_are_refused() -> None:
+    def two() -> None:
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        pyro.sample("next", dist.Normal(a + pyro.sample("b", dist.Normal(0.0, 1.0)), 1.0))
+
+    with pytest.raises(GuideError, match="a transition has one latent"):
+        chain(conjugated(two, observed="next"), conjugated(look, series(3)), series(3))
+
+
 def test_latents_of_two_kinds_are_refused() -> None:
     with pytest.raises(GuideError, match="different kinds"):
         chain(conjugated(jump, observed="next"), conjugated(look, series(3)), series(3))
