@@ -141,7 +141,5 @@ def value_of(loss_at: Callable[[], Tensor]) -> float:
     """The loss; NaN where the model refuses its parameters (a scale that has become 0)."""
     try:
         return float(loss_at().detach())
-    except errors.BLRError:
-        raise
-    except (ValueError, LinAlgError):
+    except (errors.ParameterError, LinAlgError):
         return float("nan")

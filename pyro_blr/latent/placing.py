@@ -10,6 +10,7 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from .. import errors
 from .design import Design
@@ -34,6 +35,8 @@ def place(census: Census, layout: Layout, design: Design) -> Placed:
     except errors.BLRError:
         raise
     except (RuntimeError, ValueError, IndexError) as error:
+        if isinstance(error, LinAlgError) or "to satisfy the constraint" in str(error):
+            raise _outside(error) from error
         if layout.own or not design.points:
             raise _not_vectorised(error) from error
         try:
@@ -114,6 +117,14 @@ def _rebuilt(site: Record, tensors: Mapping[str, Tensor]) -> Any:
     kind = getattr(type(peeled.base), "__wrapped__", type(peeled.base))
     made = kind(**{**given, **tensors}, validate_args=False)
     return made.to_event(peeled.elements) if peeled.elements else made
+
+
+def _outside(error: Exception) -> errors.BLRError:
+    return errors.ParameterError(
+        "a distribution of the model refuses its arguments at the parameters as they are, or at "
+        "some value of its latents. Mend: constrain the parameter (constraint= of pyro.param), or "
+        f"map the argument into its domain. ({str(error).splitlines()[0]})"
+    )
 
 
 def _not_vectorised(error: Exception) -> errors.BLRError:

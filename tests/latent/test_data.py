@@ -20,6 +20,7 @@ from pyro_blr.errors import (
     NoLatentError,
     NonFiniteError,
     NotConjugatedError,
+    ParameterError,
     SupportError,
 )
 from pyro_blr.families import Gamma, NormalGamma
@@ -297,6 +298,16 @@ def test_bad_models_are_refused() -> None:
     refused(endless, x, DiscreteLatentError, "'k' has no finite list")
     refused(many, x, MemoryLimitError, "131072 joint values")
     refused(shared, x, GuideError, "'mean' and 'z' are in different plates")
+
+
+def test_arguments_outside_their_domain_are_refused() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(8.0, 1.0))  # the first draws are positive
+            scale = pyro.param("scale", torch.tensor(-1.0)) if z.dim() > 1 else 1.0
+            pyro.sample("x", dist.Normal(z, scale), obs=x)
+
+    refused(model, torch.ones(4), ParameterError, "refuses its arguments")
 
 
 def test_bad_data_are_refused() -> None:
