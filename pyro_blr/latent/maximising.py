@@ -12,10 +12,8 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from .. import errors
 from ..conjugate_gradients import solve
 from ..steps.cone import Safety
-from ..steps.hessian import dense_hessian, flat, gradient_graph, hessian_product, unflat
-from ..steps.information import MAX_ELEMENTS
+from ..steps.hessian import flat, gradient_graph, hessian_product
 from ..steps.line_search import descend
-from ..steps.spectrum import Spectrum
 from .preconditioner import Blocks
 
 #: Steps in one maximisation, and the rise in units of rounding of the function that is none.
@@ -24,27 +22,27 @@ MAX_STEPS, ROUNDING = 200, 64
 #: The gain at the end of one, as a share of that rise: it is known from the gradient.
 END = 1e-6
 
-#: The share of the last step's gain above which a step by an old Hessian asks for a new one.
-SLOW = 0.1
 
-
-#: The most products with a Hessian that is not formed, and the accuracy of a direction by them.
+#: The most products with the Hessian in a step, and the accuracy of a direction by them.
 MAX_PRODUCTS, RELATIVE = 100, 0.01
+
+#: More products than this in a step ask for new blocks.
+FEW = 12
 
 
 class Maximiser:
     """Minimises losses that are much alike, as those of the M-steps of one EM are.
 
-    The Hessian of an earlier loss is taken as long as it serves: gradients are cheap beside it.
+    Newton's steps are solved for by conjugate gradients on products with the Hessian. The blocks on
+    its diagonal that precondition them are those of an earlier loss as long as they serve.
 
     :param leaves: what the losses are functions of, in place.
     """
 
     def __init__(self, leaves: Sequence[Tensor]) -> None:
         self.leaves = list(leaves)
-        self.spectrum: Spectrum | None = None
         self.blocks: Blocks | None = None
-        self.last = torch.inf
+        self.is_stale = False
         self.eps = max(torch.finfo(leaf.dtype).eps for leaf in self.leaves)
 
     def minimise(self, loss_at: Callable[[], Tensor]) -> bool:
@@ -52,7 +50,6 @@ class Maximiser:
 
         :param loss_at: the loss at the leaves as they are, twice differentiable in them.
         """
-        self.last = torch.inf
         for _ in range(MAX_STEPS):
             before, gain = self.step(loss_at)
             if not gain < torch.inf:
@@ -71,7 +68,6 @@ class Maximiser:
         direction, gain = self._direction(loss)
         if not gain < torch.inf:
             return before, gain
-        self.last = gain
         return before, gain if self.move(loss_at, direction, before) else 0.0
 
     def _slack(self, value: float) -> float:
@@ -79,43 +75,30 @@ class Maximiser:
         return ROUNDING * self.eps * max(1.0, abs(value))
 
     def _direction(self, loss: Tensor) -> tuple[tuple[Tensor, ...], float]:
-        """Newton's direction, perhaps by an old Hessian, and half of its first-order gain."""
+        """Newton's direction as far as it is needed, and half of its first-order gain."""
         graph = gradient_graph(loss, self.leaves)
-        gradient = flat([g.detach() for g in graph])
-        if len(gradient) > MAX_ELEMENTS:
-            pieces = self._by_products(graph)
-            return pieces, -0.5 * float(gradient @ flat(pieces))
-        if self.spectrum is not None:
-            step = self.spectrum.descent(gradient)
-            gain = -0.5 * float(gradient @ step)
-            if gain <= SLOW * self.last < torch.inf:
-                return unflat(step, self.leaves), gain
-        hessian = dense_hessian(graph, self.leaves)
-        if not bool(torch.isfinite(hessian).all()):
-            return (), torch.inf
-        self.spectrum = Spectrum(hessian, self.eps)
-        step = self.spectrum.descent(gradient)
-        return unflat(step, self.leaves), -0.5 * float(gradient @ step)
-
-    def _by_products(self, graph: list[Tensor]) -> tuple[Tensor, ...]:
-        """Newton's direction by preconditioned conjugate gradients, as far as it is needed."""
+        gradient = [g.detach() for g in graph]
 
         def times(vector: Sequence[Tensor]) -> list[Tensor]:
             return hessian_product(graph, self.leaves, vector)
 
-        if self.blocks is None or not self.last < torch.inf:
+        if self.blocks is None or self.is_stale:
             coupled = None if self.blocks is None else self.blocks.coupled
             self.blocks = Blocks(times, self.leaves, coupled)
         blocks = self.blocks
-        target = blocks.inner([g.detach() for g in graph])
+        target = blocks.inner(gradient)
+        if not all(bool(torch.isfinite(t).all()) for t in target):
+            return (), torch.inf
 
         def scaled(vector: Sequence[Tensor]) -> list[Tensor]:
             return blocks.inner(times(blocks.outer(vector)))
 
         found = solve(scaled, target, most=MAX_PRODUCTS, relative=RELATIVE, least=0.0)
+        self.is_stale = not found.is_solved or found.iterations > FEW
         # Negative curvature in the first direction leaves the blocks' own step.
         value = found.value if found.iterations or found.is_solved else target
-        return tuple(-x for x in blocks.outer(value))
+        step = tuple(-x for x in blocks.outer(value))
+        return step, -0.5 * float(flat(gradient) @ flat(step))
 
     def move(
         self,
@@ -126,14 +109,18 @@ class Maximiser:
         """Go along a direction, less far where the loss would rise; False if it falls nowhere."""
         kept = [leaf.detach().clone() for leaf in self.leaves]
 
-        def moved(size: float) -> float:
+        def go(size: float) -> None:
             with torch.no_grad():
                 for leaf, old, d in zip(self.leaves, kept, direction, strict=True):
                     leaf.copy_(old + size * d)
+
+        def moved(size: float) -> float:
+            go(size)
+            with torch.no_grad():
                 return value_of(loss_at)
 
         found = descend(moved, before, self._slack(before), Safety(), longer=False)
-        moved(0.0 if found is None else found[0])
+        go(0.0 if found is None else found[0])
         return found is not None
 
 

@@ -73,6 +73,8 @@ class Blocks:
             vector = self._unrow(unit.to(leaf.device), place)
             found.append(self._row(times(self._only(place, vector))[place], place))
         block = torch.stack(found, -1)
+        if not bool(torch.isfinite(block).all()):
+            return None
         values, vectors = torch.linalg.eigh(0.5 * (block + block.mT))
         size = values.abs()
         least = torch.finfo(leaf.dtype).eps * columns * size.amax(-1, keepdim=True)

@@ -20,7 +20,8 @@ from torch.testing import assert_close
 from pyro_blr.errors import NotConjugatedError
 from pyro_blr.latent import Conjugated, conjugated
 from pyro_blr.latent.probe import Recorder
-from tests.latent.rows import ALL, Row
+from tests.latent import rows as rows_of
+from tests.latent.rows import ALL, COUNTS, SD, A, B, P, Row, U, X
 
 rows = pytest.mark.parametrize("row", ALL.values(), ids=ALL.keys())
 
@@ -52,6 +53,25 @@ def test_evidence_is_joint_over_posterior(row: Row) -> None:
         # Pyro's own density of a von Mises is right to 1e-7.
         atol = 1e-7 if row is ALL["mixture of von Mises"] else 1e-9
         assert_close(joint - posterior.log_prob(z), found.log_evidence(), atol=atol, rtol=1e-10)
+
+
+def test_the_parameters_are_those_of_the_table() -> None:
+    """In the packing of the families, in which the last class is the reference."""
+    precision = torch.diag(SD**-2.0)
+    found = conjugated(rows_of.factor_analysis, X)
+    assert_close(found.r, (A.T @ precision @ U, 0.5 * A.T @ precision @ A))
+    level = 0.5 * U @ precision @ U - 0.5 * precision.logdet() + 0.5 * P * math.log(2 * math.pi)
+    assert_close(found.c, level)
+    found = conjugated(rows_of.poisson_gamma, COUNTS)
+    assert_close(found.r, (torch.tensor(0.0), torch.tensor(1.0)), atol=1e-13, rtol=0.0)
+    found = conjugated(rows_of.normal_precision, X[:, 0])
+    assert_close(found.r, (torch.tensor(-0.5), torch.tensor(0.4**2 / 2.0)))
+    found = conjugated(rows_of.beta_bernoulli, torch.ones(4))
+    assert_close(found.r, (torch.tensor(0.0), torch.tensor(-4.0)), atol=1e-12, rtol=0.0)
+    found = conjugated(rows_of.dirichlet_categorical, torch.ones(1).long())
+    assert_close(found.r[0], torch.tensor([0.0, 0.0, 0.0, -1.0]), atol=1e-12, rtol=0.0)
+    found = conjugated(ALL["mixture of Poisson"].model, COUNTS)
+    assert_close((found.r, found.c), (B - B[0], B))
 
 
 def log_joint(found: Conjugated, values: Mapping[str, Tensor]) -> Tensor:

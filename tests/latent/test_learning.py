@@ -142,7 +142,8 @@ def test_damped_natural_gradients_find_the_maximum_of_em() -> None:
     ends = []
     for method, options in (("em", {}), ("natural", {"step_size": 0.7})):
         pyro.clear_param_store()
-        learned = conjugated(gaussian_mixture, clusters()).learn(method=method, tol=1e-6, **options)
+        x = clusters(spread=0.6)
+        learned = conjugated(gaussian_mixture, x).learn(method=method, tol=1e-6, **options)
         ends.append(learned.log_evidence[-1])
         assert learned.converged
     assert abs(ends[0] - ends[1]) < 0.02
