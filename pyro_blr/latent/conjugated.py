@@ -27,6 +27,9 @@ from .setting import Setting, fitted_points
 #: Values of the latents at which the conjugation equation is checked.
 CHECKED = 1000
 
+#: Tensors of more numbers are shown by their shape.
+MANY = 8
+
 
 def conjugated(
     model: Callable[..., Any],
@@ -158,6 +161,7 @@ class Conjugated:
             family = family_of(setting.census.sites[name])
             kind = "a density in no family" if family is None else family.name
             lines.append(f"  data {name}: {kind}")
+        lines.append(f"  r: {_shown(self.r)}; c: {_shown(self.c)}")
         lines.append(f"  parameters: {', '.join(setting.census.parameters) or 'none'}")
         return "\n".join(lines)
 
@@ -285,3 +289,13 @@ class Conjugated:
             self.harmonium = setting.harmonium()
             self.residuals = residuals_of(setting, self.harmonium, self.points)
         return result
+
+
+def _shown(value: Any) -> str:
+    """A few numbers, or the shape of many."""
+    if isinstance(value, tuple):
+        return "(" + ", ".join(map(_shown, value)) + ")"
+    if value.numel() > MANY:
+        return f"shape {tuple(value.shape)}"
+    numbers = [f"{float(v):.6g}" for v in value.flatten()]
+    return numbers[0] if value.dim() == 0 else "[" + ", ".join(numbers) + "]"

@@ -322,3 +322,4 @@ def test_the_card_says_what_is_what() -> None:
     text = str(conjugated(rows.mixture_of_factor_analysers, X))
     for words in ("exact to rounding", "latent k: 3 states", "latent z: Multiv", "data x: Normal"):
         assert words in text
+    assert "r: (" in text and "; c: [" in text
