@@ -65,6 +65,14 @@ class ImproperPosteriorError(BLRError, ValueError):
     """The messages of the model do not sum to a proper distribution."""
 
 
+class EmptyStateError(BLRError, ValueError):
+    """A state of a discrete latent has no data that its parameters could be learnt from."""
+
+
+class NotConjugatedError(BLRError, ValueError):
+    """A model is not conjugated, and only exact results were asked for."""
+
+
 class PlateSizeError(BLRError, ValueError):
     """A plate that holds a stored latent changed its size."""
 

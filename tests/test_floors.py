@@ -30,6 +30,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     # A step sees families and an objective: no trace, no guide, and of lifting the waits alone.
     "steps": ("errors", "families", "lifting.host", "conjugate_gradients"),
+    "latent": (
+        *("errors", "_compat", "families", "energy", "random_state"),
+        *("conjugate_gradients", "steps"),
+    ),
     "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
     "charted_objective": ("families", "lifting", "energy", "guides", "objective"),
@@ -80,7 +84,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "arviz": (*GROUND, "energy", "guides", "blr"),
     # Stands apart: the idea in two files, an oracle for the tests.
     "minimal": ("errors",),
-    "__init__": (*GROUND, "families", "guides", "blr", "arviz"),
+    "__init__": (*GROUND, "families", "guides", "latent", "blr", "arviz"),
 }
 
 # Who may import Pyro. The algebra, the steps and what joins them may not.
@@ -98,6 +102,13 @@ PYRO = {
         "energy.elimination",
         "energy.hidden_markov",
         "energy.trace",
+        "latent.conjugated",
+        "latent.evidence_metric",
+        "latent.peeling",
+        "latent.placing",
+        "latent.posterior",
+        "latent.probe",
+        "latent.spaces",
     ),
     *("guides", "rules", "arguments", "model_parameters", "saved_parameters"),
     *("saved_constraints", "module_parameters", "guide_parameters", "guide_copies"),
