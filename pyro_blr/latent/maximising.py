@@ -93,7 +93,7 @@ class Maximiser:
         def scaled(vector: Sequence[Tensor]) -> list[Tensor]:
             return blocks.inner(times(blocks.outer(vector)))
 
-        found = solve(scaled, target, most=MAX_PRODUCTS, relative=RELATIVE, least=0.0)
+        found = solve(scaled, target, most=MAX_PRODUCTS, relative=RELATIVE)
         self.is_stale = not found.is_solved or found.iterations > FEW
         # Negative curvature in the first direction leaves the blocks' own step.
         value = found.value if found.iterations or found.is_solved else target
