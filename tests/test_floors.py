@@ -96,7 +96,7 @@ PYRO = {
         "lifting.wrappers",
         "energy.domains",
         "energy.trace",
-        "latent.conjugated",
+        "latent.conjugation",
         "latent.evidence_metric",
         "latent.peeling",
         "latent.placing",
