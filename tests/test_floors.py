@@ -102,7 +102,7 @@ PYRO = {
         "energy.elimination",
         "energy.hidden_markov",
         "energy.trace",
-        "latent.conjugated",
+        "latent.conjugation",
         "latent.evidence_metric",
         "latent.peeling",
         "latent.placing",

@@ -4,7 +4,7 @@
 """Exact inference and learning of conjugated models, given as Pyro models."""
 
 from .chains import Chain, chain
-from .conjugated import Conjugated, conjugated
+from .conjugation import Conjugated, conjugated
 from .learning import Learned
 from .posterior import Posterior
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .. import errors
-from .conjugated import Conjugated
+from .conjugation import Conjugated
 from .harmonium import Harmonium
 from .links import Link, link_of
 

@@ -62,7 +62,7 @@ class Design:
         :param values: # shape: (states, points, *rest)
         :returns: c and r. # shapes: (states, *rest), (states, *rest, statistics)
         """
-        if values.shape[1] == 1 and self.size > 1:  # no latent in it
+        if values.shape[1] == 1:  # no continuous latent in it
             zeros = values.new_zeros(())
             constant = values[:, 0]
             return constant, zeros.expand(*constant.shape, self.basis.shape[1] - 1)

@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from .. import errors
 from ..families import ExponentialFamily, MultivariateNormal, Natural, find_family
 from .peeling import narrowed, peel
 from .probe import Record
@@ -28,9 +29,14 @@ class Likelihood:
 
 
 def family_of(site: Record) -> ExponentialFamily | None:
-    """The family of an observed site's elements; None if there is none."""
+    """The family of a site's elements; None if there is none, or no one that all are of."""
     base = peel(site.fn).base
-    return find_family(base) if hasattr(base, "batch_shape") else None
+    if not hasattr(base, "batch_shape"):
+        return None
+    try:
+        return find_family(base)
+    except errors.ArgumentError:  # binomials with a count each
+        return None
 
 
 def likelihood_of(site: Record, depth: int, data: Record) -> Likelihood | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import errors
 from ..families import Categorical
-from .conjugated import Conjugated
+from .conjugation import Conjugated
 from .design import Design
 from .reading import Reading, natural_of_site
 from .setting import Setting

@@ -11,16 +11,21 @@ from .probe import Census, Record
 
 
 def filled(site: Record, gone: Tensor) -> Tensor:
-    """The value in the family's arithmetic, with draws in the places of what is missing.
-
-    :raises SupportError: if what is there lies outside the support.
-    """
-    value = site.value
+    """The value, with draws in the places of what is missing."""
+    value: Tensor = site.value
     if bool(gone.any()):
         with torch.no_grad():
             value = torch.where(gone, site.fn.sample().to(value.dtype), value)
-    checked: Tensor = checked_value(site.name, site.fn, value, None)
-    return checked.double()
+    return value
+
+
+def checked(site: Record, value: Tensor) -> Tensor:
+    """A value in the family's arithmetic.
+
+    :raises SupportError: if it lies outside the support.
+    """
+    found: Tensor = checked_value(site.name, site.fn, value, None)
+    return found.double()
 
 
 def scale_of(census: Census, site: Record) -> Tensor:

@@ -14,8 +14,8 @@ from .. import errors
 from ..families import MultivariateNormal, Natural, find_family
 from .design import Design
 from .harmonium import Datum, Direct, Harmonium, Layout, Term
-from .likelihoods import Likelihood, entries, flat, likelihood_of
-from .observations import filled, scale_of
+from .likelihoods import Likelihood, entries, family_of, flat, likelihood_of
+from .observations import checked, filled, scale_of
 from .peeling import narrowed, peel
 from .placing import place
 from .probe import Census, Record
@@ -69,7 +69,9 @@ class Reading:
         :param weight: of its elements.
         """
         peeled = peel(site.fn)
-        base = narrowed(peeled.base, self.layout.depth, peeled.elements)
+        base = peeled.base
+        if family_of(site) is not None:
+            base = narrowed(base, self.layout.depth, peeled.elements)
         found = base.log_prob(value).double() * weight
         return self.arrange(flat(found, peeled.elements).sum(-1), 0)
 
@@ -85,7 +87,15 @@ class Reading:
         missing = gone.flatten(gone.dim() - event).any(-1) if event else gone
         elements = peel(data.fn).elements
         weight = torch.where(missing, 0.0, scale.reshape(scale.shape + (1,) * elements))
-        return self.log_prob(site, filled(data, gone), weight)
+        # The support may be another one at each state (Uniform): the density itself knows.
+        try:
+            return self.log_prob(site, filled(data, gone), weight)
+        except ValueError as error:
+            raise errors.SupportError(
+                f"an observed value of site {name!r} lies outside the support at some value of "
+                "the latents. Mend: check the data, or let the density be 0 there, "
+                f"validate_args=False. ({str(error).splitlines()[0]})"
+            ) from error
 
     def harmonium(self) -> Harmonium:
         """The coefficients of every site."""
@@ -178,7 +188,7 @@ def read_data(census: Census, layout: Layout) -> dict[str, Datum]:
 def _datum(census: Census, site: Record, own: Likelihood, layout: Layout) -> Datum:
     family, elements = own.family, peel(site.fn).elements
     gone = site.gaps(family.event_dim)
-    value = filled(site, gone)
+    value = checked(site, filled(site, gone))
     missing = gone
     if isinstance(family, MultivariateNormal):
         value = torch.where(gone, 0.0, value)

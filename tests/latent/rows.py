@@ -177,6 +177,19 @@ def beta_bernoulli_evidence(x: Tensor) -> Tensor:
     return torch.tensor(special.betaln(2.0 + ones, 3.0 + n - ones) - special.betaln(2.0, 3.0))
 
 
+TRIALS, SUCCESSES = torch.tensor([3.0, 5.0, 2.0]), torch.tensor([1.0, 4.0, 0.0])
+
+
+def beta_binomial(x: Tensor) -> None:
+    with pyro.plate("data", 3):
+        z = pyro.sample("z", dist.Beta(2.0, 3.0))
+        pyro.sample("x", dist.Binomial(TRIALS, z), obs=x)
+
+
+def beta_binomial_evidence(x: Tensor) -> Tensor:
+    return torch.from_numpy(stats.betabinom(TRIALS.numpy(), 2.0, 3.0).logpmf(x.numpy()))
+
+
 def poisson_gamma(x: Tensor) -> None:
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Gamma(2.0, 3.0))
@@ -311,6 +324,30 @@ MIXTURES: dict[str, Row] = {
             COUNTS,
             lambda k, x: stats.binom(9, PROPORTIONS[k]).logpmf(x),
         ),
+        (
+            "Multinomial",
+            lambda k: dist.Multinomial(6, TABLE[k]),
+            BAGS,
+            lambda k, x: stats.multinomial(6, TABLE[k].numpy()).logpmf(x.numpy()),
+        ),
+        (
+            "Geometric",
+            lambda k: dist.Geometric(W[k]),
+            COUNTS,
+            lambda k, x: stats.geom(W[k]).logpmf(x + 1),
+        ),
+        (
+            "LogNormal",
+            lambda k: dist.LogNormal(M[k], B[k]),
+            Y.abs(),
+            lambda k, x: stats.lognorm(B[k], scale=M[k].exp()).logpdf(x),
+        ),
+        (
+            "Uniform",
+            lambda k: dist.Uniform(-B[k], 2.0 * B[k] + 9.0 * (k == 2), validate_args=False),
+            Y.abs(),
+            lambda k, x: stats.uniform(-B[k], 3.0 * B[k] + 9.0 * (k == 2)).logpdf(x),
+        ),
         # In no family of the package: its density, datum by datum.
         (
             "StudentT",
@@ -348,6 +385,9 @@ ROWS: dict[str, Row] = {
         ("z",),
     ),
     "Beta-Bernoulli": Row(beta_bernoulli, ((Y > 0).double(),), beta_bernoulli_evidence, ("z",)),
+    "Beta-binomial of a count each": Row(
+        beta_binomial, (SUCCESSES,), beta_binomial_evidence, ("z",)
+    ),
     "Poisson-gamma": Row(
         poisson_gamma,
         (COUNTS,),

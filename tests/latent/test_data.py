@@ -313,6 +313,13 @@ def test_arguments_outside_their_domain_are_refused() -> None:
 def test_bad_data_are_refused() -> None:
     refused(rows.poisson_gamma, torch.tensor([1.0, -1.0]), SupportError, "site 'x'")
     refused(rows.poisson_gamma, torch.tensor([1.0, 0.5]), SupportError, "site 'x'")
+
+    def box(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(W))
+            pyro.sample("x", dist.Uniform(0.0, 1.0 + k), obs=x)
+
+    refused(box, torch.tensor([0.5, 1.5]), SupportError, "outside the support at some value")
     bags = rows.BAGS.clone()
     bags[0, 0] = torch.nan
     refused(rows.dirichlet_multinomial, bags, NonFiniteError, "NaN in some entries")
