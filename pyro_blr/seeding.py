@@ -33,6 +33,9 @@ GIVEN = 3
 #: loses a component is seen after a few; k-means' usual ten restarts, in the first step's time.
 STARTS, SWEEPS = 8, 10
 
+#: Elements of log factors in all starts together: a million rows of ten classes have one start.
+MOST_ELEMENTS = 2**23
+
 #: Standard deviation of the log-odds of random assignments: they are nearly hard.
 DECIDED = 10.0
 
@@ -65,7 +68,8 @@ def seeded(objective: EnergyObjective, naturals: Mapping[Block, Natural]) -> dic
     if not blind:
         return start
     best, highest = start, objective.value(start).elbo
-    for _ in range(STARTS):
+    largest = max(v.numel() for f in blind for v in f.expected(moments))
+    for _ in range(max(1, min(STARTS, MOST_ELEMENTS // largest))):
         found = _from_assignments(objective, start, blind, moments)
         elbo = objective.value(found).elbo
         if elbo > highest:
