@@ -97,6 +97,7 @@ PYRO = {
         "energy.domains",
         "energy.elimination",
         "energy.hidden_markov",
+        "energy.log_einsum",
         "energy.trace",
     ),
     *("guides", "rules", "arguments", "model_parameters", "saved_parameters"),

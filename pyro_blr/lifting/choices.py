@@ -43,7 +43,8 @@ def choice(
     if not constants.memo(_choose_one, tuple(t for t, _ in shown), tuple(_places(shown, out))):
         return None
     return [
-        (masks, _filled(rest, mask, out, elsewhere)) for (masks, rest), mask in zip(split, shown, strict=True)
+        (masks, _filled(rest, mask, out, elsewhere))
+        for (masks, rest), mask in zip(split, shown, strict=True)
     ]
 
 
@@ -104,9 +105,7 @@ def _filled(rest: Term, mask: Operand, out: tuple[Axis, ...], elsewhere: float) 
     return Term(rest.number, (Constant(value, both),), rest.atoms, rest.exponentials)
 
 
-def _replaced(
-    own: Tensor, mask: Tensor, how: tuple[tuple[tuple[int, ...], ...], float]
-) -> Tensor:
+def _replaced(own: Tensor, mask: Tensor, how: tuple[tuple[tuple[int, ...], ...], float]) -> Tensor:
     shapes, elsewhere = how
     own, mask = (t.reshape(s) for t, s in zip((own, mask), shapes, strict=True))
     return torch.where(mask.to(own.device) == 1, own, elsewhere).contiguous()

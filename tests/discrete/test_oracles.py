@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.checks import engine, tiers
+from tests.checks import engine
 from tests.discrete.hand_made import CASES, Case
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
