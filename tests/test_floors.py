@@ -101,6 +101,7 @@ PYRO = {
         "energy.domains",
         "energy.elimination",
         "energy.hidden_markov",
+        "energy.log_einsum",
         "energy.trace",
         "latent.conjugation",
         "latent.evidence_metric",

@@ -18,6 +18,7 @@ from torch import Tensor
 from .. import errors
 from ..lifting.memory import BYTES, available_bytes
 from .enumeration import Dims
+from .log_einsum import StableLogRing
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,5 +106,5 @@ class Elimination:
         for tensor, indexed in zip(log_factors, self.factors, strict=True):
             term = packed.pack(tensor, indexed.symbols)
             tree.setdefault(indexed.ordinal, []).append(term)
-        found = contract_tensor_tree(tree, set(self.sums))
+        found = contract_tensor_tree(tree, set(self.sums), ring=StableLogRing())
         return [term for terms in found.values() for term in terms]

@@ -220,6 +220,8 @@ class LiftMessenger(Messenger):
         else:
             log_prob = _variable_log_density(self.latents[msg["name"]], fn, variable, value)
         dims = dims_of(msg)
+        if dims.choices:
+            log_prob = _over_choices(log_prob, (mask, msg["scale"]), dims)
         self._check_shape(msg, log_prob, dims)
         is_data = msg["is_observed"] and not msg["infer"].get("_pyro_blr_point")
         tempered = is_data and self.temperature != 1
@@ -250,6 +252,15 @@ class LiftMessenger(Messenger):
         if lifted is not None and parameter.is_free and lifted.site.shape == value.shape:
             self.traced.lifted[name] = lifted
             msg["value"] = lifted.lift(parameter)
+
+
+def _over_choices(log_prob: Any, weighers: tuple[Any, ...], dims: Dims) -> Any:
+    """A log density along the discrete latents that its mask or its scale depends on."""
+    shapes = [tuple(w.shape) for w in weighers if isinstance(w, Tensor)]
+    own = tuple(getattr(log_prob, "shape", ()))
+    if all(dims.depends_on(shape) <= dims.depends_on(own) for shape in shapes):
+        return log_prob
+    return log_prob.expand(torch.broadcast_shapes(own, *shapes))
 
 
 def _check_plates_of(msg: dict[str, Any], shape: tuple[int, ...]) -> None:

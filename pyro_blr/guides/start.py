@@ -14,6 +14,7 @@ from torch.distributions import biject_to
 from .. import errors
 from .._compat import init_to_median
 from ..energy.domains import check_arguments
+from ..energy.enumeration import is_discrete
 from ..energy.latents import Latent
 from ..energy.merging import MAX_BLOCK_SIZE
 from ..families import (
@@ -47,6 +48,8 @@ def located(init_loc_fn: Callable[..., Any]) -> Callable[..., Any]:
 
     def init(site: Any) -> Any:
         check_arguments(site["name"], site["fn"])
+        if is_discrete(site["fn"]):  # summed out: any value does, and no guide starts at it
+            return site["fn"].sample()
         family = find_family(site["fn"])
         if init_loc_fn is init_to_median and isinstance(family, Gamma | InverseGamma | Wishart):
             return _at_mean_precision(family, site["fn"])

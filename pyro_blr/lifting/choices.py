@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import constants, host
-from .axes import Axis, take
+from .axes import Axis, Gather, take
 from .contraction import Operand, contract, together
 from .terms import Constant, Term
 
@@ -46,6 +46,26 @@ def choice(
         (masks, _filled(rest, mask, out, elsewhere))
         for (masks, rest), mask in zip(split, shown, strict=True)
     ]
+
+
+def indexed(term: Term, out: tuple[Axis, ...]) -> Term:
+    """A product whose sums over one-hot constants, ``sum_k one_hot[n, k] z[k]``, are indices."""
+    for constant in term.constants:
+        for place, axis in enumerate(constant.where):
+            others = constant.where[:place] + constant.where[place + 1 :]
+            known = all(isinstance(a, Axis) for a in others) and not constant.tensor.requires_grad
+            if isinstance(axis, Gather) or axis in out or not known:
+                continue
+            if constants.memo(_is_one_hot, (constant.tensor,), place):
+                index = constants.memo(torch.argmax, (constant.tensor,), place)
+                rest = tuple(c for c in term.constants if c is not constant)
+                short = Term(term.number, rest, term.atoms, term.exponentials)
+                return indexed(short.renamed({axis: Gather(index, others)}), out)  # type: ignore[arg-type]
+    return term
+
+
+def _is_one_hot(tensor: Tensor, dim: int) -> bool:
+    return _has_zeros_and_ones(tensor) and host.truth((tensor.sum(dim) == 1).all())
 
 
 def split_masks(term: Term) -> tuple[tuple[Constant, ...], Term]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import constants, host
 from .axes import Address, Axis, Gather, Renaming, address_key
-from .choices import Piece, choice, has_zeros, split_masks
+from .choices import Piece, choice, has_zeros, indexed, split_masks
 from .terms import (
     Atom,
     Constant,
@@ -154,6 +154,8 @@ class Polynomial:
             return self
         if power == 0:
             return Polynomial((None,) * self.ndim, (Term(1.0, (), ()),)).expanded(self.dims)
+        if (by_index := self._indexed()) is not self:
+            return by_index**power
         if power == 2 and not self._is_monomial:
             return self * self
         if power == 3 and not self._is_monomial:
@@ -173,6 +175,8 @@ class Polynomial:
 
     def log(self) -> "Polynomial":
         """The logarithm of a product is a sum; that of a sum is not in the algebra."""
+        if (by_index := self._indexed()) is not self:
+            return by_index.log()
         complement = self._complement()
         if complement is not None:
             return Polynomial(self.dims, (Term(1.0, (), (complement,)),))
@@ -192,6 +196,8 @@ class Polynomial:
 
     def log_complement(self) -> "Polynomial":
         """``log(1 - value)``, of a choice that of what is chosen."""
+        if (by_index := self._indexed()) is not self:
+            return by_index.log_complement()
         if not self._is_monomial and (parts := choice(self.terms, self.out, elsewhere=0.0)):
             return self._chosen(parts, lambda piece: piece.log_complement())
         term = self.terms[0] if self._is_monomial else None
@@ -257,6 +263,15 @@ class Polynomial:
     @property
     def _is_monomial(self) -> bool:
         return len(self.terms) == 1 and set(self.terms[0].axes) <= set(self.out)
+
+    def _indexed(self) -> "Polynomial":
+        """Itself, or with sums over one-hot constants as indices, if there are any."""
+        out = set(self.out)
+        if all(set(t.axes) <= out for t in self.terms):
+            return self
+        terms = tuple(indexed(t, self.out) for t in self.terms)
+        same = all(a is b for a, b in zip(terms, self.terms, strict=True))
+        return self if same else Polynomial(self.dims, terms)
 
     def _monomial(self, what: str) -> Term:
         if not self._is_monomial:
