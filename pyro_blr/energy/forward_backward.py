@@ -34,7 +34,7 @@ def log_evidence(initial: Tensor, transition: Tensor, observation: Tensor) -> Te
     :param observation: # shape: (*batch, T, S)
     :return: # shape: (*batch)
     """
-    total, meeting = _Smoothing.apply(initial, transition, observation)
+    total, meeting = _Smoothing.apply(initial, transition, observation)  # type: ignore[no-untyped-call]
     if host.truth(meeting > LOST):
         result: Tensor = total
         return result
@@ -145,7 +145,8 @@ def _messages(start: Tensor, moves: Tensor, seen: Tensor | None) -> Tensor:
     T = moves.shape[-3] if seen is None else seen.shape[-2]
     length = LENGTH if T > LENGTH and prod(batch) * S**3 < STARTING else T
     chunks = ceil(T / length)
-    places = list(zip(_places(moves, length, -3), _places(seen, length, -2), strict=True))
+    sees = [None] * length if seen is None else _places(seen, length, -2)
+    places = list(zip(_places(moves, length, -3), sees, strict=True))
     messages = start
     if chunks > 1:
         (move, see), *rest = places
@@ -163,14 +164,15 @@ def _messages(start: Tensor, moves: Tensor, seen: Tensor | None) -> Tensor:
     return torch.cat(found, -2).reshape(*batch, chunks * length, S)[..., :T, :]
 
 
-def _places(steps: Tensor | None, length: int, dim: int) -> Sequence[Tensor | None]:
+def _places(steps: Tensor, length: int, dim: int) -> Sequence[Tensor]:
     """The first step of each chunk, the second of each, ...; the last chunk is filled up."""
-    if steps is None or steps.shape[dim] == 1:
+    if steps.shape[dim] == 1:
         return [steps] * length
     missing = -steps.shape[dim] % length
     if missing:
         steps = torch.cat((steps, steps.narrow(dim, 0, missing)), dim)
-    return steps.unflatten(dim, (-1, length)).unbind(dim)
+    places: Sequence[Tensor] = steps.unflatten(dim, (-1, length)).unbind(dim)
+    return places
 
 
 def _step(messages: Tensor, moves: Tensor, seen: Tensor | None) -> Tensor:
