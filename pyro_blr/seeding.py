@@ -11,6 +11,7 @@ a few is taken.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ def _from_assignments(
 ) -> dict[Block, Natural]:
     for factor in blind:
         weights = assignments(factor, moments)
-        factor.held = Held(weights, torch.zeros((), device=weights[0].device))
+        factor.held = Held(weights, partial(weights[0].new_zeros, ()))
     try:
         current = dict(start)
         for _ in range(GIVEN):

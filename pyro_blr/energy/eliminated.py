@@ -6,6 +6,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -251,8 +252,9 @@ class EliminatedFactor(Factor):
             with torch.no_grad():
                 values = self.expected(moments)
                 found = self._sum(values)
-                own = Held(found.weights, torch.zeros((), device=found.total.device))
-                self.held = Held(found.weights, found.total - own.bound(values))
+            self.held = Held(
+                found.weights, lambda: found.total - weighted_sum(found.weights, values)
+            )
 
     def is_conjugate_in(self, block: Block) -> bool:
         return all(p.is_linear_in(block) for p in self.parts)
@@ -283,18 +285,26 @@ class Held:
     """A posterior of the discrete latents.
 
     :param weights: of each element of each log factor.
-    :param entropy: its entropy in nats; or any constant.
+    :param entropy_of: its entropy in nats, or any constant; conjugate updates never ask for it.
     """
 
     weights: Sequence[Tensor]
-    entropy: Tensor
+    entropy_of: Callable[[], Tensor]
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        """Computed when it is first asked for."""
+        return self.entropy_of()
 
     def bound(self, values: Sequence[Tensor]) -> Tensor:
         """The expected log factors under it, and its entropy."""
-        weighted = [
-            torch.where(w > 0, w * v, 0.0).sum() for w, v in zip(self.weights, values, strict=True)
-        ]
-        return torch.stack(weighted).sum() + self.entropy
+        return weighted_sum(self.weights, values) + self.entropy
+
+
+def weighted_sum(weights: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+    """The expectation of the sum of log factors; what has no weight may be -inf."""
+    terms = [torch.where(w > 0, w * v, 0.0).sum() for w, v in zip(weights, values, strict=True)]
+    return torch.stack(terms).sum()
 
 
 def summed(sum_out: Sum, values: Sequence[Tensor]) -> Summed:

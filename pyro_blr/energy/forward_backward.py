@@ -34,7 +34,7 @@ def log_evidence(initial: Tensor, transition: Tensor, observation: Tensor) -> Te
     :param observation: # shape: (*batch, T, S)
     :return: # shape: (*batch)
     """
-    total, meeting = _Smoothing.apply(initial, transition, observation)
+    total, meeting = _Smoothing.apply(initial, transition, observation)  # type: ignore[no-untyped-call]
     if host.truth(meeting > LOST):
         result: Tensor = total
         return result
@@ -105,7 +105,7 @@ def _smooth(initial: Tensor, transition: Tensor, observation: Tensor) -> _Smooth
     last = seen[..., -1, :]
     seen_before = torch.cat((torch.ones_like(last).unsqueeze(-2), seen[..., :-1, :]), -2)
     forward, backward = _messages(
-        torch.stack((start, last)),
+        torch.stack((start, last)).unsqueeze(-2),
         torch.stack((moves, moves.mT.flip(-3))),
         torch.stack((seen, seen_before.flip(-2))),
     )
@@ -115,7 +115,7 @@ def _smooth(initial: Tensor, transition: Tensor, observation: Tensor) -> _Smooth
 
     sizes = before.sum(-1, keepdim=True)
     filtered = before / sizes
-    predicted = _moved(filtered.unsqueeze(-2), moves).squeeze(-2)
+    predicted = _step(filtered.unsqueeze(-2), moves, None).squeeze(-2)
     meeting = (predicted * after).sum(-1, keepdim=True)
     later = after / meeting
     if moves.shape[-3] == 1:
@@ -130,57 +130,62 @@ def _smooth(initial: Tensor, transition: Tensor, observation: Tensor) -> _Smooth
     return _Smoothed(total, gradient, (meeting * sizes).detach().min())
 
 
-def _messages(start: Tensor, moves: Tensor, seen: Tensor) -> Tensor:
-    """The message after each step, up to a factor: moved, and multiplied by what is seen.
+def _messages(start: Tensor, moves: Tensor, seen: Tensor | None) -> Tensor:
+    """The message after each step, up to a factor: moved, and multiplied by what is seen, if any.
 
     All chunks have their steps multiplied side by side; messages go from chunk to chunk in the
     same way, then through all chunks side by side. A product takes S times the work of a message:
     where that is more than what starting operations takes, all is one chunk.
 
-    :param start: # shape: (*batch, S)
+    :param start: # shape: (*batch, 1, S)
     :param moves: # shape: (*batch, T or 1, S, S)
     :param seen: # shape: (*batch, T, S)
     """
-    *batch, T, S = seen.shape
+    *batch, _, S = start.shape
+    T = moves.shape[-3] if seen is None else seen.shape[-2]
     length = LENGTH if T > LENGTH and prod(batch) * S**3 < STARTING else T
     chunks = ceil(T / length)
-    places = list(zip(_places(moves, length, 2), _places(seen, length, 1), strict=True))
-    messages = start.unsqueeze(-2)
+    sees = [None] * length if seen is None else _places(seen, length, -2)
+    places = list(zip(_places(moves, length, -3), sees, strict=True))
+    messages = start
     if chunks > 1:
-        product = places[0][0] * places[0][1].unsqueeze(-2)
-        for move, see in places[1:]:
-            product = _moved(product, move) * see.unsqueeze(-2)
-        ends = _messages(start, _scaled(product), torch.ones_like(product[..., 0, :]))
-        messages = torch.cat((messages, ends[..., :-1, :]), -2)
+        (move, see), *rest = places
+        product = move if see is None else move * see.unsqueeze(-2)
+        for move, see in rest:
+            product = _step(product, move, see)
+        ends = _messages(start, _scaled(product), None)
+        messages = torch.cat((start, ends[..., :-1, :]), -2)
     messages = messages.unsqueeze(-2)
     found = []
     for move, see in places:
-        messages = _moved(messages, move) * see.unsqueeze(-2)
+        messages = _step(messages, move, see)
         messages = _scaled(messages) if chunks == 1 else messages
         found.append(messages)
     return torch.cat(found, -2).reshape(*batch, chunks * length, S)[..., :T, :]
 
 
-def _places(steps: Tensor, length: int, event_dims: int) -> Sequence[Tensor]:
+def _places(steps: Tensor, length: int, dim: int) -> Sequence[Tensor]:
     """The first step of each chunk, the second of each, ...; the last chunk is filled up."""
-    dim = -1 - event_dims
-    T = steps.shape[dim]
-    if T == 1:
+    if steps.shape[dim] == 1:
         return [steps] * length
-    missing = -T % length
+    missing = -steps.shape[dim] % length
     if missing:
         steps = torch.cat((steps, steps.narrow(dim, 0, missing)), dim)
-    return steps.unflatten(dim, (-1, length)).unbind(dim)
+    places: Sequence[Tensor] = steps.unflatten(dim, (-1, length)).unbind(dim)
+    return places
 
 
-def _moved(messages: Tensor, moves: Tensor) -> Tensor:
-    """Messages of each chunk moved. # shape: (*batch, chunks, messages, S)
+def _step(messages: Tensor, moves: Tensor, seen: Tensor | None) -> Tensor:
+    """Messages of each chunk moved, and multiplied. # shape: (*batch, chunks, messages, S)
 
     :param moves: # shape: (*batch, chunks or 1, S, S)
+    :param seen: # shape: (*batch, chunks, S)
     """
-    if moves.shape[-3] > 1:
-        return messages @ moves
-    return (messages.flatten(-3, -2) @ moves.squeeze(-3)).reshape(messages.shape)
+    if moves.shape[-3] == 1:  # one product of matrices, not one for each chunk
+        moved = (messages.flatten(-3, -2) @ moves.squeeze(-3)).view(messages.shape)
+    else:
+        moved = messages @ moves
+    return moved if seen is None else moved * seen.unsqueeze(-2)
 
 
 def _scaled(factors: Tensor) -> Tensor:
