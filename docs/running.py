@@ -179,6 +179,20 @@ def joint_laws() -> frozenset[str]:
 
 
 @cache
+def chain_laws() -> frozenset[str]:
+    """The families under which an automatic guide holds a random walk."""
+
+    def model() -> None:
+        z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([300]).to_event(1))
+        pyro.sample("walk", dist.Normal(z[:-1], 1.0).to_event(1), obs=z[1:])
+
+    with double():
+        guide = AutoNatural(model)
+        BLR(model, guide).step()
+    return frozenset(block.family.name for block in guide.blocks)
+
+
+@cache
 def coupled(priors: str, of_datum: str) -> Row:
     """A row of MODELS."""
 

@@ -180,6 +180,8 @@ def families() -> str:
             law = "law of a latent, by name"
         elif family.name in running.joint_laws():
             law = "law of a joint guide"
+        elif family.name in running.chain_laws():
+            law = "law of states along time"
         statistics = f"`{of_card(family, 'sufficient statistic')}`"
         lines.append((f"`{family.name}`", of_card(family, "support"), statistics, law))
     return table(("family", "support", "sufficient statistics", "use"), lines)

@@ -47,7 +47,8 @@ def sampled(y: Tensor) -> None:
 
 
 def huge() -> None:
-    pyro.sample("w", dist.Normal(torch.zeros(HUGE), 1.0).to_event(1))
+    w = pyro.sample("w", dist.Normal(torch.zeros(HUGE), 1.0).to_event(1))
+    pyro.sample("total", dist.Normal(w.sum(), 1.0), obs=torch.tensor(0.0))
 
 
 @pytest.fixture(autouse=True)

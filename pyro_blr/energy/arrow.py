@@ -15,10 +15,10 @@ from math import prod
 
 from ..families import ArrowNormal
 from ..lifting.arrow_blocks import ArrowBlock
-from ..lifting.blocks import Placement
+from ..lifting.blocks import Block, Placement
 from ..lifting.expectation import Layout, check_moments
 from ..lifting.laws import joint_plan
-from ..lifting.pairs import AcrossGroups
+from ..lifting.pairs import OutsideStructure
 from ..lifting.predictor import find_predictor
 from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import LatentSite, NotPolynomial
@@ -69,8 +69,8 @@ class Coupled:
     unseen: tuple[str, ...]
 
 
-def coupled(block: ArrowBlock, layout: Layout, traced: Traced) -> Coupled:
-    """Whether some factor has a product of two groups of a block.
+def coupled(block: Block, layout: Layout, traced: Traced) -> Coupled:
+    """Whether some factor has a product that a block with structure does not hold.
 
     :param layout: the blocks of all sites, of which the block is one.
     """
@@ -81,7 +81,7 @@ def coupled(block: ArrowBlock, layout: Layout, traced: Traced) -> Coupled:
         try:
             if not all(_has_moments(node, layout) for node in nodes):
                 unseen.append(site.name)
-        except AcrossGroups as error:
+        except OutsideStructure as error:
             return Coupled(f"site {site.name!r} has {error}", ())
     return Coupled("", tuple(unseen))
 
@@ -89,13 +89,13 @@ def coupled(block: ArrowBlock, layout: Layout, traced: Traced) -> Coupled:
 def _has_moments(node: LiftedTensor, layout: Layout) -> bool:
     """Whether a log density is a polynomial with moments, or has a predictor with a law.
 
-    :raises AcrossGroups: if either needs a product of two groups.
+    :raises OutsideStructure: if either needs a product of two groups.
     """
     if node.poly is not None:
         try:
             check_moments(node.poly, layout)
             return True
-        except AcrossGroups:
+        except OutsideStructure:
             raise
         except NotPolynomial:
             pass
@@ -106,7 +106,7 @@ def _has_moments(node: LiftedTensor, layout: Layout) -> bool:
     try:
         joint_plan(values, layout, predictor.aligned)
         return True
-    except AcrossGroups:
+    except OutsideStructure:
         raise
     except NotPolynomial:
         return False

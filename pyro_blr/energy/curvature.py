@@ -10,6 +10,7 @@ from math import prod
 from ..estimators.hessians import COLUMNS, EXACT
 from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.blocks import Block
+from ..lifting.chain_blocks import ChainBlock
 from ..lifting.outputs import Output, output_of
 from ..lifting.points import PointBlock
 from ..lifting.tensor import LiftedTensor
@@ -68,7 +69,7 @@ def _way(density: LiftedTensor, block: Block, wanted: str, jumps: bool, kinks: b
         return Way(PATH)
     size = prod(block.batch_shape) * (block.event_size or 1)
     is_small = size <= EXACT
-    if isinstance(block, ArrowBlock) or (block.family.is_curved and not is_small):
+    if isinstance(block, ArrowBlock | ChainBlock) or (block.family.is_curved and not is_small):
         return Way(PATH)
     if wanted == "stein":
         return Way(STEIN)

@@ -23,6 +23,7 @@ from ..families import (
 )
 from ..lifting.axes import same_address
 from ..lifting.blocks import Block, Placement
+from ..lifting.chain_blocks import ChainBlock
 from ..lifting.expectation import is_linear
 from ..lifting.polynomial import Polynomial
 from ..lifting.terms import LatentSite
@@ -44,7 +45,7 @@ def join(blocks: Sequence[Block], traced: Traced) -> list[Block]:
     factors = summed_factors(traced)
     for scale in [b for b in blocks if type(b.family) in JOINT]:
         own = scale
-        for gaussian in [b for b in blocks if b.gaussian]:
+        for gaussian in [b for b in blocks if b.gaussian and not isinstance(b, ChainBlock)]:
             joint = _joint_block(gaussian, own, factors)
             if joint is None or not rows_move_alone([joint], traced):
                 continue

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..families import ExponentialFamily, MultivariateNormal
 from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.blocks import Block, Placement
+from ..lifting.chain_blocks import ChainBlock
 from ..lifting.terms import LatentSite
 
 
@@ -88,6 +89,9 @@ def cut(block: Block, site: LatentSite, value: Tensor, batch_ndim: int) -> Tenso
         return value
     if isinstance(block, ArrowBlock):
         value, batch_ndim = block.part(block.is_local(site), value), int(block.is_local(site))
+    if isinstance(block, ChainBlock):
+        unit = block.unit(site)
+        return cut(unit, site, block.part(site, value), len(unit.batch_shape))
     place = block.event_slice(site)
     part = value.narrow(-1, place.start, place.stop - place.start)
     batch_dims = block.placements[site.name].batch_dims

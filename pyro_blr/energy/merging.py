@@ -10,8 +10,9 @@ and b stay apart. Plates along which only equal elements are coupled (``a[g] + b
 batch dims; a subsampled plate always does, as a step moves the rows of its subsample alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from math import prod
 
 from ..families import MultivariateNormal, Normal
@@ -29,12 +30,16 @@ MAX_BLOCK_SIZE = 1024
 
 
 @dataclass(eq=False)
-class _Group:
-    """Sites that are to share a block; the plates along which different elements are coupled."""
+class Group:
+    """Sites that are to share a block; the plates along which different elements are coupled.
+
+    :param couplings: the pairs of sites with a product.
+    """
 
     names: list[str]
     broken: set[str] = field(default_factory=set)
     coupled: bool = False
+    couplings: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -46,20 +51,17 @@ class Coupling:
     broken: frozenset[str]
 
 
-def merge(traced: Traced, latents: Latents) -> tuple[list[Block], tuple[str, ...]]:
-    """The blocks of ``blocks="auto"``, and a note for each merge that was too large."""
-    terms, pairs = _structure(traced, latents)
-    groups = {name: _Group([name]) for name in latents}
-    subsampled = {latents[n].plates[d][0] for n, dims in traced.rows.items() for d in dims}
-    notes: list[str] = []
-    for coupling in pairs:
-        across = coupling.broken & subsampled
-        if across:
-            notes.append(_across(coupling, min(across)))
-        else:
-            _join(coupling, groups, latents, terms, notes)
-    blocks = []
-    for group in dict.fromkeys(groups.values()):
+def merge(
+    traced: Traced, latents: Latents, chains: Sequence[Block] = ()
+) -> tuple[list[Block], tuple[str, ...]]:
+    """The blocks of ``blocks="auto"``, and a note for each merge that was too large.
+
+    :param chains: blocks that were found before; no latent joins them.
+    """
+    held = {s.name: block for block in chains for s in block.sites}
+    groups, notes = _groups(traced, latents, MAX_BLOCK_SIZE, held)
+    blocks = list(chains)
+    for group in groups:
         if group.coupled:
             blocks.append(_merged_block(group, latents))
         else:
@@ -67,6 +69,49 @@ def merge(traced: Traced, latents: Latents) -> tuple[list[Block], tuple[str, ...
     order = {name: i for i, name in enumerate(latents)}
     ordered = sorted(blocks, key=lambda b: min(order[s.name] for s in b.sites))
     return ordered, tuple(dict.fromkeys(notes))
+
+
+def linear_groups(traced: Traced, latents: Latents) -> list[Group]:
+    """The latents that are jointly linear-Gaussian and coupled, however many elements they have.
+
+    A Gaussian that is coupled with no other is a group of its own.
+    """
+    groups, _ = _groups(traced, latents, None, {})
+    return [g for g in groups if all(_mergeable(latents[n]) for n in g.names)]
+
+
+def _groups(
+    traced: Traced, latents: Latents, limit: int | None, held: Mapping[str, Block]
+) -> tuple[list[Group], list[str]]:
+    """The latents by the blocks that they are to share, and a note for each that is not made.
+
+    :param limit: the largest block.
+    :param held: the latents that have their block already.
+    """
+    terms, pairs = _structure(traced, latents)
+    groups = {name: Group([name]) for name in latents if name not in held}
+    subsampled = {latents[n].plates[d][0] for n, dims in traced.rows.items() for d in dims}
+    order = {name: i for i, name in enumerate(latents)}
+    notes: list[str] = []
+    for coupling in pairs:
+        across = coupling.broken & subsampled
+        ends = {coupling.first, coupling.second}
+        if across:
+            notes.append(_across(coupling, min(across)))
+        elif ends & held.keys():
+            if len({held.get(name) for name in ends}) > 1:
+                notes.append(_beside_chain(coupling))
+        else:
+            _join(coupling, groups, _Joining(latents, order, terms, limit, notes))
+    return list(dict.fromkeys(groups.values())), notes
+
+
+def _beside_chain(coupling: Coupling) -> str:
+    """The note on a latent that is coupled with a chain, and is no part of it."""
+    return (
+        f"{coupling.first} and {coupling.second} are coupled, and one of them is a chain along "
+        "time, of which the other is no part: they stay apart"
+    )
 
 
 def _across(coupling: Coupling, plate: str) -> str:
@@ -83,6 +128,7 @@ def _structure(traced: Traced, latents: Latents) -> tuple[list[dict[str, int]], 
     """The degrees in the Gaussian sites of every exact term beyond 2, and all couplings."""
     degrees: list[dict[str, int]] = []
     pairs: dict[Coupling, None] = {}
+    given = _GivenOthers(latents)
     for site in traced.sites:
         for node in site.lifted_factors:
             polynomial = node.poly
@@ -90,6 +136,7 @@ def _structure(traced: Traced, latents: Latents) -> tuple[list[dict[str, int]], 
                 for term in polynomial.terms:
                     degrees.append(_degrees(term, latents))
                     pairs.update(dict.fromkeys(_term_couplings(term, latents)))
+                    given.add(term)
             else:
                 predictor = find_predictor(node)
                 if not isinstance(predictor, str):
@@ -97,7 +144,37 @@ def _structure(traced: Traced, latents: Latents) -> tuple[list[dict[str, int]], 
                         assert scalar.poly is not None
                         pairs.update(dict.fromkeys(_predictor_couplings(scalar.poly, latents)))
     # Terms that are at most quadratic in all sites together stay so under every merge.
+    pairs.update(dict.fromkeys(given.couplings))
     return [d for d in degrees if sum(d.values()) > 2], list(pairs)
+
+
+class _GivenOthers:
+    """The couplings of two elements of a product of more, given the others: z and z' in a z z'.
+
+    Not all pairs of a product can share a block, so latents that are in fewer products come first:
+    the states of a chain, and not one of them with the coefficient of all.
+    """
+
+    def __init__(self, latents: Latents) -> None:
+        self.latents = latents
+        self._found: dict[Coupling, None] = {}
+        self._times: dict[str, int] = {}
+
+    def add(self, term: Term) -> None:
+        """The couplings of one product."""
+        elements = _elements(term, self.latents)
+        if len(elements) < 3:
+            return
+        for name in {e.site.name for e in elements}:
+            self._times[name] = self._times.get(name, 0) + 1
+        for first, second in combinations(elements, 2):
+            self._found.update(dict.fromkeys(_coupling(first, second, self.latents)))
+
+    @property
+    def couplings(self) -> list[Coupling]:
+        """All of them, in the order in which they are to be taken."""
+        times = self._times
+        return sorted(self._found, key=lambda c: max(times[c.first], times[c.second]))
 
 
 def _splits(polynomial: Polynomial, latents: Latents) -> bool:
@@ -125,8 +202,7 @@ def _elements(term: Term, latents: Latents) -> list[Atom]:
 def _term_couplings(term: Term, latents: Latents) -> Iterator[Coupling]:
     elements = _elements(term, latents)
     if len(elements) == 2:
-        first, second = elements
-        yield from _coupling(first, second, latents)
+        yield from _coupling(elements[0], elements[1], latents)
     if term.exponentials:
         # The factors of exp(a + b x) are one exponent, whose square couples a and b.
         dims = all_axes(w for e in term.exponentials for w in e.where)
@@ -148,8 +224,8 @@ def _predictor_couplings(predictor: Polynomial, latents: Latents) -> Iterator[Co
 
 def _coupling(first: Atom, second: Atom, latents: Latents) -> Iterator[Coupling]:
     a, b = latents[first.site.name], latents[second.site.name]
-    mine = {name: first.where[d] for d, name in _plate_names(a).items()}
-    theirs = {name: second.where[d] for d, name in _plate_names(b).items()}
+    mine = {name: first.where[d] for d, name in plate_names(a).items()}
+    theirs = {name: second.where[d] for d, name in plate_names(b).items()}
     broken = {p for p in mine if p not in theirs or not same_address(mine[p], theirs[p])}
     broken |= {p for p in theirs if p not in mine}
     if a is not b or broken:
@@ -157,7 +233,7 @@ def _coupling(first: Atom, second: Atom, latents: Latents) -> Iterator[Coupling]
         yield Coupling(names[0], names[1], frozenset(broken))
 
 
-def _plate_names(latent: Latent) -> dict[int, str]:
+def plate_names(latent: Latent) -> dict[int, str]:
     """A name for each batch dim: its plate's, or one of its own."""
     return {
         d: latent.plates[d][0] if d in latent.plates else f"{latent.name}[{d}]"
@@ -165,57 +241,76 @@ def _plate_names(latent: Latent) -> dict[int, str]:
     }
 
 
-def _join(
-    coupling: Coupling,
-    groups: dict[str, _Group],
-    latents: Latents,
-    terms: list[dict[str, int]],
-    notes: list[str],
-) -> None:
+@dataclass(frozen=True)
+class _Joining:
+    """What joins of groups depend on.
+
+    :param order: the place of each latent.
+    :param terms: the degrees of terms that are more than quadratic.
+    :param limit: the largest block.
+    :param notes: on what is not joined, to which more are added.
+    """
+
+    latents: Latents
+    order: dict[str, int]
+    terms: list[dict[str, int]]
+    limit: int | None
+    notes: list[str]
+
+
+def _join(coupling: Coupling, groups: dict[str, Group], how: _Joining) -> None:
     left, right = groups[coupling.first], groups[coupling.second]
+    pair = (coupling.first, coupling.second)
     if left is right and left.coupled and coupling.broken <= left.broken:
+        left.couplings.append(pair)
         return
     names = list(dict.fromkeys((*left.names, *right.names)))
     broken = left.broken | right.broken | coupling.broken
-    if any(sum(term.get(n, 0) for n in names) > 2 for term in terms):
+    if any(sum(term.get(n, 0) for n in names) > 2 for term in how.terms):
         return
-    joined = _Group(sorted(names, key=list(latents).index), broken, coupled=True)
-    size = _event_size(joined, latents)
-    if size > MAX_BLOCK_SIZE:
+    couplings = [*left.couplings, *(right.couplings if right is not left else ()), pair]
+    ordered = sorted(names, key=how.order.__getitem__)
+    joined = Group(ordered, broken, coupled=True, couplings=couplings)
+    size = 0 if how.limit is None else _event_size(joined, how.latents)
+    if how.limit is not None and size > how.limit:
         note = (
             f"{' and '.join(dict.fromkeys((coupling.first, coupling.second)))} are coupled, but "
             f"their joint block would have {size} elements ({size * size * 8 / 1e6:.0f} MB a "
-            f"matrix; the limit is {MAX_BLOCK_SIZE} elements), so they stay apart"
+            f"matrix; the limit is {how.limit} elements), so they stay apart"
         )
-        notes.append(note)
+        how.notes.append(note)
         return
     for name in joined.names:
         groups[name] = joined
 
 
-def _shared_plates(group: _Group, latents: Latents) -> list[str]:
-    """The plates that stay batch dims: common to all sites, never coupled across."""
-    first, *rest = (list(_plate_names(latents[n]).values()) for n in group.names)
+def shared_plates(group: Group, latents: Latents, names: Sequence[str] | None = None) -> list[str]:
+    """The plates that stay batch dims: common to all sites, never coupled across.
+
+    :param names: of some of the group's sites; all if None.
+    """
+    chosen = group.names if names is None else names
+    first, *rest = (list(plate_names(latents[n]).values()) for n in chosen)
     return [p for p in first if p not in group.broken and all(p in r for r in rest)]
 
 
-def _event_size(group: _Group, latents: Latents) -> int:
-    plates = set(_shared_plates(group, latents))
+def _event_size(group: Group, latents: Latents) -> int:
+    plates = set(shared_plates(group, latents))
     total = 0
     for name in group.names:
         latent = latents[name]
-        batch = {d for d, p in _plate_names(latent).items() if p in plates}
+        batch = {d for d, p in plate_names(latent).items() if p in plates}
         total += prod(s for d, s in enumerate(latent.site.shape) if d not in batch)
     return total
 
 
-def _merged_block(group: _Group, latents: Latents) -> Block:
-    plates = _shared_plates(group, latents)
+def _merged_block(group: Group, latents: Latents) -> Block:
+    plates = shared_plates(group, latents)
     placements: dict[str, Placement] = {}
     offset = 0
     for name in group.names:
         latent = latents[name]
-        dims = {p: d for d, p in _plate_names(latent).items()}
+        dims = {p: d for d, p in plate_names(latent).items()}
         batch = tuple(dims[p] for p in plates)
         placements[name] = Placement(batch, offset)
         offset += prod(s for d, s in enumerate(latent.site.shape) if d not in batch)

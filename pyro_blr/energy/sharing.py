@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from ..families import SharedCovarianceNormal
 from ..lifting.blocks import Block, Placement
+from ..lifting.chain_blocks import ChainBlock
 from .joining import is_conjugate, rows_move_alone, summed_factors
 from .trace import Traced
 
@@ -40,7 +41,7 @@ def share(blocks: Sequence[Block], traced: Traced) -> list[Block]:
 
 def _choices(block: Block) -> list[tuple[int, ...]]:
     """The sets of batch dims to try: all of them together, then each alone."""
-    if not block.gaussian or block.event_size is None:
+    if not block.gaussian or block.event_size is None or isinstance(block, ChainBlock):
         return []
     long = tuple(d for d, size in enumerate(block.batch_shape) if size > 1)
     return [long, *((d,) for d in long if len(long) > 1)] if long else []

@@ -10,6 +10,8 @@ from pyro_blr.families.bernoulli import Bernoulli
 from pyro_blr.families.beta import Beta
 from pyro_blr.families.binomial import Binomial
 from pyro_blr.families.categorical import Categorical
+from pyro_blr.families.chain_distribution import ChainNormalDistribution
+from pyro_blr.families.chain_normal import ChainNormal
 from pyro_blr.families.diagonal_normal import DiagonalNormal
 from pyro_blr.families.dirichlet import Dirichlet
 from pyro_blr.families.exponential import Exponential
@@ -47,6 +49,8 @@ __all__ = [
     "Beta",
     "Binomial",
     "Categorical",
+    "ChainNormal",
+    "ChainNormalDistribution",
     "DiagonalNormal",
     "Dirichlet",
     "Exponential",

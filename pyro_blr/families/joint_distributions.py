@@ -51,18 +51,21 @@ def split_matrix(value: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _PackedDistribution(dist.TorchDistribution):
-    """Several variables in one vector; the parameters broadcast over the batch."""
+    """Several variables in one event; the parameters broadcast over the batch."""
 
     event_dims: ClassVar[dict[str, int]]
     """Number of event dimensions of each parameter."""
 
     has_rsample = True
 
-    def __init__(self, size: int, validate_args: bool | None, **parameters: Tensor) -> None:
+    def __init__(
+        self, size: int | torch.Size, validate_args: bool | None, **parameters: Tensor
+    ) -> None:
         batches = (p.shape[: p.dim() - self.event_dims[name]] for name, p in parameters.items())
         batch_shape = torch.broadcast_shapes(*batches)
         self._expand_parameters(batch_shape, parameters)
-        super().__init__(batch_shape, torch.Size((size,)), validate_args=validate_args)
+        event_shape = torch.Size((size,)) if isinstance(size, int) else size
+        super().__init__(batch_shape, event_shape, validate_args=validate_args)
 
     def _expand_parameters(self, batch_shape: torch.Size, parameters: dict[str, Tensor]) -> None:
         for name, parameter in parameters.items():

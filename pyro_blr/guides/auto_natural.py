@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import errors
+from ..energy.chains import find_chains, is_short
 from ..energy.joining import join, rows_move_alone
 from ..energy.latents import Latent
-from ..energy.merging import merge
+from ..energy.merging import MAX_BLOCK_SIZE, merge
 from ..energy.sharing import share
 from ..energy.trace import Traced
 from ..lifting.blocks import Block
@@ -60,10 +61,9 @@ class AutoNatural(NaturalGuide):
         :raises ArgumentError: if ``"site"`` is asked for where latents were merged before.
         """
         notes: tuple[str, ...] = ()
-        blocks = self._first_blocks()
+        blocks = [latent.block() for latent in self.latents.values()]
         if how == "auto":
-            blocks, notes = merge(traced, self.latents)
-            blocks = join(blocks, traced)
+            blocks, notes = self._merged(traced)
         elif any(len(b.sites) > 1 for b in self.blocks):
             raise errors.ArgumentError(
                 'blocks="site" was asked for, but the guide\'s latents were merged by another BLR. '
@@ -73,6 +73,23 @@ class AutoNatural(NaturalGuide):
         if [_shape_of(b) for b in blocks] != [_shape_of(b) for b in self.blocks]:
             self.merge(blocks)
         return notes
+
+    def _merged(self, traced: Traced) -> tuple[list[Block], tuple[str, ...]]:
+        """The blocks of coupled latents, chains among them.
+
+        A dense block that joins its precision says more than a chain beside it, and a short one
+        that all rows of a plate share costs less than a chain for each.
+        """
+        chains = find_chains(traced, self.latents)
+        small = [c for c in chains if c.block.length * c.block.width <= MAX_BLOCK_SIZE]
+        if small:
+            large = [c.block for c in chains if c not in small]
+            dense = share(join(merge(traced, self.latents, large)[0], traced), traced)
+            better = [b for b in dense if b.is_joint or (b.row_dims and is_short(b))]
+            held = {s.name for b in better for s in b.sites}
+            chains = [c for c in chains if held.isdisjoint(s.name for s in c.block.sites)]
+        blocks, notes = merge(traced, self.latents, [c.block for c in chains])
+        return join(blocks, traced), (*(n for c in chains for n in c.notes), *notes)
 
     def suits(self, traced: Traced) -> bool:
         return rows_move_alone(self.blocks, traced)

@@ -9,7 +9,9 @@ from typing import Any
 from .. import errors
 from ..energy.latents import Latent, Latents
 from ..families import ExponentialFamily, Natural, registered_families
+from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.blocks import Block, Placement
+from ..lifting.chain_blocks import ChainBlock, Times
 
 #: What belongs into the saved state of a guide.
 KEYS = ("latents", "blocks")
@@ -41,8 +43,24 @@ def _block_state(block: Block, natural: Natural) -> dict[str, Any]:
         "sites": [s.name for s in block.sites],
         "batch_dims": [list(block.placements[s.name].batch_dims) for s in block.sites],
         "offsets": [block.placements[s.name].offset for s in block.sites],
+        "structure": _structure(block),
         "natural": [n.detach().clone() for n in natural],
     }
+
+
+def _structure(block: Block) -> dict[str, Any]:
+    """What a block whose precision has a structure knows beside the others."""
+    if isinstance(block, ArrowBlock):
+        return {name: getattr(block, name) for name in ARROW}
+    if isinstance(block, ChainBlock):
+        times = (block.times[s.name] for s in block.sites)
+        each = [[own.dim, own.start] for own in times]
+        return {"times": each, "length": block.length, "width": block.width}
+    return {}
+
+
+#: What is saved of an arrow-head.
+ARROW = ("plate", "groups", "global_size", "local_size")
 
 
 def require(state: Any, keys: Sequence[str], part: str) -> None:
@@ -142,7 +160,12 @@ def _saved_block(saved: Mapping[str, Any], latents: Latents, family: Exponential
             saved["sites"], saved["batch_dims"], saved["offsets"], strict=True
         )
     }
-    return Block(
+    structure = dict(saved.get("structure", {}))  # states of older versions have none
+    kind: type[Block] = ArrowBlock if "plate" in structure else Block
+    if "times" in structure:
+        each = zip(saved["sites"], structure["times"], strict=True)
+        kind, structure["times"] = ChainBlock, {name: Times(*own) for name, own in each}
+    return kind(
         saved["name"],
         family,
         tuple(latents[n].site for n in saved["sites"]),
@@ -150,6 +173,7 @@ def _saved_block(saved: Mapping[str, Any], latents: Latents, family: Exponential
         saved["event_size"],
         placements,
         saved["row_dims"],
+        **structure,
     )
 
 

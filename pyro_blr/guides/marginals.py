@@ -15,6 +15,8 @@ from ..families import Natural, NormalWishart
 from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.arrow_moments import ArrowMoments
 from ..lifting.blocks import Block
+from ..lifting.chain_blocks import ChainBlock
+from ..lifting.chain_moments import ChainMoments
 from ..lifting.points import statistics_of
 from .start import distinct
 
@@ -69,7 +71,11 @@ def own_law(block: Block, natural: Natural, latent: Latent) -> Any:
         return latent.family.distribution(scale_natural(block, natural, latent))
     own = _gaussian(block, natural, latent)
     correlated = isinstance(own, dist.MultivariateNormal | dist.LowRankMultivariateNormal)
-    if correlated and latent.block().event_size is None:
+    flat = isinstance(block, ChainBlock) and block.times[latent.name].dim not in (
+        None,
+        *latent.batch_dims,
+    )
+    if correlated and (latent.block().event_size is None or flat):
         return dist.Normal(own.loc, own.variance.sqrt())
     return own
 
@@ -115,8 +121,12 @@ def _student(block: Block, natural: Natural, latent: Latent) -> Any:
 
 def _unit(block: Block, natural: Natural, latent: Latent) -> tuple[Block, Tensor, Tensor]:
     """The block of a site's marginal, its means and its covariances: of an arrow-head block the
-    part that holds the site, else the block itself.
+    part that holds the site, of a chain each of the site's times, else the block itself.
     """
+    if isinstance(block, ChainBlock):
+        moments, site = ChainMoments(block, natural), latent.site
+        mean = block.part(site, moments.mean.detach())
+        return block.unit(site), mean, block.part(site, moments.covariance.detach(), 2)
     if not isinstance(block, ArrowBlock):
         return block, *_location_and_spread(block, natural)
     local = block.is_local(latent.site)
@@ -164,7 +174,7 @@ def quantile(block: Block, natural: Natural, latent: Latent, probability: float)
     """The elementwise quantile of a site's marginal. # shape: that of the site's value"""
     with torch.no_grad():
         if block.gaussian:
-            if isinstance(block, ArrowBlock):
+            if isinstance(block, ArrowBlock | ChainBlock):
                 block, mean, covariance = _unit(block, natural, latent)
                 variance = covariance.diagonal(dim1=-2, dim2=-1)
             else:

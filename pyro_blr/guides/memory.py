@@ -63,7 +63,7 @@ def check_latent(guide: str, block: Block, device: torch.device) -> None:
     :param guide: the guide's name, for the error.
     :raises MemoryLimitError: with what would fit.
     """
-    size = block.event_size or 0
+    size = block.event_size or 1
     groups = prod(block.batch_shape)
     if fits(groups * size * size, device):
         return

@@ -23,7 +23,8 @@ from ..energy.energy import Naturals
 from ..energy.enumeration import is_discrete
 from ..energy.latents import Latent, block_values
 from ..energy.trace import Traced, without_validation
-from ..families import MultivariateNormal, Natural
+from ..families import Natural
+from ..families.registry import unwrap
 from ..lifting.blocks import Block
 from ..random_state import same_random_state
 from .choice import TraceLatents, full_value
@@ -33,7 +34,16 @@ from .persistence import Persistent
 from .posterior import Posterior, detached
 from .protocol import check_domain
 from .rows import PlateReader, chosen, plates_of, under_plates, without_model
-from .start import given_natural, initial_natural, located, merged_natural
+from .start import (
+    elementwise_natural,
+    first_block,
+    given_natural,
+    initial_natural,
+    is_elementwise,
+    located,
+    marginal_natural,
+    merged_natural,
+)
 from .store import NaturalStore, take_loaded
 
 
@@ -93,7 +103,8 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
 
     def _first_blocks(self) -> list[Block]:
         """The blocks of q before the model's factors are known: one a latent."""
-        return [latent.block() for latent in self.latents.values()]
+        given = self._start  # with a matrix, where the site's own law has one
+        return [n.block() if n.name in given else first_block(n) for n in self.latents.values()]
 
     def lay_out(self, traced: Traced, how: str) -> tuple[str, ...]:
         """Choose the blocks of q for the factors of a model; return notes for the explanation.
@@ -147,8 +158,8 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         self._check_start(chosen)
         start = {}
         for name, latent in chosen.items():
-            if isinstance(latent.family, MultivariateNormal):
-                check_latent(type(self).__name__, latent.block(), latent.device)
+            if first_block(latent).gaussian and first_block(latent).event_size is not None:
+                check_latent(type(self).__name__, first_block(latent), latent.device)
             value, _ = full_value(sites[name])
             given = self._start.get(name)
             start[name] = (
@@ -254,13 +265,22 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         block = self.layout[name]
         latent = self.latents[name]
         natural = self._held[block] if self._held else self.naturals()[block]
-        if not _is_merged(block, latent):
+        if _is_own(block, latent):
             return natural
-        return given_natural(latent, own_law(block, detached(natural), latent))
+        law = own_law(block, detached(natural), latent)
+        if isinstance(unwrap(law), dist.Normal) and first_block(latent).event_size is None:
+            return elementwise_natural(unwrap(law).loc, unwrap(law).scale)
+        return given_natural(latent, law)
 
     def _block_natural(self, block: Block, own: Mapping[str, Natural]) -> Natural:
-        if len(block.sites) == 1 and not _is_merged(block, self.latents[block.name]):
-            return own[block.name]
+        latent = self.latents[block.sites[0].name]
+        if _is_own(block, latent):
+            natural = own[latent.name]
+            if not block.gaussian or is_elementwise(natural) == (block.event_size is None):
+                return natural
+            if block.event_size is None:
+                return marginal_natural(latent, natural)
+            check_latent(type(self).__name__, block, latent.device)
         return merged_natural(block, own, self.latents)
 
     def merge(self, blocks: Sequence[Block]) -> None:
@@ -334,11 +354,10 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         return result
 
 
-def _is_merged(block: Block, latent: Latent) -> bool:
-    """Whether a block is another than the site's own."""
-    own = latent.block()
-    return len(block.sites) > 1 or (own.batch_shape, own.event_size, own.family) != (
-        block.batch_shape,
-        block.event_size,
-        block.family,
+def _is_own(block: Block, latent: Latent) -> bool:
+    """Whether a block is the site's own, with its covariance or as it starts."""
+    form = block.batch_shape, block.event_size, block.family
+    each = (latent.block(), first_block(latent))
+    return len(block.sites) == 1 and any(
+        form == (own.batch_shape, own.event_size, own.family) for own in each
     )

@@ -126,7 +126,7 @@ def _start(name: str, family: ExponentialFamily, shape: tuple[int, ...], start: 
             precision = torch.full_like(mean, START_SCALE**-2)
             natural = mean, -0.5 * precision
         else:
-            natural = gaussian_natural(latent, mean, START_SCALE)
+            natural = gaussian_natural(latent.block(), mean, START_SCALE)
     else:
         natural = from_location(latent, _middle(name, family, shape))
     return tuple(n.to(device, dtype).clone() for n in natural)

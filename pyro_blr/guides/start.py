@@ -16,12 +16,14 @@ from .. import errors
 from .._compat import init_to_median
 from ..energy.domains import check_arguments
 from ..energy.latents import Latent, Latents
+from ..energy.merging import MAX_BLOCK_SIZE
 from ..families import (
     Beta,
     ExponentialFamily,
     Gamma,
     InverseGamma,
     Natural,
+    Normal,
     NormalWishart,
     Wishart,
     find_family,
@@ -29,7 +31,8 @@ from ..families import (
 from ..families.registry import unwrap
 from ..lifting import host
 from ..lifting.arrow_blocks import ArrowBlock
-from ..lifting.blocks import Block
+from ..lifting.blocks import Block, Placement
+from ..lifting.chain_blocks import ChainBlock
 from ..lifting.terms import LatentSite
 
 #: The shape parameter of a Gamma, inverse Gamma, Beta, Dirichlet or (beside its size) Wishart that
@@ -81,7 +84,7 @@ def initial_natural(latent: Latent, site: Any, value: Tensor, init_scale: float)
     if latent.site.gaussian:
         variable = value if latent.transform is None else latent.transform.inv(value)
         mean = variable.double().reshape(latent.site.shape)
-        return gaussian_natural(latent, mean, init_scale)
+        return gaussian_natural(first_block(latent), mean, init_scale)
     prior = site["fn"]
     try:
         natural = latent.family.natural_of(prior)
@@ -94,10 +97,43 @@ def initial_natural(latent: Latent, site: Any, value: Tensor, init_scale: float)
         return from_location(latent, value.double())
 
 
-def gaussian_natural(latent: Latent, mean: Tensor, scale: float) -> Natural:
-    """A Gaussian of one standard deviation in every direction."""
+def first_block(latent: Latent) -> Block:
+    """The block of a latent before the model's factors are known: its own, but where the event is a
+    long vector its elements are independent. A matrix is made of it only if no chain serves.
+    """
+    own = latent.block()
+    if own.event_size is None or own.event_size <= MAX_BLOCK_SIZE or not own.gaussian:
+        return own
+    site = latent.site
+    places = {site.name: Placement(tuple(range(len(site.shape))))}
+    return Block(own.name, Normal(), own.sites, site.shape, None, places)
+
+
+def is_elementwise(natural: Natural) -> bool:
+    """Whether a Gaussian has a variance for each element, and no matrix."""
+    return natural[1].shape == natural[0].shape
+
+
+def elementwise_natural(loc: Tensor, scale: Tensor) -> Natural:
+    """The natural parameters of independent elements."""
+    precision = scale.double().square().reciprocal()
+    return precision * loc.double(), -0.5 * precision
+
+
+def marginal_natural(latent: Latent, natural: Natural) -> Natural:
+    """Independent elements with the means and variances of a vector with a matrix."""
+    covariance = torch.linalg.inv(-2 * natural[1])
+    mean = (covariance @ natural[0].unsqueeze(-1)).squeeze(-1)
+    scale = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+    return elementwise_natural(mean.reshape(latent.site.shape), scale.reshape(latent.site.shape))
+
+
+def gaussian_natural(block: Block, mean: Tensor, scale: float) -> Natural:
+    """A Gaussian of one standard deviation in every direction.
+
+    :param block: a latent's own.
+    """
     precision = scale**-2
-    block = latent.block()
     if block.event_size is None:
         return precision * mean, torch.full_like(mean, -0.5 * precision)
     size = block.event_size
@@ -198,6 +234,8 @@ def merged_natural(block: Block, own: Mapping[str, Natural], latents: Latents) -
         return _joint_natural(block, own, latents)
     if isinstance(block, ArrowBlock):
         return _arrow_natural(block, own, latents)
+    if isinstance(block, ChainBlock):
+        return _chain_natural(block, own, latents)
     linear, square = _gaussian_natural(block, block.sites, own, latents)
     return _shared(linear, square, block.row_dims) if block.row_dims else (linear, square)
 
@@ -212,6 +250,24 @@ def _arrow_natural(block: ArrowBlock, own: Mapping[str, Natural], latents: Laten
         first, full = _gaussian_natural(rest, rest.sites, own, latents)
     cross = local.new_zeros(block.groups, block.global_size, block.local_size)
     return first, local, full, cross, each
+
+
+def _chain_natural(block: ChainBlock, own: Mapping[str, Natural], latents: Latents) -> Natural:
+    """Sites, and the times of each, independent of each other."""
+    device = own[block.sites[0].name][0].device
+    shape, width = (*block.batch_shape, block.length), block.width
+    linear = torch.zeros(*shape, width, dtype=torch.float64, device=device)
+    square = torch.zeros(*shape, width, width, dtype=torch.float64, device=device)
+    for site in block.sites:
+        unit = block.unit(site)
+        vector, matrix = _dense(
+            latents[site.name], own[site.name], unit.placements[site.name].batch_dims
+        )
+        place = unit.event_slice(site)
+        block.part(site, linear)[..., place] = vector
+        block.part(site, square, 2)[..., place, place] = matrix
+    cross = square.new_zeros(*block.batch_shape, block.length - 1, width, width)
+    return linear, square, cross
 
 
 def _shared(linear: Tensor, square: Tensor, row_dims: int) -> Natural:
@@ -287,6 +343,8 @@ def _dense(latent: Latent, natural: Natural, kept: tuple[int, ...]) -> tuple[Ten
     dim), they keep their means and conditional variances.
     """
     site, batch = latent.site, latent.batch_dims
+    if is_elementwise(natural):
+        batch = tuple(range(len(site.shape)))
     event = tuple(d for d in range(len(site.shape)) if d not in batch)
     joined = tuple(d for d in range(len(site.shape)) if d not in kept)
     linear, square = natural

@@ -7,6 +7,8 @@ from ..families import Natural
 from .arrow_blocks import ArrowBlock
 from .arrow_moments import ArrowMoments
 from .blocks import Block
+from .chain_blocks import ChainBlock
+from .chain_moments import ChainMoments
 from .moments import (
     GaussianMoments,
     JointMoments,
@@ -20,6 +22,8 @@ def moments_of(block: Block, natural: Natural) -> Moments:
     """The statistics of a block at given natural parameters."""
     if isinstance(block, ArrowBlock):
         return ArrowMoments(block, natural)
+    if isinstance(block, ChainBlock):
+        return ChainMoments(block, natural)
     if block.gaussian:
         return (SharedGaussianMoments if block.row_dims else GaussianMoments)(block, natural)
     return (JointMoments if block.is_joint else MeanParamsMoments)(block, natural)

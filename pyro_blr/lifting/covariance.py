@@ -8,7 +8,7 @@ from .contraction import Operand
 from .pairs import covariance_of, element_at
 from .plan import Plan, Product, Stat
 from .polynomial import Dims
-from .terms import NotPolynomial
+from .terms import Constant, NotPolynomial
 
 
 def covariance_plan(left: Plan, right: Plan, dims: Dims, count: int = 0) -> Plan:
@@ -40,7 +40,8 @@ def _covariance(left: Product, right: Product, out: tuple[Axis, ...], times: flo
     (a,), (b,) = left.stats, right.stats
     assert isinstance(a, Stat)
     assert isinstance(b, Stat)
-    cov, (deltas, renaming) = covariance_of(element_at(a), element_at(b), out)
+    factors = tuple(Constant(t, axes) for t, axes in (*left.constants, *right.constants))
+    cov, (deltas, renaming) = covariance_of(element_at(a), element_at(b), out, factors)
     if (left.free or right.free) and (renaming or deltas):
         raise NotPolynomial("a parameter times independent elements of a plate")
     consts = [

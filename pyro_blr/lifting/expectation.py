@@ -39,11 +39,18 @@ from .terms import (
 Layout = Mapping[str, Block]
 
 
-def compile_plan(value: Polynomial, layout: Layout, free: tuple[Tensor, ...] | None = None) -> Plan:
+def compile_plan(
+    value: Polynomial,
+    layout: Layout,
+    free: tuple[Tensor, ...] | None = None,
+    is_mean: bool = False,
+) -> Plan:
     """Compile E_q of a polynomial.
 
     :param free: the constants that require a gradient, in the order of their places; those of the
         polynomial itself if None.
+    :param is_mean: whether covariances are to be had from the plan of an affine expression: one
+        time of a chain then stays that time, and is not a cell among all of them.
     :raises NotPolynomial: if a moment that it needs has no closed form here.
     """
     out = value.out
@@ -52,7 +59,7 @@ def compile_plan(value: Polynomial, layout: Layout, free: tuple[Tensor, ...] | N
     merged: dict[object, tuple[Product, Tensor | None]] = {}
     for term in value.terms:
         for expanded in _expectation(term, layout, out, marginals):
-            merge_into(merged, folded_product(expanded, out, free), out)
+            merge_into(merged, folded_product(expanded, out, free, is_mean), out)
     return Plan(value.dims, tuple(merged_product(p, c) for p, c in merged.values()))
 
 
@@ -95,7 +102,7 @@ class _Marginals:
         structure, free = key_of(value)
         key = structure, tuple(id(t) for t in free)
         if key not in self._known:
-            mean = compile_plan(value, self.layout, self.free)
+            mean = compile_plan(value, self.layout, self.free, is_mean=True)
             self._known[key] = Marginal(mean, covariance_plan(mean, mean, mean.dims))
         return self._known[key]
 
@@ -191,7 +198,8 @@ def _paired(partial: _Partial, layout: Layout, out: tuple[Axis, ...]) -> list[_P
     shifts = [t for e in partial.tilts for t in e.terms if layout[t.atoms[0].site.name] is block]
     others = tuple(a for a in rest if not any(a is t for t in twins))
     if len(twins) == 1 and not shifts:
-        second = second_moment_of(element_of(block, first), element_of(block, twins[0]))
+        twin = element_of(block, twins[0])
+        second = second_moment_of(element_of(block, first), twin, partial.product.constants)
         alone = not block.row_dims or _sums_rows_alone(partial, block, first, others, out)
         if second is not None and alone:
             return [partial.times(1.0, (), (second,), others)]
@@ -219,7 +227,8 @@ def _covaried(
     Elements of a plate are correlated only where they coincide.
     """
     pair = element_of(block, first), element_of(block, term.atoms[0])
-    cov, (deltas, renaming) = covariance_of(*pair, out)
+    factors = (*partial.product.constants, *term.constants)
+    cov, (deltas, renaming) = covariance_of(*pair, out, factors)
     grown = partial.times(term.number, term.constants + deltas, (cov,), left)
     return grown.renamed(renaming)
 

@@ -23,6 +23,7 @@ from .axes import (
     plainly,
     same_address,
 )
+from .chain_blocks import ChainBlock
 from .contraction import Operand, contract, fold, together
 from .plan import Mass, Product, Stat
 from .segments import scatter
@@ -38,8 +39,13 @@ class Expanded:
     stats: tuple[Stat | Mass, ...]
 
 
-def folded_product(term: Expanded, out: tuple[Axis, ...], free: tuple[Tensor, ...]) -> Product:
-    """Fold the constants of a product, and push the statistics' index maps into them."""
+def folded_product(
+    term: Expanded, out: tuple[Axis, ...], free: tuple[Tensor, ...], is_mean: bool = False
+) -> Product:
+    """Fold the constants of a product, and push the statistics' index maps into them.
+
+    :param is_mean: leave a chain's single times as they are.
+    """
     fixed = [c for c in term.constants if not c.tensor.requires_grad]
     slots = [
         (next(i for i, t in enumerate(free) if t is c.tensor), c.where)
@@ -49,7 +55,7 @@ def folded_product(term: Expanded, out: tuple[Axis, ...], free: tuple[Tensor, ..
     outside = {*out, *all_axes(w for _, where in slots for w in where)}
     used = {*outside, *all_axes(w for s in term.stats for w in s.where)}
     folded = fold([(c.tensor, c.where) for c in fixed], used, term.number)
-    folded, stats = _push_gathers(folded, [_plain(s) for s in term.stats], outside)
+    folded, stats = _push_gathers(folded, [_plain(s) for s in term.stats], outside, is_mean)
     folded = _joined(folded, stats)
     return Product(folded, tuple(slots), tuple(stats))
 
@@ -85,7 +91,7 @@ class _Place:
 
 
 def _push_gathers(
-    consts: tuple[Operand, ...], stats: list[Stat | Mass], outside: set[Axis]
+    consts: tuple[Operand, ...], stats: list[Stat | Mass], outside: set[Axis], is_mean: bool
 ) -> tuple[tuple[Operand, ...], list[Stat | Mass]]:
     """``sum_n c[n] S[i[n]] = sum_p S[p] (sum_{n: i[n]=p} c[n])``: gathers become sums of constants.
 
@@ -96,7 +102,7 @@ def _push_gathers(
         _Place(i, dim, address, stat.shape[dim])
         for i, stat in enumerate(stats)
         for dim, address in enumerate(stat.where)
-        if isinstance(address, Gather)
+        if isinstance(address, Gather) and not (is_mean and _is_a_time(stat, dim, address))
     ]
     plain = {w for s in stats for w in s.where if isinstance(w, Axis)}
     for group in _connected(places):
@@ -111,6 +117,13 @@ def _push_gathers(
         for place, slot in zip(group, slots, strict=True):
             stats[place.stat] = _readdress(stats[place.stat], place.dim, new_axes[slot])
     return consts, stats
+
+
+def _is_a_time(stat: Stat | Mass, dim: int, address: Gather) -> bool:
+    """Whether an address is one time of a chain, whose covariances are of times that meet."""
+    block = stat.blocks[0]
+    is_time = isinstance(block, ChainBlock) and dim == len(block.batch_shape)
+    return is_time and isinstance(stat, Stat) and not address.axes
 
 
 def _distinct(group: list[_Place]) -> tuple[list[_Place], list[int]]:

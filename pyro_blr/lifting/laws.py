@@ -58,13 +58,13 @@ def joint_plan(values: tuple[Polynomial, ...], layout: Layout, aligned: bool) ->
     if heavy:
         raise NotPolynomial(f"{heavy[0]}, whose posterior with its precision is no Gaussian")
     if len(values) == 1 or not blocks[0] & blocks[1]:
-        means = tuple(compile_plan(value, layout) for value in values)
+        means = tuple(compile_plan(value, layout, is_mean=True) for value in values)
         return JointPlan(means, tuple(covariance_plan(m, m, m.dims) for m in means), None)
     if not aligned:
         names = ", ".join(sorted(b.name for b in blocks[0] & blocks[1]))
         raise NotPolynomial(f"different elements of two Gaussian expressions in {names}")
     first, second, dims = align(*values)
-    left, right = compile_plan(first, layout), compile_plan(second, layout)
+    left, right = (compile_plan(each, layout, is_mean=True) for each in (first, second))
     own = (covariance_plan(left, left, left.dims), covariance_plan(right, right, right.dims))
     count = len(key_of(first)[1])
     return JointPlan((left, right), own, covariance_plan(left, right, dims, count))

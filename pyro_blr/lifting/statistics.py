@@ -5,6 +5,7 @@
 
 from .arrow_blocks import ArrowBlock
 from .blocks import Block
+from .chain_blocks import ChainBlock
 
 #: A statistic: what is taken, and the power of the variable.
 Statistic = tuple[str, float]
@@ -33,6 +34,12 @@ LOCAL_SECOND: Statistic = ("local", 2)
 GLOBAL_COV: Statistic = ("global cov", 2)
 CROSS_COV: Statistic = ("cross cov", 2)
 LOCAL_COV: Statistic = ("local cov", 2)
+#: Of a chain: means, E[z_t z_t'], E[z_t z_t+1'], and the covariances in their places.
+CHAIN_MEAN: Statistic = ("chain", 1)
+CHAIN_SECOND: Statistic = ("chain", 2)
+NEXT_SECOND: Statistic = ("next", 2)
+CHAIN_COV: Statistic = ("chain cov", 2)
+NEXT_COV: Statistic = ("next cov", 2)
 
 #: The mean parameters of each family that is a law of latents, in their order. A Gaussian has its
 #: own (below): L is differentiated in its mean and covariance.
@@ -45,6 +52,7 @@ _SUFFICIENT: dict[str, tuple[Statistic, ...]] = {
     "NormalGamma": (LOG, MEAN, SCALED, SCALED_SECOND),
     "NormalInverseGamma": (LOG, RECIPROCAL, SCALED, SCALED_SECOND),
     "NormalWishart": (LOGDET, MEAN, SCALED, SCALED_SECOND),
+    "ChainNormal": (CHAIN_MEAN, CHAIN_SECOND, NEXT_SECOND),
     "ArrowNormal": (GLOBAL_MEAN, LOCAL_MEAN, GLOBAL_SECOND, CROSS_SECOND, LOCAL_SECOND),
 }
 
@@ -59,7 +67,7 @@ def sufficient_statistics(block: Block) -> tuple[Statistic, ...]:
         return own
     if block.family.is_curved:
         return ()
-    plain = block.gaussian and not isinstance(block, ArrowBlock)
+    plain = block.gaussian and not isinstance(block, ArrowBlock | ChainBlock)
     return (MEAN, SECOND) if plain else _SUFFICIENT.get(block.family.name, ())
 
 
@@ -67,6 +75,10 @@ def statistic_shape(block: Block, which: Statistic) -> tuple[int, ...]:
     """The sizes of the dims by which a statistic is addressed."""
     if isinstance(block, ArrowBlock):
         return _arrow_shape(block, which)
+    if isinstance(block, ChainBlock):
+        kind, power = which
+        times = block.length - 1 if kind.startswith("next") else block.length
+        return (*block.batch_shape, times, *(block.width,) * int(power))
     if block.gaussian:
         batch = block.batch_shape if which == MEAN else block.own_shape
         return batch if block.event_size is None else (*batch, block.event_size, block.event_size)

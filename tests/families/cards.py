@@ -8,6 +8,7 @@ in the notation of the docstring; nothing here calls the families.
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -125,6 +126,42 @@ def arrow_normal(q: Any, z: Tensor) -> Card:
         statistics=(*vectors(z), *parts(whole.statistics[1])),
         natural=(*vectors(whole.natural[0]), -full / 2, -cross, -local / 2),
         mean_params=(*vectors(m), *parts(whole.mean_params[1])),
+    )
+
+
+def chain_places(q: Any) -> list[slice]:
+    """The places of the times in the stacked vector."""
+    T, D = q.event_shape
+    return [slice(t * D, (t + 1) * D) for t in range(T)]
+
+
+def chain_precision(q: Any) -> Tensor:
+    """The full precision matrix."""
+    places = chain_places(q)
+    size = places[-1].stop
+    S = torch.zeros(*q.batch_shape, size, size, dtype=q.loc.dtype)
+    for t, place in enumerate(places):
+        S[..., place, place] = q.precision[..., t, :, :]
+        if t:
+            S[..., places[t - 1], place] = q.cross_precision[..., t - 1, :, :]
+            S[..., place, places[t - 1]] = q.cross_precision[..., t - 1, :, :].mT
+    return S
+
+
+def chain_normal(q: Any, z: Tensor) -> Card:
+    S, places, shape = chain_precision(q), chain_places(q), q.event_shape
+
+    def parts(M: Tensor) -> tuple[Tensor, Tensor]:
+        own = torch.stack([M[..., place, place] for place in places], -3)
+        return own, torch.stack([M[..., a, b] for a, b in pairwise(places)], -3)
+
+    flat = torch.distributions.MultivariateNormal(q.loc.flatten(-2), precision_matrix=S)
+    whole = multivariate_normal(flat, z.flatten(-2))
+    own, beside = parts(S)
+    return whole._replace(
+        statistics=(z, *parts(whole.statistics[1])),
+        natural=(whole.natural[0].unflatten(-1, shape), -own / 2, -beside),
+        mean_params=(q.loc, *parts(whole.mean_params[1])),
     )
 
 
@@ -406,6 +443,7 @@ CARDS: dict[type, Callable[[Any, Tensor], Card]] = {
     f.DiagonalNormal: diagonal_normal,
     f.SharedCovarianceNormal: shared_covariance_normal,
     f.ArrowNormal: arrow_normal,
+    f.ChainNormal: chain_normal,
     f.Gamma: gamma,
     f.Beta: beta,
     f.Dirichlet: dirichlet,

@@ -113,6 +113,17 @@ def _arrow_normal(normal: Draw, size: int = 3, groups: int = 4, each: int = 2) -
     return first, normal(groups, each), -full / 2, -cross, -local / 2
 
 
+def _chain_normal(normal: Draw, length: int = 5, each: int = 2) -> Natural:
+    full = torch.zeros(*normal(length, each, each).shape)
+    beside = 0.3 * normal(length - 1, each, each)
+    full = torch.stack([_precision(normal, each) for _ in range(length)], -3)
+    # Every 2 x 2 block matrix of two neighbours is positive definite.
+    schur = beside @ full[..., 1:, :, :].inverse() @ beside.mT
+    full = full + torch.nn.functional.pad(2 * schur, (0, 0, 0, 0, 0, 1))
+    full = full + torch.nn.functional.pad(full[..., 1:, :, :], (0, 0, 0, 0, 1, 0))
+    return normal(length, each), -full / 2, -beside
+
+
 def _wishart(normal: Draw) -> Natural:
     return normal().exp(), -_precision(normal, 3)
 
@@ -164,6 +175,12 @@ def _arrow(full: Tensor, cross: Tensor, local: Tensor) -> Natural:
     return tuple(part.double() for part in natural)
 
 
+def _chain(own: Tensor, beside: Tensor) -> Natural:
+    """Natural parameters of a ChainNormal with a precision matrix and linear part 1."""
+    natural = (torch.ones(own.shape[:-1]), -own / 2, -beside)
+    return tuple(part.double() for part in natural)
+
+
 ROWS = (
     Row(
         f.Normal(),
@@ -201,6 +218,17 @@ ROWS = (
             _arrow(torch.eye(1), torch.zeros(1, 1, 2), INDEFINITE.unsqueeze(0)),
             _arrow(torch.eye(1), torch.full((4, 1, 1), 0.5), torch.ones(4, 1, 1)),
             _arrow(torch.zeros(1, 1), torch.zeros(2, 1, 1), torch.ones(2, 1, 1)),
+        ),
+    ),
+    Row(
+        f.ChainNormal(),
+        _chain_normal,
+        outside=(
+            # S_tt = 0 for one t; an indefinite S_tt; a chain that is singular as a whole alone.
+            _chain(torch.tensor([[[1.0]], [[0.0]], [[1.0]]]), torch.zeros(2, 1, 1)),
+            _chain(torch.stack([INDEFINITE] * 2), torch.zeros(1, 2, 2)),
+            _chain(torch.tensor([[[2.0]], [[4.0]], [[2.0]]]), torch.full((2, 1, 1), 2.0)),
+            _chain(-torch.ones(1, 1, 1), torch.zeros(0, 1, 1)),
         ),
     ),
     Row(

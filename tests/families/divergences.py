@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, digamma, lgamma
 
 from pyro_blr import families as f
-from tests.families.cards import arrow_head, multivariate_digamma, von_mises
+from tests.families.cards import arrow_head, chain_precision, multivariate_digamma, von_mises
 
 
 def kl_gamma(q: Any, p: Any) -> Tensor:
@@ -67,8 +67,17 @@ def kl_arrow_normal(q: Any, p: Any) -> Tensor:
     return torch.distributions.kl_divergence(q, p)
 
 
+def kl_chain_normal(q: Any, p: Any) -> Tensor:
+    q, p = (
+        dist.MultivariateNormal(d.loc.flatten(-2), precision_matrix=chain_precision(d))
+        for d in (q, p)
+    )
+    return torch.distributions.kl_divergence(q, p)
+
+
 KLS: dict[type, Callable[[Any, Any], Tensor]] = {
     f.ArrowNormal: kl_arrow_normal,
+    f.ChainNormal: kl_chain_normal,
     f.Wishart: kl_wishart,
     f.NormalGamma: kl_normal_gamma,
     f.NormalInverseGamma: kl_normal_gamma,

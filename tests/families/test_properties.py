@@ -71,6 +71,25 @@ def arrow_normal(schur: Tensor, seed: int) -> Natural:
     return full @ m, m @ cross, -(full + full.mT) / 4, -cross, -local / 2
 
 
+def chain_normal(precision: Tensor, seed: int) -> Natural:
+    """A walk whose steps have a precision matrix, of any condition, and its multiples."""
+    generator = torch.Generator().manual_seed(seed)
+    precision = precision[:2, :2]
+    size, length = precision.shape[-1], 4
+    steps = tensor(1.0, 0.1, 30.0)[:, None, None] * precision
+    slope = torch.randn(size, size, generator=generator, dtype=torch.float64)
+    full = torch.zeros(length, size, size, dtype=torch.float64)
+    full[0] = precision
+    full[1:] += steps
+    full[:-1] += slope.mT @ steps @ slope
+    beside = -slope.mT @ steps
+    m = location(precision, seed)
+    linear = torch.zeros(length, size, dtype=torch.float64)
+    linear[0], linear[1] = full[0] @ m, m @ beside[0]
+    # The later means are 0.
+    return linear, -(full + full.mT) / 4, -beside
+
+
 def normal_gamma(precision: Tensor, seed: int, a: float, b: float) -> Natural:
     m = location(precision, seed)
     return (
@@ -106,6 +125,7 @@ WIDE = {
     "DiagonalNormal": st.builds(diagonal_normal, precisions(), SEED),
     "SharedCovarianceNormal": st.builds(shared_covariance_normal, precisions(), SEED),
     "ArrowNormal": st.builds(arrow_normal, precisions(), SEED),
+    "ChainNormal": st.builds(chain_normal, precisions(), SEED),
     "Gamma": st.builds(lambda a, b: (tensor(a - 1), tensor(-b)), SHAPE, RATE),
     "Beta": st.builds(lambda a, b: (tensor(a - 1), tensor(b - 1)), SHAPE, SHAPE),
     "Dirichlet": st.lists(SHAPE, min_size=2, max_size=6).map(lambda a: (tensor(*a) - 1,)),
