@@ -79,7 +79,9 @@ def found(blr: BLR, rows: Tensor, K: int) -> Found:
     order = mean[:, 0].argsort()
     share = blr.guide.marginal("share").mean
     probs = blr.discrete_marginals(y, K)["z"].probs
-    return Found(share[order], mean[order], (covariance * width.outer(width))[order], probs[:, order])
+    return Found(
+        share[order], mean[order], (covariance * width.outer(width))[order], probs[:, order]
+    )
 
 
 def ellipse(axis: Axes, mean: Any, covariance: Any, **style: Any) -> None:
