@@ -75,7 +75,9 @@ def reference() -> dict[str, Tensor]:
     return draws
 
 
-def draw(y: Tensor, exact: dict[str, Tensor], fits: dict[str, dict[str, Tensor]], out: Path) -> Path:
+def draw(
+    y: Tensor, exact: dict[str, Tensor], fits: dict[str, dict[str, Tensor]], out: Path
+) -> Path:
     """The data with the mixture's density, and the marginals of the parameters."""
     figure, axes = show.picture(2, 3, figsize=(10, 5.4))
     axis = axes[0, 0]
