@@ -91,11 +91,13 @@ def inverse_fisher_of(concentration: Tensor, covector: Tensor) -> Tensor:
 
     The denominator ``1/psi'(a_0) - sum 1/psi'(a_i)`` cancels for large ``a_0``. There it is taken
     as ``sum h(a_i) - h(a_0)``, where ``h(a) = a - 1/psi'(a)`` lies in (0, 1/2); for small ``a_0``
-    it is that form which cancels.
+    it is that form which cancels. A single class is certain: F is 0, and so is its pseudo-inverse.
 
     :param concentration:  # shape: (*batch, K)
     :param covector:  # shape: (*batch, K)
     """
+    if concentration.shape[-1] == 1:
+        return torch.zeros_like(concentration * covector)
     every = with_total(concentration)
     inverse = fn.trigamma(every).reciprocal()
     diagonal, inverse_total = without_total(inverse)

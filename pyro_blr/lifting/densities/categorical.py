@@ -124,7 +124,8 @@ def normalised_log_probs(probs: Numeric | None, logits: Numeric | None) -> Polyn
             atom = term.atoms[0]
             last = atom.where[-1] if atom.where else None
             plain = atom.kind == kind and atom.power == 1 and not atom.site.gaussian
-            if plain and atom.site.event_dim == 1 and last is value.dims[-1]:
+            of_one = value.dims[-1] is None and atom.site.shape[-1:] == (1,)
+            if plain and atom.site.event_dim == 1 and (of_one or last is value.dims[-1]):
                 return value.log() if kind == "power" else value
     raise NotPolynomial("class probabilities that are not one latent on the simplex")
 
