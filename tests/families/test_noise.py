@@ -161,3 +161,19 @@ def test_a_family_without_such_draws_says_so() -> None:
     assert row.family.noise_shape(row.random()) is None
     with pytest.raises(NotImplementedError, match="no draws at given noise"):
         row.family.at_noise(row.random(), torch.zeros(1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shape", [0.05, 0.7, 1.0, 1.5, 20.0, 3e3, 2e4])
+def test_the_second_derivative_of_a_draw_is_that_of_its_quantile(shape: float) -> None:
+    noise = torch.tensor([-2.5, -1.0, -0.1, 0.4, 1.7, 3.0])
+    a = torch.tensor(shape).expand(6).clone().requires_grad_()
+    (first,) = torch.autograd.grad(
+        gamma_quantile.log_gamma_at(noise, a).sum(), a, create_graph=True
+    )
+    (second,) = torch.autograd.grad(first.sum(), a)
+    step = 0.01 * min(shape, shape**0.5)
+    points = [shape + k * step for k in (-2, -1, 0, 1, 2)]
+    values = [gamma_quantile.log_gamma_at(noise, torch.full((6,), p)) for p in points]
+    weights = (-1 / 12, 4 / 3, -5 / 2, 4 / 3, -1 / 12)  # fourth order
+    wanted = sum(w * v for w, v in zip(weights, values, strict=True)) / step**2
+    torch.testing.assert_close(second, wanted, rtol=2e-3, atol=1e-10 / step**2)
