@@ -63,7 +63,7 @@ class Info:
 
     @cached_property
     def rounding(self) -> float:
-        """By how much rounding may let the ELBO fall: 64 eps times the sum of its absolute terms."""
+        """By how much rounding may let the ELBO fall: 64 eps of the sum of its absolute terms."""
         if self._objective is None:
             return float("nan")
         return ROUNDING * float(self._objective.value(self._before).magnitude)
