@@ -13,6 +13,7 @@ from .families import Natural
 from .lifting.blocks import Block
 from .objective import EnergyObjective
 from .steps.cone import Safety, residual
+from .steps.sweep import ROUNDING
 
 
 @dataclass(eq=False, repr=False)
@@ -59,6 +60,13 @@ class Info:
         if self._objective is None:
             return float("nan")
         return -float(self._objective.value(self._after).elbo)
+
+    @cached_property
+    def rounding(self) -> float:
+        """By how much rounding may let the ELBO fall: 64 eps of the sum of its absolute terms."""
+        if self._objective is None:
+            return float("nan")
+        return ROUNDING * float(self._objective.value(self._before).magnitude)
 
     @cached_property
     def residual(self) -> float:

@@ -115,7 +115,7 @@ def _smooth(initial: Tensor, transition: Tensor, observation: Tensor) -> _Smooth
 
     sizes = before.sum(-1, keepdim=True)
     filtered = before / sizes
-    predicted = _step(filtered.unsqueeze(-2), moves, None).squeeze(-2)
+    predicted = _step(filtered.unsqueeze(-3), moves, None).squeeze(-3)
     meeting = (predicted * after).sum(-1, keepdim=True)
     later = after / meeting
     if moves.shape[-3] == 1:
@@ -145,23 +145,27 @@ def _messages(start: Tensor, moves: Tensor, seen: Tensor | None) -> Tensor:
     T = moves.shape[-3] if seen is None else seen.shape[-2]
     length = LENGTH if T > LENGTH and prod(batch) * S**3 < STARTING else T
     chunks = ceil(T / length)
-    sees = [None] * length if seen is None else _places(seen, length, -2)
+    sees: Sequence[Tensor | None] = [None] * length
+    if seen is not None:  # laid along chunks, as the messages are
+        sees = [see.mT.contiguous().mT for see in _places(seen, length, -2)]
     places = list(zip(_places(moves, length, -3), sees, strict=True))
     messages = start
     if chunks > 1:
         (move, see), *rest = places
-        product = move if see is None else move * see.unsqueeze(-2)
+        product = move.transpose(-3, -2)
+        product = product if see is None else product * see.unsqueeze(-3)
         for move, see in rest:
             product = _step(product, move, see)
-        ends = _messages(start, _scaled(product), None)
+        ends = _messages(start, _scaled(product.transpose(-3, -2)), None)
         messages = torch.cat((start, ends[..., :-1, :]), -2)
-    messages = messages.unsqueeze(-2)
+    messages = messages.unsqueeze(-3)
     found = []
     for move, see in places:
         messages = _step(messages, move, see)
         messages = _scaled(messages) if chunks == 1 else messages
         found.append(messages)
-    return torch.cat(found, -2).reshape(*batch, chunks * length, S)[..., :T, :]
+    by_chunk = torch.cat(found, -3).transpose(-3, -2)
+    return by_chunk.reshape(*batch, chunks * length, S)[..., :T, :]
 
 
 def _places(steps: Tensor, length: int, dim: int) -> Sequence[Tensor]:
@@ -176,16 +180,18 @@ def _places(steps: Tensor, length: int, dim: int) -> Sequence[Tensor]:
 
 
 def _step(messages: Tensor, moves: Tensor, seen: Tensor | None) -> Tensor:
-    """Messages of each chunk moved, and multiplied. # shape: (*batch, chunks, messages, S)
+    """Messages of each chunk moved, and multiplied.
 
+    :param messages: # shape: (*batch, messages, chunks, S)
     :param moves: # shape: (*batch, chunks or 1, S, S)
     :param seen: # shape: (*batch, chunks, S)
     """
-    if moves.shape[-3] == 1:  # one product of matrices, not one for each chunk
-        moved = (messages.flatten(-3, -2) @ moves.squeeze(-3)).view(messages.shape)
-    else:
-        moved = messages @ moves
-    return moved if seen is None else moved * seen.unsqueeze(-2)
+    if moves.shape[-3] > 1:
+        moved = (messages.transpose(-3, -2) @ moves).transpose(-3, -2)
+    else:  # one product of matrices for all chunks; its long rows make what follows fast
+        moved = (moves.squeeze(-3).mT @ messages.flatten(-3, -2).mT).mT
+        moved = moved.unflatten(-2, messages.shape[-3:-1])
+    return moved if seen is None else moved * seen.unsqueeze(-3)
 
 
 def _scaled(factors: Tensor) -> Tensor:

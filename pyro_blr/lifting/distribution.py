@@ -192,7 +192,10 @@ class LiftedDistribution(TorchDistribution):
             )
 
     def _bare(self, arguments: Mapping[str, Any]) -> Any:
-        """The distribution of other arguments, its own shape aside; a real one of given ones."""
+        """The distribution of some arguments, its own shape aside; a real one of given ones."""
+        is_shaped = self.full_batch != self.own_batch or self.reinterpreted or self.masks
+        if arguments is self.arguments and not is_shaped:
+            return self
         made = LiftedDistribution if lifted_parts(arguments) else _given
         return made(self.distribution, arguments)
 
