@@ -124,6 +124,38 @@ def test_different_scales_in_one_sum() -> None:
     refused(errors.ArgumentError, scaled, torch.tensor(1.0), names=("'u'", "'v'", "scale"))
 
 
+def test_latents_of_plates_that_cross() -> None:
+    def crossed(y: torch.Tensor) -> None:
+        theta = weights(3)
+        with pyro.plate("k", 3):
+            mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+        columns, rows = pyro.plate("columns", 3, dim=-1), pyro.plate("rows", 4, dim=-2)
+        with columns:
+            u = pyro.sample("u", dist.Categorical(theta))
+        with rows:
+            v = pyro.sample("v", dist.Categorical(theta))
+        with columns, rows:
+            pyro.sample("y", dist.Normal(mu[u] + mu[v], 1.0), obs=y)
+
+    names = ("'columns'", "'rows'", "pyro.plate")
+    refused(errors.DiscreteLatentError, crossed, Y.reshape(4, 3), names=names)
+
+
+def test_a_latent_outside_of_its_plate() -> None:
+    """Another plate of the same size says nothing of which rows belong together."""
+
+    def renamed(y: torch.Tensor) -> None:
+        theta = weights(3)
+        with pyro.plate("k", 3):
+            mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+        with pyro.plate("n", len(y)):
+            z = pyro.sample("z", dist.Categorical(theta))
+        with pyro.plate("m", len(y)):
+            pyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
+
+    refused(errors.ShapeError, renamed, Y, names=("'z'", "'y'", "'n'"))
+
+
 def mixture(y: torch.Tensor) -> None:
     theta = weights(3)
     with pyro.plate("k", 3):
