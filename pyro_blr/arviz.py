@@ -18,6 +18,7 @@ from . import errors
 from ._compat import site_is_subsample
 from ._version import __version__
 from .blr import BLR
+from .energy.enumeration import is_discrete
 from .energy.latents import block_values
 from .energy.trace import missing_site
 from .guides.protocol import LatentGuide
@@ -170,10 +171,21 @@ def _run(
             "to_arviz with the arguments that the fit had."
         )
     for name in trace.stochastic_nodes:
-        if not site_is_subsample(trace.nodes[name]):
-            raise missing_site(name)
+        if site_is_subsample(trace.nodes[name]):
+            continue
+        raise _summed_out(name) if is_discrete(trace.nodes[name]["fn"]) else missing_site(name)
     trace.compute_log_prob()
     return trace
+
+
+def _summed_out(name: str) -> errors.DiscreteLatentError:
+    return errors.DiscreteLatentError(
+        f"latent {name!r} is discrete and was summed out: the log likelihood of a datum at a draw "
+        "is a sum over its values, which to_arviz does not take. Mend: take draws of the other "
+        "latents by guide.sample_posterior(num_samples) and the probabilities of its values by "
+        "blr.discrete_marginals(...), or write the sum in the model that is exported: "
+        "dist.MixtureSameFamily, or dist.DiscreteHMM for a chain."
+    )
 
 
 @dataclass(frozen=True)

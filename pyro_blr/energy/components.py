@@ -80,6 +80,7 @@ BuildSampled = Callable[[str, LiftedTensor], Factor]
 def build_component(component: Component, build_part: BuildPart, at_draws: BuildSampled) -> Factor:
     """The factor of a component: by its expected log factors, or with the sum inside the draws."""
     sites, scale = component.sites, component.scale
+    check_plates(component)
     sum_out = elimination(component)
 
     def sampled(reason: str) -> Factor:
@@ -100,6 +101,27 @@ def build_component(component: Component, build_part: BuildPart, at_draws: Build
     blocks = frozenset(b for p in parts for b in p.blocks)
     names = component.latents
     return EliminatedFactor(component.name, blocks, "", parts, sum_out, names, sampled)
+
+
+def check_plates(component: Component) -> None:
+    """Refuse a site that depends on a discrete latent outside of the latent's own plates.
+
+    Which element of the latent it depends on would not be known: they would be summed out as one.
+
+    :raises ShapeError: naming both.
+    """
+    latents = {s.dims.choices[s.choice.dim]: s for s in component.sites if s.choice is not None}
+    for site in component.sites:
+        own = set(site.dims.plates.values())
+        for which in site.choices & set(latents):
+            outside = sorted(set(latents[which].dims.plates.values()) - own)
+            if outside:
+                raise errors.ShapeError(
+                    f"site {site.name!r} depends on the discrete latent {latents[which].name!r} "
+                    f"outside of its plate {outside[0]!r}. Mend: put the site into the same "
+                    f"plate, by its name: `rows = pyro.plate({outside[0]!r}, ...)` may be entered "
+                    "several times by `with rows:`."
+                )
 
 
 def _shorten(parts: list[Part], sites: Sequence[TracedSite]) -> None:

@@ -100,11 +100,22 @@ class Elimination:
         scaled = [packed.mul(t, self.scale) for t in self.terms(*log_factors)]
         return torch.stack([t.sum() for t in scaled]).sum()
 
+    def _plates(self) -> list[str]:
+        return [repr(what) for what in self._symbols if isinstance(what, str)]
+
     def terms(self, *log_factors: Tensor) -> list[Tensor]:
         """The logs of the sums of each independent part, along its plates."""
         tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
         for tensor, indexed in zip(log_factors, self.factors, strict=True):
             term = packed.pack(tensor, indexed.symbols)
             tree.setdefault(indexed.ordinal, []).append(term)
-        found = contract_tensor_tree(tree, set(self.sums), ring=StableLogRing())
+        try:
+            found = contract_tensor_tree(tree, set(self.sums), ring=StableLogRing())
+        except NotImplementedError as error:  # Pyro's, on plates of which none is in the other
+            raise errors.DiscreteLatentError(
+                f"discrete latents of plates that cross ({', '.join(self._plates())}) meet in one "
+                "site, so that summing them out takes a time that grows exponentially with the "
+                "size of a plate. Mend: write one of these plates as a loop, `for i in "
+                "pyro.plate(...)`, where it is short."
+            ) from error
         return [term for terms in found.values() for term in terms]

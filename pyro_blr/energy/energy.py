@@ -281,8 +281,17 @@ class Energy:
         for factor in self.factors:
             number, _ = factor.evaluate(value.moments, draws, None)
             if not host.truth(torch.isfinite(number)):
-                raise non_finite(factor.name)
+                raise non_finite(_culprit(factor, value.moments))
         raise non_finite(", ".join(b.name for b in self.blocks))
+
+
+def _culprit(factor: Factor, moments: Mapping[Block, Moments]) -> str:
+    """The site that makes a factor NaN or infinite; of a sum over discrete latents one of many."""
+    if isinstance(factor, EliminatedFactor):
+        values = zip(factor.parts, factor.expected(moments), strict=True)
+        wrong = [p.name for p, v in values if host.truth((v.isnan() | (v == math.inf)).any())]
+        return wrong[0] if wrong else factor.name
+    return factor.name
 
 
 def _quadratures(factor: Factor) -> list[QuadratureFactor]:

@@ -91,6 +91,39 @@ def summed_out(name: str, fn: Any, infer: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "enumerate": "parallel", "expand": False}
 
 
+def check_declared(msg: Mapping[str, Any], nesting: int) -> None:
+    """Refuse a batch of discrete latents that no plate declares: are they summed out apart?
+
+    :param nesting: the dims that are left to plates.
+    :raises ShapeError: naming the site.
+    """
+    plates = {f.dim for f in msg["cond_indep_stack"] if f.vectorized}
+    shape = tuple(msg["fn"].batch_shape)[-nesting:] if nesting else ()
+    undeclared = [d for d in range(-len(shape), 0) if shape[d] > 1 and d not in plates]
+    if undeclared:
+        raise errors.ShapeError(
+            f"the discrete latent {msg['name']!r} has the batch shape {shape}, and no plate is at "
+            f"dim {undeclared[0]}. Mend: put it into `with pyro.plate(name, "
+            f"{shape[undeclared[0]]}, dim={undeclared[0]})`, so that each element is summed out "
+            "alone."
+        )
+
+
+def check_rows(name: str, shape: tuple[int, ...], dims: Dims) -> None:
+    """Refuse rows below a discrete latent that no plate declares: is each of its own class?
+
+    :param shape: the log density's, without the dims of discrete latents.
+    :raises ShapeError: naming the site.
+    """
+    undeclared = [d for d in range(-len(shape), 0) if shape[d] > 1 and d not in dims.plates]
+    if undeclared:
+        raise errors.ShapeError(
+            f"the log density of site {name!r} depends on a discrete latent, has the shape {shape} "
+            f"along plates, and no plate is at dim {undeclared[0]}. Mend: declare the dim by "
+            f"pyro.plate, or the elements that belong together by .to_event."
+        )
+
+
 def discrete_site(name: str) -> errors.DiscreteLatentError:
     """The error for a discrete latent where it cannot be summed out."""
     return errors.DiscreteLatentError(

@@ -28,7 +28,9 @@ from .enumeration import (
     NO_DIMS,
     Choice,
     Dims,
+    check_declared,
     check_memory,
+    check_rows,
     choice_of,
     dims_of,
     is_discrete,
@@ -164,6 +166,7 @@ class LiftMessenger(Messenger):
             if self.nesting is None:
                 raise HasDiscrete(msg["name"])
             msg["infer"] = summed_out(msg["name"], msg["fn"], msg["infer"])
+            check_declared(msg, self.nesting)
             return
         if latent is None:
             raise missing_site(msg["name"])
@@ -238,6 +241,8 @@ class LiftMessenger(Messenger):
         sizes = [len(right) - i for i, size in enumerate(right) if size > 1]
         self.traced.nesting = max(self.traced.nesting, depth, *sizes, 0)
         _check_plates_of(msg, right)
+        if dims.depends_on(shape):
+            check_rows(msg["name"], right, dims)
         if dims.choices:
             check_memory(msg["name"], shape, dims, getattr(log_prob, "device", torch.device("cpu")))
 

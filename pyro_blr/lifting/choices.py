@@ -57,7 +57,7 @@ def indexed(term: Term, out: tuple[Axis, ...]) -> Term:
             if isinstance(axis, Gather) or axis in out or not known:
                 continue
             if constants.memo(_is_one_hot, (constant.tensor,), place):
-                index = constants.memo(torch.argmax, (constant.tensor,), place)
+                index = constants.memo(_place_of_one, (constant.tensor,), place)
                 rest = tuple(c for c in term.constants if c is not constant)
                 short = Term(term.number, rest, term.atoms, term.exponentials)
                 return indexed(short.renamed({axis: Gather(index, others)}), out)  # type: ignore[arg-type]
@@ -66,6 +66,10 @@ def indexed(term: Term, out: tuple[Axis, ...]) -> Term:
 
 def _is_one_hot(tensor: Tensor, dim: int) -> bool:
     return _has_zeros_and_ones(tensor) and host.truth((tensor.sum(dim) == 1).all())
+
+
+def _place_of_one(tensor: Tensor, dim: int) -> Tensor:
+    return tensor.double().argmax(dim)
 
 
 def split_masks(term: Term) -> tuple[tuple[Constant, ...], Term]:

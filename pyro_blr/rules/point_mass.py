@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
 from .. import errors
@@ -138,9 +139,12 @@ class PointMassRule(Rule):
 
         :raises NonFiniteError: naming the site.
         """
-        with watched(watch):
+        # Pyro's loss that sums over discrete latents refuses to be without a graph.
+        graph = torch.is_grad_enabled() or isinstance(self.elbo, TraceEnum_ELBO)
+        with watched(watch), torch.set_grad_enabled(graph):
             found: Any = self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs)
         value = torch.as_tensor(found)
+        value = value if torch.is_grad_enabled() else value.detach()
         loss = float(value.detach())
         if not math.isfinite(loss):
             raise watch.error(loss)

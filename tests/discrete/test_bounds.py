@@ -30,3 +30,13 @@ def test_the_bound_is_the_sum_over_all_assignments(small: Small) -> None:
         )
         torch.testing.assert_close(own, probs, rtol=1e-9, atol=1e-11)
     assert set(small.discrete) <= set(tiers(blr, *small.args))
+
+
+@pytest.mark.parametrize("name", [n for n in SMALL if n not in ("logistic regressions",)])
+def test_conjugate_models_stay_so(name: str) -> None:
+    """Every part of a sum is exact, and linear in each block's mean parameters."""
+    small = SMALL[name]
+    blr, _ = engine(small.model, blocks="site", on_sampled="error")
+    factors = blr.explain(*small.args).factors
+    assert {f.tier for f in factors} == {"exact"}
+    assert all(f.conjugate for f in factors)

@@ -176,3 +176,20 @@ def test_a_sampled_part_makes_a_sum_marginal_and_says_so() -> None:
     strict = BLR(jumping, blr.guide, on_sampled="error")
     with pytest.raises(Exception, match=r"'z'[\s\S]*Mend: "):
         strict.step(models.randn(0, 5))
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the second derivative of a gamma draw in its shape is approximate, so that the Hessian "
+    "on draws of a Dirichlet or Gamma q is not positive definite and no gap is certified",
+)
+def test_unknown_weights_are_certified_at_draws() -> None:
+    def known_means(y: torch.Tensor) -> None:
+        theta = weights(2, 2.0)
+        with pyro.plate("n", len(y)):
+            z = pyro.sample("z", dist.Categorical(theta))
+            pyro.sample("y", dist.Normal(torch.tensor([-1.2, 1.2])[z], 1.0), obs=y)
+
+    start = {"theta": dist.Dirichlet(torch.tensor([3.0, 3.0]))}
+    blr, _ = engine(known_means, start, discrete="marginal")
+    assert blr.fit(Y, max_steps=15).converged

@@ -136,11 +136,27 @@ def test_control_flow_on_a_latent_is_sampled_from_the_guide():
     assert float(guide.median()["z"]) == pytest.approx(float(reals()[0].mean()), abs=0.6)
 
 
-def test_a_guide_known_by_its_draws_needs_an_enumerating_loss():
+def test_a_latent_that_the_guide_leaves_out_is_summed_out_unless_the_loss_does_not():
     def model(y):
         m = pyro.sample("m", dist.Normal(0.0, 1.0))
         with pyro.plate("n", len(y)):
             k = pyro.sample("k", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            pyro.sample("y", dist.Normal(m + 3 * k, 1.0), obs=y)
+
+    hidden = poutine.block(model, hide=["k"])
+    assert BLR(model, auto.AutoNormal(hidden)).step(*reals()) > 0
+    blr = BLR(model, auto.AutoNormal(hidden), loss=TraceEnum_ELBO(), on_sampled="ignore")
+    assert blr.step(*reals()) > 0
+    assert BLR(model, auto.AutoDelta(hidden)).step(*reals()) > 0
+    with pytest.raises(e.DiscreteLatentError, match="'k'"):
+        BLR(model, auto.AutoDelta(hidden), loss=Trace_ELBO()).step(*reals())
+
+
+def test_a_guide_known_by_its_draws_needs_an_enumerating_loss():
+    def model(y):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("n", len(y)):
+            k = pyro.sample("k", dist.Bernoulli(0.5))
             pyro.sample("y", dist.Normal(m + 3 * k, 1.0), obs=y)
 
     def guide(y):
