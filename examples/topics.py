@@ -25,8 +25,8 @@ from . import data, show
 NAME = "three_men1-ldaK2"
 K = 2
 BOUNDS = ("mean_field", "marginal")
-#: Draws of q in a step at draws, and such steps.
-POINTS, STEPS = 8, 4
+#: Draws of q in a step of the second bound, and the most steps; more draws would come closer.
+POINTS, STEPS = 32, 6
 #: Words that the picture shows of each topic.
 SHOWN = 12
 
