@@ -64,7 +64,7 @@ def test_two_gaussians_equal_the_reference_draws(tmp_path: Path, data_folder: Pa
             assert error < 0.1, (bound, name)
             # Mean field leaves out what the assignments do not know.
             low = 0.97 if bound == "marginal" else 0.9
-            assert low < drawn.std() / exact[name].std() < 1.03 or bound == "mean_field"
+            assert low < drawn.std() / exact[name].std() < 1.03, (bound, name)
     assert_is_picture(tmp_path, "gauss_mix")
 
 
