@@ -79,9 +79,11 @@ def draw(found: Found, out: Path) -> Path:
     widest = float(found.loadings.abs().max())
     for k in range(K):
         axes[0, k].set_title(f"{int((found.label == k).sum())}\nimages", fontsize=8)
-        shown = axes[0, k].imshow(found.mean[k].reshape(8, 8), cmap="gray_r", vmin=0, vmax=16)
+        shown = axes[0, k].imshow(
+            found.mean[k].reshape(8, 8).numpy(), cmap="gray_r", vmin=0, vmax=16
+        )
         for q in range(Q):
-            loading = found.loadings[k, :, q].reshape(8, 8)
+            loading = found.loadings[k, :, q].reshape(8, 8).numpy()
             change = axes[q + 1, k].imshow(loading, cmap="RdBu_r", vmin=-widest, vmax=widest)
         for axis, name in zip(axes[:, k], names, strict=True):
             axis.set(xticks=[], yticks=[])

@@ -92,7 +92,9 @@ def ellipse(axis: Axes, mean: Any, covariance: Any, **style: Any) -> None:
     axis.add_patch(Ellipse(tuple(mean), large, small, angle=angle, fill=False, **style))
 
 
-def draw(rows: Tensor, two: Found, peer: GaussianMixture, elbos: list[float], out: Path) -> Path:
+def draw(
+    rows: Tensor, two: Found, peer: GaussianMixture, elbos: dict[int, float], out: Path
+) -> Path:
     """Eruptions by their class, and the ELBO of each number of classes."""
     figure, (left, right) = show.picture(1, 2, figsize=(9.5, 4.4), width_ratios=(1.7, 1))
     label = two.probs.argmax(-1)
@@ -109,7 +111,7 @@ def draw(rows: Tensor, two: Found, peer: GaussianMixture, elbos: list[float], ou
     left.set_ylabel("wait for the next one (minutes)")
     left.set_title("Old Faithful: classes and their 2 sd ellipses")
     left.legend(loc="upper left")
-    right.plot(CLASSES, elbos, "o-", color=show.COLOURS[0])
+    right.plot(list(elbos), list(elbos.values()), "o-", color=show.COLOURS[0])
     right.set_xticks(CLASSES)
     right.set_xlabel("number of classes K")
     right.set_ylabel("ELBO + log K! (nats)")
@@ -117,11 +119,11 @@ def draw(rows: Tensor, two: Found, peer: GaussianMixture, elbos: list[float], ou
     return show.save(figure, out, "old_faithful")
 
 
-def main(out: Path) -> Found:
-    """Fit one to five classes, print and draw what two say."""
+def main(out: Path) -> tuple[Found, dict[int, float]]:
+    """Fit one to five classes, print and draw what two say. Return that, and the ELBO by K."""
     rows = data.old_faithful()
-    elbos = [evidence(fit(rows, K)[1], K) for K in CLASSES]
-    for K, value in zip(CLASSES, elbos, strict=True):
+    elbos = {K: evidence(fit(rows, K)[1], K) for K in CLASSES}
+    for K, value in elbos.items():
         print(f"K={K}: ELBO + log K! {value:.2f} nats")
     blr, fitted = fit(rows, 2)
     show.report("two classes", blr, fitted, standardised(rows)[0], 2)
@@ -135,7 +137,7 @@ def main(out: Path) -> Found:
     unsure = int((two.probs.amax(-1) < 0.99).sum())
     print(f"{unsure} of {len(rows)} eruptions are less than 99% sure of their class")
     draw(rows, two, peer, elbos, out)
-    return two
+    return two, elbos
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from . import data, show
 NAME = "three_men1-ldaK2"
 K = 2
 BOUNDS = ("mean_field", "marginal")
-#: Draws of q in a step at draws, and such steps.
-POINTS, STEPS = 8, 4
+#: Draws of q in a step of the second bound, and the most steps; more draws would come closer.
+POINTS, STEPS = 32, 6
 #: Words that the picture shows of each topic.
 SHOWN = 12
 
@@ -86,7 +86,16 @@ def draw(found: dict[str, Found], out: Path) -> Path:
         place = torch.arange(1, len(first) + 1) + shift[bound]
         low, high = (torch.from_numpy(beta_quantile(law, p)) for p in (0.025, 0.975))
         bars = torch.stack([law.mean - low, high - law.mean]).clamp(min=0)
-        axes[0].errorbar(place, law.mean, bars, fmt="o", ms=4, color=colour, label=bound, capsize=2)
+        axes[0].errorbar(
+            place.numpy(),
+            law.mean.numpy(),
+            bars.numpy(),
+            fmt="o",
+            ms=4,
+            color=colour,
+            label=bound,
+            capsize=2,
+        )
     axes[0].set(xlabel="document", ylabel="share of topic 1", ylim=(-0.05, 1.05))
     axes[0].set_title("topics of the documents, 95% of q")
     axes[0].legend(loc="center right")
@@ -96,12 +105,16 @@ def draw(found: dict[str, Found], out: Path) -> Path:
         words = (ratio * (1 - 2 * k)).argsort(descending=True)[:SHOWN].flip(0)
         rows = torch.arange(SHOWN)
         for topic in range(K):
-            height = rows + 0.2 * (1 - 2 * topic)
+            height = (rows + 0.2 * (1 - 2 * topic)).numpy()
             label = f"topic {topic + 1}"
             axis.barh(
-                height, 100 * phi[topic, words], 0.38, color=show.COLOURS[2 + topic], label=label
+                height,
+                (100 * phi[topic, words]).numpy(),
+                0.38,
+                color=show.COLOURS[2 + topic],
+                label=label,
             )
-        axis.set_yticks(rows, [f"word {int(w) + 1}" for w in words])
+        axis.set_yticks(rows.tolist(), [f"word {int(w) + 1}" for w in words])
         axis.set_xlabel("probability (%)")
         axis.set_title(f"words that set topic {k + 1} apart")
         axis.legend(loc="lower right")
