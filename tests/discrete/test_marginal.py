@@ -178,11 +178,6 @@ def test_a_sampled_part_makes_a_sum_marginal_and_says_so() -> None:
         strict.step(models.randn(0, 5))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the second derivative of a gamma draw in its shape is approximate, so that the Hessian "
-    "on draws of a Dirichlet or Gamma q is not positive definite and no gap is certified",
-)
 def test_unknown_weights_are_certified_at_draws() -> None:
     def known_means(y: torch.Tensor) -> None:
         theta = weights(2, 2.0)
