@@ -34,6 +34,11 @@ class HiddenChain:
     observation: Any
 
     @property
+    def log_factors(self) -> tuple[Any, ...]:
+        """What expectations are taken of."""
+        return self.initial, self.transition, self.observation
+
+    @property
     def states(self) -> int:
         """The number S of states."""
         return int(self.initial.shape[-1])
@@ -85,11 +90,20 @@ class ForwardSum:
 
     def __call__(self, initial: Tensor, transition: Tensor, observation: Tensor) -> Tensor:
         """In nats. # shape: ()"""
-        total = log_evidence(initial, transition, observation)
-        if self.mask is False:
-            total = torch.zeros_like(total)
-        elif isinstance(self.mask, Tensor):
-            mask, total = torch.broadcast_tensors(self.mask, total)
-            total = torch.where(mask, total, 0.0)
-        result: Tensor = (total * self.scale).sum()
-        return result
+        return masked_sum(log_evidence(initial, transition, observation), self.mask, self.scale)
+
+
+def masked_sum(total: Tensor, mask: Tensor | bool | None, scale: Any) -> Tensor:
+    """The sum over sequences.
+
+    :param total: of each sequence. # shape: (*batch)
+    :param mask: which of them count; None for all.
+    :param scale: what it is multiplied by.
+    """
+    if mask is False:
+        total = torch.zeros_like(total)
+    elif isinstance(mask, Tensor):
+        mask, total = torch.broadcast_tensors(mask, total)
+        total = torch.where(mask, total, 0.0)
+    result: Tensor = (total * scale).sum()
+    return result
