@@ -41,9 +41,9 @@ class Space:
 
     first: Any = field(default_factory=lambda: unit(D, 1.5)(torch.zeros(D)))
     move: Any = TURN
-    step: Law = unit(D, 0.7)
+    step: Law = field(default_factory=lambda: unit(D, 0.7))
     see: Any = SEEN
-    error: Law = unit(E, 0.6)
+    error: Law = field(default_factory=lambda: unit(E, 0.6))
     step_loc: Any = field(default_factory=lambda: torch.zeros(D))
     error_loc: Any = field(default_factory=lambda: torch.zeros(E))
 

@@ -95,7 +95,6 @@ PYRO = {
         "lifting.densities",
         "lifting.declared",
         "lifting.distribution",
-        "lifting.gaussian_form",
         "lifting.low_rank_normal",
         "lifting.wrappers",
         "energy.discrete_marginals",

@@ -33,7 +33,7 @@ from .factors import (
     Summed,
 )
 from .hidden_gaussian import ChainIntegral, GaussianChain
-from .hidden_markov import ForwardSum, HiddenChain
+from .hidden_markov import ForwardSum, HiddenChain, Sequences
 from .sampled import SampledFactor
 from .trace import TracedSite
 
@@ -90,12 +90,14 @@ def _of_chain(
         return build_factor(replace(site, chain=None, no_chain=reason), layout, estimator)
 
     sum_out: ForwardSum | ChainIntegral
+    latents: tuple[str, ...] = ()
+    count = Sequences(site.log_prob.shape, site.mask, site.scale)
     if isinstance(chain, HiddenChain):
         given, latents = _log_factors(site.name, chain), (f"{site.name}.states",)
-        sum_out = ForwardSum(site.scale, site.mask)
+        sum_out = ForwardSum(count)
     else:
-        given, latents = _coefficients(site.name, chain), ()
-        sum_out = ChainIntegral(chain, site.scale, site.mask)
+        given = _coefficients(site.name, chain)
+        sum_out = ChainIntegral(chain, count)
     parts: list[Part] = []
     for own, (log_factor, rest) in given.items():
         part = _part(own, log_factor, layout, rest)

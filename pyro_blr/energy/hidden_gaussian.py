@@ -22,7 +22,7 @@ from ..lifting.distribution import LiftedDistribution
 from ..lifting.gaussian_form import GaussianForm, double, gaussian_form
 from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import NotPolynomial
-from .hidden_markov import masked_sum
+from .hidden_markov import Sequences
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,17 +93,16 @@ class ChainIntegral:
     """The log of the integral over the states of a Gaussian chain, from its coefficients.
 
     :param chain: whose coefficients come in their order.
-    :param scale: what the result is multiplied by.
-    :param mask: which sequences count; None for all.
+    :param count: from the integral of each sequence to that of all.
     """
 
-    def __init__(self, chain: GaussianChain, scale: Any, mask: Tensor | bool | None) -> None:
+    def __init__(self, chain: GaussianChain, count: Sequences) -> None:
         self.names = tuple(chain.coefficients)
-        self.value, self.scale, self.mask = chain.value, scale, mask
+        self.value, self.count = chain.value, count
 
     def __call__(self, *coefficients: Tensor) -> Tensor:
         """In nats. # shape: ()"""
-        return masked_sum(self._log_integral(*coefficients), self.mask, self.scale)
+        return self.count(self._log_integral(*coefficients))
 
     def _log_integral(self, *coefficients: Tensor) -> Tensor:
         """Of each sequence. # shape: (*batch)"""

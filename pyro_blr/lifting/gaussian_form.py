@@ -3,6 +3,7 @@
 
 """Gaussian vectors by mean, precision and log determinant, lifted where their arguments are."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from . import constants, host
 from .densities import density_of
 from .distribution import LiftedDistribution
 from .matrices import precision_of
+from .polynomial import Polynomial
 from .tensor import Call, LiftedTensor, polynomial_of
 from .terms import NotPolynomial
 
@@ -96,17 +98,20 @@ def _from_scales(scale: Tensor) -> tuple[Tensor, Tensor]:
 def _of_vector(loc: Any, name: str, matrix: Any) -> GaussianForm:
     precision, half_log_det = precision_of(name, polynomial_of(matrix))
     if not isinstance(matrix, LiftedTensor):
-        inverse = constants.memo(_precision, (matrix,), name)
-        return GaussianForm(
-            _unless_zero(loc), inverse, constants.memo(_half_log_det, (matrix,), name), False
-        )
-    nodes = [
-        LiftedTensor(
-            poly.shape, matrix.dtype, matrix.device, poly=poly, call=Call(function, (matrix, name), {})
-        )
-        for function, poly in ((_precision, precision), (_half_log_det, half_log_det))
-    ]
-    return GaussianForm(_unless_zero(loc), *nodes, False)
+        known = constants.memo(_precision, (matrix,), name)
+        half = constants.memo(_half_log_det, (matrix,), name)
+        return GaussianForm(_unless_zero(loc), known, half, False)
+    inverse = _recorded(_precision, precision, matrix, name)
+    return GaussianForm(
+        _unless_zero(loc), inverse, _recorded(_half_log_det, half_log_det, matrix, name), False
+    )
+
+
+def _recorded(
+    function: Callable[..., Tensor], poly: Polynomial, matrix: LiftedTensor, name: str
+) -> LiftedTensor:
+    call = Call(function, (matrix, name), {})
+    return LiftedTensor(poly.shape, matrix.dtype, matrix.device, poly=poly, call=call)
 
 
 def _precision(matrix: Tensor, name: str) -> Tensor:
