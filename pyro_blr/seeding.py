@@ -43,7 +43,7 @@ DECIDED = 10.0
 
 def is_blind(factor: EliminatedFactor, moments: Mapping[Block, Moments]) -> bool:
     """Whether the posterior of the discrete latents is their prior, whatever the data."""
-    if factor.held is not None or all(p.is_prior for p in factor.parts):
+    if factor.held is not None or not factor.latents or all(p.is_prior for p in factor.parts):
         return False
     with torch.no_grad():
         values = factor.expected(moments)

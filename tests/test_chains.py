@@ -249,9 +249,9 @@ def test_em_is_the_kalman_smoothers():
 
 
 def test_a_gaussian_hmm_with_unknown_noise():
-    """Its states are integrated out by Pyro; q over the precision is within its family's gap."""
+    """Its states are integrated out at draws; q over the precision is within its family's gap."""
     y = models.smooth_series(40)
-    blr, guide = engine(models.gaussian_hmm, on_sampled="ignore")
+    blr, guide = engine(models.gaussian_hmm, discrete="marginal", on_sampled="ignore")
     fit = blr.fit(y)
     assert fit.converged, fit.reason
     one, data = torch.eye(1), models.state_space(40, D=1, E=1)

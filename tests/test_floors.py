@@ -100,6 +100,7 @@ PYRO = {
         "energy.discrete_marginals",
         "energy.domains",
         "energy.elimination",
+        "energy.hidden_gaussian",
         "energy.hidden_markov",
         "energy.log_einsum",
         "energy.trace",

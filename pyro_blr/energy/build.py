@@ -32,7 +32,8 @@ from .factors import (
     QuadratureFactor,
     Summed,
 )
-from .hidden_markov import ForwardSum, HiddenChain
+from .hidden_gaussian import ChainIntegral, GaussianChain
+from .hidden_markov import ForwardSum, HiddenChain, Sequences
 from .sampled import SampledFactor
 from .trace import TracedSite
 
@@ -76,19 +77,27 @@ def _of_component(component: Component, layout: Layout, estimator: str, discrete
 MARGINAL = "marginal"
 
 
-def _of_chain(site: TracedSite, chain: HiddenChain, layout: Layout, estimator: str) -> Factor:
+#: What a part has beside its log factor, by its name; see :class:`~.eliminated.Part`.
+Given = dict[str, tuple[Any, tuple[Any, ...]]]
+
+
+def _of_chain(
+    site: TracedSite, chain: HiddenChain | GaussianChain, layout: Layout, estimator: str
+) -> Factor:
     """The factor of a hidden Markov model: its states summed out of expected log factors."""
-    states, name = chain.states, site.name
-    # Of S states about one takes part, of S * S transitions one.
-    given = {
-        f"{name}.initial": (chain.initial, (None, 1.0, states, 0.0, None, True)),
-        f"{name}.transition": (chain.transition, (None, 1.0, states**2, 0.0, None, True)),
-        name: (chain.observation, (None, 1.0, states, 0.0, -1, False)),
-    }
 
     def at_draws(reason: str) -> Factor:
-        return build_factor(replace(site, chain=None), layout, estimator)
+        return build_factor(replace(site, chain=None, no_chain=reason), layout, estimator)
 
+    sum_out: ForwardSum | ChainIntegral
+    latents: tuple[str, ...] = ()
+    count = Sequences(site.log_prob.shape, site.mask, site.scale)
+    if isinstance(chain, HiddenChain):
+        given, latents = _log_factors(site.name, chain), (f"{site.name}.states",)
+        sum_out = ForwardSum(count)
+    else:
+        given = _coefficients(site.name, chain)
+        sum_out = ChainIntegral(chain, count)
     parts: list[Part] = []
     for own, (log_factor, rest) in given.items():
         part = _part(own, log_factor, layout, rest)
@@ -96,8 +105,21 @@ def _of_chain(site: TracedSite, chain: HiddenChain, layout: Layout, estimator: s
             return at_draws(part)
         parts.append(part)
     blocks = frozenset(b for p in parts for b in p.blocks)
-    sum_out = ForwardSum(site.scale, site.mask)
-    return EliminatedFactor(name, blocks, "", parts, sum_out, (f"{name}.states",), at_draws)
+    return EliminatedFactor(site.name, blocks, "", parts, sum_out, latents, at_draws)
+
+
+def _log_factors(name: str, chain: HiddenChain) -> Given:
+    """Of discrete states: of S about one takes part, of S * S transitions one."""
+    states = chain.states
+    return {
+        f"{name}.initial": (chain.initial, (None, 1.0, states, 0.0, None, True)),
+        f"{name}.transition": (chain.transition, (None, 1.0, states**2, 0.0, None, True)),
+        name: (chain.observation, (None, 1.0, states, 0.0, -1, False)),
+    }
+
+
+def _coefficients(name: str, chain: GaussianChain) -> Given:
+    return {f"{name}.{law}.{n}": (c, (None, 1.0)) for (law, n), c in chain.coefficients.items()}
 
 
 def _part(name: str, node: Any, layout: Layout, given: tuple[Any, ...]) -> Part | str:
@@ -126,7 +148,7 @@ def build_factor(site: TracedSite, layout: Layout, estimator: str = "auto") -> F
     if not isinstance(site.log_prob, LiftedTensor):
         return _constant_factor(site)
     node = site.log_prob
-    reason = node.reason
+    reason = f"{site.no_chain}; {node.reason}" if site.no_chain else node.reason
     if node.poly is not None:
         poly = node.poly
         parts = (poly, site.mask, site.scale)

@@ -29,7 +29,7 @@ def discrete_marginals(energy: Energy, moments: MomentsMap, draws: Draws | None)
     found: dict[str, Any] = {}
     for factor in energy.factors:
         component = next((c for c in joined if c.name == factor.name), None)
-        if isinstance(factor, EliminatedFactor):
+        if isinstance(factor, EliminatedFactor) and factor.latents:
             weights = _expected_weights(factor, moments)
             if component is None:
                 found[factor.latents[0]] = _classes(weights[-1])

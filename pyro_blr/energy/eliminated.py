@@ -224,15 +224,23 @@ class EliminatedFactor(Factor):
         Each is a sum of a few terms that cancel, which are about as large as the log factors of
         values that are far off; of the values of a latent about one takes part.
         """
-        sizes = [v.detach().abs().sum() / p.states for p, v in zip(self.parts, values, strict=True)]
+        if self.latents:
+            sized = zip(self.parts, values, strict=True)
+            sizes = [v.detach().abs().sum() / p.states for p, v in sized]
+        else:
+            weights = self._posterior(values)
+            sizes = [(w * v.detach()).abs().sum() for w, v in zip(weights, values, strict=True)]
         return torch.stack([total.abs(), *sizes]).sum()
 
     def weights(self, moments: MomentsMap) -> list[Tensor]:
         """The posterior of the discrete latents, as the weight of each element of each part."""
+        with torch.no_grad():
+            return self._posterior(self.expected(moments))
+
+    def _posterior(self, values: Sequence[Tensor]) -> list[Tensor]:
         if self.held is not None:
             return list(self.held.weights)
-        with torch.no_grad():
-            return self._sum(self.expected(moments)).weights
+        return self._sum(tuple(v.detach() if v.requires_grad else v for v in values)).weights
 
     def _sum(self, values: tuple[Tensor, ...]) -> "Summed":
         """The sum and its gradient; of the same log factors they are taken again."""
@@ -303,7 +311,7 @@ class Held:
 
 def weighted_sum(weights: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
     """The expectation of the sum of log factors; what has no weight may be -inf."""
-    terms = [torch.where(w > 0, w * v, 0.0).sum() for w, v in zip(weights, values, strict=True)]
+    terms = [torch.where(w != 0, w * v, 0.0).sum() for w, v in zip(weights, values, strict=True)]
     return torch.stack(terms).sum()
 
 

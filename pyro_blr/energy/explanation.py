@@ -127,6 +127,9 @@ def explain(
 
 def _rows(energy: Energy, factor: Factor) -> list[FactorExplanation]:
     """A row for a factor; of sites that discrete latents join, one for each of them."""
+    if isinstance(factor, EliminatedFactor) and not factor.latents:
+        why = f"the states of {factor.name} integrated out of expected log factors (mean_field)"
+        return [_row(energy, factor, why, all(map(factor.is_conjugate_in, factor.blocks)))]
     if isinstance(factor, EliminatedFactor):
         why = f"{factor.name} summed out of expected log factors (mean_field)"
         return [_row(energy, p, why, all(map(p.is_linear_in, p.blocks))) for p in factor.parts]

@@ -34,6 +34,11 @@ class HiddenChain:
     observation: Any
 
     @property
+    def log_factors(self) -> tuple[Any, ...]:
+        """What expectations are taken of."""
+        return self.initial, self.transition, self.observation
+
+    @property
     def states(self) -> int:
         """The number S of states."""
         return int(self.initial.shape[-1])
@@ -76,20 +81,41 @@ def _normalised(logits: Any) -> Any:
 class ForwardSum:
     """The log of the sum over all paths of a hidden chain: the forward algorithm.
 
-    :param scale: what the result is multiplied by.
-    :param mask: which sequences count; None for all.
+    :param count: from the sum of each sequence to that of all.
     """
 
-    def __init__(self, scale: Any, mask: Tensor | bool | None) -> None:
-        self.scale, self.mask = scale, mask
+    def __init__(self, count: "Sequences") -> None:
+        self.count = count
 
     def __call__(self, initial: Tensor, transition: Tensor, observation: Tensor) -> Tensor:
         """In nats. # shape: ()"""
-        total = log_evidence(initial, transition, observation)
-        if self.mask is False:
-            total = torch.zeros_like(total)
-        elif isinstance(self.mask, Tensor):
-            mask, total = torch.broadcast_tensors(self.mask, total)
+        return self.count(log_evidence(initial, transition, observation))
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """The sum over the sequences of a site.
+
+    :param shape: the batch shape, along which data and arguments may be alike.
+    :param mask: which of them count; None for all.
+    :param scale: what it is multiplied by.
+    """
+
+    shape: torch.Size
+    mask: Tensor | bool | None
+    scale: Any
+
+    def __call__(self, total: Tensor) -> Tensor:
+        """In nats. # shape: ()
+
+        :param total: of each sequence. # shape: broadcasts to `shape`
+        """
+        mask = self.mask
+        total = total.expand(torch.broadcast_shapes(total.shape, self.shape))
+        if mask is False:  # still a function of the log factors
+            mask = torch.zeros((), dtype=torch.bool, device=total.device)
+        if isinstance(mask, Tensor):
+            mask, total = torch.broadcast_tensors(mask, total)
             total = torch.where(mask, total, 0.0)
         result: Tensor = (total * self.scale).sum()
         return result

@@ -10,6 +10,7 @@ Normal-Gamma law, evidence included; apart they would be a mean field. The same 
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from math import prod
 
 from ..families import (
@@ -56,9 +57,15 @@ def join(blocks: Sequence[Block], traced: Traced) -> list[Block]:
 
 
 def summed_factors(traced: Traced) -> dict[str, Polynomial]:
-    """The log density of each site that is a polynomial, summed over its dims."""
+    """The log density of each site that is a polynomial, summed over its dims.
+
+    Of a hidden chain it is the sum of its log factors, whatever their weights: mask and scale act
+    on sequences, and not on the dims of these.
+    """
     found = {}
     for site in traced.sites:
+        if site.chain is not None:
+            site = replace(site, mask=None, scale=1)
         polys = [f.poly for f in site.lifted_factors]
         known = [summed_polynomial(poly, site) for poly in polys if poly is not None]
         if known and len(known) == len(polys):

@@ -36,6 +36,7 @@ from .enumeration import (
     is_discrete,
     summed_out,
 )
+from .hidden_gaussian import GaussianChain, gaussian_chain
 from .hidden_markov import HiddenChain, hidden_chain
 from .latents import Latent, Latents
 from .parameters import LiftedParameter, Parameter
@@ -52,6 +53,7 @@ class TracedSite:
     :param dims: what the dims of the log density are.
     :param choice: how the site was enumerated, if it is a discrete latent.
     :param chain: the log factors of its hidden chain, if it is a hidden Markov model.
+    :param no_chain: why one of Gaussian states has none.
     """
 
     name: str
@@ -60,15 +62,13 @@ class TracedSite:
     mask: Any
     dims: Dims = NO_DIMS
     choice: Choice | None = None
-    chain: HiddenChain | None = None
+    chain: HiddenChain | GaussianChain | None = None
+    no_chain: str = ""
 
     @property
     def log_factors(self) -> tuple[Any, ...]:
         """What its expectation is taken of: the log density, or those of a hidden chain."""
-        chain = self.chain
-        if chain is None:
-            return (self.log_prob,)
-        return chain.initial, chain.transition, chain.observation
+        return (self.log_prob,) if self.chain is None else self.chain.log_factors
 
     @property
     def lifted_factors(self) -> tuple[LiftedTensor, ...]:
@@ -229,8 +229,9 @@ class LiftMessenger(Messenger):
         is_data = msg["is_observed"] and not msg["infer"].get("_pyro_blr_point")
         tempered = is_data and self.temperature != 1
         scale = msg["scale"] / self.temperature if tempered else msg["scale"]
-        choice, chain = choice_of(msg), hidden_chain(fn, value)
-        site = TracedSite(msg["name"], log_prob, scale, mask, dims, choice, chain)
+        choice = choice_of(msg)
+        chain, no_chain = _chain_of(fn, value)
+        site = TracedSite(msg["name"], log_prob, scale, mask, dims, choice, chain, no_chain)
         self.traced.sites.append(site)
 
     def _check_shape(self, msg: dict[str, Any], log_prob: Any, dims: Dims) -> None:
@@ -266,6 +267,12 @@ def _over_choices(log_prob: Any, weighers: tuple[Any, ...], dims: Dims) -> Any:
     if all(dims.depends_on(shape) <= dims.depends_on(own) for shape in shapes):
         return log_prob
     return log_prob.expand(torch.broadcast_shapes(own, *shapes))
+
+
+def _chain_of(fn: Any, value: Any) -> tuple[HiddenChain | GaussianChain | None, str]:
+    """The hidden chain of a site, if it has one, or why one of Gaussian states has none."""
+    chain = hidden_chain(fn, value) or gaussian_chain(fn, value)
+    return (None, chain) if isinstance(chain, str) else (chain, "")
 
 
 def _check_plates_of(msg: dict[str, Any], shape: tuple[int, ...]) -> None:

@@ -28,6 +28,8 @@ def shapes_of(distribution: Any, arguments: Arguments) -> tuple[torch.Size, torc
         return shape[:cut], shape[cut:]
     if issubclass(distribution, dist.DiscreteHMM):
         return _shapes_of_chain(arguments)
+    if issubclass(distribution, dist.GaussianHMM):
+        return _shapes_of_gaussian_chain(arguments)
     shapes = {
         k: tuple(v.shape) if isinstance(v, Tensor) else ()
         for k, v in arguments.items()
@@ -51,6 +53,19 @@ def _shapes_of_chain(arguments: Arguments) -> tuple[torch.Size, torch.Size]:
     batch = torch.broadcast_shapes((*first.shape[:-1], 1), matrix.shape[:-2], law.batch_shape[:-1])
     steps = arguments.get("duration") or batch[-1]
     return batch[:-1], torch.Size((steps, *law.event_shape))
+
+
+def _shapes_of_gaussian_chain(arguments: Arguments) -> tuple[torch.Size, torch.Size]:
+    """Those of a GaussianHMM, whose own constructor computes with its distributions."""
+    first, step, error = (arguments[f"{n}_dist"] for n in ("initial", "transition", "observation"))
+    move, see = arguments["transition_matrix"], arguments["observation_matrix"]
+    states, seen = tuple(see.shape[-2:])
+    fits = first.event_shape == step.event_shape == (states,) and error.event_shape == (seen,)
+    if not fits or tuple(move.shape[-2:]) != (states, states):
+        return _constructed_shapes(dist.GaussianHMM, arguments)  # whose checks say what is wrong
+    laws = ((*first.batch_shape, 1), step.batch_shape, error.batch_shape)
+    batch = torch.broadcast_shapes(*laws, move.shape[:-2], see.shape[:-2])
+    return batch[:-1], torch.Size((arguments.get("duration") or batch[-1], seen))
 
 
 def _constructed_shapes(distribution: Any, arguments: Arguments) -> tuple[torch.Size, torch.Size]:

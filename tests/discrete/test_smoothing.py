@@ -141,6 +141,35 @@ def test_the_discrete_chain_of_pyro_is_smoothed_exactly(y: torch.Tensor) -> None
     close(found.reshape(-1, y.shape[-1], K), np.stack([e.marginals[1:] for e in expected]))
 
 
+@pytest.mark.parametrize("there", [[True, False, True, False, True], [False] * 5, False])
+@pytest.mark.parametrize("blocks", ["site", "auto"])
+def test_masked_sequences_of_pyros_chain_are_left_out(there: Any, blocks: str) -> None:
+    y = Y.reshape(5, 8)
+    mask = torch.tensor(there) if isinstance(there, list) else there
+
+    def model(y: torch.Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(MU, SD).to_event(1))
+        law = dist.DiscreteHMM(INITIAL.log(), MOVES.log(), dist.Normal(mu, 1.0))
+        with pyro.plate("sequences", len(y)), pyro.poutine.mask(mask=mask):
+            pyro.sample("y", law, obs=y)
+
+    guide = AutoNatural(model)
+    start = {"mu": dist.MultivariateNormal(MU, scale_tril=SD * torch.eye(K))}
+    guide.set_natural(start)
+    blr = BLR(model, guide, blocks=blocks)
+    rows = y[torch.as_tensor(mask).expand(5)]
+    total = sum(
+        forward_backward(
+            np.log(INITIAL.numpy()),
+            np.log(MOVES.numpy()),
+            silent_start(likelihood(row) - SD**2 / 2),
+        ).log_evidence
+        for row in rows
+    )
+    assert -blr.evaluate_loss(y) == pytest.approx(total, abs=1e-10)
+    blr.step(y)
+
+
 def test_chains_of_known_parameters_need_no_lifting() -> None:
     """With nothing random in it DiscreteHMM is Pyro's own."""
 
