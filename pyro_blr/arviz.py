@@ -18,6 +18,7 @@ from . import errors
 from ._compat import site_is_subsample
 from ._version import __version__
 from .blr import BLR
+from .energy.enumeration import is_discrete
 from .energy.latents import block_values
 from .energy.trace import missing_site
 from .guides.protocol import LatentGuide
@@ -55,6 +56,7 @@ def to_arviz(fit: Any, *args: Any, num_samples: int = 1000, **kwargs: Any) -> An
     :param args: the arguments of the model, with all of the data.
     :param int num_samples: how many draws.
     :raises ArgumentError: if ``fit`` or ``num_samples`` cannot be used, or ArviZ is missing.
+    :raises DiscreteLatentError: if the model has a discrete latent, which is summed out.
     :raises GuideError: if the guide and the model do not hold the same latents.
     :raises PlateSizeError: if the model takes a subsample of a plate.
     """
@@ -171,9 +173,21 @@ def _run(
         )
     for name in trace.stochastic_nodes:
         if not site_is_subsample(trace.nodes[name]):
-            raise missing_site(name)
+            raise _not_held(name, trace.nodes[name]["fn"])
     trace.compute_log_prob()
     return trace
+
+
+def _not_held(name: str, fn: Any) -> errors.BLRError:
+    """The error for a latent of the model of which there is no draw."""
+    if not is_discrete(fn):
+        return missing_site(name)
+    return errors.DiscreteLatentError(
+        f"latent {name!r} is discrete: BLR sums it out, and to_arviz has neither draws of it nor "
+        "the log likelihood without it. Mend: sum it out in the model too (MixtureSameFamily, or "
+        "torch.logsumexp in pyro.factor), or take draws by guide.sample_posterior(1000) and the "
+        "latent's probabilities by blr.discrete_marginals(*args)."
+    )
 
 
 @dataclass(frozen=True)

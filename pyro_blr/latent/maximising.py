@@ -128,5 +128,5 @@ def value_of(loss_at: Callable[[], Tensor]) -> float:
     """The loss; NaN where the model refuses its parameters (a scale that has become 0)."""
     try:
         return float(loss_at().detach())
-    except (errors.ParameterError, LinAlgError):
+    except (errors.ParameterError, errors.NonFiniteError, LinAlgError):
         return float("nan")
