@@ -56,6 +56,7 @@ def to_arviz(fit: Any, *args: Any, num_samples: int = 1000, **kwargs: Any) -> An
     :param args: the arguments of the model, with all of the data.
     :param int num_samples: how many draws.
     :raises ArgumentError: if ``fit`` or ``num_samples`` cannot be used, or ArviZ is missing.
+    :raises DiscreteLatentError: if the model has a discrete latent, which is summed out.
     :raises GuideError: if the guide and the model do not hold the same latents.
     :raises PlateSizeError: if the model takes a subsample of a plate.
     """

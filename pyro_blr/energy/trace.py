@@ -330,6 +330,15 @@ def missing_site(name: str) -> errors.BLRError:
     )
 
 
+def branch_on_discrete() -> errors.ControlFlowError:
+    """The error for a Python branch on a discrete latent that is summed out."""
+    return errors.ControlFlowError(
+        "the model branches in Python (`if`, `while`, `and`, `bool()`) on a tensor of several "
+        "elements. A discrete latent has all of its values at once while it is summed out. Mend: "
+        "write the branch with torch.where, or index by the latent."
+    )
+
+
 @contextmanager
 def without_validation() -> Iterator[None]:
     """Lifted values cannot be checked one by one; what is constant is, by ``domains``."""
@@ -369,6 +378,8 @@ def trace_model(
             refusal = last_refusal.get()
             if refusal is not None:
                 raise refusal from error
+            if nesting is not None and "Boolean value of Tensor" in str(error):
+                raise branch_on_discrete() from error
             raise
     unseen = sorted(set(latents) - messenger.traced.seen)
     if unseen:

@@ -190,8 +190,9 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         if every and not sites:
             raise errors.NoLatentError(
                 f"the model's only latents are discrete, {sorted(every)}, so there is nothing for "
-                "a guide to hold. Mend: give its parameters priors by pyro.sample in the place of "
-                "pyro.param."
+                "a guide to hold. Mend: pyro_blr.latent.conjugated(model, *args) has the exact "
+                "posterior and learns pyro.param by EM; or give its parameters priors by "
+                "pyro.sample."
             )
         if not sites:
             raise errors.NoLatentError(

@@ -30,12 +30,22 @@ class Batch:
         """The log evidence at the parameters as they are, with its graph."""
         return self.scale * self.setting.harmonium().log_evidence(self.data)
 
+    def loss(self) -> Tensor:
+        """Minus the log evidence; of a trial, which needs no graph, only where its digits are left.
+
+        :raises NonFiniteError: in a trial where they are lost: its rise would be none.
+        """
+        if torch.is_grad_enabled():
+            return -self.evidence()
+        return torch.tensor(-self.expected()[0], dtype=torch.float64)
+
     def expected(self) -> tuple[float, tuple[Tensor, ...]]:
         """The log evidence and the expected statistics, which are its gradient."""
         with torch.no_grad():
             found = self.setting.harmonium()
         leaves = tuple(t.detach().requires_grad_() for t in found.coefficients())
-        evidence = self.scale * found.with_coefficients(leaves).log_evidence(self.data)
+        with torch.enable_grad():
+            evidence = self.scale * found.with_coefficients(leaves).log_evidence(self.data)
         grads = torch.autograd.grad(evidence, leaves, allow_unused=True)
         pairs = zip(grads, leaves, strict=True)
         expected = tuple(torch.zeros_like(x) if g is None else g for g, x in pairs)

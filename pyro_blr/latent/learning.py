@@ -128,8 +128,9 @@ def natural(
 def gradient(batch: Batch, leaves: list[Tensor], tol: float, max_steps: int) -> Learned:
     """Newton's method on the exact evidence of all data, which never falls."""
     result, maximiser = Learned("gradient", METRICS["gradient"]), Maximiser(leaves)
+    batch.expected()  # refuses a start without digits, from which every trial would be refused
     for _ in range(max_steps):
-        loss, gain = maximiser.step(lambda: -batch.evidence())
+        loss, gain = maximiser.step(batch.loss)
         result.log_evidence.append(finite(-loss))
         if not gain < float("inf"):
             raise _no_maximum("log evidence")
@@ -161,7 +162,7 @@ def natural_of_evidence(
             result.reason = f"a step was to gain less than {tol:g} of the log evidence"
             return result
         along = unflat(step_size(step) * direction, leaves)
-        if not mover.move(lambda: -batch.evidence(), along, -result.log_evidence[-1]):
+        if not mover.move(batch.loss, along, -result.log_evidence[-1]):
             result.reason = "no step along the natural gradient raises the log evidence"
             return result
     return _at_limit(result, batch)

@@ -50,12 +50,16 @@ class Maximiser:
 
         :param loss_at: the loss at the leaves as they are, twice differentiable in them.
         """
+        last = torch.inf
         for _ in range(MAX_STEPS):
             before, gain = self.step(loss_at)
             if not gain < torch.inf:
                 return False
-            if gain <= END * self._slack(before):
+            slack = self._slack(before)
+            # The gradient has a rounding of its own: a gain of that size falls no more.
+            if gain <= END * slack or last <= gain <= slack:
                 return True
+            last = gain
         return False
 
     def step(self, loss_at: Callable[[], Tensor]) -> tuple[float, float]:
@@ -128,5 +132,5 @@ def value_of(loss_at: Callable[[], Tensor]) -> float:
     """The loss; NaN where the model refuses its parameters (a scale that has become 0)."""
     try:
         return float(loss_at().detach())
-    except (errors.ParameterError, LinAlgError):
+    except (errors.ParameterError, errors.NonFiniteError, LinAlgError):
         return float("nan")

@@ -55,6 +55,11 @@ class Residuals:
     def verdict(self) -> str:
         """In words."""
         at = f"at {self.points} random values of the latents"
+        if self.is_rounding and self.conjugation > NOTICED:
+            return (
+                f"conjugated, but numbers of size {self.sizes[0]:.1e} are subtracted, whose rounding "
+                f"is {self.conjugation:.1e} nats {at}. Mend: centre and rescale the data"
+            )
         if self.is_rounding:
             return f"exact to rounding ({self.conjugation:.1e} {at})"
         if self.linearity > self.conjugation:
@@ -63,6 +68,10 @@ class Residuals:
                 "linear in the statistics of the latents"
             )
         return f"off by {self.conjugation:.1e} nats {at}"
+
+
+#: Rounding errors from this on, in nats, are said: data far from the origin for their spread.
+NOTICED = 1e-6
 
 
 @dataclass

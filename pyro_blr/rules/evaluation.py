@@ -49,11 +49,12 @@ class Call:
 
     def again(self) -> float:
         """The loss at the leaves as they are now, of the same random numbers; NaN if it fails."""
-        with torch.no_grad(), pyro.validation_enabled(False), same_random_state():
+        with pyro.validation_enabled(False), same_random_state():
             if not self.is_repeatable:
                 set_random_state(self.random)
             try:
-                return float(self.evaluate())
+                # With its graph: TraceEnum_ELBO has no loss without one.
+                return float(self.evaluate().detach())
             except (ValueError, RuntimeError):  # a trial step may leave what can be factored
                 return math.nan
 

@@ -122,8 +122,9 @@ class PointMassRule(Rule):
             self._is_subsampled = watch.is_subsampled
         gradients = _gradients(value, leaves)
         check_gradients(gradients)
+        # With its graph: TraceEnum_ELBO has no loss without one.
+        again = float(self._loss(args, kwargs, Watch()).detach())
         with torch.no_grad():
-            again = float(self._loss(args, kwargs, Watch()))
             names = set(captured(poutine.trace(self.guide).get_trace(*args, **kwargs)))
         own = {name: leaf for name, leaf in leaves.items() if name in names}
         held = {id(leaf) for leaf in own.values()}

@@ -284,3 +284,12 @@ def test_explain_names_every_site_of_a_sum() -> None:
     sites = {f.site for f in explained.factors}
     assert {"z0", "z1", "z2", "z3", "A1,0", "A3,2"} <= sites
     assert "mean_field" in explained["A3,2"].reason
+
+
+def test_a_python_branch_on_a_latent_that_is_summed_out() -> None:
+    def branches(y: torch.Tensor) -> None:
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        z = pyro.sample("z", dist.Bernoulli(0.5))
+        pyro.sample("y", dist.Normal(m if z > 0 else -m, 1.0), obs=y)
+
+    refused(errors.ControlFlowError, branches, torch.tensor(0.3), names=("torch.where",))

@@ -291,3 +291,24 @@ def test_bad_requests_are_refused() -> None:
 
     with pytest.raises(ArgumentError, match=r"no pyro\.param to learn"):
         conjugated(fixed, x[:, 0]).learn()
+
+
+@pytest.mark.parametrize(("method", "steps"), [("gradient", 1000), ("em", 40)])
+def test_learning_from_far_from_the_origin(method: str, steps: int) -> None:
+    """First steps that would shrink the noise to nothing, M-steps whose gradient has rounding."""
+    torch.manual_seed(0)
+    x = torch.randn(N, D) @ torch.randn(D, 5) + 0.3 * torch.randn(N, 5) + 7.0
+
+    def far(x: Tensor) -> None:
+        loadings = pyro.param("loadings", torch.linspace(-1.0, 1.0, 5 * D).reshape(5, D))
+        centre = pyro.param("centre", torch.zeros(5))
+        noise = pyro.param("noise", torch.ones(5), constraint=constraints.positive)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ loadings.T + centre, noise).to_event(1), obs=x)
+
+    learned = conjugated(far, x).learn(method=method, max_steps=steps)
+    saturated = dist.MultivariateNormal(x.mean(0), torch.cov(x.T, correction=0))
+    bound = float(saturated.log_prob(x).sum())
+    assert learned.converged or method == "em"
+    assert bound - (1.0 if learned.converged else 100.0) < learned.log_evidence[-1] < bound
