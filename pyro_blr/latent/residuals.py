@@ -57,8 +57,8 @@ class Residuals:
         at = f"at {self.points} random values of the latents"
         if self.is_rounding and self.conjugation > NOTICED:
             return (
-                f"conjugated, but numbers of size {self.sizes[0]:.1e} are subtracted, whose rounding "
-                f"is {self.conjugation:.1e} nats {at}. Mend: centre and rescale the data"
+                f"conjugated, but numbers of size {self.sizes[0]:.1e} are subtracted, and their "
+                f"rounding is {self.conjugation:.1e} nats {at}. Mend: centre and rescale the data"
             )
         if self.is_rounding:
             return f"exact to rounding ({self.conjugation:.1e} {at})"
