@@ -167,7 +167,7 @@ class EliminatedFactor(Factor):
     at rho = 1 never lowers the ELBO. Its gradient weighs each element's message by the posterior of
     its discrete latents: the E-step, or the forward-backward pass, is the backward pass.
 
-    A Gaussian chain's states are integrated out in the same way: its parts are the coefficients of a
+    A Gaussian chain's states are integrated out in the same way: its parts are coefficients of a
     quadratic form in them, in which the log of the integral is convex, and their weights its
     moments, of either sign.
 
