@@ -4,6 +4,7 @@
 """From calls of a model to energies: what they have in common, and what is said of them once."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .. import errors
@@ -13,6 +14,7 @@ from ..lifting.mends import mend_of
 from ..lifting.points import PointBlock
 from .energy import Energy, Work
 from .enumeration import DEEPEST
+from .hidden_gaussian import GaussianChain
 from .latents import Latents
 from .parameters import LiftedParameter
 from .sampled import SampledFactor
@@ -72,7 +74,14 @@ class EnergyBuilder:
         """Run the model once on lifted latents, and on the lifted parameters that are named."""
         self.cache.next_trace()
         with constants.using(self.cache):
-            return self._trace(args, kwargs, latents, lifted)
+            traced = self._trace(args, kwargs, latents, lifted)
+        if self.discrete == "marginal":
+            # At draws a chain of Gaussian states is one density, for which families are chosen.
+            traced.sites = [
+                replace(s, chain=None) if isinstance(s.chain, GaussianChain) else s
+                for s in traced.sites
+            ]
+        return traced
 
     def _trace(
         self,

@@ -168,9 +168,13 @@ class EliminatedFactor(Factor):
     at rho = 1 never lowers the ELBO. Its gradient weighs each element's message by the posterior of
     its discrete latents: the E-step, or the forward-backward pass, is the backward pass.
 
-    :param parts: the log factors.
-    :param sum_out: sums the discrete latents out of them.
-    :param latents: the names of the discrete latents.
+    A Gaussian chain's states are integrated out in the same way: its parts are coefficients of a
+    quadratic form in them, in which the log of the integral is convex, and their weights its
+    moments, of either sign.
+
+    :param parts: the log factors, or the coefficients.
+    :param sum_out: sums the latents out of them.
+    :param latents: the names of the discrete latents; none for Gaussian states.
     """
 
     parts: Sequence[Part]

@@ -68,6 +68,10 @@ def gaussian_chain(fn: Any, value: Any) -> GaussianChain | str | None:
     except NotPolynomial as error:
         return str(error)
     named = {(law, name): c for law, own in laws.items() for name, c in own.items()}
+    for c in named.values():
+        # Not kept for the others: q of all arguments is chosen for one and the same factor.
+        if isinstance(c, LiftedTensor) and c.poly is None:
+            return c.reason
     return GaussianChain(named, double(value))
 
 
