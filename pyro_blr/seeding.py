@@ -43,18 +43,19 @@ DECIDED = 10.0
 
 def is_blind(factor: EliminatedFactor, moments: Mapping[Block, Moments]) -> bool:
     """Whether the posterior of the discrete latents is their prior, whatever the data."""
-    if factor.held is not None or not factor.latents or all(p.is_prior for p in factor.parts):
+    if factor.held is not None or not factor.latents or all(p.role.is_prior for p in factor.parts):
         return False
     with torch.no_grad():
         values = factor.expected(moments)
     prior = [
-        v if p.is_prior else torch.zeros_like(v) for p, v in zip(factor.parts, values, strict=True)
+        v if p.role.is_prior else torch.zeros_like(v)
+        for p, v in zip(factor.parts, values, strict=True)
     ]
     before, after = summed(factor.sum_out, prior).weights, factor.weights(moments)
     return all(
         bool((b - a).abs().max() < BLIND)
         for p, b, a in zip(factor.parts, before, after, strict=True)
-        if p.choice is not None and b.numel()
+        if p.role.choice is not None and b.numel()
     )
 
 
@@ -112,17 +113,21 @@ def assignments(factor: EliminatedFactor, moments: Mapping[Block, Moments]) -> l
             _whole(p, v, moments)
             for p, v in zip(factor.parts, factor.expected(moments), strict=True)
         ]
-    latents = [(p, v) for p, v in zip(factor.parts, values, strict=True) if p.choice is not None]
+    latents = [
+        (p, v) for p, v in zip(factor.parts, values, strict=True) if p.role.choice is not None
+    ]
     if len(latents) == 1 and not latents[0][0].has_rows:
         chosen = _one_row_each(*latents[0])
         pairs = zip(factor.parts, values, strict=True)
         # A chain's transitions are between rows, of which no two are chosen.
         return [
-            torch.zeros_like(v) if p.is_prior and p.choice is None else chosen.expand(v.shape)
+            torch.zeros_like(v)
+            if p.role.is_prior and p.role.choice is None
+            else chosen.expand(v.shape)
             for p, v in pairs
         ]
     noisy = [
-        v + DECIDED * torch.randn_like(v) if p.choice is not None else v
+        v + DECIDED * torch.randn_like(v) if p.role.choice is not None else v
         for p, v in zip(factor.parts, values, strict=True)
     ]
     return summed(factor.sum_out, noisy).weights
@@ -130,17 +135,17 @@ def assignments(factor: EliminatedFactor, moments: Mapping[Block, Moments]) -> l
 
 def _whole(part: Part, value: Tensor, moments: Mapping[Block, Moments]) -> Tensor:
     """A log factor with an element for each row, where one stands for all."""
-    return value.expand(part.raw(moments).shape) if part.repeated else value
+    return value.expand(part.raw(moments).shape) if part.role.repeated else value
 
 
 def _one_row_each(latent: Part, value: Tensor) -> Tensor:
     """One observed row for each value of a latent, and no others. # shape: that of the value"""
-    assert latent.choice is not None
-    dim = value.dim() + latent.choice
+    assert latent.role.choice is not None
+    dim = value.dim() + latent.role.choice
     count = value.shape[dim]
     counts = torch.ones_like(value.select(dim, 0), dtype=torch.bool)
-    if latent.mask is not None:
-        counts = counts & latent.mask
+    if latent.role.mask is not None:
+        counts = counts & latent.role.mask
     rows = counts.reshape(-1).nonzero().squeeze(-1)
     picked = rows[torch.randperm(len(rows), device=rows.device)[:count]]
     weights = torch.zeros(count, counts.numel(), dtype=value.dtype, device=value.device)

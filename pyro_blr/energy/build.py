@@ -24,7 +24,7 @@ from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import NotPolynomial
 from .components import Component, build_component, components
 from .curvature import ways_of
-from .eliminated import ConstantPart, EliminatedFactor, ExactPart, Part, QuadraturePart
+from .eliminated import ConstantPart, EliminatedFactor, ExactPart, Part, QuadraturePart, Role
 from .factors import (
     ConstantFactor,
     ExactFactor,
@@ -58,10 +58,10 @@ def build_factors(
 def _of_component(component: Component, layout: Layout, estimator: str, discrete: str) -> Factor:
     """The factor of sites with discrete latents in common."""
 
-    def build_part(site: TracedSite, given: tuple[Any, ...]) -> Part | str:
+    def build_part(site: TracedSite, role: Role) -> Part | str:
         if discrete == "marginal" and isinstance(site.log_prob, LiftedTensor):
             return MARGINAL
-        return _part(site.name, site.log_prob, layout, given)
+        return _part(site.name, site.log_prob, layout, role)
 
     def at_draws(reason: str, node: LiftedTensor) -> Factor:
         if discrete == "marginal":
@@ -78,7 +78,7 @@ MARGINAL = "marginal"
 
 
 #: What a part has beside its log factor, by its name; see :class:`~.eliminated.Part`.
-Given = dict[str, tuple[Any, tuple[Any, ...]]]
+Given = dict[str, tuple[Any, Role]]
 
 
 def _of_chain(
@@ -99,8 +99,8 @@ def _of_chain(
         given = _coefficients(site.name, chain)
         sum_out = ChainIntegral(chain, count)
     parts: list[Part] = []
-    for own, (log_factor, rest) in given.items():
-        part = _part(own, log_factor, layout, rest)
+    for own, (log_factor, role) in given.items():
+        part = _part(own, log_factor, layout, role)
         if isinstance(part, str):
             return at_draws(part)
         parts.append(part)
@@ -112,32 +112,32 @@ def _log_factors(name: str, chain: HiddenChain) -> Given:
     """Of discrete states: of S about one takes part, of S * S transitions one."""
     states = chain.states
     return {
-        f"{name}.initial": (chain.initial, (None, 1.0, states, 0.0, None, True)),
-        f"{name}.transition": (chain.transition, (None, 1.0, states**2, 0.0, None, True)),
-        name: (chain.observation, (None, 1.0, states, 0.0, -1, False)),
+        f"{name}.initial": (chain.initial, Role(states=states, is_prior=True)),
+        f"{name}.transition": (chain.transition, Role(states=states**2, is_prior=True)),
+        name: (chain.observation, Role(states=states, choice=-1)),
     }
 
 
 def _coefficients(name: str, chain: GaussianChain) -> Given:
-    return {f"{name}.{law}.{n}": (c, (None, 1.0)) for (law, n), c in chain.coefficients.items()}
+    return {f"{name}.{law}.{n}": (c, Role()) for (law, n), c in chain.coefficients.items()}
 
 
-def _part(name: str, node: Any, layout: Layout, given: tuple[Any, ...]) -> Part | str:
+def _part(name: str, node: Any, layout: Layout, role: Role) -> Part | str:
     """A log factor on its best deterministic tier, or why there is none."""
     if not isinstance(node, LiftedTensor):
-        return ConstantPart(name, frozenset(), *given, value=torch.as_tensor(node))
+        return ConstantPart(name, frozenset(), role, value=torch.as_tensor(node))
     blocks = frozenset(layout[s.name] for s in node.sites)
     reason = node.reason
     if node.poly is not None:
         plan, free = _plan(node.poly, layout)
         if isinstance(plan, Plan):
             fused = _cached(("fused", id(plan)), lambda: FusedPlan(plan), (plan,))
-            return ExactPart(name, plan.blocks, *given, plan=plan, free=free, fused=fused)
+            return ExactPart(name, plan.blocks, role, plan=plan, free=free, fused=fused)
         reason = plan
     found = _quadrature(name, node, blocks, reason, Summed(node, None, 1.0), layout)
     if isinstance(found, str):
         return found
-    return QuadraturePart(name, blocks, *given, factor=found)
+    return QuadraturePart(name, blocks, role, factor=found)
 
 
 def build_factor(site: TracedSite, layout: Layout, estimator: str = "auto") -> Factor:

@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import errors
 from ..lifting.tensor import Call, LiftedTensor
-from .eliminated import EliminatedFactor, Part, is_one
+from .eliminated import EliminatedFactor, Part, Role, is_one
 from .elimination import Elimination
 from .factors import Factor
 from .trace import TracedSite
@@ -70,8 +70,8 @@ def components(sites: Sequence[TracedSite]) -> tuple[list[TracedSite], list[Comp
     ]
 
 
-#: Builds the part of a site from what a part has (see :class:`~.eliminated.Part`).
-BuildPart = Callable[[TracedSite, tuple[Any, ...]], Part | str]
+#: Builds the part of a site that counts in a role.
+BuildPart = Callable[[TracedSite, Role], Part | str]
 
 #: Builds the sampled factor of a recorded sum, for a reason.
 BuildSampled = Callable[[str, LiftedTensor], Factor]
@@ -91,9 +91,9 @@ def build_component(component: Component, build_part: BuildPart, at_draws: Build
         states = prod(_size(site, dim) for dim in site.dims.choices)
         dim = None if site.choice is None else site.choice.dim
         elsewhere = 0.0 if dim is None else -math.log(_size(site, dim))
-        part = build_part(
-            site, (mask, _over(site.scale, scale), states, elsewhere, dim, dim is not None)
-        )
+        is_prior = dim is not None
+        role = Role(mask, _over(site.scale, scale), states, elsewhere, dim, is_prior)
+        part = build_part(site, role)
         if isinstance(part, str):
             return sampled(f"{part} (site {site.name!r})")
         parts.append(part)
@@ -139,8 +139,8 @@ def _shorten(parts: list[Part], sites: Sequence[TracedSite]) -> None:
             if j != i and own <= set(other.dims.plates) and site.choices & other.choices
         ]
         whole = any(own <= dims for dims in others)
-        if whole and part.is_prior and part.mask is None and is_one(part.times):
-            part.repeated = tuple(own - along[i])
+        if whole and part.role.is_prior and part.role.mask is None and is_one(part.role.times):
+            part.role = replace(part.role, repeated=tuple(own - along[i]))
 
 
 def _plates_along(part: Part, site: TracedSite) -> set[int]:

@@ -52,9 +52,9 @@ def _expected_weights(factor: EliminatedFactor, moments: MomentsMap) -> list[Ten
 
 def _whole(part: Part, moments: MomentsMap) -> Tensor:
     """The expected log factor of each row, where one may stand for all; of a prior in all rows."""
-    if not part.is_prior:
+    if not part.role.is_prior:
         return part.expected(moments)
-    value: Tensor = part.raw(moments).double() * part.times
+    value: Tensor = part.raw(moments).double() * part.role.times
     return value
 
 

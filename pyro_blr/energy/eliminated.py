@@ -21,12 +21,10 @@ from .draws import Draws
 from .factors import Coefficients, Factor, MomentsMap, QuadratureFactor, Value
 
 
-@dataclass(eq=False)
-class Part(ABC):
-    """One site's log factor, along the dims of its plates and of discrete latents.
+@dataclass(frozen=True, eq=False)
+class Role:
+    """How a log factor counts in a sum over discrete latents.
 
-    :param name: the site.
-    :param blocks: the blocks of q that it depends on.
     :param mask: where it counts; None for everywhere.
     :param times: its own scale over that of the sum.
     :param states: the number of joint values of discrete latents along its dims.
@@ -37,15 +35,27 @@ class Part(ABC):
         it is multiplied with runs along them.
     """
 
-    name: str
-    blocks: frozenset[Block]
-    mask: Tensor | None
-    times: Any
+    mask: Tensor | None = None
+    times: Any = 1.0
     states: int = 1
     elsewhere: float = 0.0
     choice: int | None = None
     is_prior: bool = False
     repeated: tuple[int, ...] = ()
+
+
+@dataclass(eq=False)
+class Part(ABC):
+    """One site's log factor, along the dims of its plates and of discrete latents.
+
+    :param name: the site.
+    :param blocks: the blocks of q that it depends on.
+    :param role: how it counts.
+    """
+
+    name: str
+    blocks: frozenset[Block]
+    role: Role
 
     tier = "exact"
     reason = ""
@@ -71,10 +81,10 @@ class Part(ABC):
     def expected(self, moments: MomentsMap) -> Tensor:
         """The expected log factor."""
         value = self.raw(moments).double()
-        value = value if is_one(self.times) else value * self.times
-        if self.mask is not None:
-            return torch.where(self.mask, value, self.elsewhere)
-        for dim in self.repeated:
+        value = value if is_one(self.role.times) else value * self.role.times
+        if self.role.mask is not None:
+            return torch.where(self.role.mask, value, self.role.elsewhere)
+        for dim in self.role.repeated:
             value = value.narrow(dim, 0, 1)
         return value
 
@@ -90,8 +100,8 @@ class Part(ABC):
 
     def counted(self, weights: Tensor) -> Tensor:
         """Weights of the log factor as weights of the expected log density."""
-        weights = weights if is_one(self.times) else weights * self.times
-        return weights if self.mask is None else torch.where(self.mask, weights, 0.0)
+        weights = weights if is_one(self.role.times) else weights * self.role.times
+        return weights if self.role.mask is None else torch.where(self.role.mask, weights, 0.0)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -108,7 +118,7 @@ class ExactPart(Part):
     @property
     def has_rows(self) -> bool:
         dims = self.plan.dims
-        own = None if self.choice is None else dims[len(dims) + self.choice]
+        own = None if self.role.choice is None else dims[len(dims) + self.role.choice]
         stats = [s for product in self.plan.products for s in product.stats]
         return any(a in dims and a is not own for s in stats for a in all_axes(s.where))
 
@@ -230,7 +240,7 @@ class EliminatedFactor(Factor):
         """
         if self.latents:
             sized = zip(self.parts, values, strict=True)
-            sizes = [v.detach().abs().sum() / p.states for p, v in sized]
+            sizes = [v.detach().abs().sum() / p.role.states for p, v in sized]
         else:
             weights = self._posterior(values)
             sizes = [(w * v.detach()).abs().sum() for w, v in zip(weights, values, strict=True)]
