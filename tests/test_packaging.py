@@ -102,7 +102,13 @@ def test_wheel_metadata(metadata: Message) -> None:
     requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
     core = {normal_form(requirement) for requirement in requirements if not requirement.marker}
     assert core == CORE
-    assert set(metadata.get_all("Provides-Extra", [])) == {"arviz", "docs", "bench", "test"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {
+        "arviz",
+        "docs",
+        "bench",
+        "dynamax",
+        "test",
+    }
 
 
 def test_wheel_holds_the_whole_package_and_nothing_else(wheel: Path) -> None:

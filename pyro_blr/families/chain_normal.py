@@ -19,7 +19,7 @@ from pyro_blr.families.registry import register_family, unwrap
 
 
 class ChainNormal(ExponentialFamily):
-    """Normal of z = (z_1, ..., z_T) whose precision matrix S has S_ts = 0 beyond |t - s| = 1.
+    """Normal of z = (z_1, ..., z_T) whose precision matrix S couples neighbours in time alone.
 
     Given its neighbours the D-vector z_t is independent of the others: S is block-tridiagonal, as
     that of a state space model. With m the mean and C = S^-1:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_blr.energy import forward_backward as chains
 from pyro_blr.energy.forward_backward import log_evidence
-from pyro_blr.energy.hidden_markov import ForwardSum
+from pyro_blr.energy.hidden_markov import ForwardSum, Sequences
 from tests.oracles.forward_backward import forward_backward, silent_start
 
 Logs = tuple[Tensor, Tensor, Tensor]
@@ -138,9 +138,12 @@ def test_masked_sequences_do_not_count() -> None:
     initial, transition, _ = draw(10, 3)
     observation = draw(10, 3, batch=(4,))[2].requires_grad_()
     mask = torch.tensor([True, False, True, False])
-    total = ForwardSum(2.5, mask)(initial, transition, observation)
+    total = ForwardSum(Sequences(torch.Size((4,)), mask, 2.5))(initial, transition, observation)
     expected = 2.5 * log_evidence(initial, transition, observation)[mask].sum()
     torch.testing.assert_close(total, expected)
     (gradient,) = torch.autograd.grad(total, observation)
     torch.testing.assert_close(gradient.sum(-1), 2.5 * mask.double()[:, None].expand(4, 10))
-    assert float(ForwardSum(1.0, False)(initial, transition, observation)) == 0
+    assert (
+        float(ForwardSum(Sequences(torch.Size((4,)), False, 1.0))(initial, transition, observation))
+        == 0
+    )
