@@ -4,11 +4,11 @@
 """Latent Dirichlet allocation: a sweep against one of BayesPy, minibatches, a million tokens."""
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pyro.distributions as dist
@@ -36,6 +36,8 @@ TIMED_SWEEPS, BATCH, MILLION_BATCH = 5, 50, 500
 MEMORY = 4.0
 #: Passes over the data, and how far below full batch the bound of a word may then be, relatively.
 PASSES = {2: 1e-2, 10: 1e-3}
+#: Orders of the minibatches. Some end in a neighbouring optimum of the topics.
+SEEDS = 3
 #: How far all starts of the stochastic fit lean to the topics that the words were drawn from.
 TILT = 0.5
 #: Rates (1 + t)^-FORGETTING of the fit by hand, in the range that Hoffman et al. recommend.
@@ -89,25 +91,36 @@ def stochastic_row(sizes: Sizes, batch: int, limits: Mapping[int, float | None])
     words = draw(sizes)
     full = Hoffman(words, sizes, TILT)
     sweeps, best = full.settle(), full.bound_per_word()
-    ours, hand = passes_of_blr(words, sizes, batch), passes_by_hand(words, sizes, batch)
+    ours = [passes_of_blr(words, sizes, batch, seed) for seed in range(SEEDS)]
+    hand = passes_by_hand(words, sizes, batch)
+
+    def below(reached: float) -> float:
+        return (best - reached) / abs(best)
+
     checks = [
-        Check(f"below full batch after {n} passes", (best - ours[n]) / abs(best), limit)
+        Check(
+            f"below full batch after {n} passes (median of {SEEDS} orders)",
+            statistics.median(below(side[n]) for side in ours),
+            limit,
+        )
         for n, limit in limits.items()
     ]
-    by_hand = ", ".join(f"{(best - hand[n]) / abs(best):.2%} after {n}" for n in PASSES)
+    by_hand = ", ".join(f"{below(hand[n]):.2%} after {n}" for n in PASSES)
+    last = ", ".join(f"{below(side[max(PASSES)]):.3%}" for side in ours)
     return Row(
         NAME,
         f"minibatches of {batch}, {sizes}",
         checks[-1],
         checks[:-1],
-        {"BLR": ours["seconds"], "by hand": hand["seconds"]},
-        f"full batch {best:.5f} nats a word in {sweeps} sweeps; by hand below it {by_hand}",
+        {"BLR": ours[0]["seconds"], "by hand": hand["seconds"]},
+        f"full batch {best:.5f} nats a word in {sweeps} sweeps; below it at the end {last}; "
+        f"by hand {by_hand}",
     )
 
 
-def passes_of_blr(words: Tensor, sizes: Sizes, batch: int) -> dict[Any, Any]:
+def passes_of_blr(words: Tensor, sizes: Sizes, batch: int, seed: int) -> dict[Any, Any]:
     """Bounds of a word by passes; theta is its own optimum in every step."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     guide = AutoNatural(document_model)
     guide.set_natural({"phi": natural_of(start(sizes, TILT)["phi"])})
     engine = BLR(document_model, guide)
@@ -176,5 +189,11 @@ def a_pass(tiny: bool, threads: int) -> None:
 
 
 def peak_memory() -> float:
-    """GiB that this process had at most; Linux counts it in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    """GiB that this process had at most, in KiB in Linux.
+
+    ``getrusage`` would count what the process was before it became this program: a copy of the
+    benchmarks' own, with all that BayesPy took.
+    """
+    status = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in status if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20
