@@ -26,7 +26,7 @@ NAME = "three_men1-ldaK2"
 K = 2
 BOUNDS = ("mean_field", "marginal")
 #: Draws of q in a step of the second bound, and the most steps; more draws would come closer.
-POINTS, STEPS = 32, 6
+POINTS, STEPS = 128, 8
 #: Words that the picture shows of each topic.
 SHOWN = 12
 
