@@ -6,6 +6,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -40,7 +41,7 @@ class Component:
         first = self.latents[:3]
         return "+".join(first) + ("+..." if len(self.latents) > len(first) else "")
 
-    @property
+    @cached_property
     def scale(self) -> Any:
         """The scale that its discrete latents have in common."""
         scales = [s.scale for s in self.sites if s.choice is not None]
@@ -131,15 +132,16 @@ def _shorten(parts: list[Part], sites: Sequence[TracedSite]) -> None:
     plates at least and share a latent, so that the two are multiplied before the plate is.
     """
     along = [_plates_along(p, s) for p, s in zip(parts, sites, strict=True)]
+    sharing: dict[int, set[int]] = {}
+    for i, site in enumerate(sites):
+        for which in site.choices:
+            sharing.setdefault(which, set()).add(i)
     for i, (part, site) in enumerate(zip(parts, sites, strict=True)):
+        if not (part.role.is_prior and part.role.mask is None and is_one(part.role.times)):
+            continue
         own = set(site.dims.plates)
-        others = [
-            along[j]
-            for j, other in enumerate(sites)
-            if j != i and own <= set(other.dims.plates) and site.choices & other.choices
-        ]
-        whole = any(own <= dims for dims in others)
-        if whole and part.role.is_prior and part.role.mask is None and is_one(part.role.times):
+        others = {j for which in site.choices for j in sharing[which]} - {i}
+        if any(own <= along[j] for j in others):
             part.role = replace(part.role, repeated=tuple(own - along[i]))
 
 
@@ -172,20 +174,17 @@ def masks(component: Component) -> list[Tensor | None]:
     it is left out, as an expected log factor in its place would loosen the bound and pull at its
     parents.
     """
-    found: dict[int, Tensor | None] = {}
-    for i in reversed(range(len(component.sites))):
-        site = component.sites[i]
+    found: list[Tensor | None] = []
+    behind: dict[int, list[Tensor | None]] = {}
+    for site in reversed(component.sites):
         own = _mask_of(site)
         if site.choice is not None:
             which = site.dims.choices[site.choice.dim]
-            behind = [
-                found[j]
-                for j in range(i + 1, len(component.sites))
-                if which in component.sites[j].choices
-            ]
-            own = _both(own, _any_of(behind, site), site)
-        found[i] = own
-    return [found[i] for i in range(len(component.sites))]
+            own = _both(own, _any_of(behind.get(which, []), site))
+        found.append(own)
+        for which in site.choices:
+            behind.setdefault(which, []).append(own)
+    return found[::-1]
 
 
 def _mask_of(site: TracedSite) -> Tensor | None:
@@ -198,24 +197,23 @@ def _any_of(behind: list[Tensor | None], site: TracedSite) -> Tensor | None:
     """Where any of the sites that follow a latent counts, along the latent's own plates."""
     if any(mask is None for mask in behind):
         return None
-    depth = max((-d for d in site.dims.plates), default=0)
     total = torch.zeros((), dtype=torch.bool)
     for mask in behind:
         assert mask is not None
         dims = tuple(d for d in range(-mask.dim(), 0) if d not in site.dims.plates)
         reduced = mask.any(dims, keepdim=True) if dims else mask
-        total = total | reduced.reshape(reduced.shape[max(0, reduced.dim() - depth) :])
+        total = total | reduced.reshape(reduced.shape[max(0, reduced.dim() - site.dims.depth) :])
     return total
 
 
-def _both(left: Tensor | None, right: Tensor | None, site: TracedSite) -> Tensor | None:
+def _both(left: Tensor | None, right: Tensor | None) -> Tensor | None:
     if left is None or right is None:
         return left if right is None else right
     return left & right
 
 
 def _masked(site: TracedSite, value: Any, times: Any) -> Any:
-    value = value if isinstance(times, float) and times == 1 else value * times
+    value = value if is_one(times) else value * times
     mask = _mask_of(site)
     if mask is None or site.choice is not None:  # a prior sums to 1 whatever is observed of it
         return value

@@ -86,9 +86,8 @@ def _by_site(component: Component, weights: list[Tensor]) -> dict[str, Any]:
         own = site.choice.dim
         others = [d for d in site.dims.choices if d != own and len(weight.shape) >= -d]
         weight = weight.sum(others, keepdim=True) if others else weight
-        depth = max((-d for d in site.dims.plates), default=0)
         probs = weight.movedim(weight.dim() + own, -1)
-        probs = probs.reshape(probs.shape[probs.dim() - 1 - depth :])
+        probs = probs.reshape(probs.shape[probs.dim() - 1 - site.dims.depth :])
         found[site.name] = _distribution(site.choice.fn, probs)
     return found
 

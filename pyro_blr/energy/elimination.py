@@ -6,6 +6,7 @@
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -62,10 +63,6 @@ class Elimination:
     def _symbol(self, what: str | int) -> str:
         return self._symbols.setdefault(what, opt_einsum.get_symbol(len(self._symbols)))
 
-    def symbol_of(self, which: int) -> str:
-        """The symbol of a discrete latent."""
-        return self._symbols[which]
-
     def _indexed(self, dims: Dims) -> Indexed:
         plates = {dim: self._symbol(name) for dim, name in dims.plates.items()}
         choices = {dim: self._symbol(which) for dim, which in dims.choices.items()}
@@ -82,9 +79,7 @@ class Elimination:
         ]
         plates = "".join(dict.fromkeys(s for own in inputs for s in own if s not in self.sums))
         equation = ",".join(map("".join, inputs)) + "->" + plates
-        sizes = [tuple(size for _, size in own) for own in kept]
-        _, path = opt_einsum.contract_path(equation, *sizes, shapes=True, optimize="auto")
-        needed = BYTES * max(int(path.largest_intermediate), *(prod(s) for s in sizes))
+        needed = BYTES * _largest_table(equation, *(tuple(n for _, n in own) for own in kept))
         free = available_bytes(torch.device("cpu"))
         if free is not None and needed > free:
             raise errors.MemoryLimitError(
@@ -119,3 +114,10 @@ class Elimination:
                 "pyro.plate(...)`, where it is short."
             ) from error
         return [term for terms in found.values() for term in terms]
+
+
+@lru_cache(maxsize=512)
+def _largest_table(equation: str, *shapes: tuple[int, ...]) -> int:
+    """The numbers of the largest table that a sum of products makes; found once for its shapes."""
+    _, path = opt_einsum.contract_path(equation, *shapes, shapes=True, optimize="auto")
+    return max(int(path.largest_intermediate), *map(prod, shapes))

@@ -50,6 +50,11 @@ class Dims:
     plates: Mapping[int, str]
     choices: Mapping[int, int]
 
+    @property
+    def depth(self) -> int:
+        """The dims that the plates take."""
+        return max((-dim for dim in self.plates), default=0)
+
     def depends_on(self, shape: tuple[int, ...]) -> frozenset[int]:
         """The discrete latents that a log density of some shape depends on."""
         return frozenset(

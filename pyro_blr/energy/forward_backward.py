@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..lifting import host
+from .log_einsum import largest, log_sum
 
 #: Messages that meet in less than this have lost what float64 does not hold (2e-308): of sums of
 #: fewer than 1e40 terms less than rounding.
@@ -45,17 +46,8 @@ def _one_by_one(initial: Tensor, steps: Tensor) -> Tensor:
     """The same in logarithms, step by step: slower, for paths that differ by hundreds of nats."""
     message = initial
     for step in steps.unbind(-3):
-        message = _log_sum(message.unsqueeze(-1) + step, -2)
-    return _log_sum(message, -1)
-
-
-def _log_sum(logs: Tensor, dim: int) -> Tensor:
-    """``logsumexp`` whose derivative is 0, not NaN, where all is -inf."""
-    shift = _finite(logs.detach().amax(dim, keepdim=True))
-    total = (logs - shift).exp().sum(dim)
-    is_possible = total > 0
-    found = torch.where(is_possible, total, 1.0).log() + shift.squeeze(dim)
-    return torch.where(is_possible, found, -torch.inf)
+        message = log_sum(message.unsqueeze(-1) + step, [-2])
+    return log_sum(message, [-1])
 
 
 class _Smoothed(NamedTuple):
@@ -93,9 +85,9 @@ class _Smoothing(torch.autograd.Function):
 
 def _smooth(initial: Tensor, transition: Tensor, observation: Tensor) -> _Smoothed:
     """The forward-backward algorithm, scaled; the gradients have the whole batch shape."""
-    start, top = _scaled_exp(initial, -1)
-    moves, moves_top = _scaled_exp(transition, (-2, -1))
-    seen, seen_top = _scaled_exp(observation, -1)
+    start, top = _scaled_exp(initial, [-1])
+    moves, moves_top = _scaled_exp(transition, [-2, -1])
+    seen, seen_top = _scaled_exp(observation, [-1])
     batch = torch.broadcast_shapes(start.shape[:-1], moves.shape[:-3], seen.shape[:-2])
     start = start.expand(*batch, *start.shape[-1:])
     moves, seen = moves.expand(*batch, *moves.shape[-3:]), seen.expand(*batch, *seen.shape[-2:])
@@ -199,11 +191,7 @@ def _scaled(factors: Tensor) -> Tensor:
     return factors / factors.detach().amax((-2, -1), keepdim=True)
 
 
-def _scaled_exp(logs: Tensor, dims: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _scaled_exp(logs: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
     """The exponential over its largest entry, and the log of that, a constant."""
-    shift = _finite(logs.detach().amax(dims, keepdim=True))
+    shift = largest(logs, dims)
     return (logs - shift).exp(), shift
-
-
-def _finite(shift: Tensor) -> Tensor:
-    return torch.where(shift.isfinite(), shift, 0.0)

@@ -36,7 +36,7 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
     if prod(sizes.values()) <= max(SMALL, TIMES * max(t.numel() for t in operands)):
         return _of_the_table(inputs, operands, output, summed)
     shifts = [
-        _largest(t, [i for i, s in enumerate(dims) if s in summed])
+        largest(t, [i for i, s in enumerate(dims) if s in summed])
         for dims, t in _pairs(inputs, operands)
     ]
     shifted = [(t - shift).exp() for t, shift in zip(operands, shifts, strict=True)]
@@ -68,9 +68,13 @@ def _of_the_table(
         total = total + one
     if not summed:
         return total
-    along = list(range(len(summed)))
-    shift = _largest(total, along)
-    return _log((total - shift).exp().sum(along)) + shift.reshape(shift.shape[len(summed) :])
+    return log_sum(total, list(range(len(summed))))
+
+
+def log_sum(logs: Tensor, along: list[int]) -> Tensor:
+    """``logsumexp`` along dims, with a gradient of 0, not NaN, where all is -inf."""
+    shift = largest(logs, along)
+    return _log((logs - shift).exp().sum(along)) + shift.squeeze(tuple(along))
 
 
 def _pairs(
@@ -86,8 +90,8 @@ def _aligned(tensor: Tensor, dims: str, order: str) -> Tensor:
     return moved.reshape([next(sizes) if s in dims else 1 for s in order])
 
 
-def _largest(tensor: Tensor, along: list[int]) -> Tensor:
-    """The largest value along dims, kept; finite where all are -inf; no gradient."""
+def largest(tensor: Tensor, along: list[int]) -> Tensor:
+    """The largest value along dims, which stay; finite where all are -inf; no gradient."""
     found = tensor.detach()
     found = found.amax(along, keepdim=True) if along else found
     return torch.where(found.isfinite(), found, 0.0)

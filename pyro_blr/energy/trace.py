@@ -6,6 +6,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pyro
@@ -80,7 +81,7 @@ class TracedSite:
         """The latents that it depends on."""
         return frozenset(n for f in self.lifted_factors for n in f.site_names)
 
-    @property
+    @cached_property
     def choices(self) -> frozenset[int]:
         """The discrete latents that the log density depends on, itself if it is one."""
         own = self.choice
@@ -238,9 +239,8 @@ class LiftMessenger(Messenger):
         shape = tuple(getattr(log_prob, "shape", ()))
         room = len(shape) if self.nesting is None else self.nesting
         right = shape[max(0, len(shape) - room) :]
-        depth = max((-d for d in dims.plates), default=0)
         sizes = [len(right) - i for i, size in enumerate(right) if size > 1]
-        self.traced.nesting = max(self.traced.nesting, depth, *sizes, 0)
+        self.traced.nesting = max(self.traced.nesting, dims.depth, *sizes, 0)
         _check_plates_of(msg, right)
         if dims.depends_on(shape):
             check_rows(msg["name"], right, dims)

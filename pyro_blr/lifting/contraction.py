@@ -41,6 +41,14 @@ def contract(operands: list[Operand], out: tuple[Axis, ...]) -> Tensor:
     return prod(scalars, start=value) if scalars else value
 
 
+def along(operands: list[Operand], axes: tuple[Axis, ...]) -> Tensor:
+    """The product of operands along axes, whether they run along each or not."""
+    present = {a for _, which in operands for a in which}
+    value = contract(operands, tuple(a for a in axes if a in present))
+    value = value.reshape([a.size if a in present else 1 for a in axes])
+    return value.expand([a.size for a in axes])
+
+
 @lru_cache(maxsize=4096)
 def _equation(axes: tuple[tuple[Axis, ...], ...], out: tuple[Axis, ...]) -> str:
     names: dict[Axis, str] = {}

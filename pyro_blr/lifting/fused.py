@@ -18,9 +18,9 @@ from torch import Tensor
 
 from .axes import Axis, common_device
 from .blocks import Block
-from .contraction import Operand, contract
+from .contraction import Operand, along
 from .moments import Moments
-from .plan import Plan, Product, Stat, coefficients_of_statistic, zero_of
+from .plan import Plan, Product, Stat, coefficients_of_statistic
 from .statistics import Statistic
 
 
@@ -42,7 +42,7 @@ class _Member:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Products with the same rows and columns.
+    """The products that are fused.
 
     :param features: the constants. # shape: (rows, features)
     """
@@ -61,49 +61,41 @@ class FusedPlan:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._weighed: tuple[Tensor, list[Tensor]] | None = None
+        self._weighed: tuple[Tensor, Tensor] | None = None
 
     @cached_property
-    def _split(self) -> tuple[tuple[_Group, ...], Plan]:
-        """The groups of products that are fused, and the plan of the others."""
+    def _split(self) -> tuple[_Group | None, Plan]:
+        """The products that are fused, if there are some, and the plan of the others."""
         out = self.plan.out
-        rows = tuple(a for a in out if any(a in axes for axes in self._of_constants()))
+        of_constants = {a for p in self.plan.products for _, axes in p.constants for a in axes}
+        rows = tuple(a for a in out if a in of_constants)
+        columns = tuple(a for a in out if a not in of_constants)
         found: list[_Member] = []
         left = []
         for product in self.plan.products:
-            member = _member(product, rows, tuple(a for a in out if a not in rows))
+            member = _member(product, rows, columns)
             if member is None:
                 left.append(product)
             else:
                 found.append(member)
         if len(found) < 2 or not rows:
-            return (), self.plan
-        columns = tuple(a for a in out if a not in rows)
+            return None, self.plan
         features = torch.cat([_features(m, rows) for m in found], 1)
-        return (_Group(rows, columns, tuple(found), features),), Plan(self.plan.dims, tuple(left))
-
-    def _of_constants(self) -> list[tuple[Axis, ...]]:
-        return [axes for p in self.plan.products for _, axes in p.constants]
+        return _Group(rows, columns, tuple(found), features), Plan(self.plan.dims, tuple(left))
 
     def values(self, moments: Mapping[Block, Moments], free: tuple[Tensor, ...]) -> Tensor:
         """The expectation along the plan's dims."""
-        groups, rest = self._split
-        if not groups:
+        group, rest = self._split
+        if group is None:
             return self.plan.values(moments, free)
-        out = self.plan.out
-        total = rest.values(moments, free) if rest.products else None
         device = common_device(moments[b].leaves[0] for b in self.plan.blocks)
         known: dict[int, Tensor] = {}
-        for group in groups:
-            table = torch.cat(
-                [_columns(m, group, moments, known, device) for m in group.members], 1
-            )
-            value = table @ group.features.to(device).T
-            axes = group.columns + group.rows
-            value = value.reshape([a.size for a in axes]).permute([axes.index(a) for a in out])
-            value = value.reshape([a.size if a else 1 for a in self.plan.dims])
-            total = value if total is None else total + value
-        return zero_of(moments) if total is None else total
+        table = torch.cat([_columns(m, group, moments, known, device) for m in group.members], 1)
+        value = table @ group.features.to(device).T
+        axes = group.columns + group.rows
+        order = [axes.index(a) for a in self.plan.out]
+        value = value.reshape([a.size for a in axes]).permute(order).reshape(self._shape)
+        return rest.values(moments, free) + value if rest.products else value
 
     def coefficients(
         self,
@@ -113,42 +105,36 @@ class FusedPlan:
         weights: Tensor,
     ) -> dict[Statistic, Tensor] | None:
         """What multiplies each mean parameter of a block in the weighted sum of the values."""
-        groups, rest = self._split
-        if not groups or weights.shape != self._shape:
+        group, rest = self._split
+        if group is None or weights.shape != self._shape:
             return self.plan.coefficients(moments, free, block, weights)
         total = rest.coefficients(moments, free, block, weights) if rest.products else {}
         if total is None:
             return None
         known: dict[int, Tensor] = {}
-        for group, weighed in zip(groups, self._weigh(weights), strict=True):
-            start = 0
-            for member in group.members:
-                own = weighed[:, start : start + member.width]
-                start += member.width
-                if block not in member.product.blocks:
-                    continue
-                found = _coefficients(member, group, own, moments, free, block, known)
-                if found is None:
-                    return None
-                which, value = found
-                total[which] = total[which] + value if which in total else value
+        each = self._weigh(group, weights).split([m.width for m in group.members], 1)
+        for member, own in zip(group.members, each, strict=True):
+            if block not in member.product.blocks:
+                continue
+            found = _coefficients(member, group, own, moments, free, block, known)
+            if found is None:
+                return None
+            which, value = found
+            total[which] = total[which] + value if which in total else value
         return total
 
     @cached_property
     def _shape(self) -> torch.Size:
         return torch.Size([a.size if a else 1 for a in self.plan.dims])
 
-    def _weigh(self, weights: Tensor) -> list[Tensor]:
+    def _weigh(self, group: _Group, weights: Tensor) -> Tensor:
         """The weighted sums of the features; once for the same weights. # shape: (columns, F)"""
         if self._weighed is None or self._weighed[0] is not weights:
             out = self.plan.out
-            laid = weights.reshape([a.size for a in out])
-            tables = []
-            for group in self._split[0]:
-                order = [out.index(a) for a in group.columns + group.rows]
-                table = laid.permute(order).reshape(-1, len(group.features))
-                tables.append(table @ group.features.to(weights.device))
-            self._weighed = (weights, tables)
+            order = [out.index(a) for a in group.columns + group.rows]
+            laid = weights.reshape([a.size for a in out]).permute(order)
+            table = laid.reshape(-1, len(group.features)) @ group.features.to(weights.device)
+            self._weighed = (weights, table)
         return self._weighed[1]
 
 
@@ -166,12 +152,7 @@ def _member(product: Product, rows: tuple[Axis, ...], columns: tuple[Axis, ...])
 
 def _features(member: _Member, rows: tuple[Axis, ...]) -> Tensor:
     """The constants of a product. # shape: (rows, width)"""
-    axes = rows + member.over
-    operands: list[Operand] = list(member.product.constants)
-    present = {a for _, own in operands for a in own}
-    value = contract(operands, tuple(a for a in axes if a in present))
-    value = value.reshape([a.size if a in present else 1 for a in axes])
-    value = value.expand([a.size for a in axes])
+    value = along(list(member.product.constants), rows + member.over)
     return value.reshape(prod(a.size for a in rows), member.width)
 
 
@@ -188,11 +169,7 @@ def _columns(
         size = prod(a.size for a in group.columns)
         return torch.ones(size, member.width, dtype=torch.float64, device=device)
     operands = [s.operand(moments, (), known) for s in stats]
-    axes = group.columns + member.over
-    present = {a for _, own in operands for a in own}
-    value = contract(operands, tuple(a for a in axes if a in present))
-    value = value.reshape([a.size if a in present else 1 for a in axes])
-    value = value.expand([a.size for a in axes])
+    value = along(operands, group.columns + member.over)
     return value.reshape(prod(a.size for a in group.columns), member.width)
 
 

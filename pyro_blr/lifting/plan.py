@@ -21,7 +21,7 @@ from .axes import (
     take,
 )
 from .blocks import Block
-from .contraction import Operand, contract
+from .contraction import Operand, along, contract
 from .moments import Moments
 from .segments import scatter
 from .statistics import COV, SECOND, Statistic, statistic_shape, sufficient_statistics
@@ -295,17 +295,9 @@ def coefficients_of_statistic(
     if axes is None:
         return _scattered(own, operands, shape)
     axes = tuple(dict.fromkeys(axes))
-    value = _along(operands, axes)
+    value = along(operands, axes)
     value = torch.diag_embed(value) if own.is_diagonal else value
     return value if value.numel() == shape.numel() else None
-
-
-def _along(operands: list[Operand], axes: tuple[Axis, ...]) -> Tensor:
-    """The product of operands along axes, whether they run along each or not."""
-    present = {a for _, which in operands for a in which}
-    value = contract(operands, tuple(a for a in axes if a in present))
-    value = value.reshape([a.size if a in present else 1 for a in axes])
-    return value.expand([a.size for a in axes])
 
 
 def _scattered(own: Stat, operands: list[Operand], shape: torch.Size) -> Tensor | None:
@@ -317,7 +309,7 @@ def _scattered(own: Stat, operands: list[Operand], shape: torch.Size) -> Tensor 
         return None
     sizes = [s for w, s in zip(own.where, shape, strict=True) if isinstance(w, Gather)]
     every = (*over, *plain)
-    found = scatter(((_along(operands, every), every),), maps, sizes, over)
+    found = scatter(((along(operands, every), every),), maps, sizes, over)
     if found is None:
         return None
     ((summed, _),), _ = found
