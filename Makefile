@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench docs lint format clean
+.PHONY: help install demo test bench docs tutorials lint format clean
 
 help:
-	@echo "make demo | test | bench | docs | lint | format | install | clean"
+	@echo "make demo | test | bench | docs | tutorials | lint | format | install | clean"
 
 install: $(STAMP)
 
@@ -40,6 +40,10 @@ bench: $(STAMP)
 docs: $(STAMP)
 	@$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+# Some minutes: runs the tutorials in full, and stores the outputs that the documentation shows.
+tutorials: $(STAMP)
+	@$(BIN)/python .ci/tutorials.py
 
 lint: $(STAMP)
 	@$(BIN)/python -m ruff check .

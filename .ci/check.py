@@ -49,7 +49,7 @@ def run(title: str, command: list[str]) -> int:
     """Run a module of this Python in the root, say how long it took, return its exit status."""
     print(f"== {title}: {' '.join(command)}", flush=True)
     start = time.monotonic()
-    # CI shortens the tutorials and tells the documentation that they were executed already.
+    # CI shortens the tutorials.
     environment = os.environ | {"CI": "1"}
     status = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=environment).returncode
     verdict = "passed" if status == 0 else f"failed (exit status {status})"

@@ -4,8 +4,8 @@
 
     python .ci/tutorials.py [PATH ...]
 
-An error or a warning in a cell ends the run, and leaves that notebook as it was. With CI in the environment the
-tutorials are short, so it must not be there.
+An error or a warning in a cell ends the run, and leaves that notebook as it was. With CI in the
+environment the tutorials are short, so it must not be there.
 """
 
 import os

@@ -8,10 +8,16 @@
 | Old Faithful | `data/old_faithful.csv` here: no package of the extras has it | facts, 272 rows |
 | Nile, sunspots | statsmodels | public domain, says statsmodels |
 | digits | scikit-learn | UCI, CC BY 4.0 |
+| radon | `data/radon.csv` here, which a tutorial reads | facts, 919 rows; from posteriordb, BSD-3 |
 | posteriordb | a clone of it that `PYRO_BLR_DATA` names | BSD-3 |
 
 Old Faithful: W. Haerdle, Smoothing Techniques with Implementation in S (Springer 1991), the version
 of Azzalini and Bowman, Applied Statistics 39 (1990) 357-365 that R calls `faithful`.
+
+Radon: measured for the Environmental Protection Agency of the United States in houses of Minnesota,
+in pCi/L, with the uranium in the soil of a county, in ppm; the version of Gelman and Hill, Data
+Analysis Using Regression and Multilevel/Hierarchical Models (2006), that posteriordb calls
+`radon_mn`. Counties are numbered in the order of their names; floor 0 is the basement.
 """
 
 import json
