@@ -9,6 +9,7 @@ from typing import Any
 
 import pyro
 from pyro.nn.module import PyroModule, PyroParam
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -72,6 +73,8 @@ def _read(holder: PyroModule, name: str) -> Any:
     """A parameter of a module, whatever other guides have put into Pyro's store under its name."""
     full, own = holder._pyro_get_fullname(name), getattr(holder, f"{name}_unconstrained")
     held = stored_leaf(full)
+    if held is own and _made_here(own) and not am_i_wrapped():
+        return own  # what Pyro gives for a real parameter, if no handler looks on
     if held is not None and held is not own:
         if _made_here(held):
             del pyro.get_param_store()[full]  # where Pyro finds nothing it puts the module's own
