@@ -4,6 +4,7 @@
 """The messages along a chain, of which chunks are taken side by side."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from math import ceil, prod
 
 import torch
@@ -90,20 +91,21 @@ class _Steps(_Chunks):
         super().__init__(steps, prod(batch) * S**3)
         if self.missing:
             matrices = torch.cat((matrices, matrices[..., : self.missing, :, :]), -3)
-        self._matrices = matrices.unflatten(-3, (self.count, self.length)).unbind(-3)
+        by_place = matrices.unflatten(-3, (self.count, self.length))
+        self._matrices: Sequence[Tensor] = by_place.unbind(-3)
 
     def products(self) -> Tensor:
         product, *rest = self._matrices
         for matrices in rest:
             product = product @ matrices
-        return product / product.detach().amax((-2, -1), keepdim=True)
+        return _scaled(product, (-2, -1))
 
     def messages(self, starts: Tensor) -> Tensor:
         found, message = [], starts.mT.unsqueeze(-2)
         for matrices in self._matrices:
             message = message @ matrices
             if self.count == 1:
-                message = message / message.detach().amax(-1, keepdim=True)
+                message = _scaled(message, (-1,))
             found.append(message)
         along = torch.cat(found, -2).flatten(-3, -2)
         return along[..., : self.steps, :].mT
@@ -123,7 +125,7 @@ class _AlikeSteps(_Chunks):
             seen = torch.cat((seen, seen[..., : self.missing]), -1)
         self._moves = moves.squeeze(-3).mT
         by_place = seen.unflatten(-1, (self.count, self.length)).movedim(-1, 0)
-        self._seen = by_place.contiguous().unbind(0)
+        self._seen: Sequence[Tensor] = by_place.contiguous().unbind(0)
 
     def products(self) -> Tensor:
         *batch, S, count = self._seen[0].shape
@@ -131,14 +133,18 @@ class _AlikeSteps(_Chunks):
         for seen in self._seen[1:]:
             product = self._moves @ product.reshape(*batch, S, S * count)
             product = product.reshape(*batch, S, S, count) * seen.unsqueeze(-2)
-        product = product / product.detach().amax((-3, -2), keepdim=True)
-        return product.movedim(-1, -3).mT.contiguous()
+        return _scaled(product, (-3, -2)).movedim(-1, -3).mT.contiguous()
 
     def messages(self, starts: Tensor) -> Tensor:
         found, message = [], starts
         for seen in self._seen:
             message = (self._moves @ message) * seen
             if self.count == 1:
-                message = message / message.detach().amax(-2, keepdim=True)
+                message = _scaled(message, (-2,))
             found.append(message)
         return torch.stack(found, -1).flatten(-2)[..., : self.steps]
+
+
+def _scaled(factors: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Over their largest entry, a constant: messages are right up to a factor."""
+    return factors / factors.detach().amax(dims, keepdim=True)
