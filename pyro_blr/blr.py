@@ -282,11 +282,11 @@ class BLR(Engine):
 
     @_call_of_model
     def discrete_marginals(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The posterior of each discrete latent that was summed out, as a Pyro distribution.
+        """The posterior of each latent that was summed out, as a Pyro distribution.
 
         By site, along its plates: ``blr.discrete_marginals(x)["z"].probs`` is the probability of
         each value in each row, ``.mode`` the most probable one. The states of a
-        ``dist.DiscreteHMM`` observed at ``"x"`` are ``"x.states"``, along time. Under
+        ``dist.DiscreteHMM`` or ``dist.GaussianHMM`` at ``"x"`` are ``"x.states"``, along time. Under
         ``"mean_field"`` it is q(z) at its optimum, under ``"marginal"`` the mean over draws of q of
         the posterior at each. Assignments that belong together are drawn by Pyro's
         ``infer_discrete`` with the fitted guide.
