@@ -285,11 +285,11 @@ class BLR(Engine):
         """The posterior of each latent that was summed out, as a Pyro distribution.
 
         By site, along its plates: ``blr.discrete_marginals(x)["z"].probs`` is the probability of
-        each value in each row, ``.mode`` the most probable one. The states of a
-        ``dist.DiscreteHMM`` or ``dist.GaussianHMM`` at ``"x"`` are ``"x.states"``, along time. Under
-        ``"mean_field"`` it is q(z) at its optimum, under ``"marginal"`` the mean over draws of q of
-        the posterior at each. Assignments that belong together are drawn by Pyro's
-        ``infer_discrete`` with the fitted guide.
+        each value in each row, ``.mode`` the most probable one. The states of a ``DiscreteHMM`` or
+        a ``GaussianHMM`` observed at ``"x"`` are ``"x.states"``, along time. Under ``"mean_field"``
+        it is q(z) at its optimum, under ``"marginal"`` the mean over draws of q of the posterior at
+        each. Assignments that belong together are drawn by Pyro's ``infer_discrete`` with the
+        fitted guide.
 
         :raises GuideError: for a guide that is known by its draws alone, or a point mass.
         """
