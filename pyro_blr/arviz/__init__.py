@@ -4,5 +4,6 @@
 """A fit as ArviZ reads it, under each version of ArviZ."""
 
 from .export import GROUPS, to_arviz
+from .leave_one_out import loo
 
-__all__ = ["GROUPS", "to_arviz"]
+__all__ = ["GROUPS", "loo", "to_arviz"]

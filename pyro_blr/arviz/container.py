@@ -7,6 +7,7 @@ The groups are plain ``xarray`` data sets, so that one adapter serves every vers
 """
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
@@ -28,17 +29,19 @@ def holder(kind: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], Any]:
         raise errors.ArgumentError(
             f"container must be one of {list(CONTAINERS)}, not {kind!r}. Mend: leave it out."
         )
-    has_base, legacy = _is_here("arviz_base"), _legacy()
-    if not (has_base or legacy):
+    if not (_is_here("arviz_base") or is_legacy()):
         raise errors.ArgumentError(f"to_arviz needs ArviZ, which is not installed. {MISSING}")
-    if kind == "inferencedata" or (kind == "auto" and not has_base):
-        if legacy is None:
-            raise errors.ArgumentError(
-                "InferenceData is in ArviZ before 1.0 only, which is not installed. Mend: leave "
-                "container= out, or pip install 'arviz<1'."
-            )
-        return legacy
-    return _tree
+    if kind == "inferencedata" and not _has_inference_data():
+        raise errors.ArgumentError(
+            "InferenceData is in ArviZ before 1.0 only, which is not installed. Mend: leave "
+            "container= out, or pip install 'arviz<1'."
+        )
+    return _inference_data if kind == "inferencedata" or (kind == "auto" and is_legacy()) else _tree
+
+
+def is_legacy() -> bool:
+    """Whether the only ArviZ that is installed is one before 1.0."""
+    return not _is_here("arviz_base") and _has_inference_data()
 
 
 def _tree(groups: Mapping[str, Any], attrs: Mapping[str, Any]) -> Any:
@@ -49,15 +52,18 @@ def _tree(groups: Mapping[str, Any], attrs: Mapping[str, Any]) -> Any:
     return tree
 
 
-def _legacy() -> Callable[[Mapping[str, Any], Mapping[str, Any]], Any] | None:
-    """What makes an ``InferenceData``, where ArviZ has it."""
-    if not _is_here("arviz"):
-        return None
+def _inference_data(groups: Mapping[str, Any], attrs: Mapping[str, Any]) -> Any:
     import arviz
 
-    if not hasattr(arviz, "InferenceData"):
-        return None
-    return lambda groups, attrs: arviz.InferenceData(**groups, attrs=dict(attrs))
+    return arviz.InferenceData(**groups, attrs=dict(attrs))
+
+
+def _has_inference_data() -> bool:
+    """Whether ArviZ before 1.0 is installed."""
+    try:
+        return int(version("arviz").partition(".")[0]) < 1
+    except PackageNotFoundError:
+        return False
 
 
 def _is_here(name: str) -> bool:
