@@ -3,6 +3,17 @@
 
 """How far a guide is from the posterior, measured."""
 
+from .bounds import ErrorBounds, divergence_bound, error_bounds
+from .moments import Moments, moments
 from .pareto import PSIS, khat_limit, psis
 
-__all__ = ["PSIS", "khat_limit", "psis"]
+__all__ = [
+    "PSIS",
+    "ErrorBounds",
+    "Moments",
+    "divergence_bound",
+    "error_bounds",
+    "khat_limit",
+    "moments",
+    "psis",
+]
