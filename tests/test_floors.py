@@ -81,6 +81,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("arguments", "guide_parameters", "info", "model_parameters", "sampling", "skips"),
         *("fit", "loop", "engine", "diagnosis"),
     ),
+    "draws": ("errors", "_compat", "families", "energy", "guides", "rules", "fit", "blr"),
     "arviz": (*GROUND, "energy", "guides", "blr"),
     # Stands apart: the idea in two files, an oracle for the tests.
     "minimal": ("errors",),
@@ -114,7 +115,7 @@ PYRO = {
     ),
     *("guides", "rules", "arguments", "model_parameters", "saved_parameters"),
     *("saved_constraints", "module_parameters", "guide_parameters", "guide_copies"),
-    *("diagnosis", "blr", "arviz", "minimal"),
+    *("diagnosis", "blr", "draws", "arviz", "minimal"),
 }
 
 # Files of one floor that need each other. The lower one imports the upper one inside a function.
