@@ -7,17 +7,23 @@ from .bounds import ErrorBounds, divergence_bound, error_bounds
 from .calibration import Calibration
 from .moments import Moments, moments
 from .pareto import PSIS, khat_limit, psis
+from .report import Report, report
 from .simulation import sbc
+from .site_khat import SiteKhat, site_khat
 
 __all__ = [
     "PSIS",
     "Calibration",
     "ErrorBounds",
     "Moments",
+    "Report",
+    "SiteKhat",
     "divergence_bound",
     "error_bounds",
     "khat_limit",
     "moments",
     "psis",
+    "report",
     "sbc",
+    "site_khat",
 ]

@@ -42,8 +42,9 @@ class ErrorBounds:
     """Bounds for a site, as far as the draws tell: they see no mode that q does not reach.
 
     :param float divergence: Rényi's divergence of order 2 of the target from q, in nats, with two
-        standard errors on top; infinite where k-hat is at least 0.5, and all bounds with it. From
-        k-hat 0.25 on the errors are themselves too small, and it may be a little short.
+        standard errors on top; infinite where k-hat is at least 0.5 and the weights are not even,
+        and all bounds with it. From k-hat 0.25 on the errors are themselves too small, and it may
+        be a little short.
     :param float wasserstein_1: Wasserstein's distance of order 1 of the whole site, in its units.
     :param float wasserstein_2: the same of order 2.
     :param Tensor mean: of the error of each mean. # shape: (*site)
@@ -58,13 +59,16 @@ class ErrorBounds:
 
 
 def divergence_bound(smoothed: PSIS) -> float:
-    """Rényi's divergence of order 2 in nats, and two standard errors; infinite from k-hat 0.5 on.
+    """Rényi's divergence of order 2 in nats, and two standard errors.
+
+    It is infinite from k-hat 0.5 on, unless the weights are even: what is bounded is then the
+    posterior where q has draws, and a tail of no mass beyond them is left out.
 
     :param smoothed: the weights of draws of q.
     """
     if smoothed.is_constant:
         return 0.0
-    if smoothed.khat >= NO_SECOND_MOMENT:
+    if smoothed.khat >= NO_SECOND_MOMENT and not smoothed.is_even:
         return math.inf
     relative = len(smoothed.weights) * smoothed.weights
     square = relative.square()

@@ -18,6 +18,9 @@ FEWEST_DRAWS = 25
 FEWEST_IN_TAIL = 5
 #: Weights that differ by less (in nats) are constant: q is then 5e-13 nats from its target.
 CONSTANT = 1e-6
+#: The share of the draws that even weights are worth: chi-square is then below 0.01, so that by
+#: Cauchy and Schwarz no mean is off by a tenth of an sd, nor an sd by a tenth.
+EVEN = 0.99
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,14 @@ class PSIS:
     def effective_draws(self) -> float:
         """1 / sum of squared weights: so many draws of the target are worth as much as these."""
         return float(torch.exp(-torch.logsumexp(2 * self.log_weights, 0)))
+
+    @property
+    def is_even(self) -> bool:
+        """Whether the weights are so even that their tail does not matter, whatever its index.
+
+        The tail of a log-concave posterior beyond a Gaussian is heavy, and at ten sds.
+        """
+        return self.effective_draws >= EVEN * len(self.log_weights)
 
     @property
     def limit(self) -> float:

@@ -14,20 +14,21 @@ guide at draws that differ in z_i alone are, up to a constant,
     \qquad z_i \sim q(z_i \mid z_{-i}),
 
 the importance ratios of the site's full conditional. The k-hat of a site is the median of theirs
-with z_-i at several draws of q, and its divergence in nats the mean of
-:math:`KL(q(z_i | z_{-i}) \,\|\, p(z_i | z_{-i}, x))`.
+with z_-i at some draws of q, a few of them the nearest to its mean, and its divergence the least of
+:math:`KL(q(z_i | z_{-i}) \,\|\, p(z_i | z_{-i}, x))` there, in nats: what is left where the others
+suit it best.
 
 What it means. It judges q's law of the site alone where the others are held: its family, its width,
 where it lies. If it is high, q is wrong there, and another family or more steps mend it. It does not
 judge what q leaves out *between* sites: where the k-hat of the whole guide is high and that of every
 site low, the sites depend on each other in the posterior as they do not in q, and a joint guide mends
-it. (Of a Gaussian posterior the best mean-field guide has log-linear ratios, whose k is 0, at
-whatever others; that of the whole guide may be near 1.) In a guide that is one Gaussian over several
+it. (The best mean-field guide of a Gaussian posterior has exact full conditionals at its mean, and
+log-linear ratios, whose k is 0, elsewhere; the k of the whole guide may be near 1.) In a guide that is one Gaussian over several
 sites q(z_i | z_-i) is its conditional law. A k-hat says nothing of size: a site of 0.001 nats may
 have a high one, and no matter.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -43,8 +44,9 @@ from .pareto import psis
 from .units import Unit, Units, units_of
 from .weighed import divergence, in_chunks, rounding_of
 
-#: Draws of q at which the other sites are held.
-ANCHORS = 7
+#: Draws of q at which the other sites are held: the nearest to its mean, where a mean-field guide is
+#: at its best, and any others, where the scale of many sites is as it is.
+CENTRAL, ANCHORS = 4, 16
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class SiteKhat:
 
     :param tuple sites: the site, or those that q holds together.
     :param float khat: the median Pareto k-hat of the ratios; minus infinity where they have no tail.
-    :param float divergence: the mean KL(q || full conditional), in nats.
+    :param float divergence: the least KL(q || full conditional), in nats.
     :param bool is_exact: whether all ratios are constant to rounding.
     """
 
@@ -92,18 +94,18 @@ def each_site(
         if not units.units:
             return ()
         program = Program(own.target, args, kwargs, caller, must_know=True)
-        fresh = units.drawn(num_samples + ANCHORS)
-        found = [_site(units, u, fresh, program, num_samples) for u in units.units]
+        fresh = units.drawn(num_samples)
+        anchors = [*central(fresh.values, CENTRAL), *range(ANCHORS - CENTRAL)]
+        found = [_site(units, u, fresh, program, anchors) for u in units.units]
     return tuple(sorted(found, key=lambda site: -site.divergence))
 
 
 def _site(
-    units: Units, unit: Unit, fresh: GuideDraws, program: Program, num_samples: int
+    units: Units, unit: Unit, fresh: GuideDraws, program: Program, anchors: Sequence[int]
 ) -> SiteKhat:
-    each = num_samples // ANCHORS
+    each = len(next(iter(fresh.values.values()))) // len(anchors)
     khats, divergences, constant = [], [], True
-    for k in range(ANCHORS):
-        anchor = num_samples + k  # a draw that gives a unit none of its values
+    for k, anchor in enumerate(anchors):
         values, log_q = units.given(unit, fresh, anchor, slice(k * each, (k + 1) * each))
         held = {n: v[anchor].expand(each, *v.shape[1:]) for n, v in fresh.values.items()}
         log_p = log_joint(program, {**held, **values}, each)
@@ -112,7 +114,17 @@ def _site(
         khats.append(smoothed.khat)
         divergences.append(divergence(ratio))
         constant = constant and smoothed.is_constant
-    return SiteKhat(unit.sites, median(khats), sum(divergences) / ANCHORS, constant)
+    return SiteKhat(unit.sites, median(khats), max(min(divergences), 0.0), constant)
+
+
+def central(values: Mapping[str, Tensor], count: int) -> list[int]:
+    """The draws that are nearest to the mean, in sds, with equal weight of each site."""
+    distance: Tensor | float = 0.0
+    for value in values.values():
+        flat = value.detach().double().cpu().reshape(len(value), -1)
+        scores = ((flat - flat.mean(0)) / flat.std(0)).square().nan_to_num(nan=0.0)
+        distance = distance + scores.mean(-1)
+    return [int(i) for i in torch.as_tensor(distance).argsort()[:count]]
 
 
 def log_joint(program: Program, values: Mapping[str, Tensor], count: int) -> Tensor:

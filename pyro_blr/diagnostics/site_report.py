@@ -1,0 +1,125 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the weighted draws say of one site: how far its means and sds are off, and how sure that is."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .bounds import ErrorBounds
+from .moments import Moments
+
+#: A mean is off from this share of q's sd on, and an sd from this share of itself.
+MEAN_OFF, SD_OFF = 0.1, 0.1
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """A site of q against the posterior.
+
+    :param str name: the site.
+    :param Moments moments: means and sds of q and of the posterior, element by element.
+    :param ErrorBounds bounds: of their errors.
+    :param float khat: given the others; NaN where q(site | others) is not known.
+    :param float divergence: of q's law of the site from its full conditional, in nats; or NaN.
+    """
+
+    name: str
+    moments: Moments
+    bounds: ErrorBounds
+    khat: float = math.nan
+    divergence: float = math.nan
+
+    @property
+    def shift(self) -> float:
+        """The posterior mean less q's where it is farthest, in sds of q."""
+        return _at_worst(self.moments.shift, self.moments.shift)
+
+    @property
+    def shift_error(self) -> float:
+        """Its Monte Carlo standard error."""
+        return _at_worst(self.moments.shift, self.moments.shift_error)
+
+    @property
+    def ratio(self) -> float:
+        """The posterior's sd over q's where it is farthest from 1."""
+        return math.exp(_at_worst(self.moments.widening, self.moments.widening))
+
+    @property
+    def ratio_error(self) -> float:
+        """Its Monte Carlo standard error."""
+        return self.ratio * _at_worst(self.moments.widening, self.moments.widening_error)
+
+    @property
+    def widest(self) -> float:
+        """The posterior's sd over q's where q is narrowest."""
+        return math.exp(_at_worst(self.moments.widening.clamp(min=0), self.moments.widening))
+
+    @property
+    def narrowest(self) -> float:
+        """The posterior's sd over q's where q is widest."""
+        return math.exp(_at_worst(self.moments.widening.clamp(max=0), self.moments.widening))
+
+    @property
+    def reach(self) -> float:
+        """The k that Gaussians of these sds would have, ``1 - (sd of q / sd of the posterior)^2``.
+
+        Weighted draws of q reach no further than q does, so it is a lower bound.
+        """
+        return 1 - self.widest**-2
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether q has a sd that is surely too small, by a tenth or more."""
+        return self._any_above(self.moments.widening, self.moments.widening_error, SD_OFF)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether q has a sd that is surely too large, by a tenth or more."""
+        return self._any_above(-self.moments.widening, self.moments.widening_error, SD_OFF)
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether q has a mean that is surely off, by a tenth of an sd or more."""
+        return self._any_above(self.moments.shift.abs(), self.moments.shift_error, MEAN_OFF)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a mean or sd may be off by more than a tenth, as far as the draws tell."""
+        margin = self.moments.margin
+        far = self.moments.shift.abs() + margin * self.moments.shift_error > 2 * MEAN_OFF
+        wide = self.moments.widening.abs() + margin * self.moments.widening_error > 2 * SD_OFF
+        return bool((far | wide).any())
+
+    def _any_above(self, value: Tensor, error: Tensor, limit: float) -> bool:
+        return bool(((value > limit) & (value > self.moments.margin * error)).any())
+
+    def words(self, at_least: bool = False) -> str:
+        """What is wrong with it, empty if nothing surely is.
+
+        :param at_least: whether the weights are too uneven to say how much.
+        """
+        least = "at least " if at_least else ""
+        found = []
+        if self.is_narrow:
+            found.append(
+                f"too narrow in site {self.name} (the posterior's sd is {least}{self.widest:.2f} "
+                "times q's)"
+            )
+        if self.is_wide:
+            found.append(
+                f"too wide in site {self.name} (the posterior's sd is {self.narrowest:.2f} times "
+                "q's)"
+            )
+        if self.is_shifted:
+            found.append(f"off in site {self.name} (by {least}{abs(self.shift):.2f} sd)")
+        return ", ".join(found)
+
+
+def _at_worst(by: Tensor, values: Tensor) -> float:
+    """A value where another is farthest from 0; elements that do not vary are no numbers."""
+    sizes = by.abs().nan_to_num(nan=-1.0).reshape(-1)
+    worst = int(sizes.argmax())
+    return float(values.reshape(-1)[worst]) if float(sizes[worst]) >= 0 else 0.0
