@@ -6,6 +6,7 @@
 from .bounds import ErrorBounds, divergence_bound, error_bounds
 from .calibration import Calibration
 from .moments import Moments, moments
+from .nuts import Comparison, against_nuts
 from .pareto import PSIS, khat_limit, psis
 from .report import Report, report
 from .simulation import sbc
@@ -14,10 +15,12 @@ from .site_khat import SiteKhat, site_khat
 __all__ = [
     "PSIS",
     "Calibration",
+    "Comparison",
     "ErrorBounds",
     "Moments",
     "Report",
     "SiteKhat",
+    "against_nuts",
     "divergence_bound",
     "error_bounds",
     "khat_limit",

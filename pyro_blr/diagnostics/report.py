@@ -147,6 +147,7 @@ def _summary(found: Report) -> list[str]:
 
 
 def _row(site: SiteReport) -> tuple[str, ...]:
+    assert site.bounds is not None
     bounds = tuple(_largest_ratio(b, site.moments.sd) for b in (site.bounds.mean, site.bounds.sd))
     return (
         site.name,

@@ -21,14 +21,14 @@ class SiteReport:
 
     :param str name: the site.
     :param Moments moments: means and sds of q and of the posterior, element by element.
-    :param ErrorBounds bounds: of their errors.
+    :param ErrorBounds bounds: of their errors; None against NUTS.
     :param float khat: given the others; NaN where q(site | others) is not known.
     :param float divergence: of q's law of the site from its full conditional, in nats; or NaN.
     """
 
     name: str
     moments: Moments
-    bounds: ErrorBounds
+    bounds: ErrorBounds | None = None
     khat: float = math.nan
     divergence: float = math.nan
 
