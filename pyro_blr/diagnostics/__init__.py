@@ -8,6 +8,7 @@ from .calibration import Calibration
 from .moments import Moments, moments
 from .nuts import Comparison, against_nuts
 from .pareto import PSIS, khat_limit, psis
+from .pictures import plot_history
 from .report import Report, report
 from .simulation import sbc
 from .site_khat import SiteKhat, site_khat
@@ -25,6 +26,7 @@ __all__ = [
     "error_bounds",
     "khat_limit",
     "moments",
+    "plot_history",
     "psis",
     "report",
     "sbc",

@@ -50,8 +50,12 @@ class Calibration:
             )
         ranks, numbers = {}, {}
         for name in names:
-            ranked = torch.stack([_rank(t[name], d[name]) for t, d in zip(truths, draws, strict=True)])
-            ties = torch.stack([_ties(t[name], d[name]) for t, d in zip(truths, draws, strict=True)])
+            ranked = torch.stack(
+                [_rank(t[name], d[name]) for t, d in zip(truths, draws, strict=True)]
+            )
+            ties = torch.stack(
+                [_ties(t[name], d[name]) for t, d in zip(truths, draws, strict=True)]
+            )
             size = len(draws[0][name])
             ranks[name] = ranked
             numbers[name] = (ranked + torch.rand(ranked.shape).double() * (ties + 1)) / (size + 1)

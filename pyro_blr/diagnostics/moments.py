@@ -38,8 +38,8 @@ class Moments:
 
     @property
     def margin(self) -> float:
-        """Standard errors within which all elements' differences are, nine times in ten."""
-        return math.sqrt(2 * math.log(20 * max(self.mean.numel(), 1)))
+        """Standard errors within which all elements' errors are, 99 times in 100 and more."""
+        return math.sqrt(2 * math.log(200 * max(self.mean.numel(), 1)))
 
 
 def moments(values: Tensor, weights: Tensor) -> Moments:

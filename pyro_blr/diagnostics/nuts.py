@@ -95,7 +95,9 @@ class Comparison:
             "errors",
         ]
         if self.divergences:
-            lines.append(f"{self.divergences} divergent transitions: parts of the posterior are missed")
+            lines.append(
+                f"{self.divergences} divergent transitions: parts of the posterior are missed"
+            )
         return "\n".join([*lines, f"verdict: {self.verdict}"])
 
     __repr__ = __str__

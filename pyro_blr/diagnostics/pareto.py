@@ -18,9 +18,9 @@ FEWEST_DRAWS = 25
 FEWEST_IN_TAIL = 5
 #: Weights that differ by less (in nats) are constant: q is then 5e-13 nats from its target.
 CONSTANT = 1e-6
-#: The share of the draws that even weights are worth: chi-square is then below 0.01, so that by
-#: Cauchy and Schwarz no mean is off by a tenth of an sd, nor an sd by a tenth.
-EVEN = 0.99
+#: The sd of log weights in nats up to which they are even: q is then some 0.02 nats from its target,
+#: as a normal law is from one that is a sixth wider. A few draws with large weights do not change it.
+EVEN = 0.2
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,14 @@ class PSIS:
         ``1 / k``. Minus infinity where the weights are constant, or their largest ones are equal:
         they are then bounded, and there is no tail to fit.
     :param float spread: the largest log weight less the least, in nats.
+    :param float log_sd: the sd of the log weights before they are smoothed, in nats.
     :param bool is_constant: whether the spread is rounding, so that q is its target exactly.
     """
 
     log_weights: Tensor
     khat: float
     spread: float
+    log_sd: float
     is_constant: bool
 
     @property
@@ -52,11 +54,12 @@ class PSIS:
 
     @property
     def is_even(self) -> bool:
-        """Whether the weights are so even that their tail does not matter, whatever its index.
+        """Whether the weights are so even that their tail hardly matters, whatever its index.
 
-        The tail of a log-concave posterior beyond a Gaussian is heavy, and at ten sds.
+        The tail of a logistic regression's posterior against a normal q has an index near 1, and
+        begins where there is next to no mass.
         """
-        return self.effective_draws >= EVEN * len(self.log_weights)
+        return self.log_sd <= EVEN
 
     @property
     def limit(self) -> float:
@@ -99,8 +102,9 @@ def psis(log_ratios: Tensor, *, rounding: float = CONSTANT) -> PSIS:
     log_ratios = _checked(log_ratios)
     centred = log_ratios - log_ratios.max()
     spread = -float(centred.min())
+    log_sd = float(centred.std()) if math.isfinite(spread) else math.inf
     if spread <= rounding:
-        return PSIS(_normalised(centred), -math.inf, spread, True)
+        return PSIS(_normalised(centred), -math.inf, spread, log_sd, True)
     size = len(centred)
     ordered, order = torch.sort(centred)
     in_tail = int(min(0.2 * size, 3 * math.sqrt(size)))
@@ -110,7 +114,7 @@ def psis(log_ratios: Tensor, *, rounding: float = CONSTANT) -> PSIS:
     khat, smoothed = _smooth(tail, float(cutoff))
     result = torch.empty_like(centred)
     result[order] = torch.cat([ordered[~is_tail], smoothed])
-    return PSIS(_normalised(result), khat, spread, False)
+    return PSIS(_normalised(result), khat, spread, log_sd, False)
 
 
 def _checked(log_ratios: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from ..draws.fitted import Fitted, fitted
+from ..draws.fitted import fitted
 from ..fit import Fit
 from .bounds import error_bounds
+from .curvature import Curvature, curvatures
 from .moments import moments
 from .site_khat import SiteKhat, each_site
 from .site_report import SiteReport
@@ -72,7 +73,15 @@ class Report:
         return plot_report(self)
 
     def __str__(self) -> str:
-        head = ("site", "elements", "k-hat", "nats", "mean off (error)", "sd / q's (error)", "bounds")
+        head = (
+            "site",
+            "elements",
+            "k-hat",
+            "nats",
+            "mean off (error)",
+            "sd / q's (error)",
+            "bounds",
+        )
         lines = [*_summary(self), "", table(head, [_row(s) for s in self.sites]), *_legend(self)]
         lines += ["", f"verdict: {self.verdict}", *(f"- {line}" for line in self.advice)]
         return "\n".join(lines)
@@ -108,21 +117,22 @@ def report(fit: Any, *args: Any, num_samples: int = 4000, **kwargs: Any) -> Repo
     with torch.no_grad():
         weighed = weigh(own, args, kwargs, num_samples, "report")
         khats = each_site(own, args, kwargs, num_samples, "report")
-        sites = tuple(_site(name, weighed, khats) for name in _judged(own, weighed))
+        judged = {n: v for n, v in weighed.values.items() if n not in weighed.points}
+        curved = curvatures(judged, weighed.log_ratios)
+        sites = tuple(_site(name, weighed, khats, curved[name]) for name in judged)
     return Report(weighed, sites, khats, judge(weighed, sites, khats, own.fit), own.fit)
 
 
-def _judged(own: Fitted, weighed: Weighed) -> list[str]:
-    return [n for n in weighed.values if n not in weighed.points]
-
-
-def _site(name: str, weighed: Weighed, khats: tuple[SiteKhat, ...]) -> SiteReport:
+def _site(
+    name: str, weighed: Weighed, khats: tuple[SiteKhat, ...], curvature: Curvature
+) -> SiteReport:
     values = weighed.values[name]
     known = next((k for k in khats if name in k.sites), None)
     return SiteReport(
         name,
         moments(values, weighed.psis.weights),
         error_bounds(values, weighed.psis),
+        curvature,
         math.nan if known is None else known.khat,
         math.nan if known is None else known.divergence,
     )
@@ -187,5 +197,3 @@ def _legend(found: Report) -> list[str]:
     if found.weighed.points:
         lines.append(f"points, not judged: {', '.join(sorted(found.weighed.points))}")
     return lines
-
-

@@ -77,7 +77,9 @@ def sbc(
             given, conditioned = _as_arguments(simulate(dict(latents))), model
         try:
             with pyro.get_param_store().scope():
-                found = _posterior(fitting(conditioned, *given, **kwargs), given, kwargs, num_samples)
+                found = _posterior(
+                    fitting(conditioned, *given, **kwargs), given, kwargs, num_samples
+                )
         except Exception as error:
             error.add_note(f"in simulation {k} of {num} of the calibration")
             raise

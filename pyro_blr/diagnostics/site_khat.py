@@ -47,6 +47,8 @@ from .weighed import divergence, in_chunks, rounding_of
 #: Draws of q at which the other sites are held: the nearest to its mean, where a mean-field guide is
 #: at its best, and any others, where the scale of many sites is as it is.
 CENTRAL, ANCHORS = 4, 16
+#: Draws of a site at each of them, at least.
+FEWEST = 50
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,7 @@ class SiteKhat:
     is_exact: bool
 
 
-def site_khat(
-    fit: Any, *args: Any, num_samples: int = 4000, **kwargs: Any
-) -> tuple[SiteKhat, ...]:
+def site_khat(fit: Any, *args: Any, num_samples: int = 4000, **kwargs: Any) -> tuple[SiteKhat, ...]:
     """The k-hat of each site given the others, the worst first.
 
     Empty where q(site | others) is not known: a guide of several parts that depend on each other,
@@ -96,6 +96,7 @@ def each_site(
         program = Program(own.target, args, kwargs, caller, must_know=True)
         fresh = units.drawn(num_samples)
         anchors = [*central(fresh.values, CENTRAL), *range(ANCHORS - CENTRAL)]
+        anchors = anchors[: max(1, num_samples // FEWEST)]
         found = [_site(units, u, fresh, program, anchors) for u in units.units]
     return tuple(sorted(found, key=lambda site: -site.divergence))
 

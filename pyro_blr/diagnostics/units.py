@@ -72,9 +72,7 @@ class Units:
         return _conditional(self.own.view, unit, fresh, anchor, count)
 
 
-def units_of(
-    own: Fitted, args: tuple[Any, ...], kwargs: Mapping[str, Any], caller: str
-) -> Units:
+def units_of(own: Fitted, args: tuple[Any, ...], kwargs: Mapping[str, Any], caller: str) -> Units:
     """The units of the guide of a fit."""
     own = _seen(own, args, kwargs)
     if own.view is None:
@@ -90,7 +88,9 @@ def units_of(
 
 def is_dense(block: Block) -> bool:
     """Whether a block has one full precision matrix, whose parts are conditional laws."""
-    return type(block) is Block and isinstance(block.family, MultivariateNormal) and not block.row_dims
+    return (
+        type(block) is Block and isinstance(block.family, MultivariateNormal) and not block.row_dims
+    )
 
 
 def _seen(own: Fitted, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Fitted:
@@ -116,7 +116,9 @@ def _independent_parts(
     parts = tuple(drawn.log_q)
     if len(parts) == 1:
         return parts
-    mixed = {n: v.roll(i + 1, 0) for i, p in enumerate(parts) for n, v in drawn.values.items() if n in p}
+    mixed = {
+        n: v.roll(i + 1, 0) for i, p in enumerate(parts) for n, v in drawn.values.items() if n in p
+    }
     try:
         sites = at_draws(Program(own.guide, args, kwargs, caller), mixed, TRIED)
     except Exception:  # a guide that cannot be run at such values has parts that depend

@@ -21,6 +21,9 @@ from .weighed import Weighed
 #: Nats by which q's law of a site is off on its own: of an sd that is off by a third.
 OWN = 0.1
 
+#: Effective draws below which nothing is said by weighted sds.
+FEW_DRAWS = 20
+
 UNSEEN = (
     "weights see only what q reaches: a mode without draws is missed. diagnostics.sbc and "
     "diagnostics.against_nuts look there"
@@ -50,11 +53,11 @@ def judge(
     """The verdict on draws of q and their weights."""
     smoothed = weighed.psis
     if smoothed.is_constant:
-        text = f"exact: the weights are constant to {smoothed.spread:.0e} nats, so q is the posterior"
+        text = (
+            f"exact: the weights are constant to {smoothed.spread:.0e} nats, so q is the posterior"
+        )
         return Verdict("exact", text, (UNSEEN,))
-    if smoothed.is_even:
-        return Verdict("good", _even(weighed), (UNSEEN,))
-    doubt = _doubt(smoothed, sites, khats)
+    doubt = "" if smoothed.is_even else _doubt(smoothed, sites, khats)
     if doubt:
         status, text = "untrusted", _untrusted(doubt, smoothed, sites, khats)
     else:
@@ -67,17 +70,7 @@ def judge(
     return Verdict(status, text, (*advice, UNSEEN))
 
 
-def _even(weighed: Weighed) -> str:
-    smoothed = weighed.psis
-    text = f"good: q is {max(weighed.divergence, 0.0):.1e} nats from the posterior"
-    if smoothed.is_reliable:
-        return text
-    return f"{text} (k-hat {smoothed.khat:.2f} is of weights so even that their tail has no mass)"
-
-
-def _doubt(
-    smoothed: PSIS, sites: Sequence[SiteReport], khats: Sequence[SiteKhat]
-) -> str:
+def _doubt(smoothed: PSIS, sites: Sequence[SiteReport], khats: Sequence[SiteKhat]) -> str:
     """Why the weights are of no use, empty if they are.
 
     The tail of the guide's weights is at least as heavy as that of a site's, and that of a law which
@@ -91,8 +84,8 @@ def _doubt(
     if heavy is not None and heavy.khat > limit:
         names = ", ".join(heavy.sites)
         return f"k-hat {heavy.khat:.2f} of {names} given the others is above {limit:.2f}, {whole}"
-    far = max(sites, key=lambda s: s.reach, default=None)
-    if far is not None and far.is_narrow and far.reach > limit:
+    far = max(sites, key=lambda s: s.tail, default=None)
+    if far is not None and far.tail > limit:
         return f"the tail of so narrow a law in {far.name} has a k above {limit:.2f}, {whole}"
     return ""
 
@@ -105,7 +98,8 @@ def _untrusted(
     doubt: str, smoothed: PSIS, sites: Sequence[SiteReport], khats: Sequence[SiteKhat]
 ) -> str:
     text = f"do not trust: {doubt}"
-    found = "; ".join(words for s in sites if (words := s.words(at_least=True)))
+    serve = smoothed.effective_draws >= FEW_DRAWS
+    found = "; ".join(words for s in sites if (words := s.doubtful_words(serve)))
     if found:
         return f"{text}; {found}"
     own = off_alone(khats, smoothed.limit)
@@ -117,6 +111,8 @@ def _untrusted(
 def _by_moments(weighed: Weighed, sites: Sequence[SiteReport]) -> tuple[str, str]:
     """The verdict where weighted estimates can be used."""
     khat = f"k-hat {max(weighed.psis.khat, -1.0):.2f}"
+    if not weighed.psis.is_reliable:
+        khat += " (of weights so even that their tail has next to no mass)"
     found = "; ".join(words for s in sites if (words := s.words()))
     if found:
         return "off", f"{found}; {khat}, so weights correct it"
@@ -129,14 +125,19 @@ def _by_moments(weighed: Weighed, sites: Sequence[SiteReport]) -> tuple[str, str
 def _advice(
     smoothed: PSIS, khats: Sequence[SiteKhat], fit: Fit | None, num_parts: int, weights_serve: bool
 ) -> tuple[str, ...]:
-    lines = []
-    if fit is not None and not fit.converged:
-        lines.append(f"the fit has not converged ({fit.reason}): call blr.fit again first")
+    lines = [_convergence(fit)] if fit is None or not fit.converged else []
     own = off_alone(khats, smoothed.limit)
-    if own:
+    if not khats:
+        lines.append("the guide's q(site | others) is not known, so no site has a k-hat")
+    elif len(khats) == 1:
         lines.append(
-            f"q's own law of {', '.join(own)} is off also given the others: fit further, give the "
-            "site another family, or change its variable (a log, a decentred form)"
+            "q has not the posterior's shape: another family, another variable (a log, a decentred "
+            "form), or more steps"
+        )
+    elif own:
+        lines.append(
+            f"q's own law of {', '.join(own)} is off also given the others: another family for it, "
+            "another variable (a log, a decentred form), or more steps"
         )
     elif num_parts > 1:
         lines.append(
@@ -146,8 +147,8 @@ def _advice(
         )
     else:
         lines.append(
-            "q is one law over all sites and has not the posterior's shape: change variables (a "
-            "log, a decentred form), or split the guide into families of their own"
+            "q is one law over all sites and has not the posterior's shape: another variable (a "
+            "log, a decentred form), or families of their own (AutoNatural)"
         )
     if weights_serve:
         lines.append(
@@ -155,8 +156,20 @@ def _advice(
             "those of the posterior"
         )
     else:
-        lines.append("what is said of means and sds is a lower bound: the weights are too uneven")
+        lines.append(
+            "means and sds in the table are of weights that are too uneven: an sd is larger than "
+            "they say"
+        )
     return tuple(lines)
+
+
+def _convergence(fit: Fit | None) -> str:
+    if fit is None:
+        return (
+            "whether the fit has converged is not known: BLR(model, guide).fit(*args) goes on from "
+            "here and certifies it"
+        )
+    return f"the fit has not converged ({fit.reason}): call blr.fit(*args) again first"
 
 
 def off_alone(khats: Sequence[SiteKhat], limit: float) -> tuple[str, ...]:

@@ -41,14 +41,19 @@ class Weighed:
     psis: PSIS
 
     @property
+    def log_ratios(self) -> Tensor:
+        """``log_p - log_q``: the log weights as they are. # shape: (S,)"""
+        return self.log_p - self.log_q
+
+    @property
     def elbo(self) -> float:
         """The mean of the log weights, in nats."""
-        return float((self.log_p - self.log_q).mean())
+        return float(self.log_ratios.mean())
 
     @property
     def divergence(self) -> float:
         """KL(q || posterior) in nats, by importance."""
-        return divergence(self.log_p - self.log_q)
+        return divergence(self.log_ratios)
 
 
 def weigh(

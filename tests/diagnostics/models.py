@@ -53,7 +53,7 @@ def groups(y):
 
 
 def covariates(rows=20, size=2):
-    return torch.sin(torch.arange(float(rows * size))).reshape(rows, size)
+    return torch.randn(rows, size, generator=torch.Generator().manual_seed(7))
 
 
 #: Conjugate models with arguments whose values do not matter, and data to fit.
@@ -62,7 +62,10 @@ CONJUGATE = {
     "rate": (rate, lambda: (torch.tensor([3.0, 0.0, 5.0, 2.0, 4.0]),)),
     "coin": (coin, lambda: (torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0]),)),
     "classes": (classes, lambda: (torch.tensor([0, 1, 2, 2, 1, 2, 2, 0]),)),
-    "regression": (regression, lambda: (covariates(), covariates()[:, 0] + covariates(20)[:, 1])),
+    "regression": (
+        regression,
+        lambda: (covariates(), covariates()[:, 0] + covariates(20, 3)[:, 2]),
+    ),
     "groups": (groups, lambda: (torch.sin(torch.arange(15.0)).reshape(5, 3),)),
 }
 

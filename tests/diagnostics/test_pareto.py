@@ -28,7 +28,9 @@ def test_it_is_arviz_for_tails_that_have_one(size, scale):
     torch.testing.assert_close(found.log_weights, expected, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("own, target", [(1.0, 0.9), (1.5, 1.0), (2.0, 1.0), (1.0, 0.3), (6.0, 1.0)])
+@pytest.mark.parametrize(
+    "own, target", [(1.0, 0.9), (1.5, 1.0), (2.0, 1.0), (1.0, 0.3), (6.0, 1.0)]
+)
 def test_the_index_of_student_tails(own, target):
     # q falls like z^-(own + 1), p like z^-(target + 1): k = 1 - target / own.
     q, p = StudentT(own), StudentT(target)

@@ -47,7 +47,12 @@ def observed(model):
 
 @pytest.mark.parametrize(
     "shift, scale, words",
-    [(0.0, 0.4, "too narrow"), (0.0, 2.5, "too wide"), (1.0, 1.0, "too high"), (-1.0, 1.0, "too low")],
+    [
+        (0.0, 0.4, "too narrow"),
+        (0.0, 2.5, "too wide"),
+        (1.0, 1.0, "too high"),
+        (-1.0, 1.0, "too low"),
+    ],
 )
 def test_the_verdict_names_what_is_wrong(shift, scale, words):
     def draws(model, y):
