@@ -34,6 +34,7 @@ class Draws:
         ``poutine.scale`` is not applied. # shape: (S, *batch)
     :param observed: the data, by site. # shape: (*site)
     :param dims: how the value of each site lies.
+    :param prior_dims: how each log prior lies.
     :param likelihood_dims: how each log likelihood lies.
     :param plates: the size of each plate.
     """
@@ -47,6 +48,7 @@ class Draws:
     log_likelihood: Mapping[str, Tensor]
     observed: Mapping[str, Tensor]
     dims: Mapping[str, Dims]
+    prior_dims: Mapping[str, Dims]
     likelihood_dims: Mapping[str, Dims]
     plates: Mapping[str, tuple[int, ...]]
 
@@ -151,7 +153,7 @@ def _draws(drawn: GuideDraws, sites: Mapping[str, Site]) -> Draws:
         for plate, size in site.entry.plates.values():
             plates.setdefault(plate, set()).add(size)
     latent, observed = kinds.get("latent", {}), kinds.get("observed", {})
-    computed = kinds.get("deterministic", {})
+    computed, data = kinds.get("deterministic", {}), {**observed, **kinds.get("datum", {})}
     return Draws(
         drawn.values,
         {n: s.values for n, s in computed.items() if s.values is not None},
@@ -160,8 +162,9 @@ def _draws(drawn: GuideDraws, sites: Mapping[str, Site]) -> Draws:
         drawn.points,
         {n: s.log_prob for n, s in latent.items()},
         {n: s.log_prob for n, s in observed.items()},
-        {n: s.values for n, s in observed.items() if s.values is not None},
+        {n: s.values for n, s in data.items() if s.values is not None},
         {n: s.dims for n, s in sites.items()},
+        {n: s.dims_of_log_prob for n, s in latent.items()},
         {n: s.dims_of_log_prob for n, s in observed.items()},
         {n: tuple(sorted(sizes)) for n, sizes in plates.items()},
     )

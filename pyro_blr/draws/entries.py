@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
@@ -19,7 +20,8 @@ from ..families.registry import unwrap
 class Entry:
     """A site in one run.
 
-    :param kind: ``"latent"``, ``"observed"``, ``"deterministic"`` or ``"factor"``.
+    :param kind: ``"latent"``, ``"observed"``, ``"deterministic"``, ``"factor"``, or ``"datum"`` for
+        one of several observed sites whose log density is of all of them together.
     :param value: None where a site stands for several.
     :param log_prob: along batch dims, without ``poutine.scale``; masked elements are 0.
     :param scaled: the same with ``poutine.scale``, as it counts in the log joint.
@@ -38,6 +40,11 @@ class Entry:
     is_auxiliary: bool = False
     is_delta: bool = False
 
+    @property
+    def is_data(self) -> bool:
+        """Whether its value was observed."""
+        return self.kind in ("observed", "datum")
+
 
 def entries_of(trace: Any, latents: Container[str] = ()) -> list[Entry]:
     """The sites of a trace whose log densities are computed.
@@ -55,11 +62,16 @@ def entry(name: str, site: Mapping[str, Any], latents: Container[str] = ()) -> E
     """One site of a trace."""
     plates = {f.dim: (f.name, int(f.size)) for f in site["cond_indep_stack"] if f.vectorized}
     unscaled = scale_and_mask(site["unscaled_log_prob"], 1.0, site["mask"])
+    kind, value, fn = kind_of(name, site, latents), site["value"], site["fn"]
+    if kind in ("latent", "observed"):
+        value = value.expand(torch.broadcast_shapes(value.shape, fn.shape()))
+    scale = site["scale"]
+    is_scaled = isinstance(scale, Tensor) or scale != 1
+    scaled = site["log_prob"] if is_scaled else unscaled
     return Entry(
-        *(name, kind_of(name, site, latents), site["value"], unscaled, site["log_prob"]),
-        *(int(site["fn"].event_dim), plates),
+        *(name, kind, value, unscaled, scaled, int(fn.event_dim), plates),
         is_auxiliary=bool(site["infer"].get("is_auxiliary")),
-        is_delta=isinstance(unwrap(site["fn"]), Delta),
+        is_delta=isinstance(unwrap(fn), Delta),
     )
 
 

@@ -45,7 +45,13 @@ def guide_draws(
             values = {n: v.expand(num_draws, *v.shape) for n, v in points.items()}
             return GuideDraws({**drawn.values, **values}, drawn.log_q, frozenset(points))
         program = Program(fitted.guide, args, kwargs, caller)
-        return _of_runs(at_draws(program, {}, num_draws), num_draws)
+        # One draw would not tell a point from what was computed of a draw.
+        drawn = _of_runs(at_draws(program, {}, max(2, num_draws)))
+        return GuideDraws(
+            {n: v[:num_draws] for n, v in drawn.values.items()},
+            {n: q[:num_draws] for n, q in drawn.log_q.items()},
+            drawn.points,
+        )
 
 
 def _of_blocks(guide: LatentGuide, num_draws: int) -> GuideDraws:
@@ -76,7 +82,7 @@ def _summed(log_density: Tensor) -> Tensor:
 # A guide that is run
 
 
-def _of_runs(sites: Mapping[str, Site], num_draws: int) -> GuideDraws:
+def _of_runs(sites: Mapping[str, Site]) -> GuideDraws:
     """Draws of a guide that is known by running it.
 
     What a guide draws for the sake of other sites, as Pyro's automatic guides do, has one density
@@ -84,8 +90,6 @@ def _of_runs(sites: Mapping[str, Site], num_draws: int) -> GuideDraws:
     """
     sampled = {n: s for n, s in sites.items() if s.kind == "latent" or s.entry.is_auxiliary}
     points = frozenset(n for n, s in sampled.items() if s.entry.is_delta and not s.varies)
-    if num_draws == 1:  # one draw does not tell a point from what was computed
-        points = frozenset(n for n in points if not _has_auxiliary(sampled))
     values = {
         n: s.values for n, s in sampled.items() if not s.entry.is_auxiliary and s.values is not None
     }
@@ -99,10 +103,6 @@ def _of_runs(sites: Mapping[str, Site], num_draws: int) -> GuideDraws:
             "the guide samples no latent in this call. Mend: sample in it each latent of the model."
         )
     return GuideDraws(values, log_q, points)
-
-
-def _has_auxiliary(sites: Mapping[str, Site]) -> bool:
-    return any(s.entry.is_auxiliary for s in sites.values())
 
 
 def _parts(sites: Sequence[Site]) -> Iterator[list[Site]]:

@@ -3,7 +3,7 @@
 
 """A model or a guide with its arguments, run where some of its sites have given values."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -46,21 +46,37 @@ class Program:
 
         :param given: values of sites.
         :param nesting: the dims that batches and plates take.
+        :raises GuideError: if only one of model and guide has a latent.
         """
+        known = _Known(nesting)
         with torch.no_grad(), poutine.block(), ExitStack() as stack:
             tracer = stack.enter_context(poutine.trace())
             if self.must_know:
                 stack.enter_context(_Enumerated(first_available_dim=-1 - nesting))
             stack.enter_context(_WholePlates(self.caller))
             if self.must_know:
-                stack.enter_context(_Known(nesting))
+                stack.enter_context(known)
             if self.is_free:
                 stack.enter_context(_Unobserved())
             stack.enter_context(_Given(given))
             self.code(*self.args, **self.kwargs)
+            if self.must_know:
+                self._check_latents(given, known.missing, tracer.trace)
             tracer.trace.compute_log_prob()
             entries = entries_of(tracer.trace, given)
             return without_choices(tracer.trace, entries) if self.must_know else entries
+
+    def _check_latents(
+        self, given: Mapping[str, Tensor], missing: Sequence[str], trace: Any
+    ) -> None:
+        unseen = sorted(set(given) - set(trace.nodes))
+        if unseen:
+            raise errors.GuideError(
+                f"the guide holds {unseen} which the model did not sample in this call. Mend: call "
+                f"{self.caller} with the arguments that the fit had."
+            )
+        if missing:
+            raise missing_site(missing[0])
 
 
 class _Enumerated(EnumMessenger):
@@ -98,7 +114,7 @@ class _Unobserved(Messenger):
 
 
 class _Known(Messenger):
-    """Refuses a latent without a value; a discrete one is to be summed out.
+    """Has discrete latents summed out, and notes other latents without a value.
 
     :param nesting: the dims that are left to plates.
     """
@@ -106,12 +122,14 @@ class _Known(Messenger):
     def __init__(self, nesting: int) -> None:
         super().__init__()
         self.nesting = nesting
+        self.missing: list[str] = []
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if msg["is_observed"] or msg["value"] is not None or site_is_subsample(msg):
             return
         if not is_discrete(msg["fn"]):
-            raise missing_site(msg["name"])
+            self.missing.append(msg["name"])
+            return
         msg["infer"] = summed_out(msg["name"], msg["fn"], msg["infer"])
         check_declared(msg, self.nesting)
 

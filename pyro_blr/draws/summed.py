@@ -9,6 +9,7 @@ hidden Markov model.
 """
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def without_choices(trace: Any, entries: Sequence[Entry]) -> list[Entry]:
     for component in joined:
         sites = tuple(s for s in component.sites if by_name[s.name].kind != "deterministic")
         if any(s.choice is not None for s in sites):
-            result.append(_summed(Component(sites), by_name))
+            result += _summed(Component(sites), by_name)
     return result
 
 
@@ -48,19 +49,23 @@ def _traced(entry: Entry, site: Mapping[str, Any]) -> TracedSite:
     return TracedSite(entry.name, site["log_prob"], 1.0, None, dims, choice_of(site))
 
 
-def _summed(component: Component, by_name: Mapping[str, Entry]) -> Entry:
-    """One entry for all sites of a component."""
+def _summed(component: Component, by_name: Mapping[str, Entry]) -> list[Entry]:
+    """One entry for all sites of a component, and the data if there are several."""
     check_plates(component)
     members = [by_name[s.name] for s in component.sites]
-    scaled, plates = _log_sum(component, [m.scaled for m in members])
-    is_scaled = any(m.scaled is not m.log_prob for m in members)
-    log_prob = _log_sum(component, [m.log_prob for m in members])[0] if is_scaled else scaled
+    log_prob, plates = _log_sum(component, [m.log_prob for m in members])
+    scaled = log_prob
+    if any(m.scaled is not m.log_prob for m in members):
+        scaled, _ = _log_sum(component, [m.scaled for m in members])
     observed = [m for m in members if m.kind == "observed"]
+    if len(observed) == 1:
+        return [replace(observed[0], log_prob=log_prob, scaled=scaled)]
+    name = _common([m.name for m in observed])
+    name = name if name and name not in by_name else component.name
     kind = "observed" if observed else "factor"
-    one = observed[0] if len(observed) == 1 else None
-    name = one.name if one else _common([m.name for m in observed]) or component.name
-    value = one.value if one else None
-    return Entry(name, kind, value, log_prob, scaled, one.event_dim if one else 0, plates)
+    zero = torch.zeros(())
+    data = [replace(m, kind="datum", log_prob=zero, scaled=zero) for m in observed]
+    return [Entry(name, kind, None, log_prob, scaled, 0, plates), *data]
 
 
 def _log_sum(

@@ -48,7 +48,7 @@ class Site:
     @property
     def kind(self) -> str:
         """What it is to its program; an observation that is another at each draw is no datum."""
-        return "factor" if self.entry.kind == "observed" and self.varies else self.entry.kind
+        return "factor" if self.entry.is_data and self.varies else self.entry.kind
 
     @property
     def dims(self) -> Dims:
@@ -68,8 +68,13 @@ class Site:
     @property
     def dims_of_log_prob(self) -> Dims:
         """How its log density lies."""
-        plates = {d: name for d, (name, _) in self.entry.plates.items()}
-        return Dims.of(self.log_prob.shape[1:], 0, plates)
+        shape = self.log_prob.shape[1:]
+        plates = {
+            d: name
+            for d, (name, size) in self.entry.plates.items()
+            if len(shape) >= -d and shape[d] == size
+        }
+        return Dims.of(shape, 0, plates)
 
 
 def at_draws(program: Program, given: Mapping[str, Tensor], num_draws: int) -> dict[str, Site]:
@@ -79,12 +84,6 @@ def at_draws(program: Program, given: Mapping[str, Tensor], num_draws: int) -> d
     :raises GuideError: if the sites are others from draw to draw.
     """
     first = program.run(_at(given, 0))
-    unseen = sorted(set(given) - {e.name for e in first})
-    if unseen:
-        raise errors.GuideError(
-            f"the guide holds {unseen} which the model did not sample in this call. Mend: call "
-            f"{program.caller} with the arguments that the fit had."
-        )
     if num_draws >= FEW:
         try:
             with warnings.catch_warnings():
@@ -148,7 +147,7 @@ def _part(
         log_prob, total, *values = found[entry.name]
         varies = bool(values) and not _is_constant(values[0])
         kept = values[0] if values else None
-        if kept is not None and entry.kind == "observed" and not varies:
+        if kept is not None and entry.is_data and not varies:
             kept = kept[0]
         sites[entry.name] = Site(entry, kept, log_prob, total.cpu(), varies)
     return sites
@@ -167,7 +166,7 @@ def _joined(parts: Sequence[Site]) -> Site:
     first = parts[0]
     values = first.values
     varies = any(p.varies for p in parts)
-    if values is not None and first.entry.kind == "observed":
+    if values is not None and first.entry.is_data:
         each = [p.values for p in parts if p.values is not None]
         varies = varies or not all(_same(values, v) for v in each)
     elif values is not None:
@@ -216,7 +215,7 @@ class _Runs:
             kept = self.values.setdefault(name, [])
             if kept and not self.varies.get(name):
                 self.varies[name] = not _same(kept[0], entry.value)
-            if entry.kind != "observed" or not kept:
+            if not entry.is_data or not kept:
                 kept.append(entry.value)
 
     def sites(self) -> dict[str, Site]:
@@ -227,7 +226,7 @@ class _Runs:
             log_prob, total = torch.stack(self.log_prob[name]), torch.stack(self.total[name])
             kept: Tensor | None = None
             if values is not None:
-                kept = values[0] if entry.kind == "observed" else torch.stack(values)
+                kept = values[0] if entry.is_data else torch.stack(values)
             varies = self.varies.get(name, False)
             result[name] = Site(entry, kept, log_prob, total, varies)
         return result
