@@ -26,6 +26,9 @@ class Fit:
     :param float residual: half the squared length of the last full step, in nats.
     :param float gap: the estimated distance to the local maximum of the ELBO, in nats; infinite
         where it could not be certified.
+    :param list residuals: the residual that was known at the end of each step, infinite before the
+        first.
+    :param list gaps: the same of the gap.
     """
 
     steps: int = 0
@@ -36,6 +39,13 @@ class Fit:
     gap: float = math.inf
     gradients: int = 0
     blr: Any = None
+    residuals: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+
+    def remember(self) -> None:
+        """Enter what is known of the distance to the optimum, at the end of a step."""
+        self.residuals.append(self.residual)
+        self.gaps.append(self.gap)
 
     def __repr__(self) -> str:
         state = "converged" if self.converged else "not converged"

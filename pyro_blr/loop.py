@@ -32,6 +32,7 @@ def run(
             loss, objective = blr.advance(args, kwargs, watched=True, kept=watch.rules)
             _enter(fit, bar, loss)
             if objective is None:  # the step was skipped
+                fit.remember()
                 continue
             watch.accelerate(blr, objective)
             if objective.draws is not None and blr.sampling.are_common(objective.draws):
@@ -40,6 +41,7 @@ def run(
                 watch.noisy(fit, blr, objective, (args, kwargs))
             elif blr.info._messages:
                 watch.deterministic(fit, blr, objective)
+            fit.remember()
             if fit.converged or watch.is_over:
                 break
     fit.gradients = work.gradients - before
@@ -73,6 +75,7 @@ def run_rule(
             loss = blr.rule_step(rule, args, kwargs)
             _enter(fit, bar, loss)
             if math.isnan(loss):  # the step was skipped
+                fit.remember()
                 continue
             fit.reason = rule.uncertified
             fit.gap = math.inf
@@ -82,6 +85,7 @@ def run_rule(
                 fit.reason = f"gap {fit.gap:.1e} nats, tol={limit:g}"
                 if not fit.converged:
                     fit.reason += ". Mend: call fit again, which goes on from here"
+            fit.remember()
     if not fit.converged:
         ended = "stopped" if rule.is_stuck else f"max_steps={max_steps} reached"
         fit.reason = f"{ended}; {fit.reason}"
