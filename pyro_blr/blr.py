@@ -302,6 +302,15 @@ class BLR(Engine):
         moments = objective.energy.moments(detached(self.view.naturals()))
         return discrete_marginals(objective.energy, moments, objective.draws)
 
+    @_call_of_model
+    def influence(
+        self, *args: Any, site: str | None = None, plate: str | None = None, **kwargs: Any
+    ) -> Any:
+        """What each datum did."""
+        from .influence import Influence
+
+        return Influence(self, self._objective(args, kwargs), site, plate)
+
     def average(self) -> None:
         """Write the average of the last half of the noisy steps to the guide.
 

@@ -1,0 +1,8 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What each datum did to a posterior: its message, and the posterior without it."""
+
+from .influence import Influence
+
+__all__ = ["Influence"]
