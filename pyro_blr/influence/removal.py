@@ -13,7 +13,7 @@ R the linear response (:mod:`.response`). The fixed point takes a few rounds, ea
 data at once; where messages do not depend on q it is ``natural - m_n``, and exact.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,56 +63,7 @@ class Part:
         :param moments: of the copies; those at the optimum with all data if None.
         """
         moments = self.expanded if moments is None else moments
-        count = self.copies.count
-        found: dict[Block, Natural] = {}
-        left = []
-        for block, copied in self.copies.blocks.items():
-            own = self._coefficients(copied, moments)
-            if own is None:
-                left.append(block)
-            else:
-                found[block] = own
-        if left:
-            found |= self._differentiated(left, moments)
-        return {b: tuple(t[:count].detach() for t in found[b]) for b in self.copies.blocks}
-
-    def _coefficients(self, block: Block, moments: Mapping[Block, Moments]) -> Natural | None:
-        total: dict[Statistic, Tensor] = {}
-        with torch.no_grad():
-            for term in self.terms:
-                own = term.coefficients(moments, block)
-                if own is None:
-                    return None
-                for which, value in own.items():
-                    total[which] = total[which] + value if which in total else value
-            statistics = sufficient_statistics(block)
-            return moments[block].of_coefficients([total.get(s) for s in statistics])
-
-    def _differentiated(
-        self, blocks: Sequence[Block], moments: Mapping[Block, Moments]
-    ) -> dict[Block, Natural]:
-        with torch.enable_grad():
-            total = torch.stack([self.values_of(t, moments).sum() for t in self.terms]).sum()
-        own = [moments[self.copies.blocks[b]] for b in blocks]
-        leaves = [leaf for m in own for leaf in m.leaves]
-        given = torch.autograd.grad(total, leaves, allow_unused=True)
-        filled = iter(
-            torch.zeros_like(leaf) if g is None else g
-            for g, leaf in zip(given, leaves, strict=True)
-        )
-        return {
-            b: m.message(tuple(next(filled) for _ in m.leaves))
-            for b, m in zip(blocks, own, strict=True)
-        }
-
-    def values_of(self, term: CopiedTerm, moments: Mapping[Block, Moments]) -> Tensor:
-        """The expected log densities of one site. # shape: (C,)"""
-        return term.values(moments)[: self.copies.count]
-
-    def values(self, moments: Mapping[Block, Moments]) -> Tensor:
-        """The expected log densities of the data, scaled. # shape: (C,)"""
-        with torch.no_grad():
-            return torch.stack([self.values_of(t, moments) for t in self.terms]).sum(0)
+        return messages_of(self.terms, self.copies, moments, self.copies.blocks)
 
     def moments(self, naturals: Naturals) -> dict[Block, Moments]:
         """The moments of the copies at natural parameters of their own. # shape: (C, *natural)"""
@@ -124,6 +75,63 @@ class Part:
             found[copied] = statistics_of(copied, tuple(n.detach() for n in natural))
         held = {b: m for b, m in self.expanded.items() if b not in found}
         return {**held, **found}
+
+
+def messages_of(
+    terms: Sequence[CopiedTerm],
+    copies: Copies,
+    moments: Mapping[Block, Moments],
+    blocks: Iterable[Block],
+) -> dict[Block, Natural]:
+    """The messages of data to blocks, each at its copy of q. # shape of each: (C, *natural)
+
+    Where every term is linear in a block they are its coefficients; else they are differentiated.
+    """
+    blocks, count = tuple(blocks), copies.count
+    found: dict[Block, Natural] = {}
+    for block in blocks:
+        own = _coefficients(terms, copies.blocks[block], moments)
+        if own is not None:
+            found[block] = own
+    left = [b for b in blocks if b not in found]
+    if left:
+        found |= _differentiated(terms, copies, moments, left)
+    return {b: tuple(t[:count].detach() for t in found[b]) for b in blocks}
+
+
+def _coefficients(
+    terms: Sequence[CopiedTerm], block: Block, moments: Mapping[Block, Moments]
+) -> Natural | None:
+    total: dict[Statistic, Tensor] = {}
+    with torch.no_grad():
+        for term in terms:
+            own = term.coefficients(moments, block)
+            if own is None:
+                return None
+            for which, value in own.items():
+                total[which] = total[which] + value if which in total else value
+        return moments[block].of_coefficients([total.get(s) for s in sufficient_statistics(block)])
+
+
+def _differentiated(
+    terms: Sequence[CopiedTerm],
+    copies: Copies,
+    moments: Mapping[Block, Moments],
+    blocks: Sequence[Block],
+) -> dict[Block, Natural]:
+    with torch.enable_grad():
+        total = torch.stack([t.values(moments)[: copies.count].sum() for t in terms]).sum()
+    own = [moments[copies.blocks[b]] for b in blocks]
+    leaves = [leaf for m in own for leaf in m.leaves]
+    given: tuple[Tensor | None, ...] = (None,) * len(leaves)
+    if total.requires_grad:
+        given = torch.autograd.grad(total, leaves, allow_unused=True)
+    filled = iter(
+        torch.zeros_like(leaf) if g is None else g for g, leaf in zip(given, leaves, strict=True)
+    )
+    return {
+        b: m.message(tuple(next(filled) for _ in m.leaves)) for b, m in zip(blocks, own, strict=True)
+    }
 
 
 @dataclass(frozen=True, eq=False)

@@ -189,6 +189,14 @@ class QuadratureTerm(Term):
         """The elements of the log density that one datum has."""
         return self.factor.predictor.density.numel() // max(1, self.data.count)
 
+    @property
+    def keeps_data_apart(self) -> bool:
+        """Whether the density's dims are the site's, and event dims behind them."""
+        predictor, own = self.factor.predictor, tuple(self.site.log_prob.shape)
+        shape = tuple(predictor.density.shape)
+        is_deep = len(own) >= max(-d for d in self.data.dims)
+        return not predictor.rearranges and shape[: len(own)] == own and is_deep
+
     def at(self, copies: Copies) -> "CopiedQuadrature":
         predictor = self.factor.predictor
         shape = tuple(predictor.density.shape)
@@ -276,20 +284,10 @@ def _term(site: TracedSite, data: Data, factor: Factor) -> Term | None:
         return None
     if isinstance(factor, QuadratureFactor):
         term = QuadratureTerm(site, data, factor)
-        if _keeps_data_apart(term):
+        if term.keeps_data_apart:
             return term
         raise _not_apart(site.name, "its scalars are not those of single data")
     raise _not_apart(site.name, f"it is at draws of q ({factor.reason})")
-
-
-def _keeps_data_apart(term: QuadratureTerm) -> bool:
-    """Whether the dims of the elementwise density are the site's, and event dims behind them."""
-    predictor, site = term.factor.predictor, term.site
-    shape = tuple(predictor.density.shape)
-    own = tuple(site.log_prob.shape)
-    return not predictor.rearranges and shape[: len(own)] == own and len(own) >= max(
-        -d for d in term.data.dims
-    )
 
 
 def _not_apart(name: str, why: str) -> errors.SampledFactorError:
@@ -298,8 +296,3 @@ def _not_apart(name: str, why: str) -> errors.SampledFactorError:
         "factor deterministic, see blr.explain(); or pyro_blr.to_arviz(blr, *args) and "
         "arviz_stats.loo."
     )
-
-
-def integrand_of(factor: QuadratureFactor) -> Any:
-    """The elementwise log density of a factor as a function of its scalars."""
-    return factor.integrand
