@@ -3,18 +3,20 @@
 
 """q without one datum, for every datum: the message taken out, and the others' answer to that.
 
-The optimum without datum n solves ``natural' = M(natural') - m_n(natural')``. M is taken at first
-order about the optimum with all data, m_n at natural' itself, since a datum that matters moves q by
-much in the direction of its own message and by little in the others':
+The optimum without datum n solves ``natural' = M(natural') - m_n(natural')``. The messages that are
+left are taken at first order about the optimum with all data,
 
-    natural' = natural - R m_n(natural'),
+    natural' = natural + d,        d = (J - J_n) d - m_n,        d = -R (m_n + J_n d),
 
-R the linear response (:mod:`.response`). The fixed point takes a few rounds, each one pass over all
-data at once; where messages do not depend on q it is ``natural - m_n``, and exact.
+R the linear response (:mod:`.response`), J_n the derivative of m_n. That is one Newton step on the
+fixed point, with the datum's own part of J taken out: so that a datum that holds q alone, and whose
+removal moves it far, is let go of completely. Where messages do not depend on q it is ``natural -
+m_n``, and exact.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,17 +28,22 @@ from ..lifting.blocks import Block
 from ..lifting.moments import Moments
 from ..lifting.points import statistics_of
 from ..lifting.statistics import Statistic, sufficient_statistics
-from ..steps.cone import fisher_product
 from .copies import Copies, positions
 from .data import Data
-from .response import Response
+from .coordinates import Coordinates
+from .mixing import Mixing
+from .response import Response, fisher_matrix
 from .terms import CopiedTerm, Term
 
 #: Numbers of natural parameters of all copies that are worked on at once: 64 MB.
 PIECE = 2**23
 
-#: Rounds of the fixed point, and the length in nats of a move that ends them.
-ROUNDS, SETTLED = 30, 1e-10
+#: Rounds of the linear system, and the squared length in nats of a residual that ends them. A
+#: datum's message depends on q through a few numbers, so that as many rounds are enough.
+ROUNDS, SETTLED = 20, 1e-14
+
+#: Standard deviations over which derivatives of messages are central differences.
+NEARBY = 1e-4
 
 #: Halvings of a move that would leave the cone.
 HALVINGS = 30
@@ -140,10 +147,12 @@ class Leaving:
 
     :param naturals: natural parameters. # shape of each: (C, *natural)
     :param messages: what was taken out. # shape of each: (C, *natural)
+    :param is_unsettled: of which the fixed point was not found. # shape: (C,)
     """
 
     naturals: dict[Block, Natural]
     messages: dict[Block, Natural]
+    is_unsettled: Tensor
 
 
 class Removal:
@@ -156,6 +165,7 @@ class Removal:
     :param response: how q answers; None where the messages of all data do not depend on q, or the
         others' answer is left out.
     :param layout: the block of each site.
+    :param is_exact: whether no message depends on q.
     """
 
     def __init__(
@@ -166,10 +176,20 @@ class Removal:
         moments: Mapping[Block, Moments],
         response: Response | None,
         layout: Mapping[str, Block],
+        is_exact: bool,
     ) -> None:
         self.data, self.terms = data, terms
         self.naturals, self.moments_of_all = naturals, moments
         self.response, self.layout = response, layout
+        self.is_exact = is_exact
+        self.coordinates = Coordinates(naturals)
+
+    @cached_property
+    def metric(self) -> Tensor:
+        """The Fisher matrix of q at the optimum. # shape: (numbers, numbers)"""
+        if self.response is not None:
+            return self.response.metric
+        return fisher_matrix(self.coordinates, self.naturals)
 
     def part(self, rows: Tensor) -> Part:
         """Some of the data."""
@@ -188,79 +208,84 @@ class Removal:
         for some in rows.split(size):
             yield self.part(some)
 
-    def leaving(self, part: Part, depends_on_q: bool) -> Leaving:
+    def leaving(self, part: Part) -> Leaving:
         """q without each datum of a part.
 
-        :param depends_on_q: whether the data's own messages do.
         :raises ImproperPosteriorError: if q without some datum is no distribution.
         """
         messages = part.messages()
-        nowhere = {b: tuple(torch.zeros_like(t) for t in n) for b, n in messages.items()}
-        moved, is_inside = self._towards(nowhere, self._answers(messages))
-        if not depends_on_q:
-            self._refuse(part, ~is_inside)
-            return Leaving(self._plus(moved), messages)
-        is_settled = torch.zeros(part.copies.count, dtype=torch.bool)
+        first = self._answers(messages)
+        if self.is_exact:
+            self._refuse(part, ~self._are_inside(first))
+            return Leaving(self._plus(first), messages, self._none(part))
+        moved = self._solve(part, first)
+        kept = self._inside(torch.zeros_like(moved), moved)
+        return Leaving(self._plus(kept), messages, (kept != moved).any(-1))
+
+    def _solve(self, part: Part, first: Tensor) -> Tensor:
+        """``moved = -R (m_n + J_n moved)``, from ``-R m_n``. # shape: (C, numbers)"""
+        if self.response is None:
+            return first
+        steps, moved, new = Mixing(self.metric), torch.zeros_like(first), first
         for _ in range(ROUNDS):
-            messages = part.messages(part.moments(self._plus(moved)))
-            new, is_inside = self._towards(moved, self._answers(messages))
-            is_settled = is_inside & (self._length(new, moved) < SETTLED)
-            moved = new
-            if host.truth(is_settled.all()):
+            moved = steps.next(moved, new)
+            new = first + self._answers(self._changes(part, moved))
+            if host.truth((self._length(new - moved) < SETTLED).all()):
                 break
-        self._refuse(part, ~is_settled)
-        return Leaving(self._plus(moved), messages)
+        return moved
 
-    def _answers(self, messages: Naturals) -> dict[Block, Natural]:
-        """What q moves by when messages are taken out."""
-        answers = messages if self.response is None else self.response.to(messages)
-        return {b: tuple(-t for t in n) for b, n in answers.items()}
-
-    def _plus(self, moved: Naturals) -> dict[Block, Natural]:
+    def _changes(self, part: Part, moved: Tensor) -> dict[Block, Natural]:
+        """What the messages of the data change by, at first order, where q moves."""
+        length = (2 * self._length(moved)).sqrt().clamp_min(1.0)
+        step = (NEARBY / length).unsqueeze(-1)
+        ahead, behind = (
+            part.messages(part.moments(self._plus(sign * step * moved))) for sign in (1, -1)
+        )
         return {
-            b: tuple(n + d for n, d in zip(self.naturals[b], moved[b], strict=True)) for b in moved
+            b: tuple(
+                (a - o) / (2 * step.reshape(-1, *(1,) * (a.dim() - 1)))
+                for a, o in zip(ahead[b], behind[b], strict=True)
+            )
+            for b in ahead
         }
 
-    def _towards(self, old: Naturals, new: Naturals) -> tuple[dict[Block, Natural], Tensor]:
-        """Moves to new places, halved for the data that would leave the cone.
+    def _none(self, part: Part) -> Tensor:
+        return torch.zeros(part.copies.count, dtype=torch.bool)
 
-        :returns: the moves, and for which data the whole of it is inside. # shape: (C,)
-        """
-        is_whole = self._are_inside(new)
-        is_inside, share = is_whole, torch.ones(len(is_whole), dtype=torch.float64)
-        result = dict(new)
+    def _answers(self, messages: Naturals) -> Tensor:
+        """What q moves by when messages are taken out. # shape: (C, numbers)"""
+        flat = self.coordinates.flat(messages)
+        return -flat if self.response is None else -self.response.to(flat)
+
+    def _plus(self, moved: Tensor) -> dict[Block, Natural]:
+        moves = self.coordinates.unflat(moved)
+        return {
+            b: tuple(n + d for n, d in zip(self.naturals[b], moves[b], strict=True)) for b in moves
+        }
+
+    def _inside(self, old: Tensor, new: Tensor) -> Tensor:
+        """Moves to new places, halved for the data that would leave the cone. # shape as given"""
+        new = torch.where(torch.isfinite(new).all(-1, keepdim=True), new, old)
+        result, share = new, torch.ones(len(new), 1, dtype=new.dtype)
         for _ in range(HALVINGS):
+            is_inside = self._are_inside(result)
             if host.truth(is_inside.all()):
                 break
-            share = torch.where(is_inside, share, 0.5 * share)
-            result = {
-                b: tuple(
-                    o + share.reshape(-1, *(1,) * (o.dim() - 1)) * (n - o)
-                    for o, n in zip(old[b], new[b], strict=True)
-                )
-                for b in new
-            }
-            is_inside = self._are_inside(result)
-        return result, is_whole
+            share = torch.where(is_inside.unsqueeze(-1), share, 0.5 * share)
+            result = torch.where(share < 1, old + share * (new - old), new)
+        return result
 
-    def _are_inside(self, moved: Naturals) -> Tensor:
+    def _length(self, step: Tensor) -> Tensor:
+        """Half the squared length of steps in the Fisher metric, in nats. # shape: (C,)"""
+        return 0.5 * ((step @ self.metric) * step).sum(-1)
+
+    def _are_inside(self, moved: Tensor) -> Tensor:
         """Whether q with each of some moves is a distribution. # shape: (C,)"""
         inside = []
         for block, natural in self._plus(moved).items():
             own = block.family.in_domain(natural)
-            inside.append(own.reshape(len(own), -1).all(-1).cpu())
+            inside.append(own.reshape(len(own), -1).all(-1))
         return torch.stack(inside).all(0)
-
-    def _length(self, new: Naturals, old: Naturals) -> Tensor:
-        """Half the squared length of what moves differ by, in nats. # shape: (C,)"""
-        total = []
-        for block, moves in new.items():
-            step = tuple(n - o for n, o in zip(moves, old[block], strict=True))
-            at = tuple(n.expand(s.shape) for n, s in zip(self.naturals[block], step, strict=True))
-            product = fisher_product(block.family, at, step)
-            each = [(p * s).reshape(len(s), -1).sum(-1) for p, s in zip(product, step, strict=True)]
-            total.append(torch.stack(each).sum(0).cpu())
-        return 0.5 * torch.stack(total).sum(0).abs()
 
     def _refuse(self, part: Part, wrong: Tensor) -> None:
         """Refuse a datum without which there is no posterior."""

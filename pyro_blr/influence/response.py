@@ -44,9 +44,9 @@ class Response:
             raise not_at_optimum("the ELBO has no strict maximum there")
         self.matrix: Tensor = torch.cholesky_solve(self.metric, factor)
 
-    def to(self, messages: Mapping[Block, Natural]) -> dict[Block, Natural]:
-        """The answers to a batch of messages."""
-        return self.coordinates.unflat(self.coordinates.flat(messages) @ self.matrix.mT)
+    def to(self, messages: Tensor) -> Tensor:
+        """The answers to a batch of messages, in coordinates. # shape: (C, numbers)"""
+        return messages @ self.matrix.mT
 
 
 def fisher_matrix(coordinates: Coordinates, naturals: Mapping[Block, Natural]) -> Tensor:
