@@ -47,7 +47,7 @@ class Influence:
             response = Response(objective, naturals)
         moments = energy.moments(naturals)
         self._removal = Removal(
-            self._data, self._terms, naturals, moments, response, energy.layout, self.is_exact
+            self._data, self._terms, naturals, moments, response, energy.layout, self.is_exact, objective.natural_messages
         )
         self._prediction = prediction_of(self._terms, self._removal, blr.view.latents, blr.quad_tol)
 
@@ -74,7 +74,7 @@ class Influence:
         loo, shift = [], []
         for part in self._removal.parts():
             leaving = self._removal.leaving(part)
-            if leaving.is_unsettled.any(): print('unsettled', leaving.is_unsettled.nonzero().flatten().tolist())
+            self.passes = getattr(self,'passes',0)+leaving.passes
             loo.append(self._prediction.log_density(part, leaving))
             total = torch.zeros(part.copies.count)
             for b, n in leaving.naturals.items():

@@ -14,7 +14,7 @@ removal moves it far, is let go of completely. Where messages do not depend on q
 m_n``, and exact.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,6 +41,10 @@ PIECE = 2**23
 #: Rounds of the linear system, and the squared length in nats of a residual that ends them. A
 #: datum's message depends on q through a few numbers, so that as many rounds are enough.
 ROUNDS, SETTLED = 20, 1e-14
+
+#: Nats that a datum moves q by from which on the others' messages are taken anew, by a pass over all
+#: data each time; the passes that one datum gets, and the length in nats of a move that ends them.
+FAR, PASSES, CLOSE = 0.03, 10, 1e-5
 
 #: Standard deviations over which derivatives of messages are central differences.
 NEARBY = 1e-4
@@ -147,12 +151,12 @@ class Leaving:
 
     :param naturals: natural parameters. # shape of each: (C, *natural)
     :param messages: what was taken out. # shape of each: (C, *natural)
-    :param is_unsettled: of which the fixed point was not found. # shape: (C,)
+    :param passes: of how many the others' messages were taken anew.
     """
 
     naturals: dict[Block, Natural]
     messages: dict[Block, Natural]
-    is_unsettled: Tensor
+    passes: int = 0
 
 
 class Removal:
@@ -166,6 +170,7 @@ class Removal:
         others' answer is left out.
     :param layout: the block of each site.
     :param is_exact: whether no message depends on q.
+    :param messages: the sum of all messages at natural parameters.
     """
 
     def __init__(
@@ -177,11 +182,13 @@ class Removal:
         response: Response | None,
         layout: Mapping[str, Block],
         is_exact: bool,
+        messages: Callable[[Naturals], Naturals],
     ) -> None:
         self.data, self.terms = data, terms
         self.naturals, self.moments_of_all = naturals, moments
         self.response, self.layout = response, layout
         self.is_exact = is_exact
+        self.messages = messages
         self.coordinates = Coordinates(naturals)
 
     @cached_property
@@ -217,13 +224,18 @@ class Removal:
         first = self._answers(messages)
         if self.is_exact:
             self._refuse(part, ~self._are_inside(first))
-            return Leaving(self._plus(first), messages, self._none(part))
-        moved = self._solve(part, first)
-        kept = self._inside(torch.zeros_like(moved), moved)
-        return Leaving(self._plus(kept), messages, (kept != moved).any(-1))
+            return Leaving(self._plus(first), messages)
+        moved = self._inside(torch.zeros_like(first), self._solve(part, first))
+        far = self._length(moved) > FAR
+        if host.truth(far.any()):
+            moved[far] = self._corrected(self.part(part.copies.rows[: len(far)][far]), moved[far])
+        return Leaving(self._plus(moved), messages, int(far.sum()))
 
     def _solve(self, part: Part, first: Tensor) -> Tensor:
-        """``moved = -R (m_n + J_n moved)``, from ``-R m_n``. # shape: (C, numbers)"""
+        """``d = first - R J_n d``, J_n the derivative of the datum's message. # shape: (C, numbers)
+
+        :param first: -R times what is taken out.
+        """
         if self.response is None:
             return first
         steps, moved, new = Mixing(self.metric), torch.zeros_like(first), first
@@ -231,6 +243,25 @@ class Removal:
             moved = steps.next(moved, new)
             new = first + self._answers(self._changes(part, moved))
             if host.truth((self._length(new - moved) < SETTLED).all()):
+                break
+        return moved
+
+    def _corrected(self, part: Part, moved: Tensor) -> Tensor:
+        """The moves of data that matter: the others' messages are taken anew where q ends."""
+        left = torch.zeros_like(moved)
+        is_open = torch.ones(len(moved), dtype=torch.bool)
+        for _ in range(PASSES):
+            naturals = self._plus(moved)
+            own = self.coordinates.flat(part.messages(part.moments(naturals)))
+            for k in is_open.nonzero().flatten().tolist():
+                here = {b: tuple(t[k] for t in n) for b, n in naturals.items()}
+                every = {b: tuple(t.unsqueeze(0) for t in m) for b, m in self.messages(here).items()}
+                left[k] = self.coordinates.flat(every)[0] - own[k]
+            missing = torch.where(is_open.unsqueeze(-1), left - self.coordinates.flat(naturals), 0.0)
+            step = self._solve(part, self._response_to(missing))
+            moved = self._inside(moved, moved + step)
+            is_open = self._length(step) > CLOSE
+            if not host.truth(is_open.any()):
                 break
         return moved
 
@@ -249,13 +280,13 @@ class Removal:
             for b in ahead
         }
 
-    def _none(self, part: Part) -> Tensor:
-        return torch.zeros(part.copies.count, dtype=torch.bool)
-
     def _answers(self, messages: Naturals) -> Tensor:
         """What q moves by when messages are taken out. # shape: (C, numbers)"""
-        flat = self.coordinates.flat(messages)
-        return -flat if self.response is None else -self.response.to(flat)
+        return -self._response_to(self.coordinates.flat(messages))
+
+    def _response_to(self, messages: Tensor) -> Tensor:
+        """What q moves by when messages are added. # shape: (C, numbers)"""
+        return messages if self.response is None else self.response.to(messages)
 
     def _plus(self, moved: Tensor) -> dict[Block, Natural]:
         moves = self.coordinates.unflat(moved)

@@ -28,6 +28,9 @@ from .coordinates import Coordinates
 #: The numbers of q up to which R is a matrix: beyond, messages are taken out and the others stay.
 MAX_NUMBERS = 2048
 
+#: Directions whose products with the Hessian are taken at once.
+TOGETHER = 32
+
 #: Directions whose Fisher products are taken at once: 2 ** 22 numbers.
 PIECE = 2**22
 
@@ -73,12 +76,31 @@ def _hessian(
     """The Hessian of -ELBO in the independent numbers of q. # shape: (size, size)"""
     curvature = Curvature(objective, naturals)
     rows = []
-    for k in range(coordinates.size):
-        direction = coordinates.basis(k, k + 1)
-        product = curvature.times([t[0] for b in coordinates.blocks for t in direction[b]])
-        rows.append(coordinates.covector(coordinates.split([p.unsqueeze(0) for p in product])))
+    for start in range(0, coordinates.size, TOGETHER):
+        stop = min(start + TOGETHER, coordinates.size)
+        directions = coordinates.basis(start, stop)
+        product = _products(curvature, [t for b in coordinates.blocks for t in directions[b]])
+        rows.append(coordinates.covector(coordinates.split(product)))
     matrix = torch.cat(rows)
     return 0.5 * (matrix + matrix.mT)
+
+
+def _products(curvature: Curvature, directions: list[Tensor]) -> list[Tensor]:
+    """The Hessian's products with a batch of directions; one by one if they cannot be taken so."""
+    curvature.objective.count_gradients(2 * len(directions[0]))
+    try:
+        found = torch.autograd.grad(
+            curvature.graph,
+            curvature.leaves,
+            directions,
+            retain_graph=True,
+            allow_unused=True,
+            is_grads_batched=True,
+        )
+    except RuntimeError:  # an operation without a rule for batches
+        each = [curvature.times([d[k] for d in directions]) for k in range(len(directions[0]))]
+        return [torch.stack(parts) for parts in zip(*each, strict=True)]
+    return [torch.zeros_like(d) if f is None else f for f, d in zip(found, directions, strict=True)]
 
 
 def not_at_optimum(what: str) -> errors.ArgumentError:
