@@ -4,5 +4,7 @@
 """What each datum did to a posterior: its message, and the posterior without it."""
 
 from .influence import Influence
+from .prior import PriorEffect
+from .weighting import Reweighted
 
-__all__ = ["Influence"]
+__all__ = ["Influence", "PriorEffect", "Reweighted"]

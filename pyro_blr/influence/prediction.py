@@ -5,7 +5,7 @@
 
 How depends on what the datum's log density is, given the others in turn:
 
-- linear in the mean parameters of one block: ``A(natural' + m) - A(natural') + c``, m its message
+- linear in the mean parameters of a block: ``A(natural' + m) - A(natural') + c``, m its message
   and c what has no latents. The other blocks that it depends on are integrated over before, one
   number by the trapezoidal rule in its standard normal noise, more of them at draws;
 - an elementwise function of one or two Gaussian scalars: by quadrature over these;
@@ -28,12 +28,12 @@ from ..estimators import gaussian_points
 from ..families import Natural
 from ..lifting.blocks import Block
 from ..lifting.moments import Moments
-from ..lifting.plan import Plan, is_linear_product
+from ..lifting.plan import Mass, Plan, is_linear_product
 from ..lifting.points import PointBlock
 from ..lifting.statistics import COV, Statistic, sufficient_statistics
 from ..lifting.tensor import LiftedTensor, replay
 from .removal import Leaving, Part, Removal, messages_of
-from .terms import CopiedExact, CopiedQuadrature, ExactTerm, QuadratureTerm, Term
+from .terms import CopiedExact, ExactTerm, QuadratureTerm, Term
 
 #: The rule over a number's standard normal noise: steps of 0.2 within 8 standard deviations.
 NODES, WIDTH = 81, 8.0
@@ -96,16 +96,16 @@ class Pointwise(Moments):
 
 
 @dataclass(eq=False)
-class OneBlock(Prediction):
-    """The log density is linear in a block's mean parameters, given the others' values.
+class Conjugate(Prediction):
+    """The log density is linear in mean parameters of some blocks, given the others' values.
 
-    :param terms: of a datum, as if each counted once.
-    :param block: the block whose family the integral over it has.
+    :param terms: of a datum.
+    :param blocks: whose families the integral over them has, each by itself.
     :param others: the other blocks.
     """
 
     terms: Sequence[ExactTerm]
-    block: Block
+    blocks: tuple[Block, ...]
     others: tuple[Block, ...]
 
     @property
@@ -126,36 +126,55 @@ class OneBlock(Prediction):
         return sizes == [1] and alone
 
     def log_density(self, part: Part, leaving: Leaving) -> Tensor:
-        copies = part.copies
-        own = [t.at(copies) for t in self.terms]
-        moments = part.moments(leaving.naturals)
+        own = [t.unscaled().at(part.copies) for t in self.terms]
         if not self.others:
-            return self._given(own, part, moments)
+            return self._given(own, part, part.expanded, leaving)
         total: Tensor | None = None
+        moments = part.moments(leaving.naturals)
         for log_weight, values in self._values(part, moments):
             at = dict(moments)
             for copied, value in values.items():
                 at[copied] = Pointwise(copied, moments[copied].natural, value)
-            term = self._given(own, part, at) + log_weight
+            term = self._given(own, part, at, leaving) + log_weight
             total = term if total is None else torch.logaddexp(total, term)
         assert total is not None
         return total
 
     def _given(
-        self, own: Sequence[CopiedExact], part: Part, moments: Mapping[Block, Moments]
+        self,
+        own: Sequence[CopiedExact],
+        part: Part,
+        moments: Mapping[Block, Moments],
+        leaving: Leaving,
     ) -> Tensor:
-        """The log of the integral over the block alone. # shape: (C,)"""
+        """The log of the integral over these blocks alone. # shape: (C,)
+
+        :param moments: of the other blocks' copies; those of the blocks themselves do not matter.
+        """
         count = part.copies.count
-        copied = part.copies.blocks[self.block]
-        total = torch.zeros(count, dtype=torch.float64, device=moments[copied].leaves[0].device)
+        copied = {part.copies.blocks[b] for b in self.blocks}
+        total = torch.zeros(count, dtype=torch.float64)
         for term in own:
-            rest = tuple(p for p in term.plan.products if copied not in p.blocks)
-            total = total + Plan(term.plan.dims, rest).values(moments, term.free)[:count].detach()
-        message = messages_of(own, part.copies, moments, [self.block])[self.block]
-        natural = tuple(n[:count] for n in moments[copied].natural)
-        grown = tuple(n + m for n, m in zip(natural, message, strict=True))
-        family = self.block.family
-        return total + _rows(family.log_partition(grown) - family.log_partition(natural), count)
+            rest = tuple(p for p in term.plan.products if not copied & p.blocks)
+            value = Plan(term.plan.dims, rest).values(moments, term.free).detach()
+            total = total + value.expand(part.copies.axis.size)[:count]
+        if self.counts_once and not self.others:
+            messages = leaving.messages
+        else:
+            messages = messages_of(own, part.copies, moments, self.blocks)
+        for block in self.blocks:
+            family, natural = block.family, leaving.naturals[block]
+            grown = tuple(n + m for n, m in zip(natural, messages[block], strict=True))
+            if leaving.is_exact and self.counts_once:  # q with all data again
+                grown = tuple(g[:1] for g in grown)
+            after = _rows(family.log_partition(grown), len(grown[0]))
+            total = total + after - _rows(family.log_partition(natural), count)
+        return total
+
+    @property
+    def counts_once(self) -> bool:
+        """Whether a datum counts once, so that its message is that of its density."""
+        return all(isinstance(t.site.scale, int | float) and t.site.scale == 1 for t in self.terms)
 
     def _values(self, part: Part, moments: Mapping[Block, Moments]) -> Any:
         """Log weights and values of the other blocks' copies, one node or draw after the other."""
@@ -282,8 +301,8 @@ def prediction_of(
     :param tolerance: of quadrature, in nats a datum.
     """
     if all(isinstance(t, ExactTerm) for t in terms):
-        exact = [t.unscaled() for t in terms if isinstance(t, ExactTerm)]
-        found = _one_block(exact, removal)
+        exact = [t for t in terms if isinstance(t, ExactTerm)]
+        found = _conjugate(exact, removal)
         if found is not None:
             return found
     if len(terms) == 1:
@@ -293,22 +312,24 @@ def prediction_of(
     return ByDraws(terms, latents, removal)
 
 
-def _one_block(terms: Sequence[ExactTerm], removal: Removal) -> OneBlock | None:
-    """The block in whose mean parameters the terms are linear given the others, if there is one."""
+def _conjugate(terms: Sequence[ExactTerm], removal: Removal) -> Conjugate | None:
+    """The blocks in whose mean parameters the terms are linear given the others, if there are."""
     one = removal.part(torch.zeros(1, dtype=torch.long))
     products = [p for t in terms for p in t.at(one.copies).plan.products]
     original = {copied: b for b, copied in one.copies.blocks.items()}
     used = list(dict.fromkeys(b for p in products for b in p.blocks if b in original))
     linear = [b for b in used if all(is_linear_product(p.stats, b) for p in products)]
+    if len(linear) == len(used) and all(len(p.blocks & set(used)) < 2 for p in products):
+        return Conjugate(terms, tuple(original[b] for b in used), ())
     has_parameters = any(isinstance(b, PointBlock) for p in products for b in p.blocks)
+    has_masses = any(isinstance(s, Mass) for p in products for s in p.stats)
+    if has_parameters or has_masses:
+        return None
     for block in sorted(linear, key=_numbers, reverse=True):
-        others = [b for b in used if b is not block]
-        of_masses = any(not hasattr(s, "which") for p in products for s in p.stats)
-        if of_masses or (others and has_parameters):
-            continue
-        shapes = [m.noise_shape for b, m in removal.moments_of_all.items() if b in map(original.get, others)]
-        if all(s is not None for s in shapes) and not any(b.row_dims for b in others):
-            return OneBlock(terms, original[block], tuple(original[b] for b in others))
+        others = tuple(original[b] for b in used if b is not block)
+        with_noise = (removal.moments_of_all[b].noise_shape is not None for b in others)
+        if all(with_noise) and not any(b.row_dims for b in others):
+            return Conjugate(terms, (original[block],), others)
     return None
 
 
@@ -327,5 +348,3 @@ def _quadrature(term: Term, removal: Removal, tolerance: float) -> ByQuadrature 
         return ByQuadrature(term)
     return None
 
-
-__all__ = ["CopiedQuadrature", "Prediction", "prediction_of"]

@@ -35,8 +35,8 @@ from .mixing import Mixing
 from .response import Response, fisher_matrix
 from .terms import CopiedTerm, Term
 
-#: Numbers of natural parameters of all copies that are worked on at once: 64 MB.
-PIECE = 2**23
+#: Numbers of natural parameters of all copies that are worked on at once: 8 MB, which caches hold in part.
+PIECE = 2**20
 
 #: Rounds of the linear system, and the squared length in nats of a residual that ends them. A
 #: datum's message depends on q through a few numbers, so that as many rounds are enough.
@@ -152,11 +152,13 @@ class Leaving:
     :param naturals: natural parameters. # shape of each: (C, *natural)
     :param messages: what was taken out. # shape of each: (C, *natural)
     :param passes: of how many the others' messages were taken anew.
+    :param is_exact: whether no message depends on q.
     """
 
     naturals: dict[Block, Natural]
     messages: dict[Block, Natural]
     passes: int = 0
+    is_exact: bool = False
 
 
 class Removal:
@@ -221,15 +223,46 @@ class Removal:
         :raises ImproperPosteriorError: if q without some datum is no distribution.
         """
         messages = part.messages()
-        first = self._answers(messages)
         if self.is_exact:
-            self._refuse(part, ~self._are_inside(first))
-            return Leaving(self._plus(first), messages)
+            left = {
+                b: tuple(n - m for n, m in zip(self.naturals[b], own, strict=True))
+                for b, own in messages.items()
+            }
+            self._refuse(part, ~are_inside(left))
+            return Leaving(left, messages, is_exact=True)
+        first = self.answers(messages)
         moved = self._inside(torch.zeros_like(first), self._solve(part, first))
-        far = self._length(moved) > FAR
+        far = self.length(moved) > FAR
         if host.truth(far.any()):
             moved[far] = self._corrected(self.part(part.copies.rows[: len(far)][far]), moved[far])
-        return Leaving(self._plus(moved), messages, int(far.sum()))
+        return Leaving(self.plus(moved), messages, int(far.sum()))
+
+    def together(self, rows: Tensor, shares: Tensor) -> dict[Block, Natural]:
+        """q without shares of several data at once, at first order in what is left.
+
+        :param shares: of each datum what is taken out; negative for what is added. # shape: (k,)
+        """
+        parts = list(self.parts(rows))
+        pieces = shares.split([p.copies.count for p in parts])
+
+        def summed(messages: Callable[[Part], Naturals]) -> Tensor:
+            flat = [
+                p @ self.coordinates.flat(messages(part))
+                for part, p in zip(parts, pieces, strict=True)
+            ]
+            return torch.stack(flat).sum(0, keepdim=True)
+
+        first = -self._response_to(summed(lambda part: part.messages()))
+        steps, moved, new = Mixing(self.metric), torch.zeros_like(first), first
+        for _ in range(ROUNDS):
+            moved = steps.next(moved, new)
+            every = moved.expand  # the same move for every datum
+            changes = summed(lambda part: self._changes(part, every(part.copies.count, -1)))
+            new = first - self._response_to(changes)
+            if host.truth((self.length(new - moved) < SETTLED).all()):
+                break
+        kept = self._inside(torch.zeros_like(moved), moved)
+        return {b: tuple(t[0] for t in n) for b, n in self.plus(kept).items()}
 
     def _solve(self, part: Part, first: Tensor) -> Tensor:
         """``d = first - R J_n d``, J_n the derivative of the datum's message. # shape: (C, numbers)
@@ -241,8 +274,8 @@ class Removal:
         steps, moved, new = Mixing(self.metric), torch.zeros_like(first), first
         for _ in range(ROUNDS):
             moved = steps.next(moved, new)
-            new = first + self._answers(self._changes(part, moved))
-            if host.truth((self._length(new - moved) < SETTLED).all()):
+            new = first + self.answers(self._changes(part, moved))
+            if host.truth((self.length(new - moved) < SETTLED).all()):
                 break
         return moved
 
@@ -251,7 +284,7 @@ class Removal:
         left = torch.zeros_like(moved)
         is_open = torch.ones(len(moved), dtype=torch.bool)
         for _ in range(PASSES):
-            naturals = self._plus(moved)
+            naturals = self.plus(moved)
             own = self.coordinates.flat(part.messages(part.moments(naturals)))
             for k in is_open.nonzero().flatten().tolist():
                 here = {b: tuple(t[k] for t in n) for b, n in naturals.items()}
@@ -260,17 +293,17 @@ class Removal:
             missing = torch.where(is_open.unsqueeze(-1), left - self.coordinates.flat(naturals), 0.0)
             step = self._solve(part, self._response_to(missing))
             moved = self._inside(moved, moved + step)
-            is_open = self._length(step) > CLOSE
+            is_open = self.length(step) > CLOSE
             if not host.truth(is_open.any()):
                 break
         return moved
 
     def _changes(self, part: Part, moved: Tensor) -> dict[Block, Natural]:
         """What the messages of the data change by, at first order, where q moves."""
-        length = (2 * self._length(moved)).sqrt().clamp_min(1.0)
+        length = (2 * self.length(moved)).sqrt().clamp_min(1.0)
         step = (NEARBY / length).unsqueeze(-1)
         ahead, behind = (
-            part.messages(part.moments(self._plus(sign * step * moved))) for sign in (1, -1)
+            part.messages(part.moments(self.plus(sign * step * moved))) for sign in (1, -1)
         )
         return {
             b: tuple(
@@ -280,7 +313,7 @@ class Removal:
             for b in ahead
         }
 
-    def _answers(self, messages: Naturals) -> Tensor:
+    def answers(self, messages: Naturals) -> Tensor:
         """What q moves by when messages are taken out. # shape: (C, numbers)"""
         return -self._response_to(self.coordinates.flat(messages))
 
@@ -288,7 +321,8 @@ class Removal:
         """What q moves by when messages are added. # shape: (C, numbers)"""
         return messages if self.response is None else self.response.to(messages)
 
-    def _plus(self, moved: Tensor) -> dict[Block, Natural]:
+    def plus(self, moved: Tensor) -> dict[Block, Natural]:
+        """q with each of some moves. # shape of each: (C, *natural)"""
         moves = self.coordinates.unflat(moved)
         return {
             b: tuple(n + d for n, d in zip(self.naturals[b], moves[b], strict=True)) for b in moves
@@ -299,24 +333,16 @@ class Removal:
         new = torch.where(torch.isfinite(new).all(-1, keepdim=True), new, old)
         result, share = new, torch.ones(len(new), 1, dtype=new.dtype)
         for _ in range(HALVINGS):
-            is_inside = self._are_inside(result)
+            is_inside = are_inside(self.plus(result))
             if host.truth(is_inside.all()):
                 break
             share = torch.where(is_inside.unsqueeze(-1), share, 0.5 * share)
             result = torch.where(share < 1, old + share * (new - old), new)
         return result
 
-    def _length(self, step: Tensor) -> Tensor:
+    def length(self, step: Tensor) -> Tensor:
         """Half the squared length of steps in the Fisher metric, in nats. # shape: (C,)"""
         return 0.5 * ((step @ self.metric) * step).sum(-1)
-
-    def _are_inside(self, moved: Tensor) -> Tensor:
-        """Whether q with each of some moves is a distribution. # shape: (C,)"""
-        inside = []
-        for block, natural in self._plus(moved).items():
-            own = block.family.in_domain(natural)
-            inside.append(own.reshape(len(own), -1).all(-1))
-        return torch.stack(inside).all(0)
 
     def _refuse(self, part: Part, wrong: Tensor) -> None:
         """Refuse a datum without which there is no posterior."""
@@ -329,3 +355,9 @@ class Removal:
             "or are too far from where they were found. Mend: a proper prior; or fit anew without "
             "it, blr.without(index).fit()."
         )
+
+
+def are_inside(naturals: Naturals) -> Tensor:
+    """Whether each of a batch of q is a distribution. # shape: (C,)"""
+    inside = [b.family.in_domain(natural) for b, natural in naturals.items()]
+    return torch.stack([own.reshape(len(own), -1).all(-1) for own in inside]).all(0)
