@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -37,6 +38,21 @@ class Data:
     def count(self) -> int:
         """The number of data."""
         return prod(self.shape)
+
+    @cached_property
+    def is_observed(self) -> Tensor:
+        """Which data are not masked altogether. # shape: that of the plates"""
+        seen = torch.zeros(self.shape, dtype=torch.bool)
+        for site in self.sites:
+            mask = site.mask if isinstance(site.mask, Tensor) else torch.tensor(site.mask is not False)
+            depth = max(max(-d for d in self.dims), mask.dim())
+            full = [1] * depth
+            for dim, size in zip(self.dims, self.shape, strict=True):
+                full[dim] = size
+            every = mask.cpu().expand(torch.broadcast_shapes(mask.shape, full))
+            front = torch.movedim(every, self.dims, tuple(range(len(self.dims))))
+            seen = seen | front.reshape(*self.shape, -1).any(-1)
+        return seen
 
     def position(self, datum: int) -> tuple[int, ...]:
         """The place of a datum along the plates."""

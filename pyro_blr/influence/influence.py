@@ -168,9 +168,8 @@ class Influence:
 
         :raises ImproperPosteriorError: if the posterior without some datum is improper.
         """
-        if not self.is_exact:
-            return self._both[0]
-        return self._by_datum(self._prediction.log_density)
+        exact = self._by_datum(self._prediction.log_density) if self.is_exact else self._both[0]
+        return torch.where(self._data.is_observed.to(exact.device), exact, math.nan)
 
     @cached_property
     def scores(self) -> Tensor:

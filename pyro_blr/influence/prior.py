@@ -10,18 +10,20 @@ and R the linear response. The length of d in the Fisher metric is that move in 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..energy.energy import Energy
+from ..energy.latents import Latent
 from ..families import Natural
+from ..guides.marginals import own_law
 from ..lifting.blocks import Block
-from .removal import Removal, are_inside
+from .removal import NEARBY, Removal, are_inside
 
 #: Moves in standard deviations for a unit of log weight below which a prior is called weak, and
-#: above which strong.
+#: from which on it is in conflict with the data.
 WEAK, STRONG = 0.1, 1.0
 
 
@@ -31,7 +33,10 @@ class PriorEffect:
 
     :param site: the latent.
     :param message: the prior's message, by block.
-    :param sensitivity: standard deviations that q moves by for a unit of the log of its weight.
+    :param sensitivity: length in the Fisher metric that q moves by for a unit of the log of its
+        weight: in standard deviations, those of widths included.
+    :param pull: the most that the mean of an element of the site moves by, in its own posterior
+        standard deviations. The data pull as much the other way: where it is large, they conflict.
     :param share: of the lengths of all factors' moves, its own, between 0 and 1.
     :param removed: KL(q without it, q) in nats; infinite if the data alone have no proper posterior.
     """
@@ -39,22 +44,23 @@ class PriorEffect:
     site: str
     message: dict[str, Natural]
     sensitivity: float
+    pull: float
     share: float
     removed: float
 
     @property
     def verdict(self) -> str:
         """What that means, in words."""
-        if self.sensitivity < WEAK:
+        if self.pull >= STRONG:
+            return "in conflict with the data, which pull as much the other way"
+        if max(self.sensitivity, self.pull) < WEAK:
             return "weak: the data decide"
-        if self.sensitivity < STRONG:
-            return "felt: it and the data agree within a standard deviation"
-        return "strong: it pulls q away from the data, or there are few; look at both"
+        return "felt, in accord with the data"
 
     def __repr__(self) -> str:
         return (
-            f"<prior of {self.site}: moves q by {self.sensitivity:.3g} sd a unit of log weight, "
-            f"share {self.share:.0%}, without it {self.removed:.3g} nats; {self.verdict}>"
+            f"<prior of {self.site}: sensitivity {self.sensitivity:.3g} sd, pull {self.pull:.3g} "
+            f"sd, share {self.share:.0%}, without it {self.removed:.3g} nats; {self.verdict}>"
         )
 
 
@@ -70,6 +76,7 @@ def effects(energy: Energy, removal: Removal) -> dict[str, PriorEffect]:
             name,
             {b.name: m for b, m in messages[name].items()},
             lengths[name],
+            _pull(energy.latents[name], removal, moves[name]),
             lengths[name] / total,
             _without(removal, moves[name]),
         )
@@ -99,6 +106,22 @@ def _moved(removal: Removal, message: Mapping[Block, Natural]) -> Tensor:
     """How q answers to a message. # shape: (1, numbers)"""
     batch = {b: tuple(t.unsqueeze(0) for t in n) for b, n in message.items()}
     return -removal.answers(batch)
+
+
+def _pull(latent: Latent, removal: Removal, move: Tensor) -> float:
+    """The most that a mean of the site moves by, in its standard deviations."""
+    block, latent = removal.layout[latent.name], replace(latent, dtype=torch.float64)
+    length = max(1.0, math.sqrt(2 * float(removal.length(move))))
+    laws = []
+    for step in (-NEARBY / length, 0.0, NEARBY / length):
+        natural = tuple(t[0] for t in removal.plus(step * move)[block])
+        laws.append(own_law(block, natural, latent))
+    behind, here, ahead = laws
+    moved = (ahead.mean - behind.mean) * (length / (2 * NEARBY))
+    spread = here.variance
+    inside = torch.isfinite(moved) & (spread > 0) & torch.isfinite(spread)
+    sizes = torch.where(inside, moved.abs() / torch.where(inside, spread, 1.0).sqrt(), 0.0)
+    return float(sizes.max()) if sizes.numel() else 0.0
 
 
 def _without(removal: Removal, move: Tensor) -> float:

@@ -139,3 +139,18 @@ MODELS: tuple[Example, ...] = (
     student,
     local_latents,
 )
+
+
+def cancer(rows: int | None = None) -> tuple[Tensor, Tensor]:
+    """Tumours, benign or not, by 30 measures of unit variance."""
+    from sklearn.datasets import load_breast_cancer
+
+    X, y = (torch.tensor(part, dtype=torch.float64) for part in load_breast_cancer(return_X_y=True))
+    return ((X - X.mean(0)) / X.std(0))[:rows], y[:rows]
+
+
+def logistic_regression(X: Tensor, y: Tensor) -> None:
+    b = pyro.sample("b", dist.Normal(0.0, 5.0))
+    w = pyro.sample("w", dist.Normal(torch.zeros(X.shape[1]), 1.0).to_event(1))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Bernoulli(logits=b + X @ w), obs=y)
