@@ -38,6 +38,7 @@ from .lifting.blocks import Block
 from .lifting.quadrature import QUAD_TOL
 from .loop import run, run_rule
 from .model_parameters import ModelParameters
+from .picture import drawable
 from .sampling import SAMPLED_TOL, Sampling
 from .skips import Skips
 from .steps.averaging import FEWEST, Average
@@ -257,13 +258,10 @@ class BLR(Engine):
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """How each factor is evaluated and each parameter moved, and why; prints as a table."""
         if (rule := self._rule(args, kwargs)) is not None:
-            return rule.explain(args, kwargs)
+            return drawable(rule.explain(args, kwargs), self.model, args, kwargs)
         energy = self._objective(args, kwargs).energy
-        return explain(
-            energy,
-            self._notes,
-            {**_explained(self.view), **self.parameters.explain(energy.traced)},
-        )
+        parameters = {**_explained(self.view), **self.parameters.explain(energy.traced)}
+        return drawable(explain(energy, self._notes, parameters), self.model, args, kwargs)
 
     @_call_of_model
     def messages(self, *args: Any, **kwargs: Any) -> dict[str, Natural]:

@@ -120,7 +120,9 @@ class DrawnRule(Rule):
             f"every factor is sampled from the guide, {self.elbo.num_particles} draws a step: "
             f"{self.reason}"
         )
-        return Explanation(factors, tuple((n,) for n in latents), (note,), parameters)
+        blocks = tuple((n,) for n in latents)
+        hidden = tuple(sites.summed_out)
+        return Explanation(factors, blocks, (note,), parameters, sites.laws, hidden)
 
 
 def _gradient(leaf: Tensor) -> Tensor:

@@ -243,7 +243,8 @@ class PointMassRule(Rule):
         parameters = {name: _explained(name, name in own) for name in names}
         blocks = (latents,)
         note = "Newton's step on the log joint, all latents together"
-        return Explanation(factors, blocks, (note,), parameters)
+        hidden = tuple(sites.summed_out)
+        return Explanation(factors, blocks, (note,), parameters, ("Delta",), hidden)
 
 
 def _gradients(value: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:

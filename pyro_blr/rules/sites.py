@@ -64,6 +64,11 @@ class Sites:
         return {n: s for n, s in _latents(self.guide).items() if not s["infer"].get("is_auxiliary")}
 
     @property
+    def laws(self) -> tuple[str, ...]:
+        """The name of the law that the guide gives each of these sites."""
+        return tuple(type(unwrap(s["fn"])).__name__ for s in self.of_guide.values())
+
+    @property
     def is_point_mass(self) -> bool:
         """Whether everything that the guide samples is a Delta."""
         drawn = _latents(self.guide).values()
