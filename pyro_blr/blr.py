@@ -39,6 +39,7 @@ from .lifting.quadrature import QUAD_TOL
 from .loop import run, run_rule
 from .model_parameters import ModelParameters
 from .picture import drawable
+from .profiling import trace_report
 from .sampling import SAMPLED_TOL, Sampling
 from .skips import Skips
 from .steps.averaging import FEWEST, Average
@@ -47,6 +48,7 @@ from .steps.momentum import Momentum
 from .steps.noise import NoiseControl
 from .steps.schedule import StepSize
 from .steps.sweep import SweepMemory
+from .trace_report import TraceReport
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -59,7 +61,8 @@ def _call_of_model(method: Method) -> Method:
 
     @functools.wraps(method)
     def wrapped(self: "BLR", *args: Any, **kwargs: Any) -> Any:
-        given = {k: v for k, v in kwargs.items() if method.__name__ != "fit" or k not in RESERVED}
+        fits = method.__name__ in ("fit", "trace_report")
+        given = {k: v for k, v in kwargs.items() if not fits or k not in RESERVED}
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
@@ -262,6 +265,21 @@ class BLR(Engine):
         energy = self._objective(args, kwargs).energy
         parameters = {**_explained(self.view), **self.parameters.explain(energy.traced)}
         return drawable(explain(energy, self._notes, parameters), self.model, args, kwargs)
+
+    @_call_of_model
+    def trace_report(self, *args: Any, max_steps: int = 10, **kwargs: Any) -> TraceReport:
+        """Where the time of a fit from here goes, and which factor costs most; prints as tables.
+
+        The steps are taken by a copy, which knows nothing of the data at first: neither the guide
+        nor parameters nor random numbers change, and steps of your own are no slower for it.
+
+        :param int max_steps: the most steps to time.
+        :raises ArgumentError: if the model has an argument of that name.
+        """
+        reject_reserved(self.model)
+        max_steps = plain_number(max_steps)
+        check_limits(max_steps, None)
+        return trace_report(self, args, kwargs, max_steps)
 
     @_call_of_model
     def messages(self, *args: Any, **kwargs: Any) -> dict[str, Natural]:

@@ -22,10 +22,14 @@ def run(
     max_steps: int,
     tol: float | None,
     progress: bool,
+    watch: Watch | None = None,
 ) -> Fit:
-    """The loop of ``BLR.fit``."""
+    """The loop of ``BLR.fit``.
+
+    :param watch: what says when it has converged; one of that tolerance if left out.
+    """
     fit = Fit(blr=blr)
-    watch = Watch(tol)
+    watch = Watch(tol) if watch is None else watch
     work, before = blr.work, blr.work.gradients
     with Progress(max_steps, progress) as bar:
         while fit.steps < max_steps and not (fit.converged or watch.is_over):

@@ -81,10 +81,19 @@ FLOORS: dict[str, tuple[str, ...]] = {
         ),
         *("info", "arguments", "model_parameters", "skips", "state"),
     ),
+    "stopwatch": (),
+    "isolation": ("guides.leaf", "random_state"),
+    "trace_report": ("html_table", "fit"),
+    "factor_times": ("lifting", "energy", "objective", "stopwatch", "trace_report"),
+    "profiling": (
+        *("factor_times", "isolation", "loop", "objective"),
+        *("stopwatch", "trace_report", "watch"),
+    ),
     "blr": (
         *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
         *("arguments", "guide_parameters", "info", "model_parameters", "sampling", "skips"),
         *("fit", "loop", "engine", "diagnosis", "picture"),
+        *("profiling", "trace_report"),
     ),
     "arviz": (*GROUND, "energy", "guides", "blr"),
     # Stands apart: the idea in two files, an oracle for the tests.
@@ -117,7 +126,15 @@ PYRO = {
         "latent.probe",
         "latent.spaces",
     ),
-    *("guides", "structure", "rules", "arguments", "model_parameters", "saved_parameters"),
+    *(
+        "guides",
+        "structure",
+        "isolation",
+        "rules",
+        "arguments",
+        "model_parameters",
+        "saved_parameters",
+    ),
     *("saved_constraints", "module_parameters", "guide_parameters", "guide_copies"),
     *("diagnosis", "blr", "arviz", "minimal"),
 }

@@ -62,6 +62,7 @@ class PointMassRule(Rule):
     the model are the optimiser's always.
     """
 
+    tier = "exact"
     #: The running mean of Hessians, which is saved with the engine's state.
     hessian: MeanHessian
     _call: Call | None = None
@@ -236,7 +237,7 @@ class PointMassRule(Rule):
         latents = tuple(sites.of_guide)
         why = "q is a point mass: the log density at the point"
         factors = tuple(
-            FactorExplanation(name, "exact", False, latents, why, 0.0) for name in sites.of_model
+            FactorExplanation(name, self.tier, False, latents, why, 0.0) for name in sites.of_model
         )
         own = captured(sites.guide)
         names = {**own, **captured(sites.model)}

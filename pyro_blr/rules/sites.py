@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyro
@@ -78,6 +79,11 @@ class Sites:
     def of_model(self) -> dict[str, Any]:
         """Every sample site of the model but those of subsamples."""
         return _samples(self.model)
+
+    @property
+    def model_densities(self) -> dict[str, Callable[[], Any]]:
+        """What computes the log density of each site of the model at the guide's draw, by name."""
+        return {n: partial(s["fn"].log_prob, s["value"]) for n, s in self.of_model.items()}
 
     def check(self) -> None:
         """Refuse a guide and a model that do not fit.
