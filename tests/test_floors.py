@@ -96,6 +96,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("profiling", "trace_report"),
     ),
     "arviz": (*GROUND, "energy", "guides", "blr"),
+    "command_line": ("errors", "_version", "guides", "isolation", "fit", "blr"),
+    "__main__": ("command_line",),
     # Stands apart: the idea in two files, an oracle for the tests.
     "minimal": ("errors",),
     "__init__": (*GROUND, "families", "guides", "latent", "blr", "arviz"),
@@ -136,7 +138,7 @@ PYRO = {
         "saved_parameters",
     ),
     *("saved_constraints", "module_parameters", "guide_parameters", "guide_copies"),
-    *("diagnosis", "blr", "arviz", "minimal"),
+    *("diagnosis", "blr", "arviz", "minimal", "command_line.known_answers"),
 }
 
 # Files of one floor that need each other. The lower one imports the upper one inside a function.
