@@ -17,6 +17,10 @@ _CELL += " background: none;"
 _TABLE = "border-collapse: collapse; color: inherit; font-size: 0.95em; border: none; margin: 0;"
 
 
+#: Characters of a cell up to which its line is not broken: 3e-09 would be, at its hyphen.
+SHORT = 24
+
+
 @dataclass(frozen=True)
 class Swatch:
     """Text with a dot of a colour in front; the text alone says all that the colour says."""
@@ -55,7 +59,7 @@ def html_table(
         parts += [_row(row, not head) for row in rows]
         parts.append("</tbody></table>")
     parts += [f'<div style="margin: 0.2em 0;">{escape(note)}</div>' for note in notes]
-    return f"<div>{''.join(parts)}</div>"
+    return f'<div style="overflow-x: auto;">{"".join(parts)}</div>'
 
 
 def _row(row: Sequence[Cell], has_heading: bool) -> str:
@@ -66,6 +70,8 @@ def _row(row: Sequence[Cell], has_heading: bool) -> str:
 
 def _cell(tag: str, cell: Cell, style: str = "") -> str:
     text = escape(str(cell))
+    if len(str(cell)) <= SHORT:
+        style += " white-space: nowrap;"
     if isinstance(cell, Swatch):
         text = f'<span style="color: {escape(cell.colour)};">&#9679;</span> {text}'
     return f'<{tag} style="{_CELL}{style}">{text}</{tag}>'
