@@ -25,6 +25,7 @@ from .steps.schedule import check_step_size
 RESERVED: Mapping[str, tuple[str, ...]] = {
     "fit": ("max_steps", "tol", "progress"),
     "influence": ("site", "plate"),
+    "trace_report": ("max_steps",),
 }
 
 

@@ -40,6 +40,8 @@ from .lifting.blocks import Block
 from .lifting.quadrature import QUAD_TOL
 from .loop import run, run_rule
 from .model_parameters import ModelParameters
+from .picture import drawable
+from .profiling import trace_report
 from .sampling import SAMPLED_TOL, Sampling
 from .skips import Skips
 from .steps.averaging import FEWEST, Average
@@ -48,6 +50,7 @@ from .steps.momentum import Momentum
 from .steps.noise import NoiseControl
 from .steps.schedule import StepSize
 from .steps.sweep import SweepMemory
+from .trace_report import TraceReport
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -262,13 +265,26 @@ class BLR(Engine):
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """How each factor is evaluated and each parameter moved, and why; prints as a table."""
         if (rule := self._rule(args, kwargs)) is not None:
-            return rule.explain(args, kwargs)
+            return drawable(rule.explain(args, kwargs), self.model, args, kwargs)
         energy = self._objective(args, kwargs).energy
-        return explain(
-            energy,
-            self._notes,
-            {**_explained(self.view), **self.parameters.explain(energy.traced)},
-        )
+        parameters = {**_explained(self.view), **self.parameters.explain(energy.traced)}
+        return drawable(explain(energy, self._notes, parameters), self.model, args, kwargs)
+
+    @_call_of_model
+    def trace_report(self, *args: Any, max_steps: int = 10, **kwargs: Any) -> TraceReport:
+        """Where the time of a fit from here goes, and which factor costs most; prints as tables.
+
+        The steps are taken by a copy, which knows nothing of the data at first: neither the guide
+        nor parameters nor random numbers change, and steps of your own are no slower for it.
+
+        :param int max_steps: the most steps to time.
+        :raises ArgumentError: if the model has an argument of that name.
+        """
+        reject_reserved(self.model, "trace_report")
+        reject_unknown(self.model, "trace_report", kwargs)
+        max_steps = plain_number(max_steps)
+        check_limits(max_steps, None)
+        return trace_report(self, args, kwargs, max_steps)
 
     @_call_of_model
     def messages(self, *args: Any, **kwargs: Any) -> dict[str, Natural]:

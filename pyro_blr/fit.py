@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from .html_table import html_table
+
 
 def counted(number: int, thing: str) -> str:
     """``"1 step"``, ``"2 steps"``."""
@@ -52,3 +54,21 @@ class Fit:
         loss = f", loss {self.losses[-1]:.6f}" if self.losses else ""
         steps = counted(self.steps, "step")
         return f"<fit: {state} after {steps}{loss}, gap {self.gap:.1e}: {self.reason}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("steps", str(self.steps)),
+            (
+                "-ELBO",
+                f"{self.losses[-1]:.6f} nats at the last step's entry" if self.losses else "-",
+            ),
+            ("gap", f"{self.gap:.1e} nats" if math.isfinite(self.gap) else "not known"),
+            (
+                "residual",
+                f"{self.residual:.1e} nats" if math.isfinite(self.residual) else "not known",
+            ),
+            ("gradients", str(self.gradients)),
+            ("reason", self.reason or "-"),
+        ]
+        title = "Fit: converged" if self.converged else "Fit: not converged"
+        return html_table(title, (), rows)

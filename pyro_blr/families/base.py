@@ -14,6 +14,8 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from pyro_blr.errors import ArgumentError, DomainError
 
+from .table import family_table
+
 Natural = tuple[Tensor, ...]
 """Natural parameters: one tensor a block, event dimensions rightmost."""
 
@@ -347,6 +349,9 @@ class ExponentialFamily(ABC):
     def __repr__(self) -> str:
         fixed = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"{type(self).__name__}({fixed})"
+
+    def _repr_html_(self) -> str:
+        return family_table(self)
 
     def __eq__(self, other: object) -> bool:
         # The counts of the instance are all of its state.

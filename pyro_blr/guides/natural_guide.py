@@ -37,6 +37,7 @@ from .protocol import check_domain
 from .rows import PlateReader, chosen, plates_of, under_plates, without_model
 from .start import first_block, given_natural, initial_natural, located
 from .store import NaturalStore, take_loaded
+from .table import guide_table
 
 
 class NaturalGuide(Persistent, Posterior, AutoGuide):
@@ -304,6 +305,9 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
             self._loaded = {**self._loaded, **take_loaded(prefix)} if from_store else {}
             self.natural = NaturalStore()
             self.natural.fill(prefix, naturals, self._loaded)
+
+    def _repr_html_(self) -> str:
+        return guide_table(self)
 
     # The guide protocol
 
