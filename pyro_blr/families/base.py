@@ -73,6 +73,11 @@ class ExponentialFamily(ABC):
     coordinate_names: ClassVar[tuple[str, ...]] = ()
     """What natural parameters are stored as; ``natural_0``, ... where it is empty."""
 
+    lifted_statistics: ClassVar[tuple[tuple[str, float], ...]] = ()
+    """T(z), block by block, as factors of a model are written in it: ``("log", 1)`` for log z,
+    ``("log1m", 1)`` for log(1 - z), ``("power", p)`` for z to the p. A family of scalars that sets
+    it, and has h = 1 and :meth:`near`, may be the law of a latent."""
+
     # ----- Contract: must override ----------------------------------------------------------
 
     @abstractmethod
@@ -145,6 +150,17 @@ class ExponentialFamily(ABC):
         """
 
     # ----- May override ---------------------------------------------------------------------
+
+    def near(self, value: Tensor) -> Natural:
+        """Return natural parameters of a law near a value, with a relative spread of about a half.
+
+        Where a latent starts whose prior is of another family; asked for only where the family has
+        :attr:`lifted_statistics`.
+
+        :param value: points of the support  # shape: (*batch, *event)
+        :raises NotImplementedError: if the family does not say.
+        """
+        raise NotImplementedError(f"{self.name} does not say where a latent starts; override near.")
 
     def for_distribution(self, distribution: Any) -> "ExponentialFamily":
         """Return the family of a distribution of this kind; a count is the distribution's.
