@@ -51,7 +51,6 @@ class Call:
         self.inputs = [t for t in self.tensors if isinstance(t, LiftedTensor)]
         self.order = next(_counter)
 
-
     @property
     def name(self) -> str:
         """The name of the torch function."""

@@ -278,7 +278,7 @@ def register_linear(*names: str, keeps: str) -> None:
 
     Whether a call is linear in what is lifted is checked at each new call, to 1e-6.
 
-    :param names: of the torch functions, as for :func:`~.register.operation`.
+    :param names: of the torch functions, as for :func:`~pyro_blr.extend.operation`.
     :param keeps: what they are, in words.
     """
     OPERATIONS.update(dict.fromkeys(names, WholeCall(mapped, keeps)))

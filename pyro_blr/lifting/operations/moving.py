@@ -283,7 +283,7 @@ def register_moving(*names: str, keeps: str) -> None:
 
     Whether a call does no more than that is checked at each new call.
 
-    :param names: of the torch functions, as for :func:`~.register.operation`.
+    :param names: of the torch functions, as for :func:`~pyro_blr.extend.operation`.
     :param keeps: what they do, in words.
     """
     OPERATIONS.update(dict.fromkeys(names, WholeCall(moved, keeps)))

@@ -17,7 +17,7 @@ def register_elementwise(*names: str, kinks: bool = False, jumps: bool = False) 
 
     Each element of the result must depend on one element of each (broadcast) argument alone.
 
-    :param names: of the torch functions, as for :func:`operation`.
+    :param names: of the torch functions, as for :func:`~pyro_blr.extend.operation`.
     :param kinks: whether their first derivative jumps: their second one then says too little.
     :param jumps: whether they jump themselves: gradients along a draw then say too little.
     """
