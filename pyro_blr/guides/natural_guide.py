@@ -47,8 +47,8 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
     ``precision^-1 @ natural``, so rounding natural parameters to float32 would cost the posterior's
     condition number in accuracy. Values and marginals have the model's dtype.
 
-    A guide of this kind says which latents it has (:meth:`_choose`) and which of them share a block
-    (:meth:`_first_blocks`, and :meth:`lay_out` where that depends on the model's factors).
+    A guide of this kind says which latents it has (``_choose``) and which of them share a block
+    (``_first_blocks``, and ``lay_out`` where that depends on the model's factors).
 
     :param callable model: a Pyro model.
     :param init_loc_fn: where a Gaussian starts, as for Pyro's own guides.

@@ -150,7 +150,7 @@ def _is_torchs(function: Any) -> bool:
 
 def _by_template(call: Call) -> Any:
     template, lifted, given = take_apart(call)
-    dense = _DENSE.get(getattr(call.function, "__name__", ""))
+    dense = _DENSE.get(call.name)
     if dense is not None:
         template = Template(dense, template.form)
     kinds = tuple(t.kind for t in lifted), tuple((t.shape, t.dtype) for t in given)
