@@ -15,15 +15,27 @@ import torch
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
+from pyro_blr.families import registry
+from pyro_blr.lifting import densities, dispatch, elementwise
+
 # Configuration that only sphinx can run, the link to tutorials/, and what sphinx made.
 collect_ignore = ["docs/conf.py", "docs/tutorials", "docs/_build"]
 
 _dtype_before: list[torch.dtype] = []
 
 
+#: The tables that are open to users: an example's entries go when it ends.
+TABLES: tuple[dict[Any, Any] | set[str], ...] = (
+    *(registry._FAMILIES, densities.registry._DENSITIES, dispatch.OPERATIONS),
+    *(elementwise.ELEMENTWISE, elementwise.KINKED, elementwise.JUMPING),
+)
+_tables_before: list[list[dict[Any, Any] | set[str]]] = []
+
+
 def begin_example(namespace: dict[str, Any]) -> None:
     """Give an example what a fresh interpreter has, and a seed."""
     _dtype_before.append(torch.get_default_dtype())
+    _tables_before.append([table.copy() for table in TABLES])
     torch.set_default_dtype(torch.float32)
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
@@ -33,6 +45,9 @@ def end_example(namespace: dict[str, Any]) -> None:
     """Leave nothing behind."""
     pyro.clear_param_store()
     torch.set_default_dtype(_dtype_before.pop())
+    for table, before in zip(TABLES, _tables_before.pop(), strict=True):
+        table.clear()
+        table.update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,8 @@ from .timing import fresh, in_turn, ratio
 
 #: Sweeps before either side is timed: both have folded or allocated by then what they keep.
 WARM_SWEEPS = 2
-TIMED_SWEEPS = 20
+#: As a user sweeps, one package at a time, and often enough to see a busy moment.
+IN_A_ROW, TIMES = 5, 5
 #: Both sides have converged when a sweep moves neither bound by more than this, relatively.
 STILL = 1e-9
 MOST_SWEEPS = 300
@@ -64,9 +65,9 @@ class Sides:
         self.blr = BLR(self.problem.model, self.guide, blocks="site")
         self.bayespy, self.nodes = self.problem.bayespy()
 
-    def sweep(self, times: int) -> dict[str, list[float]]:
+    def sweep(self, times: int, in_a_row: int = 1) -> dict[str, list[float]]:
         """Sweep in turn."""
-        return in_turn(times, BayesPy=self._their_sweep, BLR=self._our_sweep)
+        return in_turn(times, in_a_row, BayesPy=self._their_sweep, BLR=self._our_sweep)
 
     def _our_sweep(self) -> None:
         self.ours.append(self.blr.step(*self.problem.args))
@@ -95,11 +96,11 @@ class Sides:
         )
 
 
-def compare(benchmark: str, problem: Problem, limit: float, timed: int = TIMED_SWEEPS) -> Row:
+def compare(benchmark: str, problem: Problem, limit: float, timed: int = TIMES) -> Row:
     """The time of a sweep, both packages going the same way; then on to both optima."""
     sides = Sides(problem)
     sides.sweep(WARM_SWEEPS)
-    times = sides.sweep(timed)
+    times = sides.sweep(timed, IN_A_ROW)
     while not sides.still and len(sides.ours) < MOST_SWEEPS:
         sides.sweep(1)
     return Row(

@@ -18,12 +18,19 @@ def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def in_turn(repeats: int, **functions: Callable[[], Any]) -> dict[str, list[float]]:
-    """Time several functions in turn, so that a busy moment of the machine falls on all of them."""
+def in_turn(
+    repeats: int, in_a_row: int = 1, **functions: Callable[[], Any]
+) -> dict[str, list[float]]:
+    """Time several functions in turn, so that a busy moment of the machine falls on all of them.
+
+    :param in_a_row: calls of one before the next, of which the mean time is taken: what is called
+        in a loop in practice has its code and data in the processor's caches then.
+    """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            times[name].append(seconds(function)[0])
+            took = seconds(lambda run=function: [run() for _ in range(in_a_row)])[0]
+            times[name].append(took / in_a_row)
     return times
 
 

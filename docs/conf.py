@@ -2,15 +2,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """The documentation: sphinx with MyST pages, tutorials by myst-nb, the API from docstrings."""
 
+import inspect
 import re
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # the two modules beside this file
+
+from inventories import write_inventories  # noqa: E402
+
+import pyro_blr  # noqa: E402
 
 project = "pyro_blr"
 author = "Contributors to the pyro_blr project"
 copyright = "Contributors to the pyro_blr project"  # sphinx reads this name
 release = version = installed_version("pyro-blr")
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+extensions = [
+    *("myst_nb", "mathml", "sphinx.ext.autodoc", "sphinx.ext.intersphinx", "sphinx.ext.viewcode"),
+]
+html_math_renderer = "mathml"
+intersphinx_mapping = write_inventories(HERE / "_build" / "inventories")
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
@@ -34,6 +48,21 @@ def literal_shapes(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"\s*# (shape: )(.+)", r" – \1``\2``", line) for line in lines]
 
 
+def is_public(kind):
+    """Whether a class has a page, here or elsewhere."""
+    if not kind.__module__.startswith("pyro_blr"):
+        return not kind.__name__.startswith("_")
+    places = (pyro_blr, pyro_blr.families, pyro_blr.guides, pyro_blr.latent, pyro_blr.errors)
+    return any(vars(place).get(kind.__name__) is kind for place in places)
+
+
+def public_bases(app, name, obj, options, bases):
+    """Show for a base without a page the first of its own bases that has one."""
+    shown = [next(c for c in b.__mro__ if is_public(c)) for b in bases if inspect.isclass(b)]
+    bases[:] = dict.fromkeys(shown) if shown else bases
+
+
 def setup(app):
     """Called by sphinx."""
+    app.connect("autodoc-process-bases", public_bases)
     app.connect("autodoc-process-docstring", literal_shapes)

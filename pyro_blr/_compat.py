@@ -10,6 +10,7 @@ import pyro
 from pyro.distributions import constraints
 from pyro.infer.autoguide.guides import prototype_hide_fn
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_median
+from pyro.infer.inspect import get_model_relations
 from pyro.ops.tensor_utils import periodic_repeat
 from pyro.optim import PyroOptim
 from pyro.optim.optim import _get_state_dict, _load_state_dict
@@ -19,6 +20,7 @@ from torch import Tensor
 __all__ = [
     "InitMessenger",
     "constraint_of",
+    "get_model_relations",
     "init_to_median",
     "optimiser_of",
     "optimiser_state",

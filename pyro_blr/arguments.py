@@ -21,8 +21,12 @@ from torch import Tensor
 from . import errors
 from .steps.schedule import check_step_size
 
-#: Keywords of ``fit`` that a model cannot have as its own.
-RESERVED = ("max_steps", "tol", "progress")
+#: Keywords of methods that take the model's arguments, which a model cannot have as its own.
+RESERVED: Mapping[str, tuple[str, ...]] = {
+    "fit": ("max_steps", "tol", "progress"),
+    "influence": ("site", "plate"),
+    "trace_report": ("max_steps",),
+}
 
 
 def plain_number(value: Any) -> Any:
@@ -185,8 +189,8 @@ def discrete_of(discrete: Any, loss: ELBO | None) -> tuple[str, int | None]:
     return discrete or ("marginal" if enumerates else "mean_field"), depth
 
 
-def reject_reserved(model: Callable[..., Any]) -> None:
-    """Refuse a model with an argument that ``fit`` would take for itself.
+def reject_reserved(model: Callable[..., Any], method: str) -> None:
+    """Refuse a model with an argument that a method would take for itself.
 
     :raises ArgumentError: naming the argument.
     """
@@ -195,16 +199,17 @@ def reject_reserved(model: Callable[..., Any]) -> None:
         names = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return
-    for name in RESERVED:
+    for name in RESERVED[method]:
         if name in names:
+            other = ", or loop over blr.step" if method == "fit" else ""
             raise errors.ArgumentError(
-                f"the model has an argument {name!r}, which BLR.fit takes for itself. Mend: rename "
-                "it, or loop over blr.step."
+                f"the model has an argument {name!r}, which BLR.{method} takes for itself. Mend: "
+                f"rename it{other}."
             )
 
 
-def reject_unknown(model: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
-    """Refuse keywords that the model does not have, since they were meant for ``fit``.
+def reject_unknown(model: Callable[..., Any], method: str, kwargs: Mapping[str, Any]) -> None:
+    """Refuse keywords that the model does not have, since they were meant for a method.
 
     :raises ArgumentError: naming the keyword.
     """
@@ -216,9 +221,26 @@ def reject_unknown(model: Callable[..., Any], kwargs: Mapping[str, Any]) -> None
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in names.values())
     if unknown and not takes_any:
         raise errors.ArgumentError(
-            f"fit passes {', '.join(map(repr, unknown))} on to the model, which has no such "
-            f"argument. Mend: fit's own keywords are {', '.join(RESERVED)}."
+            f"{method} passes {', '.join(map(repr, unknown))} on to the model, which has no such "
+            f"argument. Mend: {method}'s own keywords are {', '.join(RESERVED[method])}."
         )
+
+
+def fitted_call(
+    last: tuple[tuple[Any, ...], dict[str, Any]] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The model's arguments as given, or those of the last ``fit`` where none are.
+
+    :raises ArgumentError: if there are neither.
+    """
+    if args or kwargs:
+        return args, kwargs
+    if last is None:
+        raise errors.ArgumentError(
+            "which data are meant is not known: no fit has been made. Mend: blr.fit(*args) first, "
+            "or blr.influence(*args).without(index)."
+        )
+    return last
 
 
 def check_limits(max_steps: Any, tol: Any) -> None:

@@ -19,6 +19,7 @@ from .arguments import (
     check_rule,
     discrete_of,
     draws_of,
+    fitted_call,
     plain_number,
     reject_reserved,
     reject_unknown,
@@ -33,11 +34,14 @@ from .fit import Fit, counted
 from .guide_parameters import GuideParameters
 from .guides.natural_guide import NaturalGuide
 from .guides.views import View
+from .influence import Influence, Reweighted
 from .info import Info
 from .lifting.blocks import Block
 from .lifting.quadrature import QUAD_TOL
 from .loop import run, run_rule
 from .model_parameters import ModelParameters
+from .picture import drawable
+from .profiling import trace_report
 from .sampling import SAMPLED_TOL, Sampling
 from .skips import Skips
 from .steps.averaging import FEWEST, Average
@@ -46,6 +50,7 @@ from .steps.momentum import Momentum
 from .steps.noise import NoiseControl
 from .steps.schedule import StepSize
 from .steps.sweep import SweepMemory
+from .trace_report import TraceReport
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -58,7 +63,8 @@ def _call_of_model(method: Method) -> Method:
 
     @functools.wraps(method)
     def wrapped(self: "BLR", *args: Any, **kwargs: Any) -> Any:
-        given = {k: v for k, v in kwargs.items() if method.__name__ != "fit" or k not in RESERVED}
+        own = RESERVED.get(method.__name__, ())
+        given = {k: v for k, v in kwargs.items() if k not in own}
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
@@ -187,6 +193,7 @@ class BLR(Engine):
         self._notes: tuple[str, ...] = ()
         self._is_laid_out = False
         self._skips = Skips()
+        self._fit_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def __repr__(self) -> str:
         model = getattr(self.model, "__name__", type(self.model).__name__)
@@ -244,10 +251,11 @@ class BLR(Engine):
         :raises ArgumentError: if the model has an argument of one of these names, or none of the
             name of another keyword.
         """
-        reject_reserved(self.model)
-        reject_unknown(self.model, kwargs)
+        reject_reserved(self.model, "fit")
+        reject_unknown(self.model, "fit", kwargs)
         max_steps, tol = plain_number(max_steps), plain_number(tol)
         check_limits(max_steps, tol)
+        self._fit_call = args, kwargs
         limits: dict[str, Any] = {"max_steps": max_steps, "tol": tol, "progress": progress}
         if (rule := self._rule(args, kwargs)) is not None:
             return run_rule(self, rule, args, kwargs, **limits)
@@ -257,13 +265,26 @@ class BLR(Engine):
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """How each factor is evaluated and each parameter moved, and why; prints as a table."""
         if (rule := self._rule(args, kwargs)) is not None:
-            return rule.explain(args, kwargs)
+            return drawable(rule.explain(args, kwargs), self.model, args, kwargs)
         energy = self._objective(args, kwargs).energy
-        return explain(
-            energy,
-            self._notes,
-            {**_explained(self.view), **self.parameters.explain(energy.traced)},
-        )
+        parameters = {**_explained(self.view), **self.parameters.explain(energy.traced)}
+        return drawable(explain(energy, self._notes, parameters), self.model, args, kwargs)
+
+    @_call_of_model
+    def trace_report(self, *args: Any, max_steps: int = 10, **kwargs: Any) -> TraceReport:
+        """Where the time of a fit from here goes, and which factor costs most; prints as tables.
+
+        The steps are taken by a copy, which knows nothing of the data at first: neither the guide
+        nor parameters nor random numbers change, and steps of your own are no slower for it.
+
+        :param int max_steps: the most steps to time.
+        :raises ArgumentError: if the model has an argument of that name.
+        """
+        reject_reserved(self.model, "trace_report")
+        reject_unknown(self.model, "trace_report", kwargs)
+        max_steps = plain_number(max_steps)
+        check_limits(max_steps, None)
+        return trace_report(self, args, kwargs, max_steps)
 
     @_call_of_model
     def messages(self, *args: Any, **kwargs: Any) -> dict[str, Natural]:
@@ -282,14 +303,14 @@ class BLR(Engine):
 
     @_call_of_model
     def discrete_marginals(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The posterior of each discrete latent that was summed out, as a Pyro distribution.
+        """The posterior of each latent that was summed out, as a Pyro distribution.
 
         By site, along its plates: ``blr.discrete_marginals(x)["z"].probs`` is the probability of
-        each value in each row, ``.mode`` the most probable one. The states of a
-        ``dist.DiscreteHMM`` observed at ``"x"`` are ``"x.states"``, along time. Under
-        ``"mean_field"`` it is q(z) at its optimum, under ``"marginal"`` the mean over draws of q of
-        the posterior at each. Assignments that belong together are drawn by Pyro's
-        ``infer_discrete`` with the fitted guide.
+        each value in each row, ``.mode`` the most probable one. The states of a ``DiscreteHMM`` or
+        a ``GaussianHMM`` observed at ``"x"`` are ``"x.states"``, along time. Under ``"mean_field"``
+        it is q(z) at its optimum, under ``"marginal"`` the mean over draws of q of the posterior at
+        each. Assignments that belong together are drawn by Pyro's ``infer_discrete`` with the
+        fitted guide.
 
         :raises GuideError: for a guide that is known by its draws alone, or a point mass.
         """
@@ -301,6 +322,59 @@ class BLR(Engine):
         objective = self._objective(args, kwargs)
         moments = objective.energy.moments(detached(self.view.naturals()))
         return discrete_marginals(objective.energy, moments, objective.draws)
+
+    @_call_of_model
+    def influence(
+        self, *args: Any, site: str | None = None, plate: str | None = None, **kwargs: Any
+    ) -> Influence:
+        """What each datum did: its message, predictions without it, the posterior without it.
+
+        After a fit, with the same arguments and all of the data; nothing is refitted.
+
+        :param site: the observed site; all of the same plates if None.
+        :param plate: the plate whose elements are the data; all plates of the site if None.
+        :raises ArgumentError: before a fit; if no observed site is in a plate, or several are in
+            different ones and none was named.
+        :raises GuideError: for a guide that is known by its draws alone, or a point mass.
+        :raises SampledFactorError: for a model with factors at draws of q.
+        :raises SubsampleError: for a minibatch.
+        """
+        reject_reserved(self.model, "influence")
+        reject_unknown(self.model, "influence", kwargs)
+        if self._rule(args, kwargs) is not None:
+            raise errors.GuideError(
+                f"{type(self.guide).__name__} is known by its draws alone, or is a point mass, and "
+                "has no messages that data could be taken out of. Mend: use AutoNatural(model)."
+            )
+        return Influence(self, self._objective(args, kwargs), site, plate)
+
+    def without(
+        self, index: Any, *args: Any, site: str | None = None, plate: str | None = None, **kwargs: Any
+    ) -> Reweighted:
+        """The posterior without some data, exact where no message depends on q, else at first
+        order: :meth:`Influence.without`.
+
+        :param index: positions, a list of them, a slice or a mask.
+        :param args: the model's arguments; those of the last :meth:`fit` if left out.
+        """
+        args, kwargs = fitted_call(self._fit_call, args, kwargs)
+        return self.influence(*args, site=site, plate=plate, **kwargs).without(index)
+
+    def weighted(
+        self,
+        weights: Any,
+        *args: Any,
+        site: str | None = None,
+        plate: str | None = None,
+        **kwargs: Any,
+    ) -> Reweighted:
+        """The posterior with the log density of each datum times its weight.
+
+        :param weights: not negative. # shape: that of the data's plates
+        :param args: the model's arguments; those of the last :meth:`fit` if left out.
+        """
+        args, kwargs = fitted_call(self._fit_call, args, kwargs)
+        return self.influence(*args, site=site, plate=plate, **kwargs).weighted(weights)
 
     def average(self) -> None:
         """Write the average of the last half of the noisy steps to the guide.

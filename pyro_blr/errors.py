@@ -105,5 +105,9 @@ class SkippedStepWarning(UserWarning):
     """A step was not taken: the ELBO was NaN or infinite, and finite when the call was repeated."""
 
 
+class LeftOutWarning(UserWarning):
+    """A part of what was asked for is left out, since it cannot be had."""
+
+
 class MemoryLimitError(BLRError, MemoryError):
     """A matrix would not fit into memory; it was not allocated."""

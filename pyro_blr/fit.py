@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from .html_table import html_table
+
 
 def counted(number: int, thing: str) -> str:
     """``"1 step"``, ``"2 steps"``."""
@@ -26,6 +28,9 @@ class Fit:
     :param float residual: half the squared length of the last full step, in nats.
     :param float gap: the estimated distance to the local maximum of the ELBO, in nats; infinite
         where it could not be certified.
+    :param list residuals: the residual that was known at the end of each step, infinite before the
+        first.
+    :param list gaps: the same of the gap.
     """
 
     steps: int = 0
@@ -36,9 +41,34 @@ class Fit:
     gap: float = math.inf
     gradients: int = 0
     blr: Any = None
+    residuals: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+
+    def remember(self) -> None:
+        """Enter what is known of the distance to the optimum, at the end of a step."""
+        self.residuals.append(self.residual)
+        self.gaps.append(self.gap)
 
     def __repr__(self) -> str:
         state = "converged" if self.converged else "not converged"
         loss = f", loss {self.losses[-1]:.6f}" if self.losses else ""
         steps = counted(self.steps, "step")
         return f"<fit: {state} after {steps}{loss}, gap {self.gap:.1e}: {self.reason}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("steps", str(self.steps)),
+            (
+                "-ELBO",
+                f"{self.losses[-1]:.6f} nats at the last step's entry" if self.losses else "-",
+            ),
+            ("gap", f"{self.gap:.1e} nats" if math.isfinite(self.gap) else "not known"),
+            (
+                "residual",
+                f"{self.residual:.1e} nats" if math.isfinite(self.residual) else "not known",
+            ),
+            ("gradients", str(self.gradients)),
+            ("reason", self.reason or "-"),
+        ]
+        title = "Fit: converged" if self.converged else "Fit: not converged"
+        return html_table(title, (), rows)

@@ -70,7 +70,12 @@ class Info:
 
     @cached_property
     def residual(self) -> float:
-        """``d'Fd/2`` in nats at the entry, d = natural - message: the length of a full step."""
+        """``d'Fd/2`` in nats at the entry, d = natural - message: the length of a full step.
+
+        NaN where no step was taken, or by a rule that has no natural parameters.
+        """
+        if self._objective is None:
+            return float("nan")
         messages = self._messages
         if len(messages) < len(self._before):
             messages = self._objective.messages(self._before)

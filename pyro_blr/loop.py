@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tqdm import tqdm
-
 from .fit import Fit
 from .gaps import SHARE
+from .objective import Call, EnergyObjective
+from .progress import Progress
 from .watch import Watch
 
 
@@ -22,26 +22,24 @@ def run(
     max_steps: int,
     tol: float | None,
     progress: bool,
+    watch: Watch | None = None,
 ) -> Fit:
-    """The loop of ``BLR.fit``."""
+    """The loop of ``BLR.fit``.
+
+    :param watch: what says when it has converged; one of that tolerance if left out.
+    """
     fit = Fit(blr=blr)
-    watch = Watch(tol)
+    watch = Watch(tol) if watch is None else watch
     work, before = blr.work, blr.work.gradients
-    with _bar(max_steps, progress) as bar:
-        while fit.steps < max_steps:
+    with Progress(max_steps, progress) as bar:
+        while fit.steps < max_steps and not (fit.converged or watch.is_over):
             loss, objective = blr.advance(args, kwargs, watched=True, kept=watch.rules)
-            _enter(fit, bar, loss)
-            if objective is None:  # the step was skipped
-                continue
-            watch.accelerate(blr, objective)
-            if objective.draws is not None and blr.sampling.are_common(objective.draws):
-                watch.on_draws(fit, blr, objective)
-            elif not objective.energy.is_deterministic:
-                watch.noisy(fit, blr, objective, (args, kwargs))
-            elif blr.info._messages:
-                watch.deterministic(fit, blr, objective)
-            if fit.converged or watch.is_over:
-                break
+            bar.enter(fit, loss)
+            if objective is not None:  # the step was not skipped
+                _look(watch, fit, blr, objective, (args, kwargs))
+            fit.remember()
+            bar.show(fit)
+        bar.end(fit)
     fit.gradients = work.gradients - before
     if not fit.converged:
         watch.choose_average(fit, blr, fit.steps // SHARE)
@@ -49,6 +47,17 @@ def run(
         stopped = "stopped" if watch.is_over else f"max_steps={max_steps} reached"
         fit.reason = f"{stopped}; {fit.reason}" if fit.reason else stopped
     return fit
+
+
+def _look(watch: Watch, fit: Fit, blr: Any, objective: EnergyObjective, call: Call) -> None:
+    """After a step: whether it has converged, by the certificate of its kind."""
+    watch.accelerate(blr, objective)
+    if objective.draws is not None and blr.sampling.are_common(objective.draws):
+        watch.on_draws(fit, blr, objective)
+    elif not objective.energy.is_deterministic:
+        watch.noisy(fit, blr, objective, call)
+    elif blr.info._messages:
+        watch.deterministic(fit, blr, objective)
 
 
 def run_rule(
@@ -68,33 +77,28 @@ def run_rule(
     fit = Fit(blr=blr)
     rule.tol = limit = Watch(tol).tol
     rule.is_stuck = False
-    with _bar(max_steps, progress) as bar:
+    with Progress(max_steps, progress) as bar:
         while fit.steps < max_steps and not fit.converged and not rule.is_stuck:
             loss = blr.rule_step(rule, args, kwargs)
-            _enter(fit, bar, loss)
-            if math.isnan(loss):  # the step was skipped
-                continue
-            fit.reason = rule.uncertified
-            fit.gap = math.inf
-            if not fit.reason:
-                fit.gap = rule.gap
-                fit.converged = fit.gap <= limit
-                fit.reason = f"gap {fit.gap:.1e} nats, tol={limit:g}"
-                if not fit.converged:
-                    fit.reason += ". Mend: call fit again, which goes on from here"
+            bar.enter(fit, loss)
+            if not math.isnan(loss):  # the step was not skipped
+                _look_at_rule(rule, fit, limit)
+            fit.remember()
+            bar.show(fit)
+        bar.end(fit)
     if not fit.converged:
         ended = "stopped" if rule.is_stuck else f"max_steps={max_steps} reached"
         fit.reason = f"{ended}; {fit.reason}"
     return fit
 
 
-def _bar(max_steps: int, progress: bool) -> Any:
-    return tqdm(total=max_steps, disable=not progress, desc="BLR", leave=True)
-
-
-def _enter(fit: Fit, bar: Any, loss: float) -> None:
-    """Count a step, and show its loss."""
-    fit.losses.append(loss)
-    fit.steps += 1
-    bar.update()
-    bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+def _look_at_rule(rule: Any, fit: Fit, limit: float) -> None:
+    """After a step of a rule: whether it is certified."""
+    fit.reason = rule.uncertified
+    fit.gap = math.inf
+    if not fit.reason:
+        fit.gap = rule.gap
+        fit.converged = fit.gap <= limit
+        fit.reason = f"gap {fit.gap:.1e} nats, tol={limit:g}"
+        if not fit.converged:
+            fit.reason += ". Mend: call fit again, which goes on from here"

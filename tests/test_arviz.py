@@ -313,16 +313,3 @@ def test_guide_and_model_must_hold_the_same_latents():
         to_arviz(fit, y, num_samples=2, extra=True)
     with pytest.raises(errors.GuideError, match=r"\['z'\] which the model did not sample"):
         to_arviz(fit, y, num_samples=2, absent=True)
-
-
-def test_a_discrete_latent_is_refused_with_the_mend():
-    def model(y):
-        z = pyro.sample("z", dist.Normal(0.0, 2.0))
-        with pyro.plate("person", len(y)):
-            k = pyro.sample("k", dist.Bernoulli(0.3))
-            pyro.sample("y", dist.Normal(z + 3.0 * k, 0.7), obs=y)
-
-    y = vector_data()
-    fit = fitted(model, y)
-    with pytest.raises(errors.DiscreteLatentError, match=r"'k' is discrete.*discrete_marginals"):
-        to_arviz(fit, y, num_samples=2)

@@ -17,17 +17,21 @@ PACKAGE = "pyro_blr"
 GROUND = ("errors", "_compat", "_version")
 FLOORS: dict[str, tuple[str, ...]] = {
     **{name: () for name in GROUND},
-    "families": ("errors",),
+    "html_table": (),
+    "drawing": ("errors",),
+    "families": ("errors", "html_table"),
     "linear_algebra": (),
-    "lifting": ("errors", "families", "linear_algebra"),
+    "lifting": ("errors", "html_table", "families", "linear_algebra"),
     "estimators": ("linear_algebra",),
-    "energy": ("errors", "_compat", "families", "lifting", "estimators"),
+    "energy": ("errors", "_compat", "html_table", "families", "lifting", "estimators"),
     "random_state": (),
     "conjugate_gradients": ("lifting.host",),
     "guides": (
-        *("errors", "_compat", "families", "lifting", "energy"),
+        *("errors", "_compat", "html_table", "families", "lifting", "energy"),
         *("random_state", "conjugate_gradients"),
     ),
+    "structure": ("errors", "_compat", "guides", "random_state"),
+    "picture": ("html_table", "drawing", "energy", "structure"),
     # A step sees families and an objective: no trace, no guide, and of lifting the waits alone.
     "steps": ("errors", "families", "lifting.host", "conjugate_gradients"),
     "latent": (
@@ -43,9 +47,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "joint_objective": ("families", "lifting", "energy", "steps", "objective"),
     "sampling": ("energy", "estimators"),
     "gaps": ("families", "lifting", "steps", "objective", "joint_objective"),
-    "fit": (),
+    "fit": ("html_table",),
+    "progress": ("fit",),
     "watch": ("steps", "objective", "joint_objective", "sampling", "gaps", "fit"),
-    "loop": ("gaps", "fit", "watch"),
+    "loop": ("gaps", "fit", "objective", "progress", "watch"),
     "arguments": ("errors", "guides", "steps"),
     "saved_parameters": ("errors", "_compat", "energy"),
     "model_parameters": (
@@ -76,15 +81,28 @@ FLOORS: dict[str, tuple[str, ...]] = {
         ),
         *("info", "arguments", "model_parameters", "skips", "state"),
     ),
+    "stopwatch": (),
+    "isolation": ("guides.leaf", "random_state"),
+    "trace_report": ("html_table", "fit"),
+    "factor_times": ("lifting", "energy", "objective", "stopwatch", "trace_report"),
+    "profiling": (
+        *("factor_times", "isolation", "loop", "objective"),
+        *("stopwatch", "trace_report", "watch"),
+    ),
     "blr": (
         *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
         *("arguments", "guide_parameters", "info", "model_parameters", "sampling", "skips"),
-        *("fit", "loop", "engine", "diagnosis"),
+        *("fit", "loop", "engine", "diagnosis", "picture"),
+        *("profiling", "trace_report"),
     ),
-    "arviz": (*GROUND, "energy", "guides", "blr"),
+    "draws": ("errors", "_compat", "families", "energy", "guides", "rules", "fit", "blr"),
+    "arviz": ("errors", "_version", "random_state", "fit", "draws"),
+    "command_line": ("errors", "_version", "guides", "isolation", "fit", "blr"),
+    "__main__": ("command_line",),
+    "extend": ("lifting",),
     # Stands apart: the idea in two files, an oracle for the tests.
     "minimal": ("errors",),
-    "__init__": (*GROUND, "families", "guides", "latent", "blr", "arviz"),
+    "__init__": (*GROUND, "families", "guides", "latent", "blr", "arviz", "extend"),
 }
 
 # Who may import Pyro. The algebra, the steps and what joins them may not.
@@ -112,9 +130,17 @@ PYRO = {
         "latent.probe",
         "latent.spaces",
     ),
-    *("guides", "rules", "arguments", "model_parameters", "saved_parameters"),
+    *(
+        "guides",
+        "structure",
+        "isolation",
+        "rules",
+        "arguments",
+        "model_parameters",
+        "saved_parameters",
+    ),
     *("saved_constraints", "module_parameters", "guide_parameters", "guide_copies"),
-    *("diagnosis", "blr", "arviz", "minimal"),
+    *("diagnosis", "blr", "draws", "minimal", "command_line.known_answers"),
 }
 
 # Files of one floor that need each other. The lower one imports the upper one inside a function.

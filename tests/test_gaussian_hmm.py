@@ -78,6 +78,11 @@ def test_the_bound_is_that_of_states_at_their_optimum(
     other = with_states(explicit, guide, y)
     assert found == pytest.approx(other.evaluate_loss(y), rel=1e-10)
     expected = other.messages(y)
+    states, own = other.guide.marginal("z"), blr.discrete_marginals(y)["y.states"]
+    assert own.batch_shape == y.shape[:-1]
+    first = states.mean.shape[-2] - y.shape[-2]  # the state in front of the first observation
+    for its, found in ((states.mean, own.mean), (states.variance, own.variance)):
+        torch.testing.assert_close(found, its[..., first:, :], rtol=1e-8, atol=1e-10)
     for name, message in messages.items():  # the gradient of a maximum is the gradient at it
         for own, its in zip(message, expected[name], strict=True):
             torch.testing.assert_close(own, its, rtol=1e-8, atol=1e-8)

@@ -107,6 +107,7 @@ def test_wheel_metadata(metadata: Message) -> None:
         "docs",
         "bench",
         "dynamax",
+        "render",
         "test",
     }
 

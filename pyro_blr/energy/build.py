@@ -186,6 +186,16 @@ def _quadrature(
     return QuadratureFactor(name, blocks, reason, predictor, joint, constants_of, summed)
 
 
+def quadrature_of(site: TracedSite, layout: Layout) -> QuadratureFactor | None:
+    """The factor of a site over one or two Gaussian scalars, also where a better tier serves it."""
+    node = site.log_prob
+    assert isinstance(node, LiftedTensor)
+    blocks = frozenset(layout[s.name] for s in node.sites)
+    summed = Summed(node, site.mask, site.scale)
+    found = _quadrature(site.name, node, blocks, "", summed, layout)
+    return None if isinstance(found, str) else found
+
+
 def resample(factor: QuadratureFactor, estimator: str = "auto") -> SampledFactor:
     """The factor when no quadrature rule is good enough."""
     reason = f"{factor.refusal}; {factor.reason}"

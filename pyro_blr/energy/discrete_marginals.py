@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The posterior of discrete latents that were summed out, one by one, as Pyro distributions."""
+"""The posterior of latents that were summed out, one by one, as Pyro distributions."""
 
 from typing import Any
 
@@ -17,19 +17,25 @@ from .eliminated import EliminatedFactor, Part, summed
 from .elimination import Elimination
 from .energy import Energy
 from .factors import MomentsMap
+from .hidden_gaussian import ChainIntegral
 from .sampled import SampledFactor
 
 
 def discrete_marginals(energy: Energy, moments: MomentsMap, draws: Draws | None) -> dict[str, Any]:
     """The marginal of each discrete latent under the q that the bound implies.
 
-    Of a sum inside the draws it is the mean over draws of the posterior at each.
+    Of a sum inside the draws it is the mean over draws of the posterior at each. The states of a
+    Gaussian chain that were integrated out are among them.
     """
     _, joined = components(energy.traced.sites)
     found: dict[str, Any] = {}
     for factor in energy.factors:
         component = next((c for c in joined if c.name == factor.name), None)
-        if isinstance(factor, EliminatedFactor) and factor.latents:
+        if isinstance(factor, EliminatedFactor) and isinstance(factor.sum_out, ChainIntegral):
+            with torch.no_grad():
+                found[f"{factor.name}.states"] = factor.sum_out.states(*factor.expected(moments))
+            continue
+        if isinstance(factor, EliminatedFactor):
             weights = _expected_weights(factor, moments)
             if component is None:
                 found[factor.latents[0]] = _classes(weights[-1])

@@ -98,6 +98,11 @@ class Elimination:
     def _plates(self) -> list[str]:
         return [repr(what) for what in self._symbols if isinstance(what, str)]
 
+    def plates_of(self, term: Tensor) -> list[str]:
+        """The plate of each dim of one of the terms."""
+        names = {symbol: what for what, symbol in self._symbols.items() if isinstance(what, str)}
+        return [names[symbol] for symbol in term._pyro_dims]  # type: ignore[attr-defined]
+
     def terms(self, *log_factors: Tensor) -> list[Tensor]:
         """The logs of the sums of each independent part, along its plates."""
         tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()

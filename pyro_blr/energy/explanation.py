@@ -3,10 +3,17 @@
 
 """Which factor is exact, by quadrature or sampled, and why."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from torch.distributions.transforms import ExpTransform
+
+from .. import errors
+from ..html_table import html_table, tier
+from ..lifting.blocks import Block
 from ..lifting.mends import mend_of
+from .components import components
 from .curvature import named
 from .eliminated import EliminatedFactor, Part
 from .energy import Energy
@@ -29,6 +36,8 @@ class FactorExplanation:
         closed form, NaN where there is no bound: on the sampled tier it is that of the draws.
     :param str mend: for a sampled factor, the spelling that would keep it deterministic, where one
         is known for the operations that the reason names.
+    :param tuple sites: the sites whose densities are in it; several where discrete latents are
+        summed out at draws of q.
     """
 
     site: str
@@ -38,6 +47,7 @@ class FactorExplanation:
     reason: str
     error: float
     mend: str = ""
+    sites: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,37 +78,96 @@ class Explanation:
     """How each factor is evaluated, and which sites share a block. Prints as a table.
 
     :param parameters: how each ``pyro.param`` moves, by name.
+    :param families: the exponential family of each block; of a guide that is known by its draws the
+        law of each site.
+    :param summed_out: the discrete latents, which no block holds.
+    :param drawer: what draws it; see :meth:`render`.
     """
 
     factors: tuple[FactorExplanation, ...]
     blocks: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
     parameters: Mapping[str, ParameterExplanation] = field(default_factory=dict)
+    families: tuple[str, ...] = ()
+    summed_out: tuple[str, ...] = ()
+    drawer: Callable[..., Any] | None = field(default=None, compare=False)
 
     def __getitem__(self, site: str) -> FactorExplanation:
         return next(f for f in self.factors if f.site == site)
 
-    def __str__(self) -> str:
-        head = ("site", "tier", "conjugate", "latents", "error", "reason")
-        rows = [
-            (
-                f.site,
-                f.tier,
-                "yes" if f.conjugate else "no",
-                ", ".join(f.latents) or "-",
-                _error_in_words(f),
-                f.reason,
+    def __getstate__(self) -> dict[str, Any]:
+        # The drawer holds the model and its data, which a pickle need not be able to hold.
+        return {**self.__dict__, "drawer": None}
+
+    def render(
+        self,
+        filename: Any = None,
+        *,
+        render_distributions: bool = False,
+        render_params: bool = True,
+        render_deterministic: bool = False,
+    ) -> Any:
+        """Draw the model's plates and sites, as ``pyro.render_model`` does, with what is said here.
+
+        The frame of a site and the arrows into it are its factor, in the colour of the factor's
+        tier. A latent has the name of its family and its block; a parameter how it moves; a
+        discrete latent is an octagon, as it is summed out. The model is run once more.
+
+        :param filename: where to write a picture (``.png``, ``.svg``, ``.pdf``, ...) or its source
+            (``.dot``); pictures need the program ``dot`` of Graphviz.
+        :param bool render_distributions: name the distribution of each site.
+        :param bool render_params: draw parameters and modules.
+        :param bool render_deterministic: draw ``pyro.deterministic`` sites.
+        :return: the ``graphviz.Digraph``, which a notebook shows.
+        :raises ArgumentError: if graphviz is missing, or for a model that cannot be drawn.
+        """
+        if self.drawer is None:
+            raise errors.ArgumentError(
+                "this explanation came from a pickle, without the model that it is of. Mend: "
+                "blr.explain(*args).render()."
             )
-            for f in self.factors
-        ]
+        return self.drawer(
+            self,
+            filename,
+            distributions=render_distributions,
+            parameters=render_params,
+            deterministic=render_deterministic,
+        )
+
+    def __str__(self) -> str:
+        head, rows = HEAD, [_cells(f) for f in self.factors]
         widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
         lines = [_line(head, widths), _line(tuple("-" * w for w in widths), widths)]
         lines += [_line(row, widths) for row in rows]
-        lines.append("blocks of q: " + ", ".join("{" + ", ".join(b) + "}" for b in self.blocks))
-        lines += [f"mend of {f.site}: {f.mend}" for f in self.factors if f.mend]
-        return "\n".join((*lines, *map(str, self.parameters.values()), *self.notes))
+        return "\n".join((*lines, *self._below))
 
     __repr__ = __str__
+
+    @property
+    def _below(self) -> list[str]:
+        """What is said below the table."""
+        lines = ["blocks of q: " + ", ".join("{" + ", ".join(b) + "}" for b in self.blocks)]
+        lines += [f"mend of {f.site}: {f.mend}" for f in self.factors if f.mend]
+        return [*lines, *map(str, self.parameters.values()), *self.notes]
+
+    def _repr_html_(self) -> str:
+        rows = [(c[0], tier(c[1]), *c[2:]) for c in map(_cells, self.factors)]
+        return html_table("Factors of the model", HEAD, rows, self._below)
+
+
+HEAD = ("site", "tier", "conjugate", "latents", "error", "reason")
+
+
+def _cells(factor: FactorExplanation) -> tuple[str, ...]:
+    """The row of a factor in the table."""
+    return (
+        factor.site,
+        factor.tier,
+        "yes" if factor.conjugate else "no",
+        ", ".join(factor.latents) or "-",
+        _error_in_words(factor),
+        factor.reason,
+    )
 
 
 NO_PARAMETERS: Mapping[str, ParameterExplanation] = {}
@@ -122,7 +191,18 @@ def explain(
     """The explanation of an energy whose quadrature rules were chosen."""
     rows = [row for factor in energy.factors for row in _rows(energy, factor)]
     blocks = tuple(tuple(s.name for s in b.sites) for b in energy.blocks)
-    return Explanation(tuple(rows), blocks, notes, parameters)
+    families = tuple(_family(energy, b) for b in energy.blocks)
+    summed_out = tuple(s.name for s in energy.traced.sites if s.choice is not None)
+    return Explanation(tuple(rows), blocks, notes, parameters, families, summed_out)
+
+
+def _family(energy: Energy, block: Block) -> str:
+    """The family of a block; for a scale that is Gaussian it is that of its logarithm."""
+    maps = [t for s in block.sites if (t := energy.latents[s.name].transform) is not None]
+    if not maps:
+        return block.family.name
+    of_logarithm = len(maps) == len(block.sites) == 1 and isinstance(maps[0], ExpTransform)
+    return f"{block.family.name} {'of the logarithm' if of_logarithm else '(unconstrained)'}"
 
 
 def _rows(energy: Energy, factor: Factor) -> list[FactorExplanation]:
@@ -144,11 +224,25 @@ def _rows(energy: Energy, factor: Factor) -> list[FactorExplanation]:
     if isinstance(factor, SampledFactor):
         ways = {b: factor.ways[b] for b in energy.blocks if b in factor.ways}
         reason = f"{reason}; {named(ways)}"
-    return [_row(energy, factor, reason, conjugate, mend or "")]
+    return [_row(energy, factor, reason, conjugate, mend or "", _joined(energy, factor))]
+
+
+def _joined(energy: Energy, factor: Factor) -> tuple[str, ...]:
+    """The sites of a factor: those that discrete latents join are one at draws of q."""
+    if isinstance(factor, SampledFactor):
+        for component in components(energy.traced.sites)[1]:
+            if component.name == factor.name:
+                return tuple(s.name for s in component.sites)
+    return (factor.name,)
 
 
 def _row(
-    energy: Energy, factor: Factor | Part, reason: str, conjugate: bool, mend: str = ""
+    energy: Energy,
+    factor: Factor | Part,
+    reason: str,
+    conjugate: bool,
+    mend: str = "",
+    own: tuple[str, ...] = (),
 ) -> FactorExplanation:
     touched = _touched(energy, factor.name)
     sites = tuple(
@@ -159,7 +253,10 @@ def _row(
         if s.name in touched or not touched
     )
     conjugate = conjugate and factor.tier == "exact"
-    return FactorExplanation(factor.name, factor.tier, conjugate, sites, reason, factor.error, mend)
+    return FactorExplanation(
+        *(factor.name, factor.tier, conjugate, sites, reason, factor.error, mend),
+        own or (factor.name,),
+    )
 
 
 def _touched(energy: Energy, name: str) -> set[str]:

@@ -167,7 +167,8 @@ class QuadratureFactor(Factor):
     tier = "quadrature"
 
     @property
-    def _integrand(self) -> quadrature.Integrand:
+    def integrand(self) -> quadrature.Integrand:
+        """The elementwise log density as a function of the scalars."""
         return quadrature.Integrand(self._function, self.predictor.density.numel())
 
     def _function(self, *nodes: Tensor) -> Tensor:
@@ -206,7 +207,7 @@ class QuadratureFactor(Factor):
         if known is not None and known.serves(scalars):
             self.rule, self.error, self.spreads = known.rule, known.error, known.scalars.spreads()
             return True
-        found = quadrature.calibrate(self._integrand, scalars, tolerance)
+        found = quadrature.calibrate(self.integrand, scalars, tolerance)
         self._take(found, scalars)
         self.refusal = found.refusal
         if kept is not None and not found.refusal:
@@ -222,12 +223,12 @@ class QuadratureFactor(Factor):
         rule = self.rule.at_spreads(self.spreads, scalars.spreads())
         if rule.size <= STALE * self.rule.size:
             return rule
-        found = quadrature.calibrate(self._integrand, scalars, self.tolerance)
+        found = quadrature.calibrate(self.integrand, scalars, self.tolerance)
         if not found.refusal:
             self._take(found, scalars)
             return found.rule
         # The next step's calibration will refuse the factor; a trial step is judged by the best.
-        fits = quadrature.within_limits(rule, self._integrand.elements)
+        fits = quadrature.within_limits(rule, self.integrand.elements)
         return rule if fits else found.rule
 
     def evaluate(self, moments: MomentsMap, draws: Draws | None, touching: Block | None) -> Value:
@@ -236,7 +237,7 @@ class QuadratureFactor(Factor):
     def expected(self, moments: MomentsMap) -> Tensor:
         """The expected log density along the site's dims, before mask and sum."""
         scalars = self.scalars(moments)
-        expected = self._integrand.expectation(scalars, self._rule_for(scalars))
+        expected = self.integrand.expectation(scalars, self._rule_for(scalars))
         density, node = self.predictor.density, self.summed.node
         if node is not density:
             (expected,) = replay([node], {id(density): expected})

@@ -16,7 +16,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..families import ChainNormal
+from ..families import ChainNormal, Natural
 from ..families.normal import LOG_TWO_PI
 from ..lifting.distribution import LiftedDistribution
 from ..lifting.gaussian_form import GaussianForm, double, gaussian_form
@@ -110,6 +110,19 @@ class ChainIntegral:
 
     def _log_integral(self, *coefficients: Tensor) -> Tensor:
         """Of each sequence. # shape: (*batch)"""
+        constant, natural = self._of_states(*coefficients)
+        return constant + ChainNormal().log_partition(natural)
+
+    def states(self, *coefficients: Tensor) -> Any:
+        """The marginals of the states after each transition. # shape: (*batch, T), (D,)"""
+        _, natural = self._of_states(*coefficients)
+        mean, (covariance, _) = ChainNormal().moments(natural)
+        shape = torch.broadcast_shapes(mean.shape[:-2], self.count.shape)
+        states = dist.MultivariateNormal(mean[..., 1:, :], covariance[..., 1:, :, :])
+        return states.expand((*shape, mean.shape[-2] - 1))
+
+    def _of_states(self, *coefficients: Tensor) -> tuple[Tensor, Natural]:
+        """The log joint density as a constant, and natural parameters of the states."""
         known = dict(zip(self.names, coefficients, strict=True))
         start, move, see = (_quadratic(known, law) for law in LAWS)
         # Of the data the observation's own law is a constant, and pulls at the states.
@@ -126,7 +139,7 @@ class ChainIntegral:
         gain = move.gain.expand(*steps, *move.gain.shape[-2:])
         constant = (seen + move.constant).expand(steps).sum(-1)
         constant = constant + start.constant.squeeze(-1)
-        return constant + ChainNormal().log_partition((linear, -0.5 * precision, gain))
+        return constant, (linear, -0.5 * precision, gain)
 
 
 LAWS = ("initial", "transition", "observation")

@@ -55,6 +55,7 @@ class TracedSite:
     :param choice: how the site was enumerated, if it is a discrete latent.
     :param chain: the log factors of its hidden chain, if it is a hidden Markov model.
     :param no_chain: why one of Gaussian states has none.
+    :param is_data: whether it is observed: a datum, or a term of ``pyro.factor``.
     """
 
     name: str
@@ -65,6 +66,7 @@ class TracedSite:
     choice: Choice | None = None
     chain: HiddenChain | GaussianChain | None = None
     no_chain: str = ""
+    is_data: bool = False
 
     @property
     def log_factors(self) -> tuple[Any, ...]:
@@ -227,12 +229,13 @@ class LiftMessenger(Messenger):
         if dims.choices:
             log_prob = _over_choices(log_prob, (mask, msg["scale"]), dims)
         self._check_shape(msg, log_prob, dims)
-        is_data = msg["is_observed"] and not msg["infer"].get("_pyro_blr_point")
+        is_data = bool(msg["is_observed"]) and not msg["infer"].get("_pyro_blr_point")
         tempered = is_data and self.temperature != 1
         scale = msg["scale"] / self.temperature if tempered else msg["scale"]
         choice = choice_of(msg)
         chain, no_chain = _chain_of(fn, value)
-        site = TracedSite(msg["name"], log_prob, scale, mask, dims, choice, chain, no_chain)
+        about = (msg["name"], log_prob, scale, mask, dims, choice, chain, no_chain)
+        site = TracedSite(*about, is_data=is_data)
         self.traced.sites.append(site)
 
     def _check_shape(self, msg: dict[str, Any], log_prob: Any, dims: Dims) -> None:

@@ -14,6 +14,8 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from pyro_blr.errors import ArgumentError, DomainError
 
+from .table import family_table
+
 Natural = tuple[Tensor, ...]
 """Natural parameters: one tensor a block, event dimensions rightmost."""
 
@@ -35,11 +37,11 @@ class ExponentialFamily(ABC):
 
     with natural parameters :math:`n` and mean parameters :math:`\mu`. Every tensor has the shape
     ``(*batch, *event)``, where the event of the i-th one has ``natural_event_dims[i]`` dimensions;
-    a matrix block is symmetric (but see :meth:`symmetrize`) and is paired by the sum over all its
+    a matrix block is symmetric (but see ``symmetrize``) and is paired by the sum over all its
     entries.
 
     Methods are exact: nothing is clamped, and no method reads a value back to the host. Outside
-    the domain their results mean nothing (most often NaN); ask :meth:`in_domain`.
+    the domain their results mean nothing (most often NaN); ask ``in_domain``.
 
     A family of your own is a subclass and one call of
     :func:`~pyro_blr.families.register_family`. The simplest to copy is
@@ -61,10 +63,10 @@ class ExponentialFamily(ABC):
     """The values it puts mass on, as a constraint of ``pyro.distributions.constraints``."""
 
     distribution_type: ClassVar[Any]
-    """The Pyro distribution that :meth:`distribution` returns."""
+    """The Pyro distribution that ``distribution`` returns."""
 
     has_rsample: ClassVar[bool] = False
-    """Whether :meth:`rsample` gives draws that are differentiable in the natural parameters."""
+    """Whether ``rsample`` gives draws that are differentiable in the natural parameters."""
 
     is_curved: ClassVar[bool] = False
     """Whether it is a curved subset of an exponential family, which has coordinates of its own in
@@ -72,6 +74,11 @@ class ExponentialFamily(ABC):
 
     coordinate_names: ClassVar[tuple[str, ...]] = ()
     """What natural parameters are stored as; ``natural_0``, ... where it is empty."""
+
+    lifted_statistics: ClassVar[tuple[tuple[str, float], ...]] = ()
+    """T(z), block by block, as factors of a model are written in it: ``("log", 1)`` for log z,
+    ``("log1m", 1)`` for log(1 - z), ``("power", p)`` for z to the p. A family of scalars that sets
+    it, and has h = 1 and ``near``, may be the law of a latent."""
 
     # ----- Contract: must override ----------------------------------------------------------
 
@@ -145,6 +152,17 @@ class ExponentialFamily(ABC):
         """
 
     # ----- May override ---------------------------------------------------------------------
+
+    def near(self, value: Tensor) -> Natural:
+        """Return natural parameters of a law near a value, with a relative spread of about a half.
+
+        Where a latent starts whose prior is of another family; asked for only where the family has
+        ``lifted_statistics``.
+
+        :param value: points of the support  # shape: (*batch, *event)
+        :raises NotImplementedError: if the family does not say.
+        """
+        raise NotImplementedError(f"{self.name} does not say where a latent starts; override near.")
 
     def for_distribution(self, distribution: Any) -> "ExponentialFamily":
         """Return the family of a distribution of this kind; a count is the distribution's.
@@ -231,7 +249,7 @@ class ExponentialFamily(ABC):
     def noise_shape(self, natural: Natural) -> tuple[int, ...] | None:
         """Return the shape of the standard normal noise of one draw, batch dims first.
 
-        None where the family has no :meth:`at_noise`.
+        None where the family has no ``at_noise``.
 
         :param natural: natural parameters.
         """
@@ -240,13 +258,13 @@ class ExponentialFamily(ABC):
     def at_noise(self, natural: Natural, noise: Tensor) -> Tensor:
         """Return draws as a smooth function of the natural parameters, at fixed noise.
 
-        Beside :meth:`rsample`, whose rejection samplers jump as the parameters move. The first
+        Beside ``rsample``, whose rejection samplers jump as the parameters move. The first
         derivative is the implicit one; there may be no second.
 
         :param natural: natural parameters.
         :param noise: standard normal numbers  # shape: (*sample, *noise_shape)
         :return: draws  # shape: (*sample, *batch, *event)
-        :raises NotImplementedError: if the family has none (:meth:`noise_shape` is None).
+        :raises NotImplementedError: if the family has none (``noise_shape`` is None).
         """
         raise NotImplementedError(f"{self.name} has no draws at given noise; use rsample().")
 
@@ -331,7 +349,7 @@ class ExponentialFamily(ABC):
 
     @contextmanager
     def naming_domain(self) -> Iterator[None]:
-        """Turn the errors of Pyro's constructors into a :class:`DomainError` with the mend.
+        """Turn the errors of Pyro's constructors into a ``DomainError`` with the mend.
 
         They check their arguments anyway; a check of our own would wait for the device again.
         """
@@ -347,6 +365,9 @@ class ExponentialFamily(ABC):
     def __repr__(self) -> str:
         fixed = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"{type(self).__name__}({fixed})"
+
+    def _repr_html_(self) -> str:
+        return family_table(self)
 
     def __eq__(self, other: object) -> bool:
         # The counts of the instance are all of its state.

@@ -49,7 +49,7 @@ class Wishart(ExponentialFamily):
 
     The domain is nu > D - 1 and V positive definite. With the shape a = nu/2 and the rate
     W = V^-1/2 everything is as for a Gamma, which D = 1 is; ``natural[0] + 1`` is the x = a -
-    (D - 1)/2 of :mod:`~pyro_blr.families.wishart_functions`.
+    (D - 1)/2 of ``wishart_functions``.
     """
 
     name = "Wishart"

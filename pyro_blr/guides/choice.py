@@ -37,6 +37,7 @@ from ..families import (
     Wishart,
     find_family,
     get_family,
+    registered_families,
 )
 from ..families.registry import unwrap
 from ..lifting import host
@@ -112,7 +113,22 @@ def latent_of_law(name: str, site: Any, law: Any) -> Latent | None:
 
 
 def _on_support(base: Any) -> tuple[ExponentialFamily, ...]:
-    """The families that are laws on a support, the usual one first."""
+    """The families that are laws on a support: the usual one first, then those of users."""
+    return (*_usual_laws(base), *_registered_laws(base))
+
+
+def _registered_laws(base: Any) -> tuple[ExponentialFamily, ...]:
+    """The families on a support that say by which statistics factors are linear in them."""
+    laws = (f for f in registered_families() if f.lifted_statistics)
+    return tuple(f for f in laws if _closed(_base(f.support)) == _closed(base))
+
+
+def _closed(base: Any) -> Any:
+    """A constraint, that of positive values for those that may be 0."""
+    return constraints.positive if base is constraints.nonnegative else base
+
+
+def _usual_laws(base: Any) -> tuple[ExponentialFamily, ...]:
     if base in (constraints.positive, constraints.nonnegative):
         return Gamma(), InverseGamma()
     if base is constraints.unit_interval or _is_unit_interval(base):

@@ -189,7 +189,7 @@ def quantile(block: Block, natural: Natural, latent: Latent, probability: float)
             return _numerical_quantile(law, probability).to(latent.dtype)
         own = tuple(n.double() for n in scale_natural(block, natural, latent))
         law = _elementwise(latent.family.distribution(own))
-        if isinstance(law, torch.distributions.Wishart):
+        if not isinstance(law, WITH_QUANTILES):
             return _sampled_quantile(law, probability).to(latent.dtype)
         return _numerical_quantile(law, probability).to(latent.dtype)
 
@@ -207,16 +207,24 @@ def _elementwise(law: Any) -> Any:
     return law
 
 
-#: Draws for the quantiles of a Wishart's entries, which have no closed form: a median is then off
-#: by 1.25 / sqrt(10000) of a standard deviation.
-WISHART_DRAWS = 10001
+#: The laws whose quantiles are had from their densities.
+WITH_QUANTILES = (
+    torch.distributions.Gamma,
+    torch.distributions.InverseGamma,
+    torch.distributions.Beta,
+    torch.distributions.StudentT,
+)
+
+#: Draws for the quantiles of any other law, such as a Wishart's entries, which have no closed form:
+#: a median is then off by 1.25 / sqrt(10000) of a standard deviation.
+QUANTILE_DRAWS = 10001
 
 
 def _sampled_quantile(law: Any, probability: float) -> Tensor:
     """Quantiles of draws with a seed of their own, so that asking twice gives the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return law.sample((WISHART_DRAWS,)).quantile(probability, 0)  # type: ignore[no-any-return]
+        return law.sample((QUANTILE_DRAWS,)).quantile(probability, 0)  # type: ignore[no-any-return]
 
 
 def _numerical_quantile(law: Any, probability: float) -> Tensor:

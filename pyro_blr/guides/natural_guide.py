@@ -37,6 +37,7 @@ from .protocol import check_domain
 from .rows import PlateReader, chosen, plates_of, under_plates, without_model
 from .start import first_block, given_natural, initial_natural, located
 from .store import NaturalStore, take_loaded
+from .table import guide_table
 
 
 class NaturalGuide(Persistent, Posterior, AutoGuide):
@@ -46,8 +47,8 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
     ``precision^-1 @ natural``, so rounding natural parameters to float32 would cost the posterior's
     condition number in accuracy. Values and marginals have the model's dtype.
 
-    A guide of this kind says which latents it has (:meth:`_choose`) and which of them share a block
-    (:meth:`_first_blocks`, and :meth:`lay_out` where that depends on the model's factors).
+    A guide of this kind says which latents it has (``_choose``) and which of them share a block
+    (``_first_blocks``, and ``lay_out`` where that depends on the model's factors).
 
     :param callable model: a Pyro model.
     :param init_loc_fn: where a Gaussian starts, as for Pyro's own guides.
@@ -304,6 +305,9 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
             self._loaded = {**self._loaded, **take_loaded(prefix)} if from_store else {}
             self.natural = NaturalStore()
             self.natural.fill(prefix, naturals, self._loaded)
+
+    def _repr_html_(self) -> str:
+        return guide_table(self)
 
     # The guide protocol
 

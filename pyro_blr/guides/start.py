@@ -128,6 +128,8 @@ def from_location(latent: Latent, value: Tensor) -> Natural:
         size = value.shape[-1]
         df = torch.full(value.shape[:-2], START_SHAPE + size, dtype=value.dtype)
         return 0.5 * (df - size - 1), -0.5 * (START_SHAPE + size) * torch.linalg.inv(value)
+    if family.lifted_statistics:
+        return family.near(value)
     shape = torch.full_like(value, START_SHAPE)
     if isinstance(family, Gamma):
         return shape - 1, -shape / value

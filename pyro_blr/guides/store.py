@@ -9,6 +9,7 @@ from typing import Any
 
 import pyro
 from pyro.nn.module import PyroModule, PyroParam
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -60,18 +61,20 @@ class NaturalStore(PyroModule):
 
         :raises CheckpointError: for values of other shapes that were loaded into the store.
         """
+        holders = {block: self._modules[_module_name(block)] for block in blocks}
         return {
-            block: tuple(
-                _read(getattr(self, _module_name(block)), name) for name in _parameter_names(block)
-            )
-            for block in blocks
+            block: tuple(_read(holder, name) for name in _parameter_names(block))
+            for block, holder in holders.items()
         }
 
 
 def _read(holder: PyroModule, name: str) -> Any:
     """A parameter of a module, whatever other guides have put into Pyro's store under its name."""
-    full, own = holder._pyro_get_fullname(name), getattr(holder, f"{name}_unconstrained")
+    # Attributes of a Pyro module are slow, and a step reads some twenty.
+    full, own = holder._pyro_get_fullname(name), _leaf_of(holder, name)
     held = stored_leaf(full)
+    if held is own and _made_here(own) and not am_i_wrapped():
+        return own  # what Pyro gives for a real parameter, if no handler looks on
     if held is not None and held is not own:
         if _made_here(held):
             del pyro.get_param_store()[full]  # where Pyro finds nothing it puts the module's own
@@ -86,6 +89,12 @@ def _read(holder: PyroModule, name: str) -> Any:
     if not _made_here(leaf):
         _MADE_HERE[id(leaf)] = leaf
     return value
+
+
+def _leaf_of(holder: PyroModule, name: str) -> Tensor:
+    """The tensor behind a ``PyroParam``."""
+    leaf: Tensor = holder._parameters[f"{name}_unconstrained"]
+    return leaf
 
 
 def take_loaded(prefix: str) -> dict[str, Tensor]:

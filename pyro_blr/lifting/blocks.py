@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from ..families import ExponentialFamily, NormalGamma, NormalInverseGamma, NormalWishart
+from ..html_table import html_table
 from .axes import Address, Gather, all_axes, axes_of, device_of, grid
 from .terms import Atom, LatentSite
 
@@ -51,6 +52,15 @@ class Block:
     event_size: int | None
     placements: Mapping[str, Placement]
     row_dims: int = 0
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("family", self.family.name),
+            *((s.name, f"site of shape {tuple(s.shape)}") for s in self.sites),
+            ("independent along", str(tuple(self.batch_shape))),
+            ("numbers of each", str(self.event_size or 1)),
+        ]
+        return html_table(f"Block {self.name}", (), rows)
 
     @property
     def gaussian(self) -> bool:

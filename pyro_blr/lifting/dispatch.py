@@ -21,6 +21,7 @@ from .tensor import (
     Call,
     LiftedTensor,
     control_flow,
+    function_name,
     polynomial_of,
     put_together,
     taken_apart,
@@ -101,7 +102,7 @@ _IN_PLACE = (
 
 def dispatch(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Run a torch function on arguments with lifted tensors among them."""
-    name = getattr(func, "__name__", "")
+    name = function_name(func)
     if name in ("__get__", "__set__", "__delete__"):
         return _attribute(func, name, args)
     if name in _REFUSED:
@@ -288,7 +289,7 @@ def _wrap_unknown(call: Call, reason: str, expected: Any = None) -> Any:
         try:
             expected = on_meta(call)
         except (NotImplementedError, RuntimeError) as error:
-            name = getattr(call.function, "__name__", str(call.function))
+            name = call.name or str(call.function)
             mend = f"its result's shape must not depend on values, nor its call fail ({error})"
             raise control_flow(f"`{name}`", call.inputs, mend) from error
     leaves, spec = taken_apart(expected)

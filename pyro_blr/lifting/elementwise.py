@@ -7,7 +7,7 @@ from .tensor import LiftedTensor, program
 
 #: Torch functions that act element by element. Others may too; a name belongs here if and only if
 #: each element of the result depends on one element of each (broadcast) argument.
-ELEMENTWISE = frozenset(
+ELEMENTWISE = set(
     """
     abs absolute acos arccos acosh add addcdiv addcmul angle asin asinh atan atan2 ceil celu clamp
     clamp_max clamp_min clip cos cosh deg2rad digamma div divide elu erf erfc erfinv exp exp2 expit
@@ -46,7 +46,7 @@ REARRANGING = frozenset(
 )
 
 #: Operations with jumps: at draws, the gradient of what they enter lacks the part of the jump.
-JUMPING = frozenset(
+JUMPING = set(
     """
     sign sgn floor ceil round trunc frac fmod remainder heaviside argmax argmin eq ne lt le gt ge
     less greater less_equal greater_equal logical_and logical_or logical_not bucketize searchsorted
@@ -57,7 +57,7 @@ JUMPING = frozenset(
 
 
 #: Operations with kinks: along a draw their second derivative is 0, which is not its expectation.
-KINKED = frozenset(
+KINKED = set(
     """
     abs absolute relu relu6 leaky_relu max min maximum minimum amax amin aminmax clamp clamp_max
     clamp_min clip hardsigmoid hardtanh hardswish hardshrink softshrink threshold where masked_fill
@@ -94,7 +94,7 @@ def functions_of(density: LiftedTensor) -> tuple[str, ...]:
 
 def name_of(node: LiftedTensor) -> str:
     """The name of the torch function that a node is a result of."""
-    return "" if node.call is None else getattr(node.call.function, "__name__", "")
+    return "" if node.call is None else node.call.name
 
 
 def is_elementwise(node: LiftedTensor) -> bool:
@@ -103,7 +103,7 @@ def is_elementwise(node: LiftedTensor) -> bool:
     declared = getattr(node.call.function, "elementwise", None)
     if declared is not None:
         return bool(declared)
-    name = getattr(node.call.function, "__name__", "")
+    name = node.call.name
     if name in ("max", "min", "sum", "mean"):  # elementwise only in their two-tensor form
         return (
             name in ("max", "min")

@@ -315,7 +315,10 @@ def leaf(site: LatentSite) -> Polynomial:
 
 
 def polynomial(value: Numeric) -> Polynomial:
-    """A number or a constant tensor as a polynomial; dims expanded with stride 0 cost nothing."""
+    """A number or a constant tensor as a polynomial; dims expanded with stride 0 cost nothing.
+
+    :param value: a number, a tensor, or a polynomial, which is returned as it is.
+    """
     if isinstance(value, Polynomial):
         return value
     if isinstance(value, int | float):

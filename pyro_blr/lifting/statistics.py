@@ -62,7 +62,7 @@ def sufficient_statistics(block: Block) -> tuple[Statistic, ...]:
 
     None where the family is curved: L is linear in nothing that it has.
     """
-    own: tuple[Statistic, ...] = getattr(block, "statistics", ())
+    own: tuple[Statistic, ...] = getattr(block, "statistics", ()) or block.family.lifted_statistics
     if own:
         return own
     if block.family.is_curved:

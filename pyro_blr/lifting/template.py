@@ -19,6 +19,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils import _pytree as pytree
 
+from .result_kinds import Kind, kind_by_rule
 from .tensor import Call, LiftedTensor
 
 
@@ -97,19 +98,22 @@ def _filled(form: Any, lifted: Sequence[Any], given: Sequence[Any]) -> Any:
 #: What runs on the meta device in the place of functions that know sparse tensors only.
 _DENSE = {"_sparse_mm": torch.mm, "_sparse_addmm": torch.addmm, "smm": torch.mm}
 
-Kind = tuple[torch.Size, torch.dtype]
-
 
 def on_meta(call: Call) -> Any:
     """The results of a call without their values: shapes and dtypes as torch has them.
 
     :raises NotImplementedError: if they depend on values.
     """
-    key = _plain_key(call)
-    if key is not None and key in _PLAIN_RESULTS:
+    plain = _plain_arguments(call)
+    if plain is None:
+        return _by_template(call)
+    # 1 and 1.0 are equal, and have different results.
+    key = (call.function, torch.get_default_dtype(), *((type(a), a) for a in plain))
+    if key in _PLAIN_RESULTS:
         return _PLAIN_RESULTS[key]
-    result = _by_template(call)
-    if key is not None and len(_PLAIN_RESULTS) < MOST_PLAIN:
+    kind = kind_by_rule(call.function, plain)
+    result = _by_template(call) if kind is None else _empty(kind)
+    if len(_PLAIN_RESULTS) < MOST_PLAIN:
         _PLAIN_RESULTS[key] = result
     return result
 
@@ -120,21 +124,21 @@ MOST_PLAIN = 4096
 _OF_TORCH = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
 
 
-def _plain_key(call: Call) -> tuple[Any, ...] | None:
-    """What the result of such a call depends on; None for other arguments."""
+def _plain_arguments(call: Call) -> list[Any] | None:
+    """Numbers and kinds of tensors, if these and the function are all that a call depends on."""
     if call.kwargs or not _is_torchs(call.function):
         return None  # functions that are made for a call would fill the table
-    key: list[Any] = [call.function, torch.get_default_dtype()]
+    found: list[Any] = []
     for argument in call.args:
         if isinstance(argument, LiftedTensor):
-            key.append(argument.kind)
+            found.append(argument.kind)
         elif isinstance(argument, Tensor):
-            key.append((argument.shape, argument.dtype))
+            found.append((argument.shape, argument.dtype))
         elif type(argument) in (int, float):
-            key.append((type(argument), argument))
+            found.append(argument)
         else:
             return None
-    return tuple(key)
+    return found
 
 
 def _is_torchs(function: Any) -> bool:
@@ -146,7 +150,7 @@ def _is_torchs(function: Any) -> bool:
 
 def _by_template(call: Call) -> Any:
     template, lifted, given = take_apart(call)
-    dense = _DENSE.get(getattr(call.function, "__name__", ""))
+    dense = _DENSE.get(call.name)
     if dense is not None:
         template = Template(dense, template.form)
     kinds = tuple(t.kind for t in lifted), tuple((t.shape, t.dtype) for t in given)
@@ -157,15 +161,17 @@ def _by_template(call: Call) -> Any:
     return _run_on_meta(template, *kinds, torch.get_default_dtype())
 
 
+def _empty(kind: Kind) -> Tensor:
+    shape, dtype = kind
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
 @lru_cache(maxsize=4096)
 def _run_on_meta(
     template: Template, lifted: tuple[Kind, ...], given: tuple[Kind, ...], default: torch.dtype
 ) -> Any:
-    def empty(kinds: tuple[Kind, ...]) -> list[Tensor]:
-        return [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in kinds]
-
     try:
-        return template.filled(empty(lifted), empty(given))
+        return template.filled([_empty(k) for k in lifted], [_empty(k) for k in given])
     except RuntimeError as error:
         if "meta tensor" not in str(error):
             raise

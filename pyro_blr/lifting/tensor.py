@@ -51,6 +51,17 @@ class Call:
         self.inputs = [t for t in self.tensors if isinstance(t, LiftedTensor)]
         self.order = next(_counter)
 
+    @property
+    def name(self) -> str:
+        """The name of the torch function."""
+        return function_name(self.function)
+
+
+def function_name(function: Any) -> str:
+    """The name of a torch function, without the overload of a custom one (``bump.default``)."""
+    name: str = getattr(function, "__name__", "")
+    return name.partition(".")[0]
+
 
 def _copied(argument: Any) -> Any:
     return list(argument) if type(argument) is list else argument

@@ -33,6 +33,7 @@ class DrawnRule(Rule):
     inside the cone; every other parameter is moved by the optimiser.
     """
 
+    tier = "sampled"
     _naturals: Sequence[NaturalParam] = ()
 
     @property
@@ -109,7 +110,7 @@ class DrawnRule(Rule):
         own = {id(leaf): p for p in naturals for leaf in p.leaves}
         latents = tuple(sites.of_guide)
         factors = tuple(
-            FactorExplanation(name, "sampled", False, latents, self.reason, 0.0)
+            FactorExplanation(name, self.tier, False, latents, self.reason, 0.0)
             for name in sites.of_model
         )
         parameters = {}
@@ -120,7 +121,9 @@ class DrawnRule(Rule):
             f"every factor is sampled from the guide, {self.elbo.num_particles} draws a step: "
             f"{self.reason}"
         )
-        return Explanation(factors, tuple((n,) for n in latents), (note,), parameters)
+        blocks = tuple((n,) for n in latents)
+        hidden = tuple(sites.summed_out)
+        return Explanation(factors, blocks, (note,), parameters, sites.laws, hidden)
 
 
 def _gradient(leaf: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ class PointMassRule(Rule):
     the model are the optimiser's always.
     """
 
+    tier = "exact"
     #: The running mean of Hessians, which is saved with the engine's state.
     hessian: MeanHessian
     _call: Call | None = None
@@ -236,14 +237,15 @@ class PointMassRule(Rule):
         latents = tuple(sites.of_guide)
         why = "q is a point mass: the log density at the point"
         factors = tuple(
-            FactorExplanation(name, "exact", False, latents, why, 0.0) for name in sites.of_model
+            FactorExplanation(name, self.tier, False, latents, why, 0.0) for name in sites.of_model
         )
         own = captured(sites.guide)
         names = {**own, **captured(sites.model)}
         parameters = {name: _explained(name, name in own) for name in names}
         blocks = (latents,)
         note = "Newton's step on the log joint, all latents together"
-        return Explanation(factors, blocks, (note,), parameters)
+        hidden = tuple(sites.summed_out)
+        return Explanation(factors, blocks, (note,), parameters, ("Delta",), hidden)
 
 
 def _gradients(value: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -30,6 +30,9 @@ class Rule(ABC):
     :param reason: why the latents are not lifted.
     """
 
+    #: How its factors are evaluated, in the words of ``explain``.
+    tier: str
+
     def __init__(
         self,
         model: Callable[..., Any],

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyro
@@ -64,6 +65,11 @@ class Sites:
         return {n: s for n, s in _latents(self.guide).items() if not s["infer"].get("is_auxiliary")}
 
     @property
+    def laws(self) -> tuple[str, ...]:
+        """The name of the law that the guide gives each of these sites."""
+        return tuple(type(unwrap(s["fn"])).__name__ for s in self.of_guide.values())
+
+    @property
     def is_point_mass(self) -> bool:
         """Whether everything that the guide samples is a Delta."""
         drawn = _latents(self.guide).values()
@@ -73,6 +79,11 @@ class Sites:
     def of_model(self) -> dict[str, Any]:
         """Every sample site of the model but those of subsamples."""
         return _samples(self.model)
+
+    @property
+    def model_densities(self) -> dict[str, Callable[[], Any]]:
+        """What computes the log density of each site of the model at the guide's draw, by name."""
+        return {n: partial(s["fn"].log_prob, s["value"]) for n, s in self.of_model.items()}
 
     def check(self) -> None:
         """Refuse a guide and a model that do not fit.

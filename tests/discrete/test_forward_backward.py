@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyro_blr.energy import chunked_messages
 from pyro_blr.energy import forward_backward as chains
 from pyro_blr.energy.forward_backward import log_evidence
 from pyro_blr.energy.hidden_markov import ForwardSum, Sequences
@@ -57,7 +58,7 @@ def test_it_equals_forward_backward_in_log_space(T: int, each: bool) -> None:
 
 @pytest.mark.parametrize("T", (3, 40))
 def test_many_states_are_taken_step_by_step(T: int) -> None:
-    S = 1 + round(chains.STARTING ** (1 / 3))
+    S = 1 + round(chunked_messages.STARTING ** (1 / 3))
     for each in (False, True):
         logs = draw(T, S, each)
         check(*summed(logs), logs)

@@ -120,11 +120,12 @@ def test_explain_names_every_site_and_the_bound(name: str) -> None:
     assert "summed out" in str(explained)
 
 
-def test_exports_say_what_to_do() -> None:
+def test_exports_sum_the_discrete_latents_out() -> None:
     blr = BLR(mixture, AutoNatural(mixture))
     fit = blr.fit(Y, max_steps=3)
-    with pytest.raises(errors.DiscreteLatentError, match=r"'z'[\s\S]*discrete_marginals"):
-        to_arviz(fit, Y, num_samples=20)
+    tree = to_arviz(fit, Y, num_samples=20)
+    assert tree["log_likelihood"]["y"].shape == (1, 20, len(Y))
+    assert set(tree["posterior"].data_vars) == {"theta", "mu"}
 
 
 def test_draws_of_the_posterior_and_densities_of_the_guide() -> None:

@@ -45,8 +45,9 @@ def attributes(*names: str) -> Reader:
 
 
 def register_density(distribution: type, reads: Reader = as_given) -> Callable[[Formula], Formula]:
-    """Enter a formula for a Pyro distribution class.
+    """Enter a formula for a Pyro distribution class; a decorator.
 
+    :param distribution: the class; an earlier formula of it is replaced.
     :param reads: takes the formula's arguments from an instance.
     """
 

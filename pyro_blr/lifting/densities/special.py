@@ -25,6 +25,8 @@ def as_tensor(value: Any) -> Tensor:
 def of_constant(function: Callable[..., Tensor], *values: Numeric) -> Polynomial:
     """A function of constants, computed once.
 
+    :param function: from tensors to a tensor; a named function, by which the result is known again.
+    :param values: its arguments.
     :raises NotPolynomial: if one of them is a latent; the function's name says what was asked for.
     """
     if any(isinstance(v, Polynomial) for v in values):

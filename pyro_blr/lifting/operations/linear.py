@@ -95,7 +95,7 @@ def mapped(call: Call) -> tuple[Polynomial, ...]:
     shapes = tuple(tuple(v.shape) for v in values)
     plan = constants.memo(_plan, tuple(given), template, shapes, lifted[0].device)
     if isinstance(plan, str):
-        raise NotPolynomial(f"`{getattr(call.function, '__name__', '')}` {plan}")
+        raise NotPolynomial(f"`{call.name}` {plan}")
     return tuple(_assembled(m, values) for m in plan)
 
 
@@ -273,6 +273,16 @@ def _value(plan: Mapped, values: list[Tensor]) -> Tensor:
     return total
 
 
+def register_linear(*names: str, keeps: str) -> None:
+    """Enter torch functions that are linear in their lifted arguments: torch gives the matrix.
+
+    Whether a call is linear in what is lifted is checked at each new call, to 1e-6.
+
+    :param names: of the torch functions, as for :func:`~pyro_blr.extend.operation`.
+    :param keeps: what they are, in words.
+    """
+    OPERATIONS.update(dict.fromkeys(names, WholeCall(mapped, keeps)))
+
+
 for _names, _sentence in MAPS.items():
-    _entry = WholeCall(mapped, _sentence)
-    OPERATIONS.update(dict.fromkeys(_names.split(), _entry))
+    register_linear(*_names.split(), keeps=_sentence)

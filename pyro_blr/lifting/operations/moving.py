@@ -94,8 +94,7 @@ def moved(call: Call) -> tuple[Polynomial, ...]:
     if plan is not None and any(m.offset for m in plan):
         offsets = constants.memo(_offsets, tuple(given), template, shapes, lifted[0].device)
     if plan is None or offsets is None:
-        name = getattr(call.function, "__name__", "")
-        raise NotPolynomial(f"`{name}` with these arguments does not only move elements")
+        raise NotPolynomial(f"`{call.name}` with these arguments does not only move elements")
     results = [_assembled(m, values) for m in plan]
     if offsets:
         pairs = zip(results, offsets, plan, strict=True)
@@ -279,6 +278,16 @@ def _collapsed_mask(valid: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     return valid.squeeze().double().contiguous(), dims
 
 
+def register_moving(*names: str, keeps: str) -> None:
+    """Enter torch functions that only move elements: torch gives their places.
+
+    Whether a call does no more than that is checked at each new call.
+
+    :param names: of the torch functions, as for :func:`~pyro_blr.extend.operation`.
+    :param keeps: what they do, in words.
+    """
+    OPERATIONS.update(dict.fromkeys(names, WholeCall(moved, keeps)))
+
+
 for _names, _sentence in MOVES.items():
-    _entry = WholeCall(moved, _sentence)
-    OPERATIONS.update(dict.fromkeys(_names.split(), _entry))
+    register_moving(*_names.split(), keeps=_sentence)

@@ -1,0 +1,226 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""From a fit to what ArviZ reads."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from .. import errors
+from .._version import __version__
+from ..draws import Draws, Fitted, draws_of, fitted, predictive, prior
+from ..random_state import same_random_state
+from .constants import constants
+from .container import holder
+from .groups import Groups
+from .names import Names
+
+#: Every group that there may be, in order.
+GROUPS = (
+    *("posterior", "posterior_predictive", "log_likelihood", "log_prior", "prior"),
+    *("prior_predictive", "observed_data", "constant_data", "sample_stats", "fit"),
+)
+
+CALLER = "to_arviz"
+
+
+def to_arviz(
+    fit: Any,
+    *args: Any,
+    num_samples: int = 1000,
+    groups: Sequence[str] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    coords: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    container: str = "auto",
+    **kwargs: Any,
+) -> Any:
+    r"""Draws of q with everything that ArviZ asks of them.
+
+    The draws are independent, in one chain, so ``r_hat`` is NaN and every effective sample size is
+    about ``num_samples``: neither says anything about how close q is to the posterior. That is in
+    the weights :math:`\log p(x, z_s) - \log q(z_s)`, whose mean is the ELBO, and in what
+    ``arviz_stats.loo_approximate_posterior(tree, log_p, log_q)`` makes of them.
+
+    Groups, each of them left out where there is nothing to put in it:
+
+    - ``posterior``: every latent and every ``pyro.deterministic`` site;
+    - ``posterior_predictive``: data that the model draws anew at each draw;
+    - ``log_likelihood``: of each datum of each observed site, by the model itself; masked data
+      have 0, and a ``poutine.scale`` is not applied. Discrete latents are summed out: a row of a
+      mixture has one value, and so has a sequence of a hidden Markov model;
+    - ``log_prior``: of each latent;
+    - ``prior`` and ``prior_predictive``: draws of the model without its data;
+    - ``observed_data``; ``constant_data``: the other tensors among the model's arguments;
+    - ``sample_stats``: ``log_p``, the log joint that q was fitted to, and ``log_q``, of each draw,
+      in nats; there is no ``log_q`` where q is a point;
+    - ``fit``: ``loss``, -ELBO by step, with the fit's ``residual``, ``gap`` and ``reason`` as
+      attributes, if ``fit`` is what :meth:`BLR.fit` returned.
+
+    A plate's name becomes the name of its dim; dims of size 1 outside any plate are dropped.
+
+    Example::
+
+        fit = blr.fit(X, y)
+        tree = to_arviz(fit, X, y)
+        arviz_stats.summary(tree)
+
+    :param fit: what :meth:`BLR.fit` returned, a :class:`BLR`, or an ``SVI`` with any guide.
+    :param args: the arguments of the model, with all of the data.
+    :param int num_samples: how many draws.
+    :param groups: the groups to make; all of them if left out.
+    :param dims: names of dims by variable, for all of its dims or those inside an event.
+    :param coords: labels along a dim, by its name.
+    :param int seed: for draws that are always the same; torch's generator stays as it was.
+    :param str container: ``"datatree"``, ``"inferencedata"`` (ArviZ before 1.0), or ``"auto"``: a
+        tree, unless only an ArviZ before 1.0 is installed.
+    :return: an ``xarray.DataTree``, or an ``arviz.InferenceData``.
+    :raises ArgumentError: if an argument cannot be used, or ArviZ is missing.
+    :raises DiscreteLatentError: if a discrete latent cannot be summed out.
+    :raises GuideError: if the guide and the model do not hold the same latents.
+    :raises NonFiniteError: if a draw or its log density is NaN or infinite, naming the site.
+    :raises PlateSizeError: if the model takes a subsample of a plate.
+    """
+    own = fitted(fit, CALLER)
+    given = {"groups": groups, "dims": dims, "coords": coords, "seed": seed}
+    _check_names(own, args, [n for n, value in given.items() if value is not None])
+    wanted, make = _wanted(groups), holder(container)
+    with _seeded(seed):
+        draws = draws_of(own, args, kwargs, num_samples, CALLER)
+        export = _Export(own, args, kwargs, draws)
+        made = export.groups(wanted, groups is not None, dims, coords)
+    return make(made, export.attrs)
+
+
+def _wanted(groups: Sequence[str] | None) -> tuple[str, ...]:
+    if groups is None:
+        return GROUPS
+    unknown = [groups] if isinstance(groups, str) else sorted(set(groups) - set(GROUPS))
+    if unknown:
+        raise errors.ArgumentError(
+            f"groups must be a list of some of {list(GROUPS)}; {unknown} is not. Mend: "
+            'groups=["posterior", "sample_stats"].'
+        )
+    return tuple(g for g in GROUPS if g in groups)
+
+
+def _check_names(own: Fitted, args: tuple[Any, ...], given: Sequence[str]) -> None:
+    """Refuse a keyword that could be the model's argument or the export's."""
+    try:
+        signature = inspect.signature(own.model)
+        bound = signature.bind_partial(*args).arguments
+    except (TypeError, ValueError):
+        return
+    for name in given:
+        if name in signature.parameters and name not in bound:
+            raise errors.ArgumentError(
+                f"{name!r} is an argument of {CALLER} and of the model. Mend: give the model's by "
+                f"position: {CALLER}(fit, *args)."
+            )
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    with nullcontext() if seed is None else same_random_state():
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+class _Export:
+    """The groups of one fit.
+
+    :param draws: of the posterior.
+    """
+
+    def __init__(
+        self, own: Fitted, args: tuple[Any, ...], kwargs: Mapping[str, Any], draws: Draws
+    ) -> None:
+        self.own, self.args, self.kwargs, self.draws = own, args, kwargs, draws
+        self.constants = constants(own.model, args, kwargs, draws.observed)
+        self.attrs = {
+            "inference_library": "pyro_blr",
+            "inference_library_version": __version__,
+            "temperature": own.temperature,
+        }
+
+    def groups(
+        self,
+        wanted: Sequence[str],
+        are_named: bool,
+        dims: Mapping[str, Sequence[str]] | None,
+        coords: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
+        """The groups that there are, as data sets.
+
+        :param are_named: whether the user named them, so that one that is not there is an error.
+        """
+        draws = self.draws
+        variables = {*draws.dims, *draws.log_likelihood, *self.constants}
+        names = Names(draws.plates, variables, dims, coords)
+        sets = Groups(names, self.attrs)
+        found: dict[str, Any] = {}
+        for group, make in self._makers(sets, wanted).items():
+            try:
+                made = make()
+            except errors.ArgumentError:
+                raise
+            except Exception as error:
+                # A prior without draws (ImproperUniform), or that leads out of a support.
+                if are_named or not group.startswith("prior"):
+                    raise
+                errors.warn(_left_out(group, error), errors.LeftOutWarning)
+                continue
+            if made is not None and (made.data_vars or group == "fit"):
+                found[group] = made
+            elif are_named:
+                raise errors.ArgumentError(
+                    f"there is nothing for the group {group!r}: the model or the fit has none of "
+                    "it. Mend: leave it out of groups=."
+                )
+        names.check_used()
+        return found
+
+    def _makers(self, sets: Groups, wanted: Sequence[str]) -> dict[str, Callable[[], Any]]:
+        draws, history = self.draws, self.own.fit
+        values = {**draws.latents, **draws.deterministic}
+        before: list[Any] = []
+
+        def prior_of(which: int) -> Any:
+            if not before:
+                before.append(self._prior())
+            return sets.predictions(before[0][which])
+
+        makers: dict[str, Callable[[], Any]] = {
+            "posterior": lambda: sets.at_draws(values, draws.dims),
+            "posterior_predictive": lambda: sets.predictions(self._predictive()),
+            "log_likelihood": lambda: sets.at_draws(
+                draws.log_likelihood, draws.likelihood_dims, draws.dims
+            ),
+            "log_prior": lambda: sets.at_draws(draws.log_prior, draws.prior_dims, draws.dims),
+            "prior": lambda: prior_of(0),
+            "prior_predictive": lambda: prior_of(1),
+            "observed_data": lambda: sets.constant(draws.observed, draws.dims),
+            "constant_data": lambda: sets.constants(self.constants, draws),
+            "sample_stats": lambda: sets.statistics(draws),
+            "fit": lambda: None if history is None else sets.history(history),
+        }
+        return {group: makers[group] for group in wanted}
+
+    def _predictive(self) -> Any:
+        return predictive(self.own, self.args, self.kwargs, self.draws, CALLER)
+
+    def _prior(self) -> Any:
+        count = self.draws.num_samples
+        return prior(self.own, self.args, self.kwargs, self.draws, count, CALLER)
+
+
+def _left_out(group: str, error: Exception) -> str:
+    return (
+        f"the group {group!r} is left out, as the model cannot be drawn from without its data: "
+        f"{str(error).splitlines()[0]} Mend: groups= without it, if that is right."
+    )

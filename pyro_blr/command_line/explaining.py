@@ -1,0 +1,141 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The command ``explain``: how a model's factors are evaluated, without a fit."""
+
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import errors
+from ..blr import BLR
+from ..guides import AutoNatural
+from .data_files import HINTS, Data, read_data
+from .model_names import model_of, working_folder
+
+Parameters = Mapping[str, inspect.Parameter]
+
+
+def explain(name: str, data: str | None, device: str, dtype: str | None) -> int:
+    """Print the explanation of a model; return the exit status.
+
+    :param name: ``module:model``.
+    :param data: a file with its arguments.
+    :raises BLRError: for what cannot be found, read or explained.
+    """
+    with _defaults(device, dtype) as place, working_folder():
+        model = model_of(name)
+        parameters = _parameters(model)
+        read = Data({}) if data is None else read_data(Path(data), _wanted(parameters))
+        found = {n: v.to(place) if isinstance(v, Tensor) else v for n, v in read.values.items()}
+        if parameters is not None:
+            _check(name, parameters, found, read, data)
+        for own, value in found.items():
+            print(f"{own}: {_described(value)}")
+        if read.others:
+            print(f"left out, as no arguments of the model: {', '.join(read.others)}")
+        return _explained(model, *_split(parameters, found))
+
+
+def _explained(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """Print the explanation, or what the model itself raised."""
+    try:
+        blr = BLR(model, AutoNatural(model), on_sampled="ignore")
+        print(blr.explain(*args, **kwargs))
+    except errors.BLRError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        print(
+            f"error: the model raised {type(error).__name__}. Mend: call it with such data in "
+            "Python first; whole numbers of a file stay whole, so write 1.0 where a real number "
+            "is meant.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+@contextmanager
+def _defaults(device: str, dtype: str | None) -> Iterator[torch.device]:
+    """The device, and the dtype of real numbers, of this command alone."""
+    before = torch.get_default_dtype()
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise errors.ArgumentError(
+            f"there is no device {device!r} here: {str(error).splitlines()[0]} Mend: cpu, or the "
+            "name of a GPU that `python -m pyro_blr` lists."
+        ) from error
+    try:
+        if dtype is not None:
+            torch.set_default_dtype(getattr(torch, dtype))
+        with nullcontext() if place.type == "cpu" else place:
+            yield place
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _parameters(model: Callable[..., Any]) -> Parameters | None:
+    """The arguments of a model; None where Python does not know them."""
+    try:
+        return inspect.signature(getattr(model, "forward", model)).parameters
+    except (TypeError, ValueError):
+        return None
+
+
+def _wanted(parameters: Parameters | None) -> Collection[str] | None:
+    """The names that are read from a file; None for all of them."""
+    if parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return None
+    return [n for n, p in parameters.items() if p.kind is not p.VAR_POSITIONAL]
+
+
+def _check(
+    name: str, parameters: Parameters, found: Mapping[str, Any], read: Data, data: str | None
+) -> None:
+    """Refuse a call without an argument that the model needs.
+
+    :raises ArgumentError: naming it, and what the file has.
+    """
+    missing = [
+        n
+        for n, p in parameters.items()
+        if n not in found
+        and p.default is p.empty
+        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if not missing:
+        return
+    needed = f"the model {name!r} needs {', '.join(map(repr, missing))}"
+    if data is None:
+        raise errors.ArgumentError(f"{needed}, and no file was given. Mend: add --data FILE.")
+    there = ", ".join(map(repr, read.names)) or "nothing"
+    raise errors.ArgumentError(
+        f"{needed}, and the file {data!r} has {there}. Mend: {HINTS[Path(data).suffix.lower()]}, "
+        "by the names of the model's arguments."
+    )
+
+
+def _split(
+    parameters: Parameters | None, found: Mapping[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments that have no name in a call, and the others."""
+    known = {} if parameters is None else parameters
+    first = [n for n, p in known.items() if p.kind is p.POSITIONAL_ONLY and n in found]
+    return [found[n] for n in first], {n: v for n, v in found.items() if n not in first}
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"{dtype} of shape {tuple(value.shape)}"
+    return repr(value) if isinstance(value, int | float | str) else type(value).__name__

@@ -1,0 +1,178 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The verdict on a guide, in words, with what to do about it.
+
+It does not rest on k-hat alone, which does not separate good guides from bad ones: it judges the
+tail of the weights, and a guide with 0.63 may have every mean and sd right and one with 0.60 may
+not. Where k-hat allows estimates, the estimated errors of means and sds decide, with their Monte
+Carlo errors; where it does not, they are lower bounds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..fit import Fit
+from .pareto import PSIS
+from .site_khat import SiteKhat
+from .site_report import SiteReport
+from .weighed import Weighed
+
+#: Nats by which q's law of a site is off on its own: of an sd that is off by a third.
+OWN = 0.1
+
+#: Effective draws below which nothing is said by weighted sds.
+FEW_DRAWS = 20
+
+UNSEEN = (
+    "weights see only what q reaches: a mode without draws is missed. diagnostics.sbc and "
+    "diagnostics.against_nuts look there"
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict.
+
+    :param str status: ``"exact"``, ``"good"``, ``"off"``, ``"undecided"`` or ``"untrusted"``.
+    :param str text: in words.
+    :param tuple advice: what to do.
+    """
+
+    status: str
+    text: str
+    advice: tuple[str, ...]
+
+
+def judge(
+    weighed: Weighed,
+    sites: Sequence[SiteReport],
+    khats: Sequence[SiteKhat],
+    fit: Fit | None,
+) -> Verdict:
+    """The verdict on draws of q and their weights."""
+    smoothed = weighed.psis
+    if smoothed.is_constant:
+        text = (
+            f"exact: the weights are constant to {smoothed.spread:.0e} nats, so q is the posterior"
+        )
+        return Verdict("exact", text, (UNSEEN,))
+    doubt = "" if smoothed.is_even else _doubt(smoothed, sites, khats)
+    if doubt:
+        status, text = "untrusted", _untrusted(doubt, smoothed, sites, khats)
+    else:
+        status, text = _by_moments(weighed, sites)
+    advice: tuple[str, ...] = ()
+    if status in ("off", "untrusted"):
+        advice = _advice(smoothed, khats, fit, len(weighed.parts), status == "off")
+    elif status == "undecided":
+        advice = ("take more draws: report(fit, *args, num_samples=...)",)
+    return Verdict(status, text, (*advice, UNSEEN))
+
+
+def _doubt(smoothed: PSIS, sites: Sequence[SiteReport], khats: Sequence[SiteKhat]) -> str:
+    """Why the weights are of no use, empty if they are.
+
+    The tail of the guide's weights is at least as heavy as that of a site's, and that of a law which
+    is too narrow as heavy as its width makes it; k-hat of 4000 draws has an error of 0.1.
+    """
+    limit = smoothed.limit
+    if smoothed.khat > limit:
+        return f"k-hat {smoothed.khat:.2f} is above {limit:.2f}"
+    whole = f"while that of the guide, {max(smoothed.khat, -1.0):.2f}, is not"
+    heavy = max((k for k in khats if _matters(k)), key=lambda k: k.khat, default=None)
+    if heavy is not None and heavy.khat > limit:
+        names = ", ".join(heavy.sites)
+        return f"k-hat {heavy.khat:.2f} of {names} given the others is above {limit:.2f}, {whole}"
+    far = max(sites, key=lambda s: s.tail, default=None)
+    if far is not None and far.tail > limit:
+        return f"the tail of so narrow a law in {far.name} has a k above {limit:.2f}, {whole}"
+    return ""
+
+
+def _matters(khat: SiteKhat) -> bool:
+    return khat.divergence > 0.1 * OWN
+
+
+def _untrusted(
+    doubt: str, smoothed: PSIS, sites: Sequence[SiteReport], khats: Sequence[SiteKhat]
+) -> str:
+    text = f"do not trust: {doubt}"
+    serve = smoothed.effective_draws >= FEW_DRAWS
+    found = "; ".join(words for s in sites if (words := s.doubtful_words(serve)))
+    if found:
+        return f"{text}; {found}"
+    own = off_alone(khats, smoothed.limit)
+    if own:
+        return f"{text}; q is off in site {', '.join(own)}, given the others"
+    return f"{text}, and no site stands out"
+
+
+def _by_moments(weighed: Weighed, sites: Sequence[SiteReport]) -> tuple[str, str]:
+    """The verdict where weighted estimates can be used."""
+    khat = f"k-hat {max(weighed.psis.khat, -1.0):.2f}"
+    if not weighed.psis.is_reliable:
+        khat += " (of weights so even that their tail has next to no mass)"
+    found = "; ".join(words for s in sites if (words := s.words()))
+    if found:
+        return "off", f"{found}; {khat}, so weights correct it"
+    if any(s.is_open for s in sites):
+        names = ", ".join(s.name for s in sites if s.is_open)
+        return "undecided", f"not decided: the draws are too few to judge {names}; {khat}"
+    return "good", f"good: no mean is surely off by 0.1 sd, and no sd by 10 %; {khat}"
+
+
+def _advice(
+    smoothed: PSIS, khats: Sequence[SiteKhat], fit: Fit | None, num_parts: int, weights_serve: bool
+) -> tuple[str, ...]:
+    lines = [_convergence(fit)] if fit is None or not fit.converged else []
+    own = off_alone(khats, smoothed.limit)
+    if not khats:
+        lines.append("the guide's q(site | others) is not known, so no site has a k-hat")
+    elif len(khats) == 1:
+        lines.append(
+            "q has not the posterior's shape: another family, another variable (a log, a decentred "
+            "form), or more steps"
+        )
+    elif own:
+        lines.append(
+            f"q's own law of {', '.join(own)} is off also given the others: another family for it, "
+            "another variable (a log, a decentred form), or more steps"
+        )
+    elif num_parts > 1:
+        lines.append(
+            "each site is nearly right given the others, so the posterior has dependence that q "
+            "leaves out: AutoNaturalMultivariateNormal(model), or one block for the sites that "
+            "belong together"
+        )
+    else:
+        lines.append(
+            "q is one law over all sites and has not the posterior's shape: another variable (a "
+            "log, a decentred form), or families of their own (AutoNatural)"
+        )
+    if weights_serve:
+        lines.append(
+            "report.weighed.psis.weights are weights of the draws: with them means and sds are "
+            "those of the posterior"
+        )
+    else:
+        lines.append(
+            "means and sds in the table are of weights that are too uneven: an sd is larger than "
+            "they say"
+        )
+    return tuple(lines)
+
+
+def _convergence(fit: Fit | None) -> str:
+    if fit is None:
+        return (
+            "whether the fit has converged is not known: BLR(model, guide).fit(*args) goes on from "
+            "here and certifies it"
+        )
+    return f"the fit has not converged ({fit.reason}): call blr.fit(*args) again first"
+
+
+def off_alone(khats: Sequence[SiteKhat], limit: float) -> tuple[str, ...]:
+    """The sites of which q's law is off even where the others suit it best."""
+    off = [k for k in khats if k.divergence > OWN or (k.khat > limit and _matters(k))]
+    return tuple(dict.fromkeys(name for k in off for name in k.sites))

@@ -1,0 +1,170 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Draws of q, the model's log densities at each, and what they lie along."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import errors
+from .dims import Dims
+from .fitted import fitted
+from .guides import GuideDraws, guide_draws
+from .program import Program
+from .together import Site, at_draws
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Independent draws of q with everything that is known of each; log densities in nats.
+
+    :param latents: the values of the model's latents, by site. # shape: (S, *site)
+    :param deterministic: those of its ``pyro.deterministic`` sites. # shape: (S, *site)
+    :param log_p: the log joint that q was fitted to, in float64. # shape: (S,)
+    :param log_q_parts: the log density of each part of q, by the sites that it holds, given the
+        parts before; parts of a guide in natural coordinates are independent. # shape: (S,)
+    :param points: the sites that q holds as points, without a density.
+    :param log_prior: of each latent. # shape: (S, *batch)
+    :param log_likelihood: of each datum of each observed site; masked data have 0, and a
+        ``poutine.scale`` is not applied. # shape: (S, *batch)
+    :param observed: the data, by site. # shape: (*site)
+    :param dims: how the value of each site lies.
+    :param prior_dims: how each log prior lies.
+    :param likelihood_dims: how each log likelihood lies.
+    :param plates: the size of each plate.
+    """
+
+    latents: Mapping[str, Tensor]
+    deterministic: Mapping[str, Tensor]
+    log_p: Tensor
+    log_q_parts: Mapping[tuple[str, ...], Tensor]
+    points: frozenset[str]
+    log_prior: Mapping[str, Tensor]
+    log_likelihood: Mapping[str, Tensor]
+    observed: Mapping[str, Tensor]
+    dims: Mapping[str, Dims]
+    prior_dims: Mapping[str, Dims]
+    likelihood_dims: Mapping[str, Dims]
+    plates: Mapping[str, tuple[int, ...]]
+
+    @property
+    def data_sites(self) -> frozenset[str]:
+        """The sites whose values are data."""
+        return frozenset(self.observed)
+
+    @property
+    def num_samples(self) -> int:
+        """S."""
+        return len(self.log_p)
+
+    @cached_property
+    def log_q(self) -> Tensor | None:
+        """The log density of q at each draw, in float64; None where all of q is a point.
+
+        Where a part of q is a point, it is the density of the rest. # shape: (S,)
+        """
+        parts = list(self.log_q_parts.values())
+        return torch.stack(parts).sum(0) if parts else None
+
+    @property
+    def log_weights(self) -> Tensor:
+        """``log_p - log_q``, whose mean is the ELBO. # shape: (S,)
+
+        :raises GuideError: if q is a point.
+        """
+        if self.log_q is None:
+            raise errors.GuideError(
+                f"q holds {sorted(self.points)} as points and has no density, so its draws have no "
+                "weights. Mend: use a guide with a density, AutoNatural(model)."
+            )
+        return self.log_p - self.log_q
+
+
+def draws_of(
+    fit: Any,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    num_samples: int = 1000,
+    caller: str = "to_arviz",
+) -> Draws:
+    """Draws of any fit, with the log densities of model and guide at each.
+
+    Discrete latents that the guide does not hold are summed out: the log likelihood is that of each
+    row of a mixture, of each sequence of a hidden Markov model.
+
+    :param fit: what :meth:`BLR.fit` returned, a :class:`BLR`, or an ``SVI`` with any guide.
+    :param args: the arguments of the model, with all of the data.
+    :param str caller: the function that the user called, for errors.
+    :raises ArgumentError: if ``fit`` or ``num_samples`` cannot be used.
+    :raises DiscreteLatentError: if a discrete latent cannot be summed out.
+    :raises GuideError: if the guide and the model do not hold the same latents.
+    :raises NonFiniteError: if a draw or its log density is NaN or infinite, naming the site.
+    :raises PlateSizeError: if the model takes a subsample of a plate.
+    """
+    if not isinstance(num_samples, int) or isinstance(num_samples, bool) or num_samples < 1:
+        raise errors.ArgumentError(
+            f"num_samples must be a positive integer, not {num_samples!r}. Mend: "
+            f"{caller}(fit, *args, num_samples=1000)."
+        )
+    own, kwargs = fitted(fit, caller), kwargs or {}
+    drawn = guide_draws(own, args, kwargs, num_samples, caller)
+    for name, value in drawn.values.items():
+        _check_finite(value, f"site {name!r} in the guide", FEED)
+    for names, log_q in drawn.log_q.items():
+        _check_finite(log_q, f"the guide's log density of {', '.join(map(repr, names))}", FEED)
+    program = Program(own.target, args, kwargs, caller, must_know=True)
+    sites = at_draws(program, drawn.values, num_samples)
+    for name, site in sites.items():
+        _check_finite(site.total, f"the model's log density of site {name!r}", SUPPORT)
+    return _draws(drawn, sites)
+
+
+#: Mends of values that are not finite.
+FEED = "the guide's parameters have diverged: fit again from another start, or with smaller steps"
+SUPPORT = (
+    "give q a law inside the support of the model's (a guide for that site on its own support), or "
+    "keep arguments that overflow (exp) in bounds"
+)
+
+
+def _check_finite(value: Tensor, what: str, mend: str) -> None:
+    """Refuse values that are not finite at every draw."""
+    if not value.is_floating_point():
+        return
+    bad = ~torch.isfinite(value).reshape(len(value), -1).all(-1)
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        raise errors.NonFiniteError(
+            f"{what} is not finite at {int(bad.sum())} of {len(value)} draws (the first is draw "
+            f"{first}). Mend: {mend}."
+        )
+
+
+def _draws(drawn: GuideDraws, sites: Mapping[str, Site]) -> Draws:
+    kinds: dict[str, dict[str, Site]] = {}
+    plates: dict[str, set[int]] = {}
+    for name, site in sites.items():
+        kinds.setdefault(site.kind, {})[name] = site
+        for plate, size in site.entry.plates.values():
+            plates.setdefault(plate, set()).add(size)
+    latent, observed = kinds.get("latent", {}), kinds.get("observed", {})
+    computed, data = kinds.get("deterministic", {}), {**observed, **kinds.get("datum", {})}
+    return Draws(
+        drawn.values,
+        {n: s.values for n, s in computed.items() if s.values is not None},
+        torch.stack([s.total for s in sites.values()]).sum(0),
+        drawn.log_q,
+        drawn.points,
+        {n: s.log_prob for n, s in latent.items()},
+        {n: s.log_prob for n, s in observed.items()},
+        {n: s.values for n, s in data.items() if s.values is not None},
+        {n: s.dims for n, s in sites.items()},
+        {n: s.dims_of_log_prob for n, s in latent.items()},
+        {n: s.dims_of_log_prob for n, s in observed.items()},
+        {n: tuple(sorted(sizes)) for n, sizes in plates.items()},
+    )

@@ -1,0 +1,84 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What one run of a program leaves of each of its sample sites."""
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions import Delta
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+
+from .._compat import site_is_subsample
+from ..families.registry import unwrap
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A site in one run.
+
+    :param kind: ``"latent"``, ``"observed"``, ``"deterministic"``, ``"factor"``, or ``"datum"`` for
+        one of several observed sites whose log density is of all of them together.
+    :param value: None where a site stands for several.
+    :param log_prob: along batch dims, without ``poutine.scale``; masked elements are 0.
+    :param scaled: the same with ``poutine.scale``, as it counts in the log joint.
+    :param plates: the plates of the batch dims, by dim counted from the right.
+    :param is_auxiliary: whether a guide drew it for the sake of other sites.
+    :param is_delta: whether it is a value that was computed, or a point.
+    """
+
+    name: str
+    kind: str
+    value: Tensor | None
+    log_prob: Tensor
+    scaled: Tensor
+    event_dim: int
+    plates: Mapping[int, tuple[str, int]]
+    is_auxiliary: bool = False
+    is_delta: bool = False
+
+    @property
+    def is_data(self) -> bool:
+        """Whether its value was observed."""
+        return self.kind in ("observed", "datum")
+
+
+def entries_of(trace: Any, latents: Container[str] = ()) -> list[Entry]:
+    """The sites of a trace whose log densities are computed.
+
+    :param latents: sites that count as latents though they may be observed in the trace.
+    """
+    return [
+        entry(name, site, latents)
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site)
+    ]
+
+
+def entry(name: str, site: Mapping[str, Any], latents: Container[str] = ()) -> Entry:
+    """One site of a trace."""
+    plates = {f.dim: (f.name, int(f.size)) for f in site["cond_indep_stack"] if f.vectorized}
+    unscaled = scale_and_mask(site["unscaled_log_prob"], 1.0, site["mask"])
+    kind, value, fn = kind_of(name, site, latents), site["value"], site["fn"]
+    if kind in ("latent", "observed"):
+        value = value.expand(torch.broadcast_shapes(value.shape, fn.shape()))
+    scale = site["scale"]
+    is_scaled = isinstance(scale, Tensor) or scale != 1
+    scaled = site["log_prob"] if is_scaled else unscaled
+    return Entry(
+        *(name, kind, value, unscaled, scaled, int(fn.event_dim), plates),
+        is_auxiliary=bool(site["infer"].get("is_auxiliary")),
+        is_delta=isinstance(unwrap(fn), Delta),
+    )
+
+
+def kind_of(name: str, site: Mapping[str, Any], latents: Container[str] = ()) -> str:
+    """What a site is to its program."""
+    if site["infer"].get("_deterministic"):
+        return "deterministic"
+    if name in latents or not site["is_observed"]:
+        return "latent"
+    return "factor" if site["infer"].get("is_auxiliary") else "observed"

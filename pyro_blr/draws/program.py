@@ -1,0 +1,153 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A model or a guide with its arguments, run where some of its sites have given values."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from .. import errors
+from .._compat import site_is_subsample
+from ..energy.enumeration import check_declared, is_discrete, summed_out
+from ..energy.trace import missing_site
+from .entries import Entry, entries_of
+from .summed import without_choices
+
+#: The depth of plates that a first run leaves room for, as long as the program's is not known.
+DEEPEST = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """What is run at each draw.
+
+    :param caller: the function that the user called, for errors.
+    :param is_free: whether observed sites are drawn as well, which makes predictions.
+    :param must_know: whether every latent has a given value, or is discrete and summed out.
+    """
+
+    code: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    caller: str
+    is_free: bool = False
+    must_know: bool = False
+
+    def run(self, given: Mapping[str, Tensor], nesting: int = DEEPEST) -> list[Entry]:
+        """The sites of one run.
+
+        :param given: values of sites.
+        :param nesting: the dims that batches and plates take.
+        :raises GuideError: if only one of model and guide has a latent.
+        """
+        known = _Known(nesting)
+        with torch.no_grad(), poutine.block(), ExitStack() as stack:
+            tracer = stack.enter_context(poutine.trace())
+            if self.must_know:
+                stack.enter_context(_Enumerated(first_available_dim=-1 - nesting))
+            stack.enter_context(_WholePlates(self.caller))
+            if self.must_know:
+                stack.enter_context(known)
+            if self.is_free:
+                stack.enter_context(_Unobserved())
+            stack.enter_context(_Given(given))
+            self.code(*self.args, **self.kwargs)
+            if self.must_know:
+                self._check_latents(given, known.missing, tracer.trace)
+            tracer.trace.compute_log_prob()
+            entries = entries_of(tracer.trace, given)
+            return without_choices(tracer.trace, entries) if self.must_know else entries
+
+    def _check_latents(
+        self, given: Mapping[str, Tensor], missing: Sequence[str], trace: Any
+    ) -> None:
+        unseen = sorted(set(given) - set(trace.nodes))
+        if unseen:
+            raise errors.GuideError(
+                f"the guide holds {unseen} which the model did not sample in this call. Mend: call "
+                f"{self.caller} with the arguments that the fit had."
+            )
+        if missing:
+            raise missing_site(missing[0])
+
+
+class _Enumerated(EnumMessenger):
+    """Pyro's messenger, which looks at a value's ``data``, where ``vmap`` lets it see its shape."""
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        value = msg["value"]
+        if isinstance(value, Tensor):
+            value = torch.empty(value.shape, device="meta")
+        super()._pyro_post_sample({**msg, "value": value})
+
+
+class _Given(Messenger):
+    """Gives sites the values of a draw."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["name"] in self.values and not site_is_subsample(msg):
+            msg["value"], msg["is_observed"] = self.values[msg["name"]], False
+            msg["infer"] = {k: v for k, v in msg["infer"].items() if k != "enumerate"}
+
+
+class _Unobserved(Messenger):
+    """Has data drawn, and leaves what is computed."""
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        infer = msg["infer"]
+        is_computed = infer.get("_deterministic") or infer.get("is_auxiliary")
+        if msg["is_observed"] and not is_computed and not site_is_subsample(msg):
+            msg["is_observed"], msg["done"], msg["value"] = False, False, None
+            msg["infer"] = {**infer, "was_observed": True}
+
+
+class _Known(Messenger):
+    """Has discrete latents summed out, and notes other latents without a value.
+
+    :param nesting: the dims that are left to plates.
+    """
+
+    def __init__(self, nesting: int) -> None:
+        super().__init__()
+        self.nesting = nesting
+        self.missing: list[str] = []
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["is_observed"] or msg["value"] is not None or site_is_subsample(msg):
+            return
+        if not is_discrete(msg["fn"]):
+            self.missing.append(msg["name"])
+            return
+        msg["infer"] = summed_out(msg["name"], msg["fn"], msg["infer"])
+        check_declared(msg, self.nesting)
+
+
+class _WholePlates(Messenger):
+    """Refuses a site in a subsampled plate before its density is asked for."""
+
+    def __init__(self, caller: str) -> None:
+        super().__init__()
+        self.caller = caller
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        for frame in msg["cond_indep_stack"]:
+            full = frame.full_size or frame.size
+            if frame.size != full:
+                raise errors.PlateSizeError(
+                    f"site {msg['name']!r} is in plate {frame.name!r}, which takes {frame.size} of "
+                    f"its {full} elements; a log likelihood needs each of them once. Mend: call "
+                    f"{self.caller} with all of the data, and let the model's plate take them: "
+                    f"pyro.plate({frame.name!r}, {full})."
+                )

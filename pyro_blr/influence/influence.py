@@ -1,0 +1,379 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What each datum did to a posterior."""
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import errors
+from ..energy.energy import Energy
+from ..energy.factors import ConstantFactor, ExactFactor
+from ..energy.sampled import SampledFactor
+from ..engine import detached
+from ..families import Natural
+from ..guides.views import charts_of
+from ..lifting.blocks import Block
+from ..steps.cone import residual
+from .coordinates import Coordinates
+from .data import Data, data_of
+from .plots import plot
+from .prediction import prediction_of
+from .prior import PriorEffect, effects
+from .quantities import Mean, Quantity
+from .removal import Leaving, Part, Removal
+from .response import MAX_NUMBERS, Response, not_at_optimum
+from .terms import terms_of
+from .weighting import Reweighted, checked_weights, reweighted
+
+#: The residual in nats above which a guide is not at an optimum.
+RESIDUAL = 1e-3
+
+#: The numbers of all messages that are handed out at once: 1 GB.
+MOST_NUMBERS = 2**27
+
+#: Data that are shown where none are asked for.
+SHOWN = 10
+
+
+class Influence:
+    r"""What each datum did to the posterior of a fit; :meth:`BLR.influence` makes it.
+
+    At an optimum the natural parameters of q are the sum of the messages of all factors (Khan & Rue
+    2023), and the observed site's message is a sum over data. So a datum is taken out again by
+    subtracting its message, and, where the other messages depend on q, by what these become, at
+    first order (Nickl et al. 2023; Giordano, Broderick & Jordan 2018). Data that move q by more
+    than 0.03 nats then get the others' messages anew. Nothing is refitted.
+
+    A datum is an element of the plates that the observed site is in. Results have the shape of
+    these plates, and numbers are in nats unless said otherwise.
+
+    Example::
+
+        blr.fit(X, y)
+        data = blr.influence(X, y)
+        data.elpd, data.ranked(20)
+        data.without(data.ranked(1)).guide.median()
+
+    :ivar bool is_exact: whether no message of the model depends on q, so that everything here is
+        what refits would give, to rounding.
+    """
+
+    def __init__(self, blr: Any, objective: Any, site: str | None, plate: str | None) -> None:
+        energy: Energy = objective.energy
+        self._blr, self._objective = blr, objective
+        self._data: Data = data_of(energy.traced, site, plate)
+        _check_served(blr, energy)
+        terms = terms_of(self._data, {f.name: f for f in energy.factors})
+        self.is_exact = is_exact(energy)
+        given = detached(blr.view.naturals())
+        messages = objective.natural_messages(given)
+        naturals = messages if self.is_exact else given
+        _check_optimum(objective, naturals, messages)
+        response = None
+        if not self.is_exact and Coordinates(naturals).size <= MAX_NUMBERS:
+            response = Response(objective, naturals)
+        self._removal = Removal(
+            *(self._data, terms, naturals, energy.moments(naturals), response, energy.layout),
+            *(self.is_exact, objective.natural_messages),
+        )
+        latents = blr.view.latents
+        self._prediction = prediction_of(terms, self._removal, latents, blr.quad_tol)
+
+    # What it is of
+
+    def __len__(self) -> int:
+        return self._data.count
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the plates that tell data apart."""
+        return self._data.shape
+
+    @property
+    def plates(self) -> tuple[str, ...]:
+        """The names of these plates."""
+        return tuple(self._data.plates.values())
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The observed sites that a datum is made of."""
+        return tuple(s.name for s in self._data.sites)
+
+    @property
+    def how(self) -> str:
+        """How data are taken out and predicted, in words."""
+        if self.is_exact:
+            removed = "exactly, as no message depends on q"
+        elif self._removal.response is None:
+            removed = (
+                f"with the other messages held, since q has more than {MAX_NUMBERS} numbers"
+            )
+        else:
+            removed = "at first order in what is left, those that matter with messages taken anew"
+        return f"removed {removed}; predicted {self._prediction.how}"
+
+    def position(self, datum: int) -> tuple[int, ...]:
+        """The place of a datum along the plates, from its flat position."""
+        return self._data.position(datum)
+
+    # Messages
+
+    @cached_property
+    def messages(self) -> dict[str, Natural]:
+        """The message of each datum, by block of q. # shape of each: (N, *natural)
+
+        Their sum over data is the observed site's part of :meth:`BLR.messages`.
+
+        :raises MemoryLimitError: if they are more than 1 GB; :meth:`messages_of` has some.
+        """
+        numbers = self._data.count * sum(
+            t.numel() for n in self._removal.naturals.values() for t in n
+        )
+        if numbers > MOST_NUMBERS:
+            raise errors.MemoryLimitError(
+                f"the messages of {self._data.count} data are {numbers} numbers, "
+                f"{8 * numbers / 1e9:.1f} GB. Mend: messages_of(index) has those of some data; "
+                "loo, scores and without(index) hold a part at a time."
+            )
+        return self._messages(None)
+
+    def messages_of(self, index: Any) -> dict[str, Natural]:
+        """The messages of some data. # shape of each: (k, *natural)
+
+        :param index: positions, a list of them, a slice or a mask.
+        """
+        return self._messages(self._data.flat(index))
+
+    def _messages(self, rows: Tensor | None) -> dict[str, Natural]:
+        found = [part.messages() for part in self._removal.parts(rows)]
+        blocks = self._removal.naturals
+        return {
+            b.name: tuple(torch.cat(parts) for parts in zip(*(m[b] for m in found), strict=True))
+            for b in blocks
+        }
+
+    # Predictions and scores
+
+    @cached_property
+    def loo(self) -> Tensor:
+        """``log p(y_n | all other data)``, the leave-one-out log predictive density in nats.
+
+        NaN where a datum is masked. # shape: that of the plates
+
+        :raises ImproperPosteriorError: if the posterior without some datum is improper.
+        """
+        exact = self._by_datum(self._prediction.log_density) if self.is_exact else self._both[0]
+        return torch.where(self._data.is_observed.to(exact.device), exact, math.nan)
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """By how much each datum moved q: KL(q without it, q), in nats.
+
+        # shape: that of the plates
+        """
+        if not self.is_exact:
+            return self._both[1]
+        return self._by_datum(self._divergence)
+
+    @cached_property
+    def _both(self) -> tuple[Tensor, Tensor]:
+        """The predictive densities and the scores, from one pass."""
+
+        def each(part: Part, leaving: Leaving) -> Tensor:
+            predicted = self._prediction.log_density(part, leaving)
+            return torch.stack((predicted, self._divergence(part, leaving)), -1)
+
+        found = self._by_datum(each)
+        return found[..., 0], found[..., 1]
+
+    def _by_datum(self, function: Any) -> Tensor:
+        """A function of q without each datum. # shape: (*plates, *result)"""
+        found = []
+        for part in self._removal.parts():
+            found.append(function(part, self._removal.leaving(part)).detach())
+        every = torch.cat(found)
+        return every.reshape(*self.shape, *every.shape[1:])
+
+    def _divergence(self, part: Part, leaving: Leaving) -> Tensor:
+        total = []
+        for block, own in leaving.naturals.items():
+            held = self._removal.naturals[block]
+            every = tuple(n.expand(o.shape) for n, o in zip(held, own, strict=True))
+            each = block.family.kl(own, every)
+            total.append(each.reshape(len(each), -1).sum(-1))
+        return torch.stack(total).sum(0).clamp_min(0.0)
+
+    @property
+    def elpd(self) -> float:
+        """The sum of :attr:`loo` over observed data: the expected log predictive density."""
+        return float(self._observed.sum())
+
+    @property
+    def elpd_error(self) -> float:
+        """The standard error of :attr:`elpd` over data."""
+        own = self._observed
+        return float(own.std() * math.sqrt(len(own))) if len(own) > 1 else math.nan
+
+    @property
+    def _observed(self) -> Tensor:
+        flat = self.loo.reshape(-1)
+        return flat[~flat.isnan()]
+
+    def on(self, quantity: Quantity) -> Tensor:
+        """What each datum did to the posterior mean of a quantity: with it, less without it.
+
+        Draws of all q have their noise in common, so that means and second moments of Gaussians
+        have no error, and smooth functions a small one.
+
+        Example::
+
+            data.on(lambda z: z["w"][0])
+            data.on(lambda z: torch.sigmoid(x_new @ z["w"]))
+
+        :param quantity: a torch function of a dict of the latents' values, by site, in one draw.
+        :return: # shape: (*plates, *quantity)
+        """
+        mean = Mean(quantity, self._removal, self._blr.view.latents)
+        before = mean.of_all()
+        return self._by_datum(lambda part, leaving: before - mean.without(part, leaving.naturals))
+
+    def ranked(self, count: int | None = None, by: Any = "scores") -> Tensor:
+        """The flat positions of the most influential data, the first one first.
+
+        :param count: how many; all if None.
+        :param by: ``"scores"``, ``"surprise"`` (the least :attr:`loo` first: outliers and labels
+            that are wrong), or a tensor with a number for each datum, whose size counts.
+        :raises ArgumentError: for another word or shape.
+        """
+        size = self._size_of(by).reshape(-1)
+        size = torch.where(size.isnan(), -math.inf, size)
+        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+            raise errors.ArgumentError(f"count must be a positive integer or None, not {count!r}.")
+        return size.argsort(descending=True, stable=True)[:count]
+
+    def _size_of(self, by: Any) -> Tensor:
+        if isinstance(by, str) and by in ("scores", "surprise"):
+            return self.scores if by == "scores" else -self.loo
+        if isinstance(by, Tensor) and by.shape == self.shape:
+            return by.abs()
+        raise errors.ArgumentError(
+            f'by must be "scores", "surprise" or a tensor of the shape {self.shape}, not {by!r}. '
+            'Mend: ranked(by=data.on(lambda z: z["w"][0])).'
+        )
+
+    # Other data, other priors
+
+    def without(self, index: Any) -> Reweighted:
+        """The posterior without some data, exact or at first order; its ``fit`` goes on from there.
+
+        :param index: positions, a list of them, a slice or a mask.
+        :raises ArgumentError: for data that there are not.
+        :raises ImproperPosteriorError: if the data that are left have no proper posterior.
+        """
+        weights = torch.ones(self._data.count, dtype=torch.float64)
+        weights[self._data.flat(index)] = 0.0
+        return self.weighted(weights)
+
+    def weighted(self, weights: Any) -> Reweighted:
+        """The posterior with the log density of each datum times its weight.
+
+        :param weights: not negative; 1 for what is left as it is. # shape: that of the plates
+        :raises ArgumentError: for other weights.
+        """
+        given = checked_weights(weights, self._data)
+        return reweighted(self._blr, self._removal, self._objective.call, given)
+
+    def prior(self) -> dict[str, PriorEffect]:
+        """The effect of each prior, whose message is one more message; by latent site."""
+        return effects(self._objective.energy, self._removal)
+
+    # To look at
+
+    def plot(self, by: Any = "scores", count: int = SHOWN, ax: Any = None) -> Any:
+        """Draw the influence of data against their positions, the largest labelled.
+
+        :param by: as in :meth:`ranked`; a tensor is drawn with its signs.
+        :param count: how many are labelled.
+        :param ax: a matplotlib axes; a new one if None.
+        :return: the axes.
+        :raises ArgumentError: if matplotlib is missing.
+        """
+        words = {
+            "scores": "KL(without datum, with all) / nats",
+            "surprise": "-log p(datum | others) / nats",
+        }
+        drawn = by if isinstance(by, Tensor) else self._size_of(by)
+        label = words[by] if isinstance(by, str) else "with the datum, less without it"
+        return plot(self._data, drawn, self.ranked(count, by), label, ax)
+
+    def __repr__(self) -> str:
+        names, sizes = ", ".join(self.sites), " x ".join(map(str, self.shape))
+        return f"<influence of {sizes} data of {names}: {self.how}>"
+
+    def __str__(self) -> str:
+        lines = [f"{'datum':>12}  {'scores':>10}  {'loo':>10}   (nats)"]
+        for n in self.ranked(SHOWN).tolist():
+            place = self.position(n)
+            name = str(place[0]) if len(place) == 1 else str(place)
+            lines.append(f"{name:>12}  {self.scores[place]:>10.3g}  {self.loo[place]:>10.4g}")
+        total = f"elpd {self.elpd:.2f} +- {self.elpd_error:.2f} nats over {len(self)} data"
+        return "\n".join([*lines, total, self.how])
+
+
+def is_exact(energy: Energy) -> bool:
+    """Whether no message of the model depends on q: every product has one mean parameter."""
+    exact = [f for f in energy.factors if isinstance(f, ExactFactor)]
+    constant = [f for f in energy.factors if isinstance(f, ConstantFactor)]
+    if energy.points or len(exact) + len(constant) < len(energy.factors):
+        return False
+    return all(
+        len(p.stats) < 2 and all(f.plan.is_linear_in(b) for b in p.blocks)
+        for f in exact
+        for p in f.plan.products
+    )
+
+
+def _check_served(blr: Any, energy: Energy) -> None:
+    """Refuse what has no messages by datum.
+
+    :raises GuideError: for coordinates that are not natural ones.
+    :raises SampledFactorError: for a model with sampled factors.
+    """
+    if charts_of(blr.view):
+        raise errors.GuideError(
+            f"the guide {type(blr.guide).__name__} has parameters that are no natural ones, along "
+            "which messages are not in balance at an optimum. Mend: use AutoNatural(model)."
+        )
+    for factor in energy.factors:
+        if isinstance(factor, SampledFactor):
+            raise errors.SampledFactorError(
+                f"factor {factor.name!r} is at draws of q ({factor.reason}), so that the optimum "
+                "is known up to their error, which is larger than what most data do. Mend: the "
+                "spelling that keeps it deterministic, see blr.explain(); or "
+                "pyro_blr.to_arviz(blr, *args) and arviz_stats.loo."
+            )
+
+
+def _check_optimum(
+    objective: Any, naturals: Mapping[Block, Natural], messages: Mapping[Block, Natural]
+) -> None:
+    """Refuse a guide at which messages are not in balance, and a model without a posterior.
+
+    :raises ArgumentError: for a guide that was not fitted.
+    :raises ImproperPosteriorError: if exact messages do not sum to a distribution.
+    """
+    for block, natural in naturals.items():
+        if not bool(block.family.in_domain(natural).all()):
+            raise errors.ImproperPosteriorError(
+                f"the messages to {block.name!r} do not sum to a proper distribution. Mend: a "
+                "proper prior, or more data."
+            )
+    away = residual(naturals, messages)
+    if not away <= RESIDUAL:
+        raise not_at_optimum(f"a step would move it by {away:.3g} nats")

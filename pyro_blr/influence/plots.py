@@ -1,0 +1,65 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Influence to look at; matplotlib is asked for when something is drawn."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import errors
+from .data import Data
+
+#: The colours of data and of those that are labelled.
+PLAIN, LABELLED = "#7a8ca3", "#c8442d"
+
+
+def plot(data: Data, values: Tensor, top: Tensor, label: str, ax: Any = None) -> Any:
+    """Values against positions, some labelled.
+
+    :param values: # shape: that of the data's plates
+    :param top: flat positions of what is labelled.
+    :param label: of the vertical axis.
+    :raises ArgumentError: if matplotlib is missing, or values are not one number a datum.
+    """
+    if tuple(values.shape) != data.shape:
+        raise errors.ArgumentError(
+            f"one number a datum can be drawn, not the shape {tuple(values.shape)} for data of "
+            f"{data.shape}. Mend: one element of it, values[..., 0]."
+        )
+    ax = _pyplot().subplots(figsize=(8, 4), layout="constrained")[1] if ax is None else ax
+    flat = values.detach().reshape(-1).double().cpu()
+    places = torch.arange(data.count)
+    names = " x ".join(data.plates.values())
+    ax.vlines(places.numpy(), 0, flat.numpy(), color=PLAIN, linewidth=0.8, zorder=1)
+    ax.axhline(0, color="#444444", linewidth=0.8)
+    chosen = top[~flat[top].isnan()]
+    ax.scatter(chosen.numpy(), flat[chosen].numpy(), color=LABELLED, s=16, zorder=2)
+    for n in chosen.tolist():
+        place = data.position(n)
+        text = str(place[0]) if len(place) == 1 else ", ".join(map(str, place))
+        up = bool(flat[n] >= 0)
+        ax.annotate(
+            *(text, (n, float(flat[n]))),
+            xytext=(0, 4 if up else -4),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if up else "top",
+            fontsize=8,
+        )
+    ax.margins(x=0.01, y=0.12)
+    ax.set_xlabel(f"datum ({names})" if len(data.shape) == 1 else f"datum, flat ({names})")
+    ax.set_ylabel(label)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt  # noqa: PLC0415
+    except ImportError as error:
+        raise errors.ArgumentError(
+            "plot needs matplotlib, which is not installed. Mend: pip install matplotlib."
+        ) from error
+    return plt

@@ -1,0 +1,363 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""q without one datum, for every datum: the message taken out, and the others' answer to that.
+
+The optimum without datum n solves ``natural' = M(natural') - m_n(natural')``. The messages that are
+left are taken at first order about the optimum with all data,
+
+    natural' = natural + d,        d = (J - J_n) d - m_n,        d = -R (m_n + J_n d),
+
+R the linear response (:mod:`.response`), J_n the derivative of m_n. That is one Newton step on the
+fixed point, with the datum's own part of J taken out: so that a datum that holds q alone, and whose
+removal moves it far, is let go of completely. Where messages do not depend on q it is ``natural -
+m_n``, and exact.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .. import errors
+from ..families import Natural
+from ..lifting import host
+from ..lifting.blocks import Block
+from ..lifting.moments import Moments
+from ..lifting.points import statistics_of
+from ..lifting.statistics import Statistic, sufficient_statistics
+from .copies import Copies, positions
+from .data import Data
+from .coordinates import Coordinates
+from .mixing import Mixing
+from .response import Response, fisher_matrix
+from .terms import CopiedTerm, Term
+
+#: Numbers of natural parameters of all copies that are worked on at once: 8 MB, which caches hold in part.
+PIECE = 2**20
+
+#: Rounds of the linear system, and the squared length in nats of a residual that ends them. A
+#: datum's message depends on q through a few numbers, so that as many rounds are enough.
+ROUNDS, SETTLED = 20, 1e-14
+
+#: Nats that a datum moves q by from which on the others' messages are taken anew, by a pass over all
+#: data each time; the passes that one datum gets, and the length in nats of a move that ends them.
+FAR, PASSES, CLOSE = 0.03, 10, 1e-5
+
+#: Standard deviations over which derivatives of messages are central differences.
+NEARBY = 1e-4
+
+#: Halvings of a move that would leave the cone.
+HALVINGS = 30
+
+Naturals = Mapping[Block, Natural]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some of the data, with copies of q for each.
+
+    :param copies: their copies of the latents.
+    :param terms: their terms.
+    :param expanded: the moments of every copy at the optimum with all data.
+    """
+
+    copies: Copies
+    terms: Sequence[CopiedTerm]
+    expanded: Mapping[Block, Moments]
+
+    def messages(self, moments: Mapping[Block, Moments] | None = None) -> dict[Block, Natural]:
+        """The message of each datum at its copy of q, scaled. # shape of each: (C, *natural)
+
+        :param moments: of the copies; those at the optimum with all data if None.
+        """
+        moments = self.expanded if moments is None else moments
+        return messages_of(self.terms, self.copies, moments, self.copies.blocks)
+
+    def moments(self, naturals: Naturals) -> dict[Block, Moments]:
+        """The moments of the copies at natural parameters of their own. # shape: (C, *natural)"""
+        found = {}
+        for block, copied in self.copies.blocks.items():
+            natural = naturals[block]
+            if self.copies.count == 1:  # whose axis has two elements
+                natural = tuple(n.expand(2, *n.shape[1:]) for n in natural)
+            found[copied] = statistics_of(copied, tuple(n.detach() for n in natural))
+        held = {b: m for b, m in self.expanded.items() if b not in found}
+        return {**held, **found}
+
+
+def messages_of(
+    terms: Sequence[CopiedTerm],
+    copies: Copies,
+    moments: Mapping[Block, Moments],
+    blocks: Iterable[Block],
+) -> dict[Block, Natural]:
+    """The messages of data to blocks, each at its copy of q. # shape of each: (C, *natural)
+
+    Where every term is linear in a block they are its coefficients; else they are differentiated.
+    """
+    blocks, count = tuple(blocks), copies.count
+    found: dict[Block, Natural] = {}
+    for block in blocks:
+        own = _coefficients(terms, copies.blocks[block], moments)
+        if own is not None:
+            found[block] = own
+    left = [b for b in blocks if b not in found]
+    if left:
+        found |= _differentiated(terms, copies, moments, left)
+    return {b: tuple(t[:count].detach() for t in found[b]) for b in blocks}
+
+
+def _coefficients(
+    terms: Sequence[CopiedTerm], block: Block, moments: Mapping[Block, Moments]
+) -> Natural | None:
+    total: dict[Statistic, Tensor] = {}
+    with torch.no_grad():
+        for term in terms:
+            own = term.coefficients(moments, block)
+            if own is None:
+                return None
+            for which, value in own.items():
+                total[which] = total[which] + value if which in total else value
+        return moments[block].of_coefficients([total.get(s) for s in sufficient_statistics(block)])
+
+
+def _differentiated(
+    terms: Sequence[CopiedTerm],
+    copies: Copies,
+    moments: Mapping[Block, Moments],
+    blocks: Sequence[Block],
+) -> dict[Block, Natural]:
+    with torch.enable_grad():
+        total = torch.stack([t.values(moments)[: copies.count].sum() for t in terms]).sum()
+    own = [moments[copies.blocks[b]] for b in blocks]
+    leaves = [leaf for m in own for leaf in m.leaves]
+    given: tuple[Tensor | None, ...] = (None,) * len(leaves)
+    if total.requires_grad:
+        given = torch.autograd.grad(total, leaves, allow_unused=True)
+    filled = iter(
+        torch.zeros_like(leaf) if g is None else g for g, leaf in zip(given, leaves, strict=True)
+    )
+    return {
+        b: m.message(tuple(next(filled) for _ in m.leaves)) for b, m in zip(blocks, own, strict=True)
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Leaving:
+    """q without each of some data.
+
+    :param naturals: natural parameters. # shape of each: (C, *natural)
+    :param messages: what was taken out. # shape of each: (C, *natural)
+    :param passes: of how many the others' messages were taken anew.
+    :param is_exact: whether no message depends on q.
+    """
+
+    naturals: dict[Block, Natural]
+    messages: dict[Block, Natural]
+    passes: int = 0
+    is_exact: bool = False
+
+
+class Removal:
+    """What is needed to take single data out of a fit.
+
+    :param data: what a datum is.
+    :param terms: their terms.
+    :param naturals: q at its optimum with all data.
+    :param moments: its moments, and those of points.
+    :param response: how q answers; None where the messages of all data do not depend on q, or the
+        others' answer is left out.
+    :param layout: the block of each site.
+    :param is_exact: whether no message depends on q.
+    :param messages: the sum of all messages at natural parameters.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        terms: Sequence[Term],
+        naturals: Naturals,
+        moments: Mapping[Block, Moments],
+        response: Response | None,
+        layout: Mapping[str, Block],
+        is_exact: bool,
+        messages: Callable[[Naturals], Naturals],
+    ) -> None:
+        self.data, self.terms = data, terms
+        self.naturals, self.moments_of_all = naturals, moments
+        self.response, self.layout = response, layout
+        self.is_exact = is_exact
+        self.messages = messages
+        self.coordinates = Coordinates(naturals)
+
+    @cached_property
+    def metric(self) -> Tensor:
+        """The Fisher matrix of q at the optimum. # shape: (numbers, numbers)"""
+        if self.response is not None:
+            return self.response.metric
+        return fisher_matrix(self.coordinates, self.naturals)
+
+    def part(self, rows: Tensor) -> Part:
+        """Some of the data."""
+        copies = Copies(rows, self.data.shape, self.layout)
+        own = [t.at(copies) for t in self.terms]
+        return Part(copies, own, copies.expanded(self.moments_of_all))
+
+    def parts(self, rows: Tensor | None = None) -> Iterator[Part]:
+        """The data in parts of which one at a time is held.
+
+        :param rows: flat positions; all if None.
+        """
+        numbers = sum(t.numel() for n in self.naturals.values() for t in n)
+        size = max(1, PIECE // max(1, numbers))
+        rows = positions(self.data.shape) if rows is None else rows
+        for some in rows.split(size):
+            yield self.part(some)
+
+    def leaving(self, part: Part) -> Leaving:
+        """q without each datum of a part.
+
+        :raises ImproperPosteriorError: if q without some datum is no distribution.
+        """
+        messages = part.messages()
+        if self.is_exact:
+            left = {
+                b: tuple(n - m for n, m in zip(self.naturals[b], own, strict=True))
+                for b, own in messages.items()
+            }
+            self._refuse(part, ~are_inside(left))
+            return Leaving(left, messages, is_exact=True)
+        first = self.answers(messages)
+        moved = self._inside(torch.zeros_like(first), self._solve(part, first))
+        far = self.length(moved) > FAR
+        if host.truth(far.any()):
+            moved[far] = self._corrected(self.part(part.copies.rows[: len(far)][far]), moved[far])
+        return Leaving(self.plus(moved), messages, int(far.sum()))
+
+    def together(self, rows: Tensor, shares: Tensor) -> dict[Block, Natural]:
+        """q without shares of several data at once, at first order in what is left.
+
+        :param shares: of each datum what is taken out; negative for what is added. # shape: (k,)
+        """
+        parts = list(self.parts(rows))
+        pieces = shares.split([p.copies.count for p in parts])
+
+        def summed(messages: Callable[[Part], Naturals]) -> Tensor:
+            flat = [
+                p @ self.coordinates.flat(messages(part))
+                for part, p in zip(parts, pieces, strict=True)
+            ]
+            return torch.stack(flat).sum(0, keepdim=True)
+
+        first = -self._response_to(summed(lambda part: part.messages()))
+        steps, moved, new = Mixing(self.metric), torch.zeros_like(first), first
+        for _ in range(ROUNDS):
+            moved = steps.next(moved, new)
+            every = moved.expand  # the same move for every datum
+            changes = summed(lambda part: self._changes(part, every(part.copies.count, -1)))
+            new = first - self._response_to(changes)
+            if host.truth((self.length(new - moved) < SETTLED).all()):
+                break
+        kept = self._inside(torch.zeros_like(moved), moved)
+        return {b: tuple(t[0] for t in n) for b, n in self.plus(kept).items()}
+
+    def _solve(self, part: Part, first: Tensor) -> Tensor:
+        """``d = first - R J_n d``, J_n the derivative of the datum's message. # shape: (C, numbers)
+
+        :param first: -R times what is taken out.
+        """
+        if self.response is None:
+            return first
+        steps, moved, new = Mixing(self.metric), torch.zeros_like(first), first
+        for _ in range(ROUNDS):
+            moved = steps.next(moved, new)
+            new = first + self.answers(self._changes(part, moved))
+            if host.truth((self.length(new - moved) < SETTLED).all()):
+                break
+        return moved
+
+    def _corrected(self, part: Part, moved: Tensor) -> Tensor:
+        """The moves of data that matter: the others' messages are taken anew where q ends."""
+        left = torch.zeros_like(moved)
+        is_open = torch.ones(len(moved), dtype=torch.bool)
+        for _ in range(PASSES):
+            naturals = self.plus(moved)
+            own = self.coordinates.flat(part.messages(part.moments(naturals)))
+            for k in is_open.nonzero().flatten().tolist():
+                here = {b: tuple(t[k] for t in n) for b, n in naturals.items()}
+                every = {b: tuple(t.unsqueeze(0) for t in m) for b, m in self.messages(here).items()}
+                left[k] = self.coordinates.flat(every)[0] - own[k]
+            missing = torch.where(is_open.unsqueeze(-1), left - self.coordinates.flat(naturals), 0.0)
+            step = self._solve(part, self._response_to(missing))
+            moved = self._inside(moved, moved + step)
+            is_open = self.length(step) > CLOSE
+            if not host.truth(is_open.any()):
+                break
+        return moved
+
+    def _changes(self, part: Part, moved: Tensor) -> dict[Block, Natural]:
+        """What the messages of the data change by, at first order, where q moves."""
+        length = (2 * self.length(moved)).sqrt().clamp_min(1.0)
+        step = (NEARBY / length).unsqueeze(-1)
+        ahead, behind = (
+            part.messages(part.moments(self.plus(sign * step * moved))) for sign in (1, -1)
+        )
+        return {
+            b: tuple(
+                (a - o) / (2 * step.reshape(-1, *(1,) * (a.dim() - 1)))
+                for a, o in zip(ahead[b], behind[b], strict=True)
+            )
+            for b in ahead
+        }
+
+    def answers(self, messages: Naturals) -> Tensor:
+        """What q moves by when messages are taken out. # shape: (C, numbers)"""
+        return -self._response_to(self.coordinates.flat(messages))
+
+    def _response_to(self, messages: Tensor) -> Tensor:
+        """What q moves by when messages are added. # shape: (C, numbers)"""
+        return messages if self.response is None else self.response.to(messages)
+
+    def plus(self, moved: Tensor) -> dict[Block, Natural]:
+        """q with each of some moves. # shape of each: (C, *natural)"""
+        moves = self.coordinates.unflat(moved)
+        return {
+            b: tuple(n + d for n, d in zip(self.naturals[b], moves[b], strict=True)) for b in moves
+        }
+
+    def _inside(self, old: Tensor, new: Tensor) -> Tensor:
+        """Moves to new places, halved for the data that would leave the cone. # shape as given"""
+        new = torch.where(torch.isfinite(new).all(-1, keepdim=True), new, old)
+        result, share = new, torch.ones(len(new), 1, dtype=new.dtype)
+        for _ in range(HALVINGS):
+            is_inside = are_inside(self.plus(result))
+            if host.truth(is_inside.all()):
+                break
+            share = torch.where(is_inside.unsqueeze(-1), share, 0.5 * share)
+            result = torch.where(share < 1, old + share * (new - old), new)
+        return result
+
+    def length(self, step: Tensor) -> Tensor:
+        """Half the squared length of steps in the Fisher metric, in nats. # shape: (C,)"""
+        return 0.5 * ((step @ self.metric) * step).sum(-1)
+
+    def _refuse(self, part: Part, wrong: Tensor) -> None:
+        """Refuse a datum without which there is no posterior."""
+        if not host.truth(wrong.any()):
+            return
+        rows = [int(n) for n in part.copies.rows[: part.copies.count][wrong]]
+        raise errors.ImproperPosteriorError(
+            f"without datum {rows[0]} of plate {next(iter(self.data.plates.values()))!r} "
+            f"({len(rows)} such) the messages that are left do not sum to a proper distribution, "
+            "or are too far from where they were found. Mend: a proper prior; or fit anew without "
+            "it, blr.without(index).fit()."
+        )
+
+
+def are_inside(naturals: Naturals) -> Tensor:
+    """Whether each of a batch of q is a distribution. # shape: (C,)"""
+    inside = [b.family.in_domain(natural) for b, natural in naturals.items()]
+    return torch.stack([own.reshape(len(own), -1).all(-1) for own in inside]).all(0)

@@ -1,0 +1,349 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+"""The report says exact of exact guides, and names what is too narrow in those that are."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoDelta, AutoIAFNormal, AutoMultivariateNormal, AutoNormal
+
+from pyro_blr import BLR, errors
+from pyro_blr.diagnostics import report, site_khat
+from pyro_blr.guides import AutoNatural, AutoNaturalMultivariateNormal, AutoNaturalNormal
+from tests.diagnostics.models import CONJUGATE, covariates, fitted, narrow
+
+SEEDS = range(3)
+
+
+def logistic(X, y):
+    w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Bernoulli(logits=X @ w), obs=y)
+
+
+def scaled(X, y):
+    """A regression with a scale that is not conjugate: three sites."""
+    w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    b = pyro.sample("b", dist.Normal(0.0, 1.0))
+    s = pyro.sample("s", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(X @ w + b, s), obs=y)
+
+
+def coupled():
+    """Two latents whose sum is known well: the best mean-field guide is far too narrow."""
+    a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    b = pyro.sample("b", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(a + b, 0.2), obs=torch.tensor(1.0))
+
+
+def mixture(y):
+    share = pyro.sample("share", dist.Dirichlet(torch.ones(2)))
+    with pyro.plate("classes", 2):
+        mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+    with pyro.plate("data", len(y)):
+        z = pyro.sample("z", dist.Categorical(share))
+        pyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
+
+
+def wave(model, rows=40):
+    """Data for a model of X and y."""
+    X = covariates(rows, 3)
+    y = X[:, 0] + 0.3 * torch.cos(7 * torch.arange(float(rows)))
+    return X, ((y > 0).double() if model is logistic else y)
+
+
+# Exact
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", CONJUGATE)
+def test_conjugate_models_are_exact(name, seed):
+    pyro.set_rng_seed(seed)
+    model, data = CONJUGATE[name]
+    found = report(fitted(model, *data()), *data(), num_samples=500)
+    assert found.verdict.startswith("exact") and found.judgement.status == "exact"
+    assert found.weighed.psis.spread < 1e-11
+    assert found.khat == -math.inf and found.effective_draws == pytest.approx(500)
+    assert all(k.is_exact for k in found.site_khats)
+    assert all(float(s.bounds.mean.max()) == float(s.bounds.sd.max()) == 0 for s in found.sites)
+
+
+@pytest.mark.parametrize("name", CONJUGATE)
+def test_exact_in_float32(name):
+    model, data = CONJUGATE[name]
+    torch.set_default_dtype(torch.float32)
+    try:
+        args = tuple(a.float() if a.is_floating_point() else a for a in data())
+        verdict = report(fitted(model, *args), *args).verdict
+    finally:
+        torch.set_default_dtype(torch.float64)
+    assert verdict.startswith("exact")
+
+
+def test_a_shift_of_a_thousandth_is_not_exact():
+    model, data = CONJUGATE["normal_mean"]
+    fit = fitted(model, *data())
+    guide = fit.blr.guide
+    guide.write({b: (1.0001 * n[0], n[1]) for b, n in guide.naturals().items()})
+    found = report(fit, *data())
+    assert found.verdict.startswith("good") and 0 < found.weighed.divergence < 1e-5
+
+
+# Three times too narrow
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", CONJUGATE)
+def test_conjugate_models_made_narrow(name, seed):
+    pyro.set_rng_seed(seed)
+    model, data = CONJUGATE[name]
+    found = report(narrow(fitted(model, *data())), *data())
+    worst = max(found.khat, *(k.khat for k in found.site_khats))
+    assert found.verdict.startswith("do not trust")
+    if name in ("regression", "groups"):  # of one dimension the k of 4000 draws has an error of 0.1
+        assert worst > 0.7
+    for site in found.sites:
+        assert f"too narrow in site {site.name}" in found.verdict
+        assert (
+            torch.isinf(site.bounds.sd).all()
+            or float(site.bounds.sd.max() / site.moments.sd.max()) > 0.5
+        )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("guide", [AutoNatural, AutoNaturalNormal, AutoNaturalMultivariateNormal])
+@pytest.mark.parametrize("model", [logistic, scaled])
+def test_other_models_made_narrow(model, guide, seed):
+    pyro.set_rng_seed(seed)
+    args = wave(model)
+    found = report(narrow(fitted(model, *args, guide=guide)), *args)
+    assert found.verdict.startswith("do not trust")
+    assert max(found.khat, *(k.khat for k in found.site_khats)) > 0.7
+    assert "too narrow in site w" in found.verdict
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("site", ["w", "b", "s"])
+def test_one_site_made_narrow_is_named_alone(site, seed):
+    pyro.set_rng_seed(seed)
+    args = wave(scaled)
+    fit = narrow(fitted(scaled, *args, guide=AutoNaturalNormal), sites=[site])
+    found = report(fit, *args)
+    assert (
+        found.verdict.startswith("do not trust") and f"too narrow in site {site}" in found.verdict
+    )
+    assert not any(f"site {other}" in found.verdict for other in {"w", "b", "s"} - {site})
+    worst = max(found.site_khats, key=lambda k: k.khat)
+    assert worst.sites == (site,) and found.site_khats[0].sites == (site,)
+    assert any(f"own law of {site} is off" in line for line in found.advice)
+
+
+@pytest.mark.parametrize("site", ["w", "b", "s"])
+def test_one_site_of_pyros_guide_made_narrow(site):
+    args = wave(scaled)
+    guide = AutoNormal(scaled)
+    BLR(scaled, guide, on_sampled="ignore").fit(*args)
+    setattr(guide.scales, site, getattr(guide.scales, site).detach() / 3)
+    svi = SVI(scaled, guide, pyro.optim.Adam({}), Trace_ELBO())
+    found = report(svi, *args)
+    assert f"too narrow in site {site}" in found.verdict
+    assert max(site_khat(svi, *args), key=lambda k: k.khat).sites == (site,)
+
+
+def test_many_narrow_dimensions_of_which_no_draw_is_worth_anything():
+    X = covariates(60, 30)
+    y = X[:, 0]
+
+    def model(X, y):
+        w = pyro.sample("w", dist.Normal(torch.zeros(30), 1.0).to_event(1))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(X @ w, 1.0), obs=y)
+
+    found = report(narrow(fitted(model, X, y, guide=AutoNaturalNormal)), X, y)
+    assert found.effective_draws < 20
+    assert "too narrow in site w" in found.verdict and "curvature" in found.verdict
+
+
+# In between
+
+
+def test_a_good_guide_is_good_whatever_its_tail():
+    args = wave(logistic, 200)
+    found = report(fitted(logistic, *args), *args)
+    assert found.verdict.startswith("good") and found.weighed.divergence < 0.03
+    assert float((found["w"].bounds.sd / found["w"].moments.sd).max()) < 0.6
+
+
+def test_dependence_that_q_leaves_out_is_not_blamed_on_a_site():
+    found = report(fitted(coupled, blocks="site"))
+    assert found.verdict.startswith("do not trust")
+    assert all(k.khat < 0.7 and k.divergence < 0.05 for k in found.site_khats)
+    assert any("dependence that q leaves out" in line for line in found.advice)
+    assert report(fitted(coupled)).verdict.startswith("exact")
+
+
+def test_weighted_moments_are_the_posteriors_where_the_weights_serve():
+    model, data = CONJUGATE["normal_mean"]
+    (y,) = data()
+    fit = narrow(fitted(model, y), 1.15)
+    fit.blr.guide.write(
+        {b: (n[0] + 0.4 * n[1].abs().sqrt(), n[1]) for b, n in fit.blr.guide.naturals().items()}
+    )
+    found = report(fit, y)
+    precision = 0.25 + len(y)
+    moments = found["z"].moments
+    assert found.judgement.status == "off" and "off in site z" in found.verdict
+    assert "too narrow in site z" in found.verdict
+    assert float(moments.target_sd) == pytest.approx(precision**-0.5, rel=0.05)
+    assert float(moments.target_mean) == pytest.approx(float(y.sum() / precision), abs=0.02)
+
+
+def test_too_wide():
+    model, data = CONJUGATE["normal_mean"]
+    found = report(narrow(fitted(model, *data()), 0.5), *data())
+    assert found.verdict.startswith("too wide in site z (the posterior's sd is 0.5")
+
+
+def test_few_draws_are_not_a_verdict():
+    found = report(narrow(fitted(scaled, *wave(scaled)), 1.05), *wave(scaled), num_samples=100)
+    assert found.judgement.status in ("undecided", "off", "untrusted")
+
+
+# Every kind of fit
+
+
+def svi(model, guide, args, steps=100):
+    engine = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+    for _ in range(steps):
+        engine.step(*args)
+    return engine
+
+
+@pytest.mark.parametrize("guide", [AutoNormal, AutoMultivariateNormal, AutoIAFNormal])
+def test_fits_by_svi(guide):
+    args = wave(scaled)
+    found = report(svi(scaled, guide(scaled), args), *args, num_samples=1000)
+    assert {s.name for s in found.sites} == {"w", "b", "s"}
+    assert found.fit is None and any("not known" in line for line in found.advice)
+    apart = 1 if guide is AutoIAFNormal else 3
+    assert len(found.site_khats) == apart
+
+
+def test_a_mean_field_guide_by_hand_of_no_family():
+    def guide(X, y):
+        w = pyro.param("w_loc", torch.zeros(3))
+        pyro.sample("w", dist.StudentT(10.0, w, 0.3).to_event(1))
+        pyro.sample("b", dist.StudentT(10.0, pyro.param("b_loc", torch.tensor(0.0)), 0.3))
+        pyro.sample("s", dist.LogNormal(pyro.param("s_loc", torch.tensor(0.0)), 0.3))
+
+    args = wave(scaled)
+    found = report(svi(scaled, guide, args), *args, num_samples=1000)
+    assert {k.sites for k in found.site_khats} == {("w",), ("b",), ("s",)}
+
+
+def test_a_structured_guide_has_no_khat_of_a_site():
+    def guide(X, y):
+        s = pyro.sample("s", dist.LogNormal(pyro.param("s_loc", torch.tensor(0.0)), 0.3))
+        pyro.sample("w", dist.Normal(torch.zeros(3), s).to_event(1))
+        pyro.sample("b", dist.Normal(pyro.param("b_loc", torch.tensor(0.0)), 0.3))
+
+    args = wave(scaled)
+    found = report(svi(scaled, guide, args, 5), *args, num_samples=1000)
+    assert found.site_khats == () and all(math.isnan(s.khat) for s in found.sites)
+    assert any("q(site | others) is not known" in line for line in found.advice)
+
+
+def test_discrete_latents_are_summed_out():
+    y = torch.cat([torch.linspace(-3.0, -1.0, 30), torch.linspace(1.0, 3.0, 20)])
+    found = report(fitted(mixture, y), y)
+    assert {s.name for s in found.sites} == {"share", "mu"}
+    assert found.khat < 0.7
+
+
+def test_a_model_that_cannot_be_run_at_many_draws_together():
+    def model(y):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(z if float(z) > 0 else -z, 1.0), obs=y)
+
+    y = torch.tensor(1.0)
+    found = report(svi(model, AutoNormal(model), (y,), 20), y, num_samples=200)
+    assert [s.name for s in found.sites] == ["z"]
+
+
+def test_a_run_that_has_not_converged_is_told():
+    args = wave(scaled)
+    fit = BLR(scaled, AutoNatural(scaled), on_sampled="ignore").fit(*args, max_steps=1)
+    assert any("has not converged" in line for line in report(fit, *args).advice)
+
+
+def test_it_leaves_the_fit_as_it_was():
+    args = wave(scaled)
+    fit = fitted(scaled, *args)
+    before = {b: tuple(t.clone() for t in n) for b, n in fit.blr.view.naturals().items()}
+    report(fit, *args, num_samples=500)
+    for block, natural in fit.blr.view.naturals().items():
+        assert all(torch.equal(a, b) for a, b in zip(natural, before[block], strict=True))
+
+
+# The table
+
+
+def test_the_report_prints_its_numbers_and_its_verdict():
+    args = wave(scaled)
+    text = str(report(fitted(scaled, *args), *args, num_samples=1000))
+    for words in ("Pareto k-hat", "worth", "KL(q || posterior)", "converged after", "verdict: "):
+        assert words in text
+    assert [line.split()[0] for line in text.splitlines() if line[:2] in ("w ", "b ", "s ")] == [
+        *("w", "b", "s")
+    ]
+    assert "a mode without draws is missed" in text
+
+
+# Bad input
+
+
+def test_a_point_has_no_weights():
+    args = wave(scaled)
+    with pytest.raises(errors.GuideError, match="no density"):
+        report(svi(scaled, AutoDelta(scaled), args, 3), *args)
+
+
+@pytest.mark.parametrize("num_samples", [10, 99.5, True, -1])
+def test_a_number_of_draws_that_cannot_be(num_samples):
+    args = wave(scaled)
+    with pytest.raises(errors.ArgumentError, match="Mend: report"):
+        report(fitted(scaled, *args), *args, num_samples=num_samples)
+
+
+def test_no_fit():
+    with pytest.raises(errors.ArgumentError, match="report needs what blr.fit"):
+        report(3)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN:UserWarning")
+def test_draws_that_are_not_finite():
+    def guide(y):
+        pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(math.inf)), 1.0))
+
+    def model(y):
+        pyro.sample("y", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=y)
+
+    with pytest.raises(errors.NonFiniteError, match=r"'z'.*Mend"):
+        report(SVI(model, guide, pyro.optim.Adam({}), Trace_ELBO()), torch.tensor(0.0))
+
+
+def test_a_minibatch():
+    def model(y):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", 100, subsample_size=10) as rows:
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y[rows])
+
+    y = torch.linspace(-1.0, 1.0, 100)
+    fit = BLR(model, AutoNatural(model)).fit(y, max_steps=3)
+    with pytest.raises(errors.PlateSizeError, match="call report with all of the data"):
+        report(fit, y)
