@@ -262,8 +262,9 @@ class Influence:
             return self.scores if by == "scores" else -self.loo
         if isinstance(by, Tensor) and by.shape == self.shape:
             return by.abs()
+        given = f"one of {tuple(by.shape)}" if isinstance(by, Tensor) else repr(by)
         raise errors.ArgumentError(
-            f'by must be "scores", "surprise" or a tensor of the shape {self.shape}, not {by!r}. '
+            f'by must be "scores", "surprise" or a tensor of the shape {self.shape}, not {given}. '
             'Mend: ranked(by=data.on(lambda z: z["w"][0])).'
         )
 

@@ -21,13 +21,8 @@ def plot(data: Data, values: Tensor, top: Tensor, label: str, ax: Any = None) ->
     :param values: # shape: that of the data's plates
     :param top: flat positions of what is labelled.
     :param label: of the vertical axis.
-    :raises ArgumentError: if matplotlib is missing, or values are not one number a datum.
+    :raises ArgumentError: if matplotlib is missing.
     """
-    if tuple(values.shape) != data.shape:
-        raise errors.ArgumentError(
-            f"one number a datum can be drawn, not the shape {tuple(values.shape)} for data of "
-            f"{data.shape}. Mend: one element of it, values[..., 0]."
-        )
     ax = _pyplot().subplots(figsize=(8, 4), layout="constrained")[1] if ax is None else ax
     flat = values.detach().reshape(-1).double().cpu()
     places = torch.arange(data.count)

@@ -107,6 +107,7 @@ class Conjugate(Prediction):
     terms: Sequence[ExactTerm]
     blocks: tuple[Block, ...]
     others: tuple[Block, ...]
+    removal: Removal
 
     @property
     def how(self) -> str:  # type: ignore[override]
@@ -126,6 +127,8 @@ class Conjugate(Prediction):
         return sizes == [1] and alone
 
     def log_density(self, part: Part, leaving: Leaving) -> Tensor:
+        if leaving.is_exact and self.counts_once:
+            return self._gap(part, leaving)
         own = [t.unscaled().at(part.copies) for t in self.terms]
         if not self.others:
             return self._given(own, part, part.expanded, leaving)
@@ -165,10 +168,21 @@ class Conjugate(Prediction):
         for block in self.blocks:
             family, natural = block.family, leaving.naturals[block]
             grown = tuple(n + m for n, m in zip(natural, messages[block], strict=True))
-            if leaving.is_exact and self.counts_once:  # q with all data again
-                grown = tuple(g[:1] for g in grown)
-            after = _rows(family.log_partition(grown), len(grown[0]))
-            total = total + after - _rows(family.log_partition(natural), count)
+            total = total + _rows(family.log_partition(grown), count)
+            total = total - _rows(family.log_partition(natural), count)
+        return total
+
+    def _gap(self, part: Part, leaving: Leaving) -> Tensor:
+        """The same where q' and the datum's message make q: ``E_q[log p(datum)] - KL(q, q')``.
+
+        Log-partitions of many data agree in most of their digits, which this does not subtract.
+        """
+        total = part.values(part.expanded)
+        for block in self.blocks:
+            left = leaving.naturals[block]
+            every = part.copies.natural(self.removal.naturals[block])
+            whole = tuple(n[: part.copies.count] for n in every)
+            total = total - _rows(block.family.kl(whole, left), part.copies.count)
         return total
 
     @property
@@ -320,7 +334,7 @@ def _conjugate(terms: Sequence[ExactTerm], removal: Removal) -> Conjugate | None
     used = list(dict.fromkeys(b for p in products for b in p.blocks if b in original))
     linear = [b for b in used if all(is_linear_product(p.stats, b) for p in products)]
     if len(linear) == len(used) and all(len(p.blocks & set(used)) < 2 for p in products):
-        return Conjugate(terms, tuple(original[b] for b in used), ())
+        return Conjugate(terms, tuple(original[b] for b in used), (), removal)
     has_parameters = any(isinstance(b, PointBlock) for p in products for b in p.blocks)
     has_masses = any(isinstance(s, Mass) for p in products for s in p.stats)
     if has_parameters or has_masses:
@@ -329,7 +343,7 @@ def _conjugate(terms: Sequence[ExactTerm], removal: Removal) -> Conjugate | None
         others = tuple(original[b] for b in used if b is not block)
         with_noise = (removal.moments_of_all[b].noise_shape is not None for b in others)
         if all(with_noise) and not any(b.row_dims for b in others):
-            return Conjugate(terms, (original[block],), others)
+            return Conjugate(terms, (original[block],), others, removal)
     return None
 
 

@@ -76,6 +76,12 @@ class Part:
         moments = self.expanded if moments is None else moments
         return messages_of(self.terms, self.copies, moments, self.copies.blocks)
 
+    def values(self, moments: Mapping[Block, Moments]) -> Tensor:
+        """The expected log densities of the data, scaled. # shape: (C,)"""
+        with torch.no_grad():
+            each = [t.values(moments)[: self.copies.count] for t in self.terms]
+            return torch.stack(each).sum(0)
+
     def moments(self, naturals: Naturals) -> dict[Block, Moments]:
         """The moments of the copies at natural parameters of their own. # shape: (C, *natural)"""
         found = {}
