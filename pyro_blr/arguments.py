@@ -203,8 +203,15 @@ def reject_reserved(model: Callable[..., Any]) -> None:
             )
 
 
-def reject_unknown(model: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+def reject_unknown(
+    model: Callable[..., Any],
+    kwargs: Mapping[str, Any],
+    method: str = "fit",
+    own: tuple[str, ...] = RESERVED,
+) -> None:
     """Refuse keywords that the model does not have, since they were meant for ``fit``.
+
+    :param method: or for another method, which has keywords of its own.
 
     :raises ArgumentError: naming the keyword.
     """
@@ -216,8 +223,8 @@ def reject_unknown(model: Callable[..., Any], kwargs: Mapping[str, Any]) -> None
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in names.values())
     if unknown and not takes_any:
         raise errors.ArgumentError(
-            f"fit passes {', '.join(map(repr, unknown))} on to the model, which has no such "
-            f"argument. Mend: fit's own keywords are {', '.join(RESERVED)}."
+            f"{method} passes {', '.join(map(repr, unknown))} on to the model, which has no such "
+            f"argument. Mend: {method}'s own keywords are {', '.join(own)}."
         )
 
 
