@@ -275,10 +275,12 @@ class BLR(Engine):
         """Where the time of a fit from here goes, and which factor costs most; prints as tables.
 
         The steps are taken by a copy, which knows nothing of the data at first: neither the guide
-        nor parameters nor random numbers change, and steps of your own are no slower for it.
+        nor parameters nor random numbers change, and steps of your own are no slower for it. What
+        the model itself (or a function for ``step_size``) counts or prints, it does for them too.
 
         :param int max_steps: the most steps to time.
-        :raises ArgumentError: if the model has an argument of that name.
+        :raises ArgumentError: if the model has an argument of that name, or none of the name of
+            another keyword.
         """
         reject_reserved(self.model, "trace_report")
         reject_unknown(self.model, "trace_report", kwargs)

@@ -23,7 +23,7 @@ from pyro_blr.energy.explanation import Explanation
 from pyro_blr.errors import ArgumentError
 from pyro_blr.guides import AutoNatural, AutoNaturalMultivariateNormal
 from pyro_blr.html_table import TIER_COLOURS
-from tests.drawn_models import MODELS, X, Y, named, sampled
+from tests.drawn_models import MODELS, Linear, X, Y, named, sampled
 from tests.state.runs import everything
 
 
@@ -105,6 +105,8 @@ def test_a_factor_is_in_the_colour_of_its_tier(name: str) -> None:
     escaped = {f.site: graphviz.escape(f.site).replace('"', r"\"") for f in explanation.factors}
     for factor in explanation.factors:
         own = escaped[factor.site]
+        if "." in own:  # a part of a chain, which has no node of its own
+            continue
         colour = TIER_COLOURS[factor.tier]
         assert picture.nodes[own]["color"] == colour
         assert all(c == colour for (_, end), c in picture.arrows.items() if end == own)
@@ -196,6 +198,24 @@ def test_a_module_is_one_node_with_an_arrow_to_what_it_serves() -> None:
     assert picture.lines("net") == ["module: optim"]
     assert ("net", "y") in picture.arrows
     assert ("net", "tau") not in picture.arrows
+
+
+def test_a_parameter_of_a_module_of_pyro_has_an_arrow_too() -> None:
+    picture = drawn(Linear())
+    assert ("bias", "y") in picture.arrows
+    assert ("weight", "y") in picture.arrows
+    assert not any(start == "unused" for start, _ in picture.arrows)
+    assert picture.lines("bias") == ["parameter: optim"]
+
+
+def test_a_chain_in_one_site_is_in_the_colour_of_its_lowest_tier() -> None:
+    explanation = explained(MODELS["hidden"])
+    tiers = {f.site: f.tier for f in explanation.factors}
+    assert tiers["y.transition"] == "exact"
+    assert tiers["y"] == "quadrature"
+    picture = Picture(explanation.render())
+    assert set(picture.nodes) == {"p", "mu", "y"}
+    assert picture.nodes["y"]["color"] == TIER_COLOURS["quadrature"]
 
 
 def test_observed_sites_are_grey_and_a_term_is_a_box() -> None:

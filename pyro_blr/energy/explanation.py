@@ -212,7 +212,12 @@ def _rows(energy: Energy, factor: Factor) -> list[FactorExplanation]:
         return [_row(energy, factor, why, all(map(factor.is_conjugate_in, factor.blocks)))]
     if isinstance(factor, EliminatedFactor):
         why = f"{factor.name} summed out of expected log factors (mean_field)"
-        return [_row(energy, p, why, all(map(p.is_linear_in, p.blocks))) for p in factor.parts]
+        return [
+            _row(
+                energy, p, why, all(map(p.is_linear_in, p.blocks)), own=_site_of(energy, factor, p)
+            )
+            for p in factor.parts
+        ]
     conjugate = factor.tier == "exact" and all(factor.is_linear_in(b) for b in factor.blocks)
     reason = factor.reason
     if factor.tier == "exact" and not conjugate:
@@ -225,6 +230,12 @@ def _rows(energy: Energy, factor: Factor) -> list[FactorExplanation]:
         ways = {b: factor.ways[b] for b in energy.blocks if b in factor.ways}
         reason = f"{reason}; {named(ways)}"
     return [_row(energy, factor, reason, conjugate, mend or "", _joined(energy, factor))]
+
+
+def _site_of(energy: Energy, factor: Factor, part: Part) -> tuple[str, ...]:
+    """The site of a part; of a hidden Markov model it is that of the whole."""
+    known = {site.name for site in energy.traced.sites}
+    return (part.name if part.name in known else factor.name,)
 
 
 def _joined(energy: Energy, factor: Factor) -> tuple[str, ...]:
