@@ -10,6 +10,7 @@ import subprocess
 import sys
 from functools import cache
 from html.parser import HTMLParser
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote, urlsplit
@@ -179,6 +180,22 @@ def test_every_link_of_a_document_exists(document: str) -> None:
             assert parts.fragment in map(heading_anchor, headings), link
 
 
+def test_the_path_of_a_new_user(tmp_path: Path) -> None:
+    """README.md alone, in an empty folder: the extra it installs exists, and its script runs."""
+    section = (ROOT / "README.md").read_text().split("## In five minutes\n")[1].split("\n## ")[0]
+    (shell,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    (extra,) = re.findall(r"pip install .*\[(\w+)\]", shell)
+    assert extra in metadata.metadata("pyro-blr").get_all("Provides-Extra")
+    (script,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "regression.py").write_text(script)
+    command = [sys.executable, "-W", "error", "regression.py"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^<fit: converged after \d+ steps", done.stdout)
+    assert re.search(r"^slope\[1\] +-0\.\d", done.stdout, re.MULTILINE)
+
+
 @pytest.mark.parametrize("project", PROJECTS)
 def test_names_of_other_projects_are_theirs(project: str) -> None:
     """A link's text is a name that a reader can import."""
@@ -197,6 +214,14 @@ def test_python_is_shown_only_where_it_is_run() -> None:
         p for p in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")) if "_build" not in str(p)
     ]
     assert [p for p in shown if "```python" in p.read_text() and p not in run] == []
+
+
+def test_code_beside_code_fits_its_column() -> None:
+    """Some 53 characters do, in the widest window; beyond that it is cut, and scrolls."""
+    for page in (ROOT / "docs").glob("*.md"):
+        columns = re.findall(r"^:::\{container\} side\n(.*?)^:::$", page.read_text(), re.M | re.S)
+        long = [line for c in columns for line in c.splitlines() if len(line) > 53]
+        assert long == [], page.name
 
 
 def test_a_formula_that_is_not_understood_is_found() -> None:
