@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pages as they are built: every link leads somewhere, every public name is there."""
 
+import ast
 import importlib
 import inspect
 import os
@@ -12,19 +13,25 @@ from functools import cache
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
+from textwrap import dedent
 from types import ModuleType
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 
 import pyro_blr
+import pyro_blr.minimal as minimal
 from docs.inventories import PROJECTS, role_of
 from docs.mathml import mathml
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "docs" / "_build" / "html"
 MODULES = [pyro_blr, *(getattr(pyro_blr, n) for n in pyro_blr.__all__ if not n.startswith("_"))]
-MODULES = [m for m in MODULES if isinstance(m, ModuleType)]
+MODULES = [m for m in MODULES if isinstance(m, ModuleType)] + [minimal]
 #: What a reader opens outside the site.
 DOCUMENTS = ["README.md", "CONTRIBUTING.md"]
 
@@ -159,6 +166,41 @@ def test_every_public_function_says_what_it_takes_and_raises(module: ModuleType)
             parameters = [p for p in inspect.signature(value).parameters if p != "kwargs"]
             missing = [p for p in parameters if not re.search(rf":param [^:]*\b{p}:", text)]
             assert missing == [], f"{name} does not document {missing}"
+
+
+def examples() -> list[tuple[str, str]]:
+    """The code under `Example::` in docstrings that is no doctest: those run anyway."""
+    found = []
+    for path in sorted((ROOT / "pyro_blr").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                continue
+            text = ast.get_docstring(node) or ""
+            for block in re.findall(r"^Example::\n\n((?:    .*\n|\n)+)", f"{text}\n", re.MULTILINE):
+                if ">>>" not in block:
+                    found.append((f"{path.stem}: {getattr(node, 'name', '')}", dedent(block)))
+    return found
+
+
+def regression(X: torch.Tensor, y: torch.Tensor) -> None:
+    tau = pyro.sample("tau", dist.Gamma(2.0, 2.0))
+    w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("n", len(y)):
+        pyro.sample("y", dist.Normal(X @ w, tau.rsqrt()), obs=y)
+
+
+@pytest.mark.parametrize(("place", "code"), examples(), ids=[place for place, _ in examples()])
+def test_the_examples_of_docstrings_run(place: str, code: str) -> None:
+    """Each with a regression that has been fitted, and the names of the package."""
+    names: dict[str, Any] = {"pyro": pyro, "torch": torch, "dist": dist, "model": regression}
+    for module in MODULES:
+        names |= {n: getattr(module, n) for n in public_names(module)}
+    names |= {"X": torch.randn(20, 2), "y": torch.randn(20)}
+    if "arviz_stats" in code:
+        names["arviz_stats"] = pytest.importorskip("arviz_stats")
+    blr = pyro_blr.BLR(regression, pyro_blr.guides.AutoNatural(regression))
+    blr.fit(names["X"], names["y"])
+    exec(code, names | {"blr": blr, "guide": blr.guide})
 
 
 def heading_anchor(heading: str) -> str:
