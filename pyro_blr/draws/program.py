@@ -19,6 +19,7 @@ from .._compat import site_is_subsample
 from ..energy.enumeration import check_declared, is_discrete, summed_out
 from ..energy.trace import missing_site
 from .entries import Entry, entries_of
+from .randomness import DirectDirichlets
 from .summed import without_choices
 
 #: The depth of plates that a first run leaves room for, as long as the program's is not known.
@@ -53,6 +54,7 @@ class Program:
             tracer = stack.enter_context(poutine.trace())
             if self.must_know:
                 stack.enter_context(_Enumerated(first_available_dim=-1 - nesting))
+            stack.enter_context(DirectDirichlets())
             stack.enter_context(_WholePlates(self.caller))
             if self.must_know:
                 stack.enter_context(known)
