@@ -83,9 +83,13 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "draws": ("errors", "_compat", "families", "energy", "guides", "rules", "fit", "blr"),
     "arviz": ("errors", "_version", "random_state", "fit", "draws"),
+    "diagnostics": (
+        *("errors", "_compat", "families", "lifting.blocks", "energy", "guides", "fit", "blr"),
+        "draws",
+    ),
     # Stands apart: the idea in two files, an oracle for the tests.
     "minimal": ("errors",),
-    "__init__": (*GROUND, "families", "guides", "latent", "blr", "arviz"),
+    "__init__": (*GROUND, "families", "guides", "latent", "blr", "arviz", "diagnostics"),
 }
 
 # Who may import Pyro. The algebra, the steps and what joins them may not.
@@ -116,6 +120,7 @@ PYRO = {
     *("guides", "rules", "arguments", "model_parameters", "saved_parameters"),
     *("saved_constraints", "module_parameters", "guide_parameters", "guide_copies"),
     *("diagnosis", "blr", "draws", "minimal"),
+    *("diagnostics.nuts", "diagnostics.pareto", "diagnostics.simulation"),
 }
 
 # Files of one floor that need each other. The lower one imports the upper one inside a function.

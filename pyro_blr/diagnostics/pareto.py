@@ -18,8 +18,8 @@ FEWEST_DRAWS = 25
 FEWEST_IN_TAIL = 5
 #: Weights that differ by less (in nats) are constant: q is then 5e-13 nats from its target.
 CONSTANT = 1e-6
-#: The sd of log weights in nats up to which they are even: q is then some 0.02 nats from its target,
-#: as a normal law is from one that is a sixth wider. A few draws with large weights do not change it.
+#: The sd of log weights in nats up to which they are even: q is then some 0.02 nats from its
+#: target, as a normal law is from one that is a sixth wider. A few large weights do not change it.
 EVEN = 0.2
 
 

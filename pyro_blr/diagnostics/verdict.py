@@ -73,8 +73,8 @@ def judge(
 def _doubt(smoothed: PSIS, sites: Sequence[SiteReport], khats: Sequence[SiteKhat]) -> str:
     """Why the weights are of no use, empty if they are.
 
-    The tail of the guide's weights is at least as heavy as that of a site's, and that of a law which
-    is too narrow as heavy as its width makes it; k-hat of 4000 draws has an error of 0.1.
+    The tail of the guide's weights is at least as heavy as that of a site's, and that of a law
+    which is too narrow as heavy as its width makes it; k-hat of 4000 draws has an error of 0.1.
     """
     limit = smoothed.limit
     if smoothed.khat > limit:

@@ -321,7 +321,7 @@ def test_a_number_of_draws_that_cannot_be(num_samples):
 
 
 def test_no_fit():
-    with pytest.raises(errors.ArgumentError, match="report needs what blr.fit"):
+    with pytest.raises(errors.ArgumentError, match=r"report needs what blr\.fit"):
         report(3)
 
 
