@@ -239,7 +239,7 @@ def _wrapped(text: str, width: int = 110) -> str:
 def _matplotlib() -> tuple[Any, Any]:
     """Matplotlib's pyplot, and the style of these pictures as a context."""
     try:
-        import matplotlib.pyplot as plt
+        from matplotlib import pyplot as plt
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
             raise

@@ -24,8 +24,8 @@ does not judge what q leaves out *between* sites: where the k-hat of the whole g
 that of every site low, the sites depend on each other in the posterior as they do not in q, and a
 joint guide mends it. (The best mean-field guide of a Gaussian posterior has exact full
 conditionals at its mean, and log-linear ratios, whose k is 0, elsewhere; the k of the whole guide
-may be near 1.) In a guide that is one Gaussian over several sites q(z_i | z_-i) is its conditional law. A k-hat says
-nothing of size: a site of 0.001 nats may have a high one, and no matter.
+may be near 1.) In a guide that is one Gaussian over several sites q(z_i | z_-i) is its conditional
+law. A k-hat says nothing of size: a site of 0.001 nats may have a high one, and no matter.
 """
 
 from collections.abc import Mapping, Sequence
