@@ -18,9 +18,9 @@ FEWEST_DRAWS = 25
 FEWEST_IN_TAIL = 5
 #: Weights that differ by less (in nats) are constant: q is then 5e-13 nats from its target.
 CONSTANT = 1e-6
-#: The sd of log weights in nats up to which they are even, if draws are worth so large a share: q is
-#: then some 0.03 nats from its target, as a normal law is from one that is a fifth wider. The second
-#: is there for Student tails, whose log weights are even and hold a quarter of the weight in a few.
+#: The sd of log weights in nats up to which they are even, if draws are worth so large a share: q
+#: is then some 0.03 nats from its target, as a normal law is from one that is a fifth wider. The
+#: share is for Student tails, whose log weights are even, a few with a quarter of all weight.
 EVEN, WORTH = 0.25, 0.8
 
 

@@ -112,7 +112,7 @@ def _by_moments(weighed: Weighed, sites: Sequence[SiteReport]) -> tuple[str, str
     """The verdict where weighted estimates can be used."""
     khat = f"k-hat {max(weighed.psis.khat, -1.0):.2f}"
     if not weighed.psis.is_reliable:
-        khat += " is of a far tail, which may be heavier than q's; the weights of the draws are even"
+        khat += " is of a far tail, which may be heavier than q's; the draws' weights are even"
     found = "; ".join(words for s in sites if (words := s.words()))
     if found:
         return "off", f"{found}; {khat}, so weights correct it"
