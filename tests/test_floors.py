@@ -76,10 +76,14 @@ FLOORS: dict[str, tuple[str, ...]] = {
         ),
         *("info", "arguments", "model_parameters", "skips", "state"),
     ),
+    "influence": (
+        *("errors", "_compat", "families", "lifting", "energy", "estimators", "guides", "steps"),
+        *("objective", "fit", "state", "engine"),
+    ),
     "blr": (
         *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
         *("arguments", "guide_parameters", "info", "model_parameters", "sampling", "skips"),
-        *("fit", "loop", "engine", "diagnosis"),
+        *("fit", "loop", "engine", "diagnosis", "influence"),
     ),
     "arviz": (*GROUND, "energy", "guides", "blr"),
     # Stands apart: the idea in two files, an oracle for the tests.
@@ -104,6 +108,7 @@ PYRO = {
         "energy.hidden_markov",
         "energy.log_einsum",
         "energy.trace",
+        "influence.weighting",
         "latent.conjugation",
         "latent.evidence_metric",
         "latent.peeling",

@@ -52,7 +52,7 @@ def plot(data: Data, values: Tensor, top: Tensor, label: str, ax: Any = None) ->
 
 def _pyplot() -> Any:
     try:
-        import matplotlib.pyplot as plt  # noqa: PLC0415
+        import matplotlib.pyplot as plt
     except ImportError as error:
         raise errors.ArgumentError(
             "plot needs matplotlib, which is not installed. Mend: pip install matplotlib."

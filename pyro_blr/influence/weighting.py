@@ -14,10 +14,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from .. import errors
+from .._compat import without_state
 from ..engine import detached
 from ..fit import Fit
 from ..guides.natural_guide import NaturalGuide
-from .._compat import without_state
 from ..state import OPTIONS
 from ..steps.cone import residual
 from .data import Data
@@ -176,5 +176,3 @@ def left_over(blr: Any, args: Any, kwargs: Any) -> float:
     messages = blr.messages(*args, **kwargs)
     naturals = detached(blr.view.naturals())
     return residual(naturals, {b: messages[b.name] for b in naturals})
-
-

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_blr.errors import MemoryLimitError
-from pyro_blr.influence import influence, removal
+from pyro_blr.influence import influence, parts, removal
 from tests.checks import engine
 from tests.influence.models import MODELS, Example, normals
 from tests.oracles.textbook import ALL
@@ -30,7 +30,7 @@ def test_a_hundred_thousand_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     blr, _ = engine(regression)
     blr.step(X, y)
     largest = 0
-    plain = removal.messages_of
+    plain = parts.messages_of
 
     def watched(*args: object) -> object:
         nonlocal largest
@@ -38,7 +38,7 @@ def test_a_hundred_thousand_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         largest = max(largest, sum(t.numel() for m in found.values() for t in m))
         return found
 
-    monkeypatch.setattr(removal, "messages_of", watched)
+    monkeypatch.setattr(parts, "messages_of", watched)
     start = time.perf_counter()
     loo = blr.influence(X, y).loo
     assert time.perf_counter() - start < 15
