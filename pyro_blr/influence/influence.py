@@ -3,9 +3,11 @@
 
 """What each datum did to a posterior."""
 
+import functools
 import math
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -32,6 +34,20 @@ MOST_NUMBERS = 2**27
 
 #: Data that are shown where none are asked for.
 SHOWN = 10
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _with_gradients(method: Method) -> Method:
+    """A method that takes messages: gradients, also where the caller has switched them off."""
+
+    @functools.wraps(method)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with torch.inference_mode(False), torch.enable_grad():
+            return method(*args, **kwargs)
+
+    return cast(Method, wrapped)
 
 
 class Influence:
@@ -141,6 +157,7 @@ class Influence:
         """
         return self._messages(self._data.flat(index))
 
+    @_with_gradients
     def _messages(self, rows: Tensor | None) -> dict[str, Natural]:
         found = [part.messages() for part in self._removal.parts(rows)]
         blocks = self._removal.naturals
@@ -183,6 +200,7 @@ class Influence:
         found = self._by_datum(each)
         return found[..., 0], found[..., 1]
 
+    @_with_gradients
     def _by_datum(self, function: Any) -> Tensor:
         """A function of q without each datum. # shape: (*plates, *result)"""
         found = []
@@ -274,6 +292,7 @@ class Influence:
         weights[self._data.flat(index)] = 0.0
         return self.weighted(weights)
 
+    @_with_gradients
     def weighted(self, weights: Any) -> Reweighted:
         """The posterior with the log density of each datum times its weight.
 
@@ -283,6 +302,7 @@ class Influence:
         given = checked_weights(weights, self._data)
         return reweighted(self._blr, self._removal, self._objective.call, given)
 
+    @_with_gradients
     def prior(self) -> dict[str, PriorEffect]:
         """The effect of each prior, whose message is one more message; by latent site."""
         return effects(self._objective.energy, self._removal)

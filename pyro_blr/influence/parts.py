@@ -43,9 +43,8 @@ class Part:
 
     def values(self, moments: Mapping[Block, Moments]) -> Tensor:
         """The expected log densities of the data, scaled. # shape: (C,)"""
-        with torch.no_grad():
-            each = [t.values(moments)[: self.copies.count] for t in self.terms]
-            return torch.stack(each).sum(0)
+        each = [t.values(moments)[: self.copies.count] for t in self.terms]
+        return torch.stack(each).sum(0).detach()
 
     def moments(self, naturals: Naturals) -> dict[Block, Moments]:
         """The moments of the copies at natural parameters of their own. # shape: (C, *natural)"""
@@ -68,6 +67,7 @@ def messages_of(
     """The messages of data to blocks, each at its copy of q. # shape of each: (C, *natural)
 
     Where every term is linear in a block they are its coefficients; else they are differentiated.
+    Gradients must be on all along: a statistic that was made without serves no derivative later.
     """
     blocks, count = tuple(blocks), copies.count
     found: dict[Block, Natural] = {}
@@ -85,14 +85,13 @@ def _coefficients(
     terms: Sequence[CopiedTerm], block: Block, moments: Mapping[Block, Moments]
 ) -> Natural | None:
     total: dict[Statistic, Tensor] = {}
-    with torch.no_grad():
-        for term in terms:
-            own = term.coefficients(moments, block)
-            if own is None:
-                return None
-            for which, value in own.items():
-                total[which] = total[which] + value if which in total else value
-        return moments[block].of_coefficients([total.get(s) for s in sufficient_statistics(block)])
+    for term in terms:
+        own = term.coefficients(moments, block)
+        if own is None:
+            return None
+        for which, value in own.items():
+            total[which] = total[which] + value if which in total else value
+    return moments[block].of_coefficients([total.get(s) for s in sufficient_statistics(block)])
 
 
 def _differentiated(
@@ -101,8 +100,7 @@ def _differentiated(
     moments: Mapping[Block, Moments],
     blocks: Sequence[Block],
 ) -> dict[Block, Natural]:
-    with torch.enable_grad():
-        total = torch.stack([t.values(moments)[: copies.count].sum() for t in terms]).sum()
+    total = torch.stack([t.values(moments)[: copies.count].sum() for t in terms]).sum()
     own = [moments[copies.blocks[b]] for b in blocks]
     leaves = [leaf for m in own for leaf in m.leaves]
     given: tuple[Tensor | None, ...] = (None,) * len(leaves)

@@ -91,6 +91,31 @@ def latent_scale() -> tuple[Any, tuple[Tensor, ...]]:
     return model, (x, 0.5 * x + 0.6 * normals(10, 14))
 
 
+def log_scale() -> tuple[Any, tuple[Tensor, ...]]:
+    """In closed form, linear in one block and not in the other."""
+
+    def model(x: Tensor, y: Tensor) -> None:
+        b = pyro.sample("b", dist.Normal(0.0, 1.0))
+        s = pyro.sample("s", dist.Normal(0.0, 0.5))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(b * x, s.exp()), obs=y)
+
+    x = normals(9, 14)
+    return model, (x, 0.5 * x + 0.6 * normals(10, 14))
+
+
+def vectors() -> tuple[Any, tuple[Tensor, ...]]:
+    """Data of several numbers each, by quadrature: predicted at draws."""
+
+    def model(X: Tensor, y: Tensor) -> None:
+        W = pyro.sample("W", dist.Normal(torch.zeros(2, 3), 1.0).to_event(2))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Bernoulli(logits=X @ W).to_event(1), obs=y)
+
+    X = normals(15, 12, 2)
+    return model, (X, (X @ normals(16, 2, 3) > 0).double())
+
+
 def table() -> tuple[Any, tuple[Tensor, ...]]:
     """Rows and columns with effects of their own: data in two plates."""
 
@@ -135,6 +160,8 @@ MODELS: tuple[Example, ...] = (
     random_effects,
     random_slopes,
     latent_scale,
+    log_scale,
+    vectors,
     table,
     student,
     local_latents,
