@@ -14,6 +14,7 @@ from ..families import Natural
 from ..guides.views import charts_of
 from ..lifting.blocks import Block
 from ..steps.cone import residual
+from .copies import check_block
 from .response import not_at_optimum
 
 #: The residual in nats above which a guide is not at an optimum.
@@ -39,6 +40,8 @@ def check_served(blr: Any, energy: Energy) -> None:
     :raises GuideError: for coordinates that are not natural ones.
     :raises SampledFactorError: for a model with sampled factors.
     """
+    for block in energy.blocks:
+        check_block(block)
     if charts_of(blr.view):
         raise errors.GuideError(
             f"the guide {type(blr.guide).__name__} has parameters that are no natural ones, along "

@@ -27,7 +27,7 @@ from .quantities import Mean, Quantity
 from .removal import Leaving, Removal
 from .response import MAX_NUMBERS, Response
 from .terms import terms_of
-from .weighting import Reweighted, checked_weights, reweighted
+from .weighting import Reweighted, checked_weights, reweighted, with_rows_apart
 
 #: The numbers of all messages that are handed out at once: 1 GB.
 MOST_NUMBERS = 2**27
@@ -74,9 +74,12 @@ class Influence:
     """
 
     def __init__(self, blr: Any, objective: Any, site: str | None, plate: str | None) -> None:
+        self._data: Data = data_of(objective.energy.traced, site, plate)
+        if any(b.row_dims for b in objective.energy.blocks):
+            blr, objective = with_rows_apart(blr, self._data, objective.call)
+            self._data = data_of(objective.energy.traced, site, plate)
         energy: Energy = objective.energy
         self._blr, self._objective = blr, objective
-        self._data: Data = data_of(energy.traced, site, plate)
         check_served(blr, energy)
         terms = terms_of(self._data, {f.name: f for f in energy.factors})
         self.is_exact = is_exact(energy)

@@ -67,7 +67,8 @@ def messages_of(
     """The messages of data to blocks, each at its copy of q. # shape of each: (C, *natural)
 
     Where every term is linear in a block they are its coefficients; else they are differentiated.
-    Gradients must be on all along: a statistic that was made without serves no derivative later.
+    Graphs are kept, since statistics are, and gradients must be on all along: a statistic that was
+    made without serves no derivative later.
     """
     blocks, count = tuple(blocks), copies.count
     found: dict[Block, Natural] = {}
@@ -105,7 +106,7 @@ def _differentiated(
     leaves = [leaf for m in own for leaf in m.leaves]
     given: tuple[Tensor | None, ...] = (None,) * len(leaves)
     if total.requires_grad:
-        given = torch.autograd.grad(total, leaves, allow_unused=True)
+        given = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
     filled = iter(
         torch.zeros_like(leaf) if g is None else g for g, leaf in zip(given, leaves, strict=True)
     )

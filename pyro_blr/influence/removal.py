@@ -16,7 +16,7 @@ m_n``, and exact.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,12 +26,13 @@ from ..families import Natural
 from ..lifting import host
 from ..lifting.blocks import Block
 from ..lifting.moments import Moments
+from ..steps.cone import fisher_product
 from .coordinates import Coordinates
 from .copies import Copies, positions
 from .data import Data
 from .mixing import Mixing
 from .parts import Naturals, Part
-from .response import Response, fisher_matrix
+from .response import Response
 from .terms import Term
 
 #: Numbers of natural parameters of all copies that are worked on at once: 8 MB.
@@ -100,13 +101,6 @@ class Removal:
         self.messages = messages
         self.coordinates = Coordinates(naturals)
 
-    @cached_property
-    def metric(self) -> Tensor:
-        """The Fisher matrix of q at the optimum. # shape: (numbers, numbers)"""
-        if self.response is not None:
-            return self.response.metric
-        return fisher_matrix(self.coordinates, self.naturals)
-
     def part(self, rows: Tensor) -> Part:
         """Some of the data."""
         copies = Copies(rows, self.data.shape, self.layout)
@@ -149,23 +143,17 @@ class Removal:
 
         :param shares: of each datum what is taken out; negative for what is added. # shape: (k,)
         """
-        parts = list(self.parts(rows))
-        pieces = shares.split([p.copies.count for p in parts])
 
         def summed(messages: Callable[[Part], Naturals]) -> Tensor:
-            flat = [
-                p @ self.coordinates.flat(messages(part))
-                for part, p in zip(parts, pieces, strict=True)
-            ]
-            return torch.stack(flat).sum(0, keepdim=True)
+            total, start = torch.zeros(1, self.coordinates.size, dtype=torch.float64), 0
+            for part in self.parts(rows):
+                own = shares[start : start + part.copies.count]
+                total = total + own @ self.coordinates.flat(messages(part))
+                start += part.copies.count
+            return total
 
         first = -self._response_to(summed(lambda part: part.messages()))
-        steps, moved, new = Mixing(self.metric), torch.zeros_like(first), first
-        for _ in range(ROUNDS):
-            moved = steps.next(moved, new)
-            new = first - self._response_to(summed(partial(self._changes, moved=moved)))
-            if host.truth((self.length(new - moved) < SETTLED).all()):
-                break
+        moved = self._fixed_point(first, lambda moved: summed(partial(self._changes, moved=moved)))
         kept = self._inside(torch.zeros_like(moved), moved)
         return {b: tuple(t[0] for t in n) for b, n in self.plus(kept).items()}
 
@@ -174,12 +162,18 @@ class Removal:
 
         :param first: -R times what is taken out.
         """
+        return self._fixed_point(
+            first, lambda moved: self.coordinates.flat(self._changes(part, moved))
+        )
+
+    def _fixed_point(self, first: Tensor, changes: Callable[[Tensor], Tensor]) -> Tensor:
+        """``d = first - R changes(d)``, changes being linear."""
         if self.response is None:
             return first
-        steps, moved, new = Mixing(self.metric), torch.zeros_like(first), first
+        steps, moved, new = Mixing(self.response.metric), torch.zeros_like(first), first
         for _ in range(ROUNDS):
             moved = steps.next(moved, new)
-            new = first + self.answers(self._changes(part, moved))
+            new = first - self._response_to(changes(moved))
             if host.truth((self.length(new - moved) < SETTLED).all()):
                 break
         return moved
@@ -255,7 +249,15 @@ class Removal:
 
     def length(self, step: Tensor) -> Tensor:
         """Half the squared length of steps in the Fisher metric, in nats. # shape: (C,)"""
-        return 0.5 * ((step @ self.metric) * step).sum(-1)
+        if self.response is not None:
+            return 0.5 * ((step @ self.response.metric) * step).sum(-1)
+        total = torch.zeros(len(step), dtype=step.dtype, device=step.device)
+        for block, own in self.coordinates.unflat(step).items():
+            at = tuple(n.expand(d.shape) for n, d in zip(self.naturals[block], own, strict=True))
+            product = fisher_product(block.family, at, own)
+            for p, d in zip(product, own, strict=True):
+                total = total + (p * d).reshape(len(d), -1).sum(-1)
+        return 0.5 * total
 
     def _refuse(self, part: Part, wrong: Tensor) -> None:
         """Refuse a datum without which there is no posterior."""
