@@ -227,7 +227,9 @@ def reject_unknown(model: Callable[..., Any], method: str, kwargs: Mapping[str, 
 
 
 def fitted_call(
-    last: tuple[tuple[Any, ...], dict[str, Any]] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    last: tuple[tuple[Any, ...], dict[str, Any]] | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The model's arguments as given, or those of the last ``fit`` where none are.
 

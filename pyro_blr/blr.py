@@ -351,7 +351,12 @@ class BLR(Engine):
         return Influence(self, self._objective(args, kwargs), site, plate)
 
     def without(
-        self, index: Any, *args: Any, site: str | None = None, plate: str | None = None, **kwargs: Any
+        self,
+        index: Any,
+        *args: Any,
+        site: str | None = None,
+        plate: str | None = None,
+        **kwargs: Any,
     ) -> Reweighted:
         """The posterior without some data, exact where no message depends on q, else at first
         order: :meth:`Influence.without`.

@@ -89,10 +89,14 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("factor_times", "isolation", "loop", "objective"),
         *("stopwatch", "trace_report", "watch"),
     ),
+    "influence": (
+        *("errors", "_compat", "families", "lifting", "energy", "estimators", "guides", "steps"),
+        *("objective", "fit", "state", "engine"),
+    ),
     "blr": (
         *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
         *("arguments", "guide_parameters", "info", "model_parameters", "sampling", "skips"),
-        *("fit", "loop", "engine", "diagnosis", "picture"),
+        *("fit", "loop", "engine", "diagnosis", "picture", "influence"),
         *("profiling", "trace_report"),
     ),
     "draws": ("errors", "_compat", "families", "energy", "guides", "rules", "fit", "blr"),
@@ -128,6 +132,7 @@ PYRO = {
         "energy.hidden_markov",
         "energy.log_einsum",
         "energy.trace",
+        "influence.weighting",
         "latent.conjugation",
         "latent.evidence_metric",
         "latent.peeling",
