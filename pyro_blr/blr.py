@@ -18,6 +18,7 @@ from .arguments import (
     check_limits,
     check_rule,
     discrete_of,
+    hold_discrete,
     draws_of,
     plain_number,
     reject_reserved,
@@ -153,6 +154,8 @@ class BLR(Engine):
         self.discrete, nesting = discrete_of(discrete, loss)
         self.model = model
         self.guide: Any = guide
+        if self.discrete == "factorised":
+            hold_discrete(guide)
         self.optim = Adam({"lr": 0.01}) if optim is None else optim
         if isinstance(guide, NaturalGuide):
             guide.give_model(model)

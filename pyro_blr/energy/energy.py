@@ -30,6 +30,7 @@ from .points import packed
 from .sampled import HELD_NUMBERS, SampledFactor, estimate
 from .trace import Traced
 from .value import Value
+from .weighted import WeightedFactor, no_expectation
 
 Naturals = Mapping[Block, Natural]
 
@@ -174,6 +175,8 @@ class Energy:
             if not host.truth(_are_finite((*scalars.means, *scalars.variances))):
                 raise non_finite(refused.name)
         factor = self.factors[place]
+        if isinstance(factor, WeightedFactor):
+            raise no_expectation(factor.name, factor.summed.node, refused.refusal)
         if isinstance(factor, EliminatedFactor):
             self.factors[place] = factor.at_draws(f"{refused.refusal}; {refused.reason}")
         else:
@@ -298,6 +301,8 @@ def _quadratures(factor: Factor) -> list[QuadratureFactor]:
     """The quadratures that a factor is made of."""
     if isinstance(factor, EliminatedFactor):
         return [p.factor for p in factor.parts if isinstance(p, QuadraturePart)]
+    if isinstance(factor, WeightedFactor):
+        return [factor.part.factor]
     return [factor] if isinstance(factor, QuadratureFactor) else []
 
 

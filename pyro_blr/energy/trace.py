@@ -21,6 +21,7 @@ from torch import Tensor
 from .. import errors
 from .._compat import constraint_of
 from ..lifting.distribution import coerce
+from ..lifting.enumerated import over_values
 from ..lifting.tensor import LiftedTensor, last_refusal
 from ..lifting.transforms import forward, log_jacobian, sum_rightmost
 from ..lifting.wrappers import log_density, pulled_back
@@ -213,6 +214,7 @@ class LiftMessenger(Messenger):
         if msg["infer"].get("_deterministic"):
             return
         fn, value, mask = msg["fn"], msg["value"], msg["mask"]
+        by_latent, mask = (mask, None) if isinstance(mask, LiftedTensor) else (None, mask)
         own = (self.plates.by_plate.get(f.name) for f in msg["cond_indep_stack"])
         self.traced.is_subsampled |= any(s is not None and s.is_a_part for s in own)
         check_arguments(msg["name"], fn)
@@ -223,6 +225,10 @@ class LiftMessenger(Messenger):
             log_prob = log_density(fn, value)
         else:
             log_prob = _variable_log_density(self.latents[msg["name"]], fn, variable, value)
+        if isinstance(by_latent, LiftedTensor):
+            log_prob = torch.where(by_latent, log_prob, torch.zeros(()))
+        if isinstance(log_prob, LiftedTensor):
+            log_prob = over_values(log_prob)
         dims = dims_of(msg)
         if dims.choices:
             log_prob = _over_choices(log_prob, (mask, msg["scale"]), dims)

@@ -51,6 +51,11 @@ class LogDensity:
             return fn.log_prob(given[0])  # type: ignore[no-any-return]
 
 
+def density_dtype(like: Tensor) -> torch.dtype:
+    """The dtype of a log density by a tensor that it is computed from, which may be a class."""
+    return like.dtype if like.dtype.is_floating_point else torch.get_default_dtype()
+
+
 @contextmanager
 def unchecked() -> Iterator[None]:
     """Leave out the checks of values: nodes and draws are q's own, and a check waits for them."""

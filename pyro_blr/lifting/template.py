@@ -165,7 +165,15 @@ def _run_on_meta(
         return [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in kinds]
 
     try:
-        return template.filled(empty(lifted), empty(given))
+        operands: list[Any] = list(empty(lifted))
+        if getattr(template.function, "__name__", "") == "__getitem__":
+            # torch reads an index without dims; a class among them picks as any number does.
+            whole = (torch.long, torch.int, torch.short, torch.uint8)
+            operands = [
+                0 if not shape and dtype in whole else t
+                for t, (shape, dtype) in zip(operands, lifted, strict=True)
+            ]
+        return template.filled(operands, empty(given))
     except RuntimeError as error:
         if "meta tensor" not in str(error):
             raise
