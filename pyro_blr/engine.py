@@ -29,7 +29,7 @@ from .lifting.points import PointBlock
 from .objective import EnergyObjective
 from .random_state import same_random_state
 from .rules import Rule, choose
-from .seeding import seeded
+from .seeding import seeded, seeded_in_q
 from .state import Resumable
 from .steps.cone import TRUST, Safety, residual
 from .steps.local import settle
@@ -255,8 +255,9 @@ class Engine(Resumable):
     ) -> dict[Block, Natural]:
         """Where steps start: elsewhere only if discrete latents cannot tell latents apart."""
         energy = objective.energy
+        naturals = seeded_in_q(objective, naturals)
         if not energy.traced.has_choices:
-            return dict(naturals)
+            return naturals
         if self.discrete == "marginal":
             layout = self.view.layout
             energy = self._builder.build(

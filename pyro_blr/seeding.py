@@ -8,13 +8,20 @@ a saddle, on which coordinate steps stay for ever. So the assignments are drawn 
 one row for each component (as k-means does, Forgy 1965), and where rows have latents of their own
 or follow each other (topic models, chains) random ones for all rows. Some sweeps later the best of
 a few is taken.
+
+Of discrete latents that q itself holds (a factorised q) random values for all elements are drawn,
+and are then kept decided for a while: soft ones would say so little that the other latents learnt
+nothing of them, and q fell back to the saddle.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .energy.eliminated import EliminatedFactor, Held, Part, summed
 from .families import Natural
@@ -39,6 +46,10 @@ MOST_ELEMENTS = 2**23
 
 #: Standard deviation of the log-odds of random assignments: they are nearly hard.
 DECIDED = 10.0
+
+
+#: Sweeps with decided values of discrete latents that q holds, before q may be of two minds.
+DECIDED_SWEEPS = 12
 
 
 def is_blind(factor: EliminatedFactor, moments: Mapping[Block, Moments]) -> bool:
@@ -98,6 +109,77 @@ def _from_assignments(
     for _ in range(SWEEPS):
         current = _sweep(objective, current)
     return current
+
+
+def seeded_in_q(
+    objective: EnergyObjective, naturals: Mapping[Block, Natural]
+) -> dict[Block, Natural]:
+    """The best of some starts from random values of the discrete latents that q holds; natural
+    parameters as they are where the data tell its elements apart, or none is better.
+    """
+    start = dict(naturals)
+    held = [b for b in objective.blocks if b.sites[0].is_discrete and b.batch_shape]
+    if not held or not all(_tells_nothing(objective, start, b) for b in held):
+        return start
+    best, highest = start, objective.value(start).elbo
+    elements = max(objective.energy.numel, max(prod(b.batch_shape) for b in held))
+    for _ in range(max(1, min(STARTS, MOST_ELEMENTS // elements))):
+        found = _from_decided(objective, start, held)
+        elbo = objective.value(found).elbo
+        if elbo > highest:
+            best, highest = found, elbo
+    return best
+
+
+def _tells_nothing(
+    objective: EnergyObjective, naturals: Mapping[Block, Natural], block: Block
+) -> bool:
+    """Whether all elements of a discrete block have the same message."""
+    (message,) = objective.messages(naturals, block)[block]
+    rows = message.reshape(-1, message.shape[-1])
+    far = (rows - rows[:1]).abs().max() if rows.numel() else rows.sum()
+    return len(rows) > 1 and bool(far <= BLIND * (1.0 + rows.abs().max()))
+
+
+class _Others:
+    """An objective of which some blocks do not move."""
+
+    def __init__(self, objective: EnergyObjective, held: Sequence[Block]) -> None:
+        self._objective = objective
+        self.blocks = tuple(b for b in objective.blocks if b not in held)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+
+def _from_decided(
+    objective: EnergyObjective, start: Mapping[Block, Natural], held: Sequence[Block]
+) -> dict[Block, Natural]:
+    current = dict(start)
+    others: Any = _Others(objective, held)
+    for block in held:
+        current[block] = (DECIDED * torch.randn_like(current[block][0]),)
+    for _ in range(DECIDED_SWEEPS):
+        current = _sweep(others, current) if others.blocks else current
+        for block in held:
+            current[block] = _decided(objective.messages(current, block)[block])
+    for _ in range(SWEEPS):
+        current = _sweep(objective, current)
+    return current
+
+
+def _decided(message: Natural) -> Natural:
+    """A message as nearly hard values, of which each is taken by its share of the elements.
+
+    Log-odds are measured from their mean over the elements, so that no value takes all of them.
+    """
+    odds = pad(message[0], (0, 1))
+    odds = odds - odds.mean(-1, keepdim=True)
+    rows = max(range(odds.dim() - 1), key=lambda d: odds.shape[d])
+    odds = odds - odds.mean(rows, keepdim=True)
+    spread = odds.square().mean().sqrt()
+    odds = odds * torch.where(spread > 0, DECIDED / spread, 0.0)
+    return (odds[..., :-1] - odds[..., -1:],)
 
 
 def _sweep(objective: EnergyObjective, current: dict[Block, Natural]) -> dict[Block, Natural]:

@@ -125,6 +125,11 @@ class Energy:
         self.work.gradients += 1 if draws is None else draws.count * (1 + columns)
 
     @property
+    def numel(self) -> int:
+        """The elements of the largest log density."""
+        return max(math.prod(getattr(s.log_prob, "shape", ())) for s in self.traced.sites)
+
+    @property
     def is_subsampled(self) -> bool:
         """Whether some factor is scaled up from a part of its plate."""
         return self.traced.is_subsampled
