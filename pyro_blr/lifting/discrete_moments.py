@@ -14,6 +14,21 @@ from .moments import Moments
 from .statistics import IS, Statistic
 
 
+def probabilities(odds: Tensor) -> Tensor:
+    """The softmax of log-odds, with derivatives that keep their digits. # shape: (*batch, K)
+
+    The derivatives of a class with p near 1 are of the size 1 - p, as those of the others. torch's
+    own are differences of numbers of the size 1; here ``p_k = 1 / (1 + sum_l exp(x_l - x_k))``.
+    """
+    if not odds.requires_grad:
+        return odds.softmax(-1)
+    count = odds.shape[-1]
+    own = torch.eye(count, dtype=torch.bool, device=odds.device)
+    gaps = odds.unsqueeze(-2) - odds.unsqueeze(-1)
+    others = torch.where(own, -torch.inf, gaps).logsumexp(-1) if count > 1 else odds - torch.inf
+    return (-others).sigmoid()
+
+
 class DiscreteMoments(Moments):
     """Leaves: the probabilities of all K values. # shape: (*batch, K)
 
@@ -23,7 +38,7 @@ class DiscreteMoments(Moments):
     """
 
     def _coordinates(self, natural: Natural) -> tuple[Tensor, ...]:
-        return (all_log_odds(natural).softmax(-1),)
+        return (probabilities(all_log_odds(natural)),)
 
     def _statistic(self, which: Statistic) -> Tensor:
         assert which == IS
