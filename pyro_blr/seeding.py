@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import one_hot, pad
 
 from .energy.eliminated import EliminatedFactor, Held, Part, summed
 from .families import Natural
@@ -123,12 +123,34 @@ def seeded_in_q(
         return start
     best, highest = start, objective.value(start).elbo
     elements = max(objective.energy.numel, max(prod(b.batch_shape) for b in held))
-    for _ in range(max(1, min(STARTS, MOST_ELEMENTS // elements))):
-        found = _from_decided(objective, start, held)
+    count = max(1, min(STARTS, MOST_ELEMENTS // elements))
+    for number in range(2 * count):
+        drawn = {b: DECIDED * torch.randn_like(start[b][0]) for b in held}
+        if number >= count:
+            divisible = [b for b in held if len(b.sites[0].levels) > 2]
+            if not divisible:
+                break
+            drawn = {b: best[b][0] for b in held}
+            block = divisible[number % len(divisible)]
+            drawn[block] = _merged_and_split(drawn[block])
+        found = _from_decided(objective, {**start, **{b: (d,) for b, d in drawn.items()}}, held)
         elbo = objective.value(found).elbo
         if elbo > highest:
             best, highest = found, elbo
     return best
+
+
+def _merged_and_split(odds: Tensor) -> Tensor:
+    """Values decided anew: all elements with one get another, and half of those with a third one
+    get the first. What random starts miss most is that two groups share a value.
+    """
+    free = odds.shape[-1]
+    values = pad(odds, (0, 1)).argmax(-1)
+    gone, other, divided = torch.randperm(free + 1, device=odds.device)[:3]
+    half = torch.rand(values.shape, device=odds.device) < 0.5
+    new = torch.where(values == gone, other, values)
+    new = torch.where((values == divided) & half, gone, new)
+    return _at(new, pad(odds, (0, 1)))
 
 
 def _tells_nothing(
@@ -157,8 +179,6 @@ def _from_decided(
 ) -> dict[Block, Natural]:
     current = dict(start)
     others: Any = _Others(objective, held)
-    for block in held:
-        current[block] = (DECIDED * torch.randn_like(current[block][0]),)
     for _ in range(DECIDED_SWEEPS):
         current = _sweep(others, current) if others.blocks else current
         for block in held:
@@ -177,9 +197,16 @@ def _decided(message: Natural) -> Natural:
     odds = odds - odds.mean(-1, keepdim=True)
     rows = max(range(odds.dim() - 1), key=lambda d: odds.shape[d])
     odds = odds - odds.mean(rows, keepdim=True)
-    spread = odds.square().mean().sqrt()
-    odds = odds * torch.where(spread > 0, DECIDED / spread, 0.0)
-    return (odds[..., :-1] - odds[..., -1:],)
+    return (_at(odds.argmax(-1), odds),)
+
+
+def _at(values: Tensor, odds: Tensor) -> Tensor:
+    """Log-odds that are decided for some values.
+
+    :param odds: of all values. # shape: (*batch, K)
+    """
+    decided = DECIDED * one_hot(values, odds.shape[-1]).to(odds.dtype)
+    return decided[..., :-1] - decided[..., -1:]
 
 
 def _sweep(objective: EnergyObjective, current: dict[Block, Natural]) -> dict[Block, Natural]:
