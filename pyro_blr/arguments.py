@@ -195,7 +195,8 @@ def hold_discrete(guide: Any) -> None:
     if not isinstance(guide, AutoNatural):
         raise errors.ArgumentError(
             'discrete="factorised" needs a guide that holds discrete latents, and '
-            f"{getattr(guide, '__name__', type(guide).__name__)} does not. Mend: AutoNatural(model)."
+            f"{getattr(guide, '__name__', type(guide).__name__)} does not. Mend: take "
+            "AutoNatural(model)."
         )
     if guide.is_set_up and not guide.holds_discrete:
         raise errors.ArgumentError(

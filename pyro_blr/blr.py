@@ -18,8 +18,8 @@ from .arguments import (
     check_limits,
     check_rule,
     discrete_of,
-    hold_discrete,
     draws_of,
+    hold_discrete,
     plain_number,
     reject_reserved,
     reject_unknown,
@@ -118,7 +118,9 @@ class BLR(Engine):
         the curvature of the network); else Hessian-vector products, or Stein's form where events
         have more than 64 elements or there are kinks. ``"gauss_newton"``, ``"hessian"`` or
         ``"stein"``: that one wherever it can be. :meth:`explain` names the one of each factor.
-    :param discrete: how discrete latents, which no guide holds, are summed out. ``"mean_field"``
+    :param discrete: what becomes of discrete latents. ``"factorised"``: the guide holds them as
+        all others, ``q(z) = prod q(z_n)``, for models whose joint sum is too large (block models,
+        Ising models). Else no guide holds them, and they are summed out. ``"mean_field"``
         (the default): expected log factors are summed, which is the bound of variational Bayes EM,
         deterministic where the factors are. ``"marginal"`` (the default under
         ``loss=TraceEnum_ELBO()``): the sum is inside the expectation, at draws of q; its bound is
@@ -285,14 +287,14 @@ class BLR(Engine):
 
     @_call_of_model
     def discrete_marginals(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The posterior of each discrete latent that was summed out, as a Pyro distribution.
+        """The posterior of each discrete latent, as a Pyro distribution.
 
         By site, along its plates: ``blr.discrete_marginals(x)["z"].probs`` is the probability of
         each value in each row, ``.mode`` the most probable one. The states of a
         ``dist.DiscreteHMM`` observed at ``"x"`` are ``"x.states"``, along time. Under
-        ``"mean_field"`` it is q(z) at its optimum, under ``"marginal"`` the mean over draws of q of
-        the posterior at each. Assignments that belong together are drawn by Pyro's
-        ``infer_discrete`` with the fitted guide.
+        ``"mean_field"`` it is q(z) at its optimum, under ``"factorised"`` the guide's own, under
+        ``"marginal"`` the mean over draws of q of the posterior at each. Assignments that belong
+        together are drawn by Pyro's ``infer_discrete`` with the fitted guide.
 
         :raises GuideError: for a guide that is known by its draws alone, or a point mass.
         """
@@ -303,7 +305,9 @@ class BLR(Engine):
             )
         objective = self._objective(args, kwargs)
         moments = objective.energy.moments(detached(self.view.naturals()))
-        return discrete_marginals(objective.energy, moments, objective.draws)
+        summed_out = discrete_marginals(objective.energy, moments, objective.draws)
+        held = [n for n, latent in self.view.latents.items() if latent.site.is_discrete]
+        return {**summed_out, **{n: self.guide.marginal(n) for n in held}}
 
     def average(self) -> None:
         """Write the average of the last half of the noisy steps to the guide.

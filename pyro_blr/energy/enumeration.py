@@ -190,5 +190,6 @@ def check_memory(name: str, shape: tuple[int, ...], dims: Dims, device: Any) -> 
         f"discrete latents: the shape {tuple(shape)}, {needed / 1e9:.3g} GB, and {free / 1e9:.3g} "
         "GB are free. Mend: if these latents come from a Python loop over a plate, vectorise it, "
         "`with pyro.plate(...)`, so that each element is summed out alone; if each depends on the "
-        "one before, loop over pyro.markov(...)."
+        "one before, loop over pyro.markov(...); if all depend on all, give each its own "
+        'probabilities, BLR(..., discrete="factorised").'
     )

@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 from ..lifting.mends import mend_of
 from .curvature import named
@@ -122,7 +123,17 @@ def explain(
     """The explanation of an energy whose quadrature rules were chosen."""
     rows = [row for factor in energy.factors for row in _rows(energy, factor)]
     blocks = tuple(tuple(s.name for s in b.sites) for b in energy.blocks)
-    return Explanation(tuple(rows), blocks, notes, parameters)
+    return Explanation(tuple(rows), blocks, (*notes, *_factorised(energy)), parameters)
+
+
+def _factorised(energy: Energy) -> list[str]:
+    """What q assumes of the discrete latents that it holds."""
+    return [
+        f"{block.name} is discrete and factorised in q: {prod(block.batch_shape)} independent "
+        f'elements of {len(block.sites[0].levels)} values (discrete="factorised")'
+        for block in energy.blocks
+        if block.sites[0].is_discrete
+    ]
 
 
 def _rows(energy: Energy, factor: Factor) -> list[FactorExplanation]:

@@ -345,6 +345,17 @@ def branch_on_discrete() -> errors.ControlFlowError:
     )
 
 
+def position_of_discrete(error: IndexError) -> errors.DiscreteLatentError:
+    """The error for an index that fails in a model whose discrete latents are summed out."""
+    return errors.DiscreteLatentError(
+        f"an index is out of bounds ({error}) in a model with discrete latents. While they are "
+        "summed out a latent `z` has one element that stands for all of its plate, so that "
+        "`z[src]` picks nothing. Mend: if elements of it meet each other (the pairs of a block "
+        'model), BLR(..., discrete="factorised"); else put what depends on it into its own plate; '
+        "else correct the index."
+    )
+
+
 @contextmanager
 def without_validation() -> Iterator[None]:
     """Lifted values cannot be checked one by one; what is constant is, by ``domains``."""
@@ -386,6 +397,8 @@ def trace_model(
                 raise refusal from error
             if nesting is not None and "Boolean value of Tensor" in str(error):
                 raise branch_on_discrete() from error
+            if nesting is not None and isinstance(error, IndexError):
+                raise position_of_discrete(error) from error
             raise
     unseen = sorted(set(latents) - messenger.traced.seen)
     if unseen:

@@ -1,9 +1,9 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Factors of discrete latents that q holds, where the log density at given values has a quadrature.
+"""Factors of discrete latents that q holds, by quadrature at each of their values.
 
-    E_q[log p] = sum_k q(z_1 = k_1) ... q(z_m = k_m) E[log p(k_1, ..., k_m)]
+The expectation is ``sum_k q(z_1 = k_1) ... q(z_m = k_m) E[log p(k_1, ..., k_m)]``.
 """
 
 from dataclasses import dataclass
@@ -55,11 +55,10 @@ def no_expectation(site: str, node: LiftedTensor, reason: str) -> errors.Discret
     names = ", ".join(repr(s.name) for s in node.sites if s.is_discrete)
     mend = mend_of(reason)
     return errors.DiscreteLatentError(
-        f"the log density of site {site!r} has no deterministic expectation under a factorised q of "
-        f"{names}: {reason.rstrip('.')}. Draws say nothing of the gradient in the probabilities of "
+        f"the log density of site {site!r} has no deterministic expectation under a factorised q "
+        f"of {names}: {reason.rstrip('.')}. Draws say nothing of the gradient in the probabilities of "
         "a discrete latent. Mend: let each element depend on a few elements of a discrete latent, "
         "by operations that broadcast (`B[z[src], z[dst]]`), and given these be exact or by "
         'quadrature; or leave out discrete="factorised", so that they are summed out.'
         + (f" A spelling that is: {mend}." if mend else "")
     )
-

@@ -17,7 +17,6 @@ from pyro_blr.families.base import ExponentialFamily, MeanParams, Natural
 from pyro_blr.families.odds import class_log_odds
 from pyro_blr.families.registry import register_family, unwrap
 
-
 #: Classes with a smaller probability have no part in a preconditioner: the Fisher information of
 #: their log-odds is of this size, and covectors that come of differentiation have no digits there.
 LEAST = 1e-8

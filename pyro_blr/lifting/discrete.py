@@ -34,9 +34,7 @@ class _Partial:
     seen: tuple[tuple[int, Atom], ...]
     left: tuple[tuple[int, Atom], ...]
 
-    def times(
-        self, number: float, tables: tuple[Constant, ...], renaming: Renaming
-    ) -> "_Partial":
+    def times(self, number: float, tables: tuple[Constant, ...], renaming: Renaming) -> "_Partial":
         """The product with more factors, and axes replaced in all of it."""
         rest = self.rest.renamed(renaming).times(Term(number, tables, ()))
         seen, left = (
@@ -109,9 +107,7 @@ def _may_meet(first: Atom, second: Atom) -> bool:
     return first.site is second.site and not _never_same(mine, theirs)
 
 
-def _next(
-    partial: _Partial, meet: set[tuple[int, int]], out: tuple[Axis, ...]
-) -> list[_Partial]:
+def _next(partial: _Partial, meet: set[tuple[int, int]], out: tuple[Axis, ...]) -> list[_Partial]:
     """The first element that is left is another one, or coincides with one that was seen.
 
     Those seen are different, so that at most one of them is the same, and "none is" is
@@ -132,7 +128,7 @@ def _never_same(first: tuple[Address, ...], second: tuple[Address, ...]) -> bool
     for x, y in zip(first, second, strict=True):
         axes = all_axes((x, y))
         fixed = _is_table(x) or _is_table(y)
-        if not fixed or set(_axes(x)).isdisjoint(_axes(y)) and len(axes) > 1:
+        if not fixed or (set(_axes(x)).isdisjoint(_axes(y)) and len(axes) > 1):
             continue
         device = device_of((x, y))
         tables = tuple(grid(a, axes, device) for a in (x, y))

@@ -28,10 +28,9 @@ from torch import Tensor
 
 from . import constants, host
 from .axes import Address, Axis, Gather, all_axes, same_address
-from .elementwise import LINEAR_TAIL, name_of
 from .memory import BYTES, available_bytes
 from .polynomial import Polynomial, key_of, polynomial
-from .recorded import LogDensity, realised
+from .recorded import LogDensity, density_dtype, doubled, realised
 from .tensor import Call, LiftedTensor, lifted_in, program, replay, taken_apart
 from .terms import Atom, Constant, LatentSite, NotPolynomial, Term
 from .values import value_at
@@ -113,16 +112,33 @@ def over_values(node: LiftedTensor) -> LiftedTensor:
     """
     if not any(s.is_discrete for s in node.sites) or is_expected(node.poly):
         return node
-    reason = ""
-    density: LiftedTensor | None = node
-    while density is not None:
-        try:
-            found = _enumeration(density)
-            return _with_sum(node, density, found)
-        except (_Refused, NotPolynomial) as error:
-            reason = reason or str(error)
-        density = _inside(density)
-    return _copy(node, None, reason)
+    try:
+        found = _enumeration(node)
+    except _Refused as error:
+        return _by_inputs(node, str(error))
+    try:
+        poly = found.summed()
+        _check(node, poly)
+    except NotPolynomial as error:
+        result = _copy(node, None, str(error))
+        result.enumeration = found
+        return result
+    except _Refused as error:
+        return _by_inputs(node, str(error))
+    return _copy(node, poly, "")
+
+
+def _by_inputs(node: LiftedTensor, reason: str) -> LiftedTensor:
+    """A log density whose own inputs are sums over values: it may itself be a sum of them."""
+    call = node.call
+    if call is None or isinstance(call.function, LogDensity):
+        return _copy(node, None, reason)
+    summed = {id(n): over_values(n) for n in call.inputs}
+    if any(not is_expected(n.poly) for n in summed.values()):
+        return _copy(node, None, reason)
+    outer = _run(node, summed)
+    known = isinstance(outer, LiftedTensor) and is_expected(outer.poly)
+    return _copy(node, outer.poly if known else None, "" if known else reason)
 
 
 def is_expected(poly: Polynomial | None) -> bool:
@@ -135,33 +151,9 @@ def is_expected(poly: Polynomial | None) -> bool:
     )
 
 
-def _inside(node: LiftedTensor) -> LiftedTensor | None:
-    """What a sum over dims, or a move of them, was taken of."""
-    is_tail = node.call is not None and name_of(node) in LINEAR_TAIL and len(node.call.inputs) == 1
-    return node.call.inputs[0] if is_tail and node.call is not None else None
-
-
-def _with_sum(node: LiftedTensor, density: LiftedTensor, found: Enumeration) -> LiftedTensor:
-    try:
-        poly = found.summed()
-    except NotPolynomial as error:
-        if node is not density:
-            raise
-        result = _copy(node, None, str(error))
-        result.enumeration = found
-        return result
-    _check(density, poly)
-    summed = _copy(density, poly, "")
-    if node is density:
-        return summed
-    (outer,) = replay([node], {id(density): summed})
-    if outer.poly is None:
-        raise NotPolynomial(outer.reason)
-    return _copy(node, outer.poly, "")
-
-
 def _copy(node: LiftedTensor, poly: Polynomial | None, reason: str) -> LiftedTensor:
-    shape, dtype = node.kind
+    shape, _ = node.kind
+    dtype = density_dtype(node)
     own = {"site": node.site, "call": node.call, "output": node.output, "reason": reason}
     return LiftedTensor(shape, dtype, node.device, poly=poly, **own)  # type: ignore[arg-type]
 
@@ -176,7 +168,9 @@ def _enumeration(density: LiftedTensor) -> Enumeration:
     try:
         value = _run(density, given)
     except Exception as error:  # the program's own, at dims that it does not expect
-        raise _Refused(f"{_named(elements)} by a program that does not broadcast: {error}") from None
+        raise _Refused(
+            f"{_named(elements)} by a program that does not broadcast: {error}"
+        ) from None
     sizes = tuple(e.count for e in elements)
     full = (*sizes, *density.shape)
     if not _fits(tuple(value.shape), full):
@@ -266,9 +260,7 @@ def _alignment(
     return None
 
 
-def _at_values(
-    poly: Polynomial, pad: int, node: LiftedTensor, elements: list[Element]
-) -> Any:
+def _at_values(poly: Polynomial, pad: int, node: LiftedTensor, elements: list[Element]) -> Any:
     """A node at every joint value of its discrete elements: lifted if other latents occur."""
     terms = tuple(_term_at_values(t, elements) for t in poly.terms)
     present = {a for t in terms for a in t.axes}
@@ -367,9 +359,10 @@ def _run(density: LiftedTensor, given: Mapping[int, Any]) -> Any:
 def _called(function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
     if not isinstance(function, LogDensity):
         return function(*args, **kwargs)
-    value, *parts = args
+    wide = any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in args)
+    value, *parts = (doubled(a) if wide else a for a in args)
     values = {id(t): v for t, v in zip(function.lifted, parts, strict=True)}
-    return log_density(realised(function.fn, values), value)
+    return log_density(realised(function.fn, values, wide=wide), value)
 
 
 def _check(density: LiftedTensor, poly: Polynomial) -> None:

@@ -53,8 +53,8 @@ class Atom:
     """One statistic of the elements of a latent: ``z ** power``, or a logarithm.
 
     :param kind: ``"power"``, ``"log"``, ``"log1m"``, which is log(1 - z), ``"logdet"`` of a
-        matrix, which is addressed by the batch dims alone, or ``"is"`` of a discrete latent: 1 where
-        it has a value, by the batch dims and the value's place in the list.
+        matrix, which is addressed by the batch dims alone, or ``"is"`` of a discrete latent: 1
+        where it has a value, by the batch dims and the value's place in the list.
     :param where: the addresses of the latent's dims.
     """
 

@@ -121,7 +121,9 @@ class Curvature:
     def precondition(self, vector: Vector) -> Vector:
         """F^-1 vector, where F is above rounding."""
         by_block = self.split(vector)
-        solved = {b: b.family.near_inverse_fisher(self.naturals[b], by_block[b]) for b in self.blocks}
+        solved = {
+            b: b.family.near_inverse_fisher(self.naturals[b], by_block[b]) for b in self.blocks
+        }
         return [t for b in self.blocks for t in solved[b]]
 
     def split(self, vector: Vector) -> dict[Block, Natural]:
