@@ -56,8 +56,8 @@ def no_expectation(site: str, node: LiftedTensor, reason: str) -> errors.Discret
     mend = mend_of(reason)
     return errors.DiscreteLatentError(
         f"the log density of site {site!r} has no deterministic expectation under a factorised q "
-        f"of {names}: {reason.rstrip('.')}. Draws say nothing of the gradient in the probabilities of "
-        "a discrete latent. Mend: let each element depend on a few elements of a discrete latent, "
+        f"of {names}: {reason.rstrip('.')}. Draws say nothing of the gradient in the probabilities "
+        "of a discrete latent. Mend: let each element depend on few elements of discrete latents, "
         "by operations that broadcast (`B[z[src], z[dst]]`), and given these be exact or by "
         'quadrature; or leave out discrete="factorised", so that they are summed out.'
         + (f" A spelling that is: {mend}." if mend else "")

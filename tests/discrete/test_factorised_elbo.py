@@ -13,9 +13,8 @@ from torch import Tensor
 
 from pyro_blr import BLR, errors
 from pyro_blr.guides import AutoNatural
-
-from .brute_force import entropy, expected_log_joint
-from .factorised_models import EDGES, MODELS, WEIGHTS, N, over_edges, switches
+from tests.discrete.brute_force import entropy, expected_log_joint
+from tests.discrete.factorised_models import EDGES, MODELS, WEIGHTS, N, over_edges, switches
 
 
 def random_q(guide: AutoNatural) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
