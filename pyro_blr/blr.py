@@ -178,9 +178,9 @@ class BLR(Engine):
         self.num_steps = 0
         self.info = Info()
         self.on_sampled = on_sampled
-        self._builder = EnergyBuilder(
-            model, on_sampled, self.temperature, estimator, self.discrete, nesting
-        )
+        # What q does not hold of discrete states (those of a DiscreteHMM) is summed out.
+        how = "mean_field" if self.discrete == "factorised" else self.discrete
+        self._builder = EnergyBuilder(model, on_sampled, self.temperature, estimator, how, nesting)
         self.parameters = ModelParameters(params, self.optim)
         self.view = guide if isinstance(guide, NaturalGuide) else None
         self.rule = None

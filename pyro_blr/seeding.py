@@ -156,10 +156,15 @@ def _merged_and_split(odds: Tensor) -> Tensor:
 def _tells_nothing(
     objective: EnergyObjective, naturals: Mapping[Block, Natural], block: Block
 ) -> bool:
-    """Whether all elements of a discrete block have the same message."""
-    (message,) = objective.messages(naturals, block)[block]
-    rows = message.reshape(-1, message.shape[-1])
-    far = (rows - rows[:1]).abs().max() if rows.numel() else rows.sum()
+    """Whether all elements of a discrete block are alike in q, and have the same message."""
+    return _are_alike(naturals[block]) and _are_alike(objective.messages(naturals, block)[block])
+
+
+def _are_alike(natural: Natural) -> bool:
+    if not natural[0].numel():
+        return False
+    rows = natural[0].reshape(-1, natural[0].shape[-1])
+    far = (rows - rows[:1]).abs().max()
     return len(rows) > 1 and bool(far <= BLIND * (1.0 + rows.abs().max()))
 
 

@@ -79,6 +79,11 @@ def _candidates(name: str, site: Any, named: Any) -> Iterator[Latent]:
     """The laws to try for a latent, the last one of which always serves."""
     support = site["fn"].support
     if is_discrete(site["fn"]):
+        if named is not None and not isinstance(_family(name, named), Categorical):
+            raise errors.ArgumentError(
+                f"families[{name!r}] is {named!r}, and the site is discrete: under a factorised q "
+                "it has a probability for each of its values. Mend: leave it out."
+            )
         yield discrete_latent(name, site)
         return
     _refuse_hidden_bounds(name, site["fn"])

@@ -103,7 +103,11 @@ def _prior_odds(latent: Latent, prior: Any) -> Natural:
     density = prior.log_prob(values).detach().double().movedim(0, -1)
     odds = density[..., :-1] - density[..., -1:]
     odds = torch.where(odds.isfinite(), odds, 0.0)
-    return (odds.expand(*latent.block().batch_shape, odds.shape[-1]).clone(),)
+    shape = (*latent.block().batch_shape, odds.shape[-1])
+    try:
+        return (odds.expand(shape).clone(),)
+    except RuntimeError:  # the rows of a subsample have priors of their own
+        return (torch.zeros(shape, dtype=odds.dtype, device=odds.device),)
 
 
 def first_block(latent: Latent) -> Block:

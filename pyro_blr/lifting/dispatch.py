@@ -269,8 +269,9 @@ def _wrap_polynomials(call: Call, name: str, result: Any, expected: Any) -> Any:
     if [p.shape for p in polynomials] != [shape for shape, _ in kinds]:
         raise NotPolynomial(f"`{name}` with these arguments")
     counts = all(_is_integer(t.dtype) for t in call.inputs)
-    for _, dtype in kinds:
-        if not dtype.is_floating_point and not (counts and _is_integer(dtype)):
+    for own, (_, dtype) in zip(polynomials, kinds, strict=True):
+        is_count = _is_integer(dtype) and (counts or own.is_integral)
+        if not dtype.is_floating_point and not is_count:
             raise NotPolynomial(f"`{name}` to {dtype}")
     wrapped = [
         LiftedTensor(p.shape, dtype, device, poly=p, call=call, output=i)

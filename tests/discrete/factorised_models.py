@@ -152,6 +152,9 @@ MODELS: dict[str, Model] = {
     "pairs": over_edges(lambda z: dist.Bernoulli(PROBS[z[SRC], z[DST]]), SEEN),
     "ellipsis": over_edges(lambda z: dist.Bernoulli(PROBS[z[..., SRC], z[..., DST]]), SEEN),
     "vindex": over_edges(lambda z: dist.Bernoulli(Vindex(PROBS)[z[SRC], z[DST]]), SEEN),
+    "vindex, ellipsis": over_edges(
+        lambda z: dist.Bernoulli(Vindex(PROBS)[..., z[..., SRC], z[..., DST]]), SEEN
+    ),
     "undirected": over_edges(
         lambda z: dist.Bernoulli(PROBS.reshape(-1)[PAIRS[z[SRC], z[DST]]]), SEEN
     ),

@@ -13,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Predictive
+from pyro.ops.indexing import Vindex
 from torch import Tensor
 
 from pyro_blr import BLR
@@ -37,8 +38,9 @@ def block_model(adjacency: Tensor, blocks: int) -> None:
     b = pyro.sample("B", dist.Beta(one, one).to_event(2))
     with pyro.plate("nodes", nodes):
         z = pyro.sample("z", dist.Categorical(share))
+    chance = Vindex(b)[..., z[..., src], z[..., dst]]  # with dims of draws in front, in Predictive
     with pyro.plate("edges", len(src)):
-        pyro.sample("edge", dist.Bernoulli(b[z[src], z[dst]]), obs=adjacency[src, dst])
+        pyro.sample("edge", dist.Bernoulli(chance), obs=adjacency[src, dst])
 
 
 def fitted(adjacency: Tensor, blocks: int) -> tuple[BLR, AutoNatural]:

@@ -238,7 +238,10 @@ def _is(condition: Tensor, side: bool) -> Tensor:
     return (condition == side).double()
 
 
-@operation("clone", "contiguous", "double", "float", "half", "bfloat16", "to", "type", "type_as")
+@operation(
+    *("clone", "contiguous", "double", "float", "half", "bfloat16", "to", "type", "type_as"),
+    *("long", "int", "short"),
+)
 @operation("cpu", "cuda", "alias", "as_tensor", "alias_copy")
 def identity(value: Polynomial, *_: Any, **__: Any) -> Polynomial:
     """Changes of dtype, device or memory layout: the algebra knows none of them."""
