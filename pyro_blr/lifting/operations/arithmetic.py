@@ -238,13 +238,18 @@ def _is(condition: Tensor, side: bool) -> Tensor:
     return (condition == side).double()
 
 
-@operation(
-    *("clone", "contiguous", "double", "float", "half", "bfloat16", "to", "type", "type_as"),
-    *("long", "int", "short"),
-)
+@operation("clone", "contiguous", "double", "float", "half", "bfloat16", "to", "type", "type_as")
 @operation("cpu", "cuda", "alias", "as_tensor", "alias_copy")
 def identity(value: Polynomial, *_: Any, **__: Any) -> Polynomial:
     """Changes of dtype, device or memory layout: the algebra knows none of them."""
+    return value
+
+
+@operation("long", "int", "short")
+def to_integers(value: Polynomial) -> Polynomial:
+    """The values of a discrete latent as integers; any other would be rounded."""
+    if not value.is_integral:
+        raise NotPolynomial("a number rounded to an integer")
     return value
 
 
