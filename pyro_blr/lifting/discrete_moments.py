@@ -51,8 +51,10 @@ class DiscreteMoments(Moments):
 
     def of_coefficients(self, coefficients: Sequence[Tensor | None]) -> Natural:
         (given,) = coefficients
-        shape = self.leaves[0].shape
-        return self.message((torch.zeros(shape) if given is None else given.reshape(shape),))
+        probs = self.leaves[0].detach()
+        return self.message(
+            (torch.zeros_like(probs) if given is None else given.reshape(probs.shape),)
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.block.family.log_prob(self.natural, value)

@@ -268,7 +268,7 @@ def _at_values(poly: Polynomial, pad: int, node: LiftedTensor, elements: list[El
     own = [a if a in present else None for a in poly.dims]
     value = Polynomial((*leading, *(None,) * pad, *own), terms)
     if value.is_constant:
-        table = value_at(value, {})
+        table = value_at(value, {}).to(node.device)
         _, dtype = node.kind
         return table.round().to(dtype) if not dtype.is_floating_point else table.to(dtype)
     call = Call(_AtLatents(value, node.kind[1]), _leaves(node), {})
@@ -322,7 +322,9 @@ def _chosen(address: Address, element: Element) -> tuple[Constant, ...]:
 
 
 def _check_size(density: LiftedTensor, elements: list[Element]) -> None:
-    count = prod(e.count for e in elements) * density.numel()
+    # Constants along values and elements are folded with the rest where other latents are lifted.
+    is_constant = all(s.is_discrete for s in density.sites)
+    count = prod(e.count for e in elements) * (density.numel() if is_constant else 1)
     free = available_bytes(density.device)
     if free is not None and 3 * BYTES * count > free:
         raise _Refused(
@@ -388,7 +390,7 @@ def _agrees(density: LiftedTensor, poly: Polynomial) -> bool:
         values = {s: _probe_value(s, generator) for s in density.sites}
         with torch.no_grad():
             (direct,) = replay([density], _in_dtypes(density, values))
-            summed = value_at(poly, values)
+            summed = value_at(poly, values).to(density.device)
         direct = direct.double().expand(density.shape)
         known = direct.isfinite() & summed.isfinite()
         size = 1.0 + torch.maximum(direct.abs(), summed.abs())

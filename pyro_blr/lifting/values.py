@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .axes import Axis, take
-from .contraction import Operand, contract
+from .axes import Axis, common_device, take
+from .contraction import Operand, contract, together
 from .polynomial import Polynomial
 from .terms import Atom, Exponential, LatentSite, Term
 
@@ -22,10 +22,11 @@ def value_at(poly: Polynomial, values: Values) -> Tensor:
     :param values: of each latent that occurs, of discrete ones as the model has them.
     """
     out = poly.out
-    sizes = [a.size for a in out]
-    total = torch.zeros(sizes, dtype=torch.float64)
+    total = torch.zeros([a.size for a in out], dtype=torch.float64)
     for term in poly.terms:
-        total = total.to(_device(term, values)) + _term_at(term, values, out)
+        own = _term_at(term, values, out)
+        device = common_device((total, own))
+        total = total.to(device) + own.to(device)
     return total.reshape([a.size if a else 1 for a in poly.dims])
 
 
@@ -36,13 +37,8 @@ def _term_at(term: Term, values: Values, out: tuple[Axis, ...]) -> Tensor:
     if not operands:
         return torch.full([a.size for a in out], term.number, dtype=torch.float64)
     present = {a for _, axes in operands for a in axes}
-    value = contract(operands, tuple(a for a in out if a in present)) * term.number
+    value = contract(together(operands), tuple(a for a in out if a in present)) * term.number
     return value.reshape([a.size if a in present else 1 for a in out])
-
-
-def _device(term: Term, values: Values) -> torch.device:
-    given = [c.tensor for c in term.constants] + [values[s] for s in term.sites]
-    return next((t.device for t in given), torch.device("cpu"))
 
 
 def _atom_at(atom: Atom, values: Values) -> Tensor:
