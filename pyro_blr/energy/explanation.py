@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from torch.distributions.transforms import ExpTransform
@@ -193,7 +194,7 @@ def explain(
     blocks = tuple(tuple(s.name for s in b.sites) for b in energy.blocks)
     families = tuple(_family(energy, b) for b in energy.blocks)
     summed_out = tuple(s.name for s in energy.traced.sites if s.choice is not None)
-    return Explanation(tuple(rows), blocks, notes, parameters, families, summed_out)
+    return Explanation(tuple(rows), blocks, (*notes, *_factorised(energy)), parameters, families, summed_out)
 
 
 def _family(energy: Energy, block: Block) -> str:
@@ -203,6 +204,16 @@ def _family(energy: Energy, block: Block) -> str:
         return block.family.name
     of_logarithm = len(maps) == len(block.sites) == 1 and isinstance(maps[0], ExpTransform)
     return f"{block.family.name} {'of the logarithm' if of_logarithm else '(unconstrained)'}"
+
+
+def _factorised(energy: Energy) -> list[str]:
+    """What q assumes of the discrete latents that it holds."""
+    return [
+        f"{block.name} is discrete and factorised in q: {prod(block.batch_shape)} independent "
+        f'elements of {len(block.sites[0].levels)} values (discrete="factorised")'
+        for block in energy.blocks
+        if block.sites[0].is_discrete
+    ]
 
 
 def _rows(energy: Energy, factor: Factor) -> list[FactorExplanation]:
