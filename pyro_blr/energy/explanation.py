@@ -194,7 +194,8 @@ def explain(
     blocks = tuple(tuple(s.name for s in b.sites) for b in energy.blocks)
     families = tuple(_family(energy, b) for b in energy.blocks)
     summed_out = tuple(s.name for s in energy.traced.sites if s.choice is not None)
-    return Explanation(tuple(rows), blocks, (*notes, *_factorised(energy)), parameters, families, summed_out)
+    notes = (*notes, *_factorised(energy))
+    return Explanation(tuple(rows), blocks, notes, parameters, families, summed_out)
 
 
 def _family(energy: Energy, block: Block) -> str:
