@@ -26,7 +26,6 @@ from pyro_blr.html_table import TIER_COLOURS
 from tests.drawn_models import MODELS, Linear, X, Y, named, sampled
 from tests.state.runs import everything
 
-
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
