@@ -26,6 +26,8 @@ from pyro_blr.html_table import TIER_COLOURS
 from tests.drawn_models import MODELS, Linear, X, Y, named, sampled
 from tests.state.runs import everything
 
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
 
 def explained(model: Any, guide: Any = AutoNatural, **options: Any) -> Explanation:
     return BLR(model, guide(model), on_sampled="ignore", **options).explain(X, Y)
@@ -254,6 +256,22 @@ def test_under_a_point_mass_discrete_latents_are_summed_out_too() -> None:
     picture = Picture(explanation.render())
     assert picture.nodes["z"]["shape"] == "octagon"
     assert picture.lines("mu") == ["Delta", "block {pi, mu}"]
+
+
+def test_the_picture_in_the_documentation_is_that_of_its_model() -> None:
+    page = (DOCS / "explain.md").read_text()
+    block = re.search(r"```python\n(import pyro\n.*?)```", page, re.DOTALL)
+    assert block is not None
+    names: dict[str, Any] = {}
+    exec(block[1], names)  # a page of this repository, which its own tests run as well
+    picture = Picture(names["blr"].explain(names["passed"]).render())
+    stored = (DOCS / "_static" / "explained.svg").read_text()
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", stored)
+    wanted = [line for n in picture.nodes for line in (n, *picture.lines(n))]
+    assert not set(wanted) - set(texts)
+    assert stored.count('class="node"') == len(picture.nodes) + 1  # and the legend
+    assert stored.count('class="edge"') == len(picture.arrows)
+    assert stored.count('class="cluster"') == 3
 
 
 # ---------------------------------------------------------------------- what drawing leaves alone

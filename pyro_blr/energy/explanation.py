@@ -224,12 +224,14 @@ def _rows(energy: Energy, factor: Factor) -> list[FactorExplanation]:
         return [_row(energy, factor, why, all(map(factor.is_conjugate_in, factor.blocks)))]
     if isinstance(factor, EliminatedFactor):
         why = f"{factor.name} summed out of expected log factors (mean_field)"
-        return [
-            _row(
-                energy, p, why, all(map(p.is_linear_in, p.blocks)), own=_site_of(energy, factor, p)
-            )
-            for p in factor.parts
-        ]
+        known = {site.name for site in energy.traced.sites}
+        rows = []
+        for part in factor.parts:
+            linear = all(map(part.is_linear_in, part.blocks))
+            # Of a hidden Markov model in one site, parts are of the site.
+            own = (part.name if part.name in known else factor.name,)
+            rows.append(_row(energy, part, why, linear, own=own))
+        return rows
     conjugate = factor.tier == "exact" and all(factor.is_linear_in(b) for b in factor.blocks)
     reason = factor.reason
     if factor.tier == "exact" and not conjugate:
@@ -244,15 +246,9 @@ def _rows(energy: Energy, factor: Factor) -> list[FactorExplanation]:
     return [_row(energy, factor, reason, conjugate, mend or "", _joined(energy, factor))]
 
 
-def _site_of(energy: Energy, factor: Factor, part: Part) -> tuple[str, ...]:
-    """The site of a part; of a hidden Markov model it is that of the whole."""
-    known = {site.name for site in energy.traced.sites}
-    return (part.name if part.name in known else factor.name,)
-
-
 def _joined(energy: Energy, factor: Factor) -> tuple[str, ...]:
     """The sites of a factor: those that discrete latents join are one at draws of q."""
-    if isinstance(factor, SampledFactor):
+    if isinstance(factor, SampledFactor) and energy.traced.has_choices:
         for component in components(energy.traced.sites)[1]:
             if component.name == factor.name:
                 return tuple(s.name for s in component.sites)
