@@ -7,6 +7,7 @@ import re
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # the two modules beside this file
@@ -69,6 +70,7 @@ def is_public(kind):
 
 def public_bases(app, name, obj, options, bases):
     """Show for a base without a page the first of its own bases that has one."""
+    bases[:] = [tuple if b is NamedTuple else b for b in bases]  # sphinx takes it for a class
     shown = [next(c for c in b.__mro__ if is_public(c)) for b in bases if inspect.isclass(b)]
     bases[:] = dict.fromkeys(shown) if shown else bases
 

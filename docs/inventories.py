@@ -13,6 +13,7 @@ from pathlib import Path
 PYTHON = {
     "object": "library/functions.html#object",
     "str": "library/stdtypes.html#str",
+    "tuple": "library/stdtypes.html#tuple",
     "typing.Any": "library/typing.html#typing.Any",
     "abc.ABC": "library/abc.html#abc.ABC",
     "collections.abc.Mapping": "library/collections.abc.html#collections.abc.Mapping",
@@ -20,6 +21,7 @@ PYTHON = {
         name: f"library/exceptions.html#{name}"
         for name in (
             *("Exception", "ValueError", "RuntimeError", "MemoryError", "Warning", "UserWarning"),
+            "NotImplementedError",
         )
     },
 }
@@ -122,7 +124,7 @@ PROJECTS = {
 
 
 #: Classes that are written in lower case.
-LOWER = frozenset({"object", "str", "pyro.plate"})
+LOWER = frozenset({"object", "str", "tuple", "pyro.plate"})
 #: Functions that are written as classes.
 UPPER = frozenset({"pyro.optim.Adam", "pyro.optim.ClippedAdam"})
 

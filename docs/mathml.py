@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 #: Environments that the converter knows by another name.
 SAME = {"aligned": "align*", "align": "align*", "gather": "gather*", "gathered": "gather*"}
+#: The name of a function, and its argument without a bracket: between them belongs a thin space.
+APPLIED = re.compile(r"(<mi>[a-z]{2,}</mi>)(?=<m(?:i|n|sub|sup|row|frac)\b)")
 #: What it leaves where it is at a loss: a command, or the mark between two columns.
 LEFT_OVER = re.compile(r"<m[iot][^>]*>(\\[a-zA-Z]+|&)<")
 
@@ -27,7 +29,8 @@ def mathml(latex: str, display: str) -> tuple[str, list[str]]:
     for name, known in SAME.items():
         latex = re.sub(rf"\\(begin|end)\{{{name}\}}", rf"\\\1{{{known}}}", latex)
     shown = convert(latex.strip(), display=display)
-    return shown, LEFT_OVER.findall(shown)
+    left = LEFT_OVER.findall(shown)
+    return APPLIED.sub(r'\1<mspace width="0.167em"/>', shown), left
 
 
 def formula(node: Any, latex: str, display: str) -> str:

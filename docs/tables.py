@@ -29,8 +29,14 @@ PAGES = tuple(Path(__file__).resolve().parent / f"{p}.md" for p in ("exactness",
 _MARKED = re.compile(r"(<!-- made by docs/tables\.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
+#: Operations that keep a polynomial of a discrete latent alone: the tables are of continuous ones.
+OF_DISCRETE = {"long", "int", "short", "one_hot"}
+
+
 def is_public(name: str) -> bool:
     """Whether users write a name: no operator, no internal, no in-place operation."""
+    if name in OF_DISCRETE:
+        return False
     homes = (torch, torch.Tensor, torch.nn.functional, torch.special, torch.linalg)
     if user_name(name) != name:
         return True

@@ -6,6 +6,7 @@
 | data | from | licence |
 | --- | --- | --- |
 | Old Faithful | `data/old_faithful.csv` here: no package of the extras has it | facts, 272 rows |
+| karate club | `data/karate.csv` here, for the same reason | facts, 78 rows |
 | Nile, sunspots | statsmodels | public domain, says statsmodels |
 | digits | scikit-learn | UCI, CC BY 4.0 |
 | radon | `data/radon.csv` here, which a tutorial reads | facts, 919 rows; from posteriordb, BSD-3 |
@@ -18,6 +19,9 @@ Radon: measured for the Environmental Protection Agency of the United States in 
 in pCi/L, with the uranium in the soil of a county, in ppm; the version of Gelman and Hill, Data
 Analysis Using Regression and Multilevel/Hierarchical Models (2006), that posteriordb calls
 `radon_mn`. Counties are numbered in the order of their names; floor 0 is the basement.
+
+Karate club: W. Zachary, An information flow model for conflict and fission in small groups, Journal
+of Anthropological Research 33 (1977) 452-473.
 """
 
 import json
@@ -38,6 +42,19 @@ def old_faithful() -> Tensor:  # shape: (272, 2)
     """Minutes of an eruption of the geyser, and minutes to wait for the next."""
     rows = np.loadtxt(HERE / "old_faithful.csv", delimiter=",", skiprows=1)
     return torch.from_numpy(rows)
+
+
+def karate() -> tuple[Tensor, Tensor]:
+    """Who met whom outside of the club, and which half each member joined when it split.
+
+    # shapes: (34, 34), (34,)
+    """
+    pairs = np.loadtxt(HERE / "karate.csv", delimiter=",", skiprows=1, dtype=int) - 1
+    adjacency = torch.zeros(34, 34, dtype=torch.float64)
+    adjacency[pairs[:, 0], pairs[:, 1]] = 1.0
+    half = torch.ones(34, dtype=torch.long)
+    half[[0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 16, 17, 19, 21]] = 0
+    return adjacency + adjacency.T, half
 
 
 def nile() -> tuple[Tensor, Tensor]:

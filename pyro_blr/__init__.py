@@ -3,9 +3,19 @@
 
 """The Bayesian Learning Rule for Pyro, in the place of SVI."""
 
-from pyro_blr import errors, extend, families, guides, latent
+from pyro_blr import diagnostics, errors, extend, families, guides, latent
 from pyro_blr._version import __version__
 from pyro_blr.arviz import to_arviz
 from pyro_blr.blr import BLR
 
-__all__ = ["BLR", "__version__", "errors", "extend", "families", "guides", "latent", "to_arviz"]
+__all__ = [
+    "BLR",
+    "__version__",
+    "diagnostics",
+    "errors",
+    "extend",
+    "families",
+    "guides",
+    "latent",
+    "to_arviz",
+]

@@ -19,6 +19,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from . import errors
+from .guides import AutoNatural
 from .steps.schedule import check_step_size
 
 #: Keywords of methods that take the model's arguments, which a model cannot have as its own.
@@ -179,14 +180,34 @@ def discrete_of(discrete: Any, loss: ELBO | None) -> tuple[str, int | None]:
     :raises ArgumentError: for another word.
     """
     enumerates = isinstance(loss, TraceEnum_ELBO)
-    if discrete not in (None, "mean_field", "marginal"):
+    if discrete not in (None, "mean_field", "marginal", "factorised"):
         raise errors.ArgumentError(
-            f'discrete must be "mean_field" or "marginal", not {discrete!r}. Mend: leave it out; '
-            '"marginal" is the bound of TraceEnum_ELBO, tighter and at draws.'
+            f'discrete must be "mean_field", "marginal" or "factorised", not {discrete!r}. Mend: '
+            'leave it out; "marginal" is the bound of TraceEnum_ELBO, tighter and at draws; '
+            '"factorised" is for latents whose joint sum is too large.'
         )
     nesting = getattr(loss, "max_plate_nesting", math.inf) if enumerates else math.inf
     depth = int(nesting) if math.isfinite(nesting) else None
     return discrete or ("marginal" if enumerates else "mean_field"), depth
+
+
+def hold_discrete(guide: Any) -> None:
+    """Let a guide hold discrete latents as it holds all others: ``discrete="factorised"``.
+
+    :raises ArgumentError: for a guide that cannot, or that was set up without them.
+    """
+    if not isinstance(guide, AutoNatural):
+        raise errors.ArgumentError(
+            'discrete="factorised" needs a guide that holds discrete latents, and '
+            f"{getattr(guide, '__name__', type(guide).__name__)} does not. Mend: take "
+            "AutoNatural(model)."
+        )
+    if guide.is_set_up and not guide.holds_discrete:
+        raise errors.ArgumentError(
+            'the guide was set up without discrete latents, and discrete="factorised" asks it to '
+            "hold them. Mend: make a new guide, AutoNatural(model)."
+        )
+    guide.holds_discrete = True
 
 
 def reject_reserved(model: Callable[..., Any], method: str) -> None:
@@ -227,7 +248,9 @@ def reject_unknown(model: Callable[..., Any], method: str, kwargs: Mapping[str, 
 
 
 def fitted_call(
-    last: tuple[tuple[Any, ...], dict[str, Any]] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    last: tuple[tuple[Any, ...], dict[str, Any]] | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The model's arguments as given, or those of the last ``fit`` where none are.
 

@@ -20,6 +20,7 @@ from .arguments import (
     discrete_of,
     draws_of,
     fitted_call,
+    hold_discrete,
     plain_number,
     reject_reserved,
     reject_unknown,
@@ -123,7 +124,9 @@ class BLR(Engine):
         the curvature of the network); else Hessian-vector products, or Stein's form where events
         have more than 64 elements or there are kinks. ``"gauss_newton"``, ``"hessian"`` or
         ``"stein"``: that one wherever it can be. :meth:`explain` names the one of each factor.
-    :param discrete: how discrete latents, which no guide holds, are summed out. ``"mean_field"``
+    :param discrete: what becomes of discrete latents. ``"factorised"``: the guide holds them as
+        all others, ``q(z) = prod q(z_n)``, for models whose joint sum is too large (block models,
+        Ising models). Else no guide holds them, and they are summed out. ``"mean_field"``
         (the default): expected log factors are summed, which is the bound of variational Bayes EM,
         deterministic where the factors are. ``"marginal"`` (the default under
         ``loss=TraceEnum_ELBO()``): the sum is inside the expectation, at draws of q; its bound is
@@ -159,6 +162,8 @@ class BLR(Engine):
         self.discrete, nesting = discrete_of(discrete, loss)
         self.model = model
         self.guide: Any = guide
+        if self.discrete == "factorised":
+            hold_discrete(guide)
         self.optim = Adam({"lr": 0.01}) if optim is None else optim
         if isinstance(guide, NaturalGuide):
             guide.give_model(model)
@@ -179,9 +184,9 @@ class BLR(Engine):
         self.num_steps = 0
         self.info = Info()
         self.on_sampled = on_sampled
-        self._builder = EnergyBuilder(
-            model, on_sampled, self.temperature, estimator, self.discrete, nesting
-        )
+        # What q does not hold of discrete states (those of a DiscreteHMM) is summed out.
+        how = "mean_field" if self.discrete == "factorised" else self.discrete
+        self._builder = EnergyBuilder(model, on_sampled, self.temperature, estimator, how, nesting)
         self.parameters = ModelParameters(params, self.optim)
         self.view = guide if isinstance(guide, NaturalGuide) else None
         self.rule = None
@@ -275,10 +280,12 @@ class BLR(Engine):
         """Where the time of a fit from here goes, and which factor costs most; prints as tables.
 
         The steps are taken by a copy, which knows nothing of the data at first: neither the guide
-        nor parameters nor random numbers change, and steps of your own are no slower for it.
+        nor parameters nor random numbers change, and steps of your own are no slower for it. What
+        the model itself (or a function for ``step_size``) counts or prints, it does for them too.
 
         :param int max_steps: the most steps to time.
-        :raises ArgumentError: if the model has an argument of that name.
+        :raises ArgumentError: if the model has an argument of that name, or none of the name of
+            another keyword.
         """
         reject_reserved(self.model, "trace_report")
         reject_unknown(self.model, "trace_report", kwargs)
@@ -303,14 +310,14 @@ class BLR(Engine):
 
     @_call_of_model
     def discrete_marginals(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The posterior of each latent that was summed out, as a Pyro distribution.
+        """The posterior of each discrete latent, and of states that were integrated out.
 
-        By site, along its plates: ``blr.discrete_marginals(x)["z"].probs`` is the probability of
-        each value in each row, ``.mode`` the most probable one. The states of a ``DiscreteHMM`` or
-        a ``GaussianHMM`` observed at ``"x"`` are ``"x.states"``, along time. Under ``"mean_field"``
-        it is q(z) at its optimum, under ``"marginal"`` the mean over draws of q of the posterior at
-        each. Assignments that belong together are drawn by Pyro's ``infer_discrete`` with the
-        fitted guide.
+        By site, along its plates, as Pyro distributions: ``blr.discrete_marginals(x)["z"].probs``
+        is the probability of each value in each row, ``.mode`` the most probable one. The states of
+        a ``DiscreteHMM`` or a ``GaussianHMM`` observed at ``"x"`` are ``"x.states"``, along time.
+        Under ``"mean_field"`` it is q(z) at its optimum, under ``"factorised"`` the guide's own,
+        under ``"marginal"`` the mean over draws of q of the posterior at each. Assignments that
+        belong together are drawn by Pyro's ``infer_discrete`` with the fitted guide.
 
         :raises GuideError: for a guide that is known by its draws alone, or a point mass.
         """
@@ -321,7 +328,9 @@ class BLR(Engine):
             )
         objective = self._objective(args, kwargs)
         moments = objective.energy.moments(detached(self.view.naturals()))
-        return discrete_marginals(objective.energy, moments, objective.draws)
+        summed_out = discrete_marginals(objective.energy, moments, objective.draws)
+        held = [n for n, latent in self.view.latents.items() if latent.site.is_discrete]
+        return {**summed_out, **{n: self.guide.marginal(n) for n in held}}
 
     @_call_of_model
     def influence(
@@ -349,7 +358,12 @@ class BLR(Engine):
         return Influence(self, self._objective(args, kwargs), site, plate)
 
     def without(
-        self, index: Any, *args: Any, site: str | None = None, plate: str | None = None, **kwargs: Any
+        self,
+        index: Any,
+        *args: Any,
+        site: str | None = None,
+        plate: str | None = None,
+        **kwargs: Any,
     ) -> Reweighted:
         """The posterior without some data, exact where no message depends on q, else at first
         order: :meth:`Influence.without`.

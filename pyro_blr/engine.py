@@ -29,7 +29,7 @@ from .lifting.points import PointBlock
 from .objective import EnergyObjective
 from .random_state import same_random_state
 from .rules import Rule, choose
-from .seeding import seeded
+from .seeding import seeded, seeded_in_q
 from .state import Resumable
 from .steps.cone import TRUST, Safety, residual
 from .steps.local import settle
@@ -209,7 +209,7 @@ class Engine(Resumable):
         value = (objective.value if plain or local else objective.evaluate)(naturals)
         energy.check_finite(value, objective.draws)
         if self.check_every and self.num_steps % self.check_every == 0:
-            self._check(objective, value)
+            self._check(objective, value, naturals)
         safety, rho, at = Safety(), 1.0, value
         partial = {b for b in objective.blocks if energy.rows(b) is not None}
         if searched:
@@ -255,8 +255,9 @@ class Engine(Resumable):
     ) -> dict[Block, Natural]:
         """Where steps start: elsewhere only if discrete latents cannot tell latents apart."""
         energy = objective.energy
+        naturals = seeded_in_q(objective, naturals)
         if not energy.traced.has_choices:
-            return dict(naturals)
+            return naturals
         if self.discrete == "marginal":
             layout = self.view.layout
             energy = self._builder.build(
@@ -303,7 +304,9 @@ class Engine(Resumable):
         self.view.write({b: b.family.symmetrize(new[b]) for b in objective.blocks})
         self.parameters.write(new, objective.energy.traced)
 
-    def _check(self, objective: EnergyObjective, value: Value) -> None:
+    def _check(
+        self, objective: EnergyObjective, value: Value, naturals: Mapping[Block, Natural]
+    ) -> None:
         """Compare with a trace that uses no cache.
 
         :raises StaleDataError: if they differ by more than rounding.
@@ -313,8 +316,8 @@ class Engine(Resumable):
         traced = fresh.trace(*call, latents, points.lifted)
         energy = fresh.build(traced, latents, self.view.layout, points.blocks)
         other = objective_of(charts_of(self.view), energy, objective.draws, fresh.cache, call)
-        energy.calibrate(other.by_block(self.view.naturals()), self.quad_tol)
-        now = other.value(self.view.naturals())
+        energy.calibrate(other.by_block(naturals), self.quad_tol)
+        now = other.value(naturals)
         if abs(now.elbo - value.elbo) > 1e-9 * max(now.magnitude, value.magnitude):
             raise errors.StaleDataError(
                 f"-ELBO is {-value.elbo:.6f} with what was computed from constants before, but "

@@ -13,7 +13,6 @@ from torch import Tensor
 from .energy.draws import Draws
 from .energy.eliminated import EliminatedFactor
 from .energy.energy import Energy
-from .energy.factors import ExactFactor
 from .energy.value import Value
 from .families import Natural
 from .lifting import constants
@@ -196,12 +195,7 @@ class EnergyObjective:
 
     def is_coupled_in(self, block: Block) -> bool:
         """Whether an exact factor has a product of two elements of one block."""
-        for factor in self.energy.factors:
-            if isinstance(factor, ExactFactor) and block in factor.blocks:
-                for product in factor.plan.products:
-                    if sum(block in s.blocks for s in product.stats) > 1:
-                        return True
-        return False
+        return any(f.couples(block) for f in self.energy.factors if block in f.blocks)
 
     def negative_elbo(self, naturals: Naturals) -> Tensor:
         """-ELBO, twice differentiable in natural parameters that require a gradient."""

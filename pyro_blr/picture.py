@@ -49,7 +49,7 @@ def picture(
     :param distributions: whether to name the distribution of each site.
     :param parameters: whether to draw parameters and modules.
     """
-    factors = {name: f for f in explanation.factors for name in (f.sites or (f.site,))}
+    factors = _by_site(explanation)
     nodes = [_site(s, explanation, factors.get(s.name), distributions) for s in structure.sites]
     arrows = []
     known = {s.name for s in structure.sites}
@@ -61,6 +61,13 @@ def picture(
         arrows += [Arrow(p, site.name, {"color": colour}) for p in site.parents if p in known]
     frames = {plate: _size(plate, *sizes) for plate, sizes in structure.sizes.items()}
     return draw(nodes, arrows, frames, _legend(explanation, structure, factors))
+
+
+def _by_site(explanation: Explanation) -> dict[str, FactorExplanation]:
+    """The factor of each site; of one that has several parts, the one on the lowest tier."""
+    order = list(TIER_COLOURS)
+    ordered = sorted(explanation.factors, key=lambda f: order.index(f.tier))
+    return {name: f for f in ordered for name in (f.sites or (f.site,))}
 
 
 def _site(

@@ -67,7 +67,8 @@ def _of_steps(
         steps += 1
     clock.stop()
     objective = blr._objective(args, kwargs)
-    factors = factor_times(objective, objective.by_block(blr.view.naturals()))
+    naturals = {b: tuple(t.detach() for t in n) for b, n in blr.view.naturals().items()}
+    factors = factor_times(objective, naturals)
     parts = _parts(clock, TRACE, COMPILE, RULES, ELBO, MESSAGES, SEARCH, PARAMETERS, CERTIFICATE)
     return TraceReport(steps, clock.total, parts, factors)
 

@@ -8,13 +8,20 @@ a saddle, on which coordinate steps stay for ever. So the assignments are drawn 
 one row for each component (as k-means does, Forgy 1965), and where rows have latents of their own
 or follow each other (topic models, chains) random ones for all rows. Some sweeps later the best of
 a few is taken.
+
+Of discrete latents that q itself holds (a factorised q) random values for all elements are drawn,
+and are then kept decided for a while: soft ones would say so little that the other latents learnt
+nothing of them, and q fell back to the saddle.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot, pad
 
 from .energy.eliminated import EliminatedFactor, Held, Part, summed
 from .families import Natural
@@ -39,6 +46,10 @@ MOST_ELEMENTS = 2**23
 
 #: Standard deviation of the log-odds of random assignments: they are nearly hard.
 DECIDED = 10.0
+
+
+#: Sweeps with decided values of discrete latents that q holds, before q may be of two minds.
+DECIDED_SWEEPS = 12
 
 
 def is_blind(factor: EliminatedFactor, moments: Mapping[Block, Moments]) -> bool:
@@ -98,6 +109,109 @@ def _from_assignments(
     for _ in range(SWEEPS):
         current = _sweep(objective, current)
     return current
+
+
+def seeded_in_q(
+    objective: EnergyObjective, naturals: Mapping[Block, Natural]
+) -> dict[Block, Natural]:
+    """The best of some starts from random values of the discrete latents that q holds; natural
+    parameters as they are where the data tell its elements apart, or none is better.
+    """
+    start = dict(naturals)
+    held = [b for b in objective.blocks if b.sites[0].is_discrete and b.batch_shape]
+    if not held or not all(_tells_nothing(objective, start, b) for b in held):
+        return start
+    best, highest = start, objective.value(start).elbo
+    elements = max(objective.energy.numel, max(prod(b.batch_shape) for b in held))
+    count = max(1, min(STARTS, MOST_ELEMENTS // elements))
+    for number in range(2 * count):
+        drawn = {b: DECIDED * torch.randn_like(start[b][0]) for b in held}
+        if number >= count:
+            divisible = [b for b in held if len(b.sites[0].levels) > 2]
+            if not divisible:
+                break
+            drawn = {b: best[b][0] for b in held}
+            block = divisible[number % len(divisible)]
+            drawn[block] = _merged_and_split(drawn[block])
+        found = _from_decided(objective, {**start, **{b: (d,) for b, d in drawn.items()}}, held)
+        elbo = objective.value(found).elbo
+        if elbo > highest:
+            best, highest = found, elbo
+    return best
+
+
+def _merged_and_split(odds: Tensor) -> Tensor:
+    """Values decided anew: all elements with one get another, and half of those with a third one
+    get the first. What random starts miss most is that two groups share a value.
+    """
+    free = odds.shape[-1]
+    values = pad(odds, (0, 1)).argmax(-1)
+    gone, other, divided = torch.randperm(free + 1, device=odds.device)[:3]
+    half = torch.rand(values.shape, device=odds.device) < 0.5
+    new = torch.where(values == gone, other, values)
+    new = torch.where((values == divided) & half, gone, new)
+    return _at(new, pad(odds, (0, 1)))
+
+
+def _tells_nothing(
+    objective: EnergyObjective, naturals: Mapping[Block, Natural], block: Block
+) -> bool:
+    """Whether all elements of a discrete block are alike in q, and have the same message."""
+    return _are_alike(naturals[block]) and _are_alike(objective.messages(naturals, block)[block])
+
+
+def _are_alike(natural: Natural) -> bool:
+    if not natural[0].numel():
+        return False
+    rows = natural[0].reshape(-1, natural[0].shape[-1])
+    far = (rows - rows[:1]).abs().max()
+    return len(rows) > 1 and bool(far <= BLIND * (1.0 + rows.abs().max()))
+
+
+class _Others:
+    """An objective of which some blocks do not move."""
+
+    def __init__(self, objective: EnergyObjective, held: Sequence[Block]) -> None:
+        self._objective = objective
+        self.blocks = tuple(b for b in objective.blocks if b not in held)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+
+def _from_decided(
+    objective: EnergyObjective, start: Mapping[Block, Natural], held: Sequence[Block]
+) -> dict[Block, Natural]:
+    current = dict(start)
+    others: Any = _Others(objective, held)
+    for _ in range(DECIDED_SWEEPS):
+        current = _sweep(others, current) if others.blocks else current
+        for block in held:
+            current[block] = _decided(objective.messages(current, block)[block])
+    for _ in range(SWEEPS):
+        current = _sweep(objective, current)
+    return current
+
+
+def _decided(message: Natural) -> Natural:
+    """A message as nearly hard values, of which each is taken by its share of the elements.
+
+    Log-odds are measured from their mean over the elements, so that no value takes all of them.
+    """
+    odds = pad(message[0], (0, 1))
+    odds = odds - odds.mean(-1, keepdim=True)
+    rows = max(range(odds.dim() - 1), key=lambda d: odds.shape[d])
+    odds = odds - odds.mean(rows, keepdim=True)
+    return (_at(odds.argmax(-1), odds),)
+
+
+def _at(values: Tensor, odds: Tensor) -> Tensor:
+    """Log-odds that are decided for some values.
+
+    :param odds: of all values. # shape: (*batch, K)
+    """
+    decided = DECIDED * one_hot(values, odds.shape[-1]).to(odds.dtype)
+    return decided[..., :-1] - decided[..., -1:]
 
 
 def _sweep(objective: EnergyObjective, current: dict[Block, Natural]) -> dict[Block, Natural]:

@@ -55,7 +55,7 @@ class Stopwatch:
         :param part: its name, or what says it at each call.
         """
 
-        @functools.wraps(function)
+        @functools.wraps(function, updated=())  # a module's attributes stay its own
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             if not self._is_running or self._part != self.rest:
                 return function(*args, **kwargs)

@@ -96,14 +96,15 @@ def structure_of(
     try:
         with poutine.block(), same_random_state(), pyro.validation_enabled(False):
             found = get_model_relations(run, args, dict(kwargs), with_deterministic)
-            modules = _module_users(run, args, kwargs) if _has_modules(found) else {}
+            unfollowed = _unfollowed(found)
+            users = _users(run, args, kwargs, unfollowed) if unfollowed else {}
     except Exception as error:
         raise errors.ArgumentError(
             "Pyro's inspection (pyro.infer.inspect), which tells what depends on what, cannot run "
             f"this model: {type(error).__name__}: {_first_line(error)} Mend: print the "
             "explanation in the place of drawing it."
         ) from error
-    structure = _structure(found, plates.sizes, modules)
+    structure = _structure(found, plates.sizes, users)
     if with_deterministic:
         return structure
     return replace(structure, sites=tuple(s for s in structure.sites if not s.is_deterministic))
@@ -114,25 +115,23 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["it says no more"])[0].rstrip(".") + "."
 
 
-def _has_modules(found: Mapping[str, Any]) -> bool:
-    return any(OF_MODULE in name for name in found["param_constraint"])
+def _unfollowed(found: Mapping[str, Any]) -> list[str]:
+    """The parameters that Pyro's inspection found no use of.
 
-
-def _module_users(
-    run: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, list[str]]:
-    """The modules that each site's density depends on, by its gradient.
-
-    ``pyro.module`` hands out the module itself, whose parameters Pyro's inspection does not follow.
+    ``pyro.module`` and ``PyroModule`` hand out a module's own tensors, which it cannot follow.
     """
+    used = {name for names in found["sample_param"].values() for name in names}
+    return [name for name in found["param_constraint"] if name not in used]
+
+
+def _users(
+    run: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], names: list[str]
+) -> dict[str, list[str]]:
+    """Which of some parameters each site's density depends on, by its gradient."""
     with torch.enable_grad():
         trace = poutine.trace(run).get_trace(*args, **kwargs)
-        leaves = {
-            name: leaf
-            for name, site in trace.nodes.items()
-            if site["type"] == "param" and OF_MODULE in name
-            if (leaf := leaf_of(site["value"])).requires_grad
-        }
+        leaves = {name: leaf_of(trace.nodes[name]["value"]) for name in names}
+        leaves = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
         return {
             name: [leaf for leaf, g in zip(leaves, _gradients(site, leaves), strict=True) if g]
             for name, site in trace.nodes.items()
@@ -154,7 +153,7 @@ def _gradients(site: Any, leaves: Mapping[str, Tensor]) -> list[bool]:
 def _structure(
     found: Mapping[str, Any],
     sizes: Mapping[str, tuple[int, int]],
-    modules: Mapping[str, list[str]],
+    users: Mapping[str, list[str]],
 ) -> Structure:
     inside: dict[str, set[str]] = {name: set() for name in found["sample_dist"]}
     for plate, names in found["plate_sample"].items():
@@ -163,7 +162,7 @@ def _structure(
     outermost = _outermost_first(inside, sizes)
     sites = []
     for name, distribution in found["sample_dist"].items():
-        used = (*found["sample_param"][name], *modules.get(name, ()))
+        used = (*found["sample_param"][name], *users.get(name, ()))
         sites.append(
             ModelSite(
                 name,

@@ -7,6 +7,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.nn import PyroModule, PyroSample
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -83,6 +84,29 @@ def module(x: Tensor, y: Tensor) -> None:
         pyro.sample("y", dist.Normal(net(x)[:, 0], tau.rsqrt()), obs=y)
 
 
+class Linear(PyroModule[torch.nn.Linear]):  # type: ignore[misc]
+    """A module with a latent weight, a parameter of its own, and one that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 1)
+        self.weight = PyroSample(dist.Normal(torch.zeros(1, 2), 1.0).to_event(2))
+        self.unused = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: Tensor, y: Tensor) -> None:
+        mean = super().forward(x)[:, 0] + 0 * self.unused.detach()
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+def hidden(x: Tensor, y: Tensor) -> None:
+    """A chain in one site, whose observations are on a lower tier than its transitions."""
+    p = pyro.sample("p", dist.Dirichlet(torch.ones(2, 2)).to_event(1))
+    mu = pyro.sample("mu", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    emissions = dist.Bernoulli(logits=mu)
+    chain = dist.DiscreteHMM(torch.zeros(2), p.log(), emissions, duration=len(y))
+    pyro.sample("y", chain, obs=(y > 0).to(y.dtype))
+
+
 def sampled(x: Tensor, y: Tensor) -> None:
     w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
     pyro.factor("norm", -w.norm())
@@ -106,6 +130,6 @@ MODELS = {
     model.__name__: model
     for model in (
         *(regression, hierarchical, crossed, mixture, hidden_markov, parameters, module),
-        *(sampled, improper, named),
+        *(hidden, sampled, improper, named),
     )
 }

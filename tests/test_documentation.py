@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pages as they are built: every link leads somewhere, every public name is there."""
 
+import ast
 import importlib
 import inspect
 import os
@@ -10,20 +11,27 @@ import subprocess
 import sys
 from functools import cache
 from html.parser import HTMLParser
+from importlib import metadata
 from pathlib import Path
+from textwrap import dedent
 from types import ModuleType
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 
 import pyro_blr
+import pyro_blr.minimal as minimal
 from docs.inventories import PROJECTS, role_of
 from docs.mathml import mathml
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "docs" / "_build" / "html"
 MODULES = [pyro_blr, *(getattr(pyro_blr, n) for n in pyro_blr.__all__ if not n.startswith("_"))]
-MODULES = [m for m in MODULES if isinstance(m, ModuleType)]
+MODULES = [m for m in MODULES if isinstance(m, ModuleType)] + [minimal]
 #: What a reader opens outside the site.
 DOCUMENTS = ["README.md", "CONTRIBUTING.md"]
 
@@ -160,6 +168,41 @@ def test_every_public_function_says_what_it_takes_and_raises(module: ModuleType)
             assert missing == [], f"{name} does not document {missing}"
 
 
+def examples() -> list[tuple[str, str]]:
+    """The code under `Example::` in docstrings that is no doctest: those run anyway."""
+    found = []
+    for path in sorted((ROOT / "pyro_blr").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                continue
+            text = ast.get_docstring(node) or ""
+            for block in re.findall(r"^Example::\n\n((?:    .*\n|\n)+)", f"{text}\n", re.MULTILINE):
+                if ">>>" not in block:
+                    found.append((f"{path.stem}: {getattr(node, 'name', '')}", dedent(block)))
+    return found
+
+
+def regression(X: torch.Tensor, y: torch.Tensor) -> None:
+    tau = pyro.sample("tau", dist.Gamma(2.0, 2.0))
+    w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("n", len(y)):
+        pyro.sample("y", dist.Normal(X @ w, tau.rsqrt()), obs=y)
+
+
+@pytest.mark.parametrize(("place", "code"), examples(), ids=[place for place, _ in examples()])
+def test_the_examples_of_docstrings_run(place: str, code: str) -> None:
+    """Each with a regression that has been fitted, and the names of the package."""
+    names: dict[str, Any] = {"pyro": pyro, "torch": torch, "dist": dist, "model": regression}
+    for module in MODULES:
+        names |= {n: getattr(module, n) for n in public_names(module)}
+    names |= {"X": torch.randn(20, 2), "y": torch.randn(20)}
+    if "arviz_stats" in code:
+        names["arviz_stats"] = pytest.importorskip("arviz_stats")
+    blr = pyro_blr.BLR(regression, pyro_blr.guides.AutoNatural(regression))
+    blr.fit(names["X"], names["y"])
+    exec(code, names | {"blr": blr, "guide": blr.guide})
+
+
 def heading_anchor(heading: str) -> str:
     """The anchor that GitHub makes of a heading."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
@@ -177,6 +220,22 @@ def test_every_link_of_a_document_exists(document: str) -> None:
         if parts.fragment:
             headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
             assert parts.fragment in map(heading_anchor, headings), link
+
+
+def test_the_path_of_a_new_user(tmp_path: Path) -> None:
+    """README.md alone, in an empty folder: the extra it installs exists, and its script runs."""
+    section = (ROOT / "README.md").read_text().split("## In five minutes\n")[1].split("\n## ")[0]
+    (shell,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    (extra,) = re.findall(r"pip install .*\[(\w+)\]", shell)
+    assert extra in metadata.metadata("pyro-blr").get_all("Provides-Extra")
+    (script,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "regression.py").write_text(script)
+    command = [sys.executable, "-W", "error", "regression.py"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^<fit: converged after \d+ steps", done.stdout)
+    assert re.search(r"^slope\[1\] +-0\.\d", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize("project", PROJECTS)
@@ -197,6 +256,14 @@ def test_python_is_shown_only_where_it_is_run() -> None:
         p for p in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")) if "_build" not in str(p)
     ]
     assert [p for p in shown if "```python" in p.read_text() and p not in run] == []
+
+
+def test_code_beside_code_fits_its_column() -> None:
+    """Some 53 characters do, in the widest window; beyond that it is cut, and scrolls."""
+    for page in (ROOT / "docs").glob("*.md"):
+        columns = re.findall(r"^:::\{container\} side\n(.*?)^:::$", page.read_text(), re.M | re.S)
+        long = [line for c in columns for line in c.splitlines() if len(line) > 53]
+        assert long == [], page.name
 
 
 def test_a_formula_that_is_not_understood_is_found() -> None:

@@ -20,6 +20,15 @@ def test_old_faithful() -> None:
     assert rows.amax(0).tolist() == [5.1, 96.0]
 
 
+def test_karate() -> None:
+    adjacency, half = data.karate()
+    assert torch.equal(adjacency, adjacency.T)
+    assert int(adjacency.sum()) == 2 * 78
+    degrees = adjacency.sum(0)
+    assert (degrees[0], degrees[33], degrees[11]) == (16, 17, 1)
+    assert torch.bincount(half).tolist() == [17, 17]
+
+
 def test_nile() -> None:
     years, flow = data.nile()
     assert years.tolist() == list(range(1871, 1971))

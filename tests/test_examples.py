@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("sklearn")
 pytest.importorskip("statsmodels")
 
-from examples import digits, gauss_mix, item_response, nile, old_faithful, show, topics
+from examples import digits, gauss_mix, item_response, karate, nile, old_faithful, show, topics
 
 
 def assert_is_picture(folder: Path, name: str) -> None:
@@ -45,6 +45,18 @@ def test_nile_drops_at_aswan(tmp_path: Path) -> None:
     hidden, beside = (walks.deviation[years == y].item() for y in (1938, 1950))
     assert hidden > 1.3 * beside  # the band widens where years are missing
     assert_is_picture(tmp_path, "nile")
+
+
+def test_the_karate_club_splits(tmp_path: Path) -> None:
+    found = karate.main(tmp_path)
+    met, half = karate.data.karate()
+    second = found["chances by degree"].second > 0.5
+    right = int((second == (half == 1)).sum())
+    assert max(right, 34 - right) >= 33  # all but member 9, who knew the other half better
+    hubs = found["equal chances"].second > 0.5
+    hubs = hubs if hubs.sum() < 17 else ~hubs
+    assert met.sum(0)[hubs].min() >= 9  # blocks of equal chances are of degrees
+    assert_is_picture(tmp_path, "karate")
 
 
 def test_digits_are_found_without_labels(tmp_path: Path) -> None:

@@ -89,20 +89,30 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("factor_times", "isolation", "loop", "objective"),
         *("stopwatch", "trace_report", "watch"),
     ),
+    "influence": (
+        *("errors", "_compat", "families", "lifting", "energy", "estimators", "guides", "steps"),
+        *("objective", "fit", "state", "engine"),
+    ),
     "blr": (
         *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
         *("arguments", "guide_parameters", "info", "model_parameters", "sampling", "skips"),
-        *("fit", "loop", "engine", "diagnosis", "picture"),
+        *("fit", "loop", "engine", "diagnosis", "picture", "influence"),
         *("profiling", "trace_report"),
     ),
     "draws": ("errors", "_compat", "families", "energy", "guides", "rules", "fit", "blr"),
     "arviz": ("errors", "_version", "random_state", "fit", "draws"),
+    "diagnostics": (
+        *("errors", "_compat", "families", "lifting.blocks", "energy", "guides", "fit", "blr"),
+        "draws",
+    ),
     "command_line": ("errors", "_version", "guides", "isolation", "fit", "blr"),
     "__main__": ("command_line",),
     "extend": ("lifting",),
     # Stands apart: the idea in two files, an oracle for the tests.
     "minimal": ("errors",),
-    "__init__": (*GROUND, "families", "guides", "latent", "blr", "arviz", "extend"),
+    "__init__": (
+        *(*GROUND, "families", "guides", "latent", "blr", "arviz", "diagnostics", "extend"),
+    ),
 }
 
 # Who may import Pyro. The algebra, the steps and what joins them may not.
@@ -122,6 +132,7 @@ PYRO = {
         "energy.hidden_markov",
         "energy.log_einsum",
         "energy.trace",
+        "influence.weighting",
         "latent.conjugation",
         "latent.evidence_metric",
         "latent.peeling",
@@ -141,6 +152,7 @@ PYRO = {
     ),
     *("saved_constraints", "module_parameters", "guide_parameters", "guide_copies"),
     *("diagnosis", "blr", "draws", "minimal", "command_line.known_answers"),
+    *("diagnostics.nuts", "diagnostics.pareto", "diagnostics.simulation"),
 }
 
 # Files of one floor that need each other. The lower one imports the upper one inside a function.

@@ -23,8 +23,10 @@ from pyro_blr.energy.explanation import Explanation
 from pyro_blr.errors import ArgumentError
 from pyro_blr.guides import AutoNatural, AutoNaturalMultivariateNormal
 from pyro_blr.html_table import TIER_COLOURS
-from tests.drawn_models import MODELS, X, Y, named, sampled
+from tests.drawn_models import MODELS, Linear, X, Y, named, sampled
 from tests.state.runs import everything
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 def explained(model: Any, guide: Any = AutoNatural, **options: Any) -> Explanation:
@@ -105,6 +107,8 @@ def test_a_factor_is_in_the_colour_of_its_tier(name: str) -> None:
     escaped = {f.site: graphviz.escape(f.site).replace('"', r"\"") for f in explanation.factors}
     for factor in explanation.factors:
         own = escaped[factor.site]
+        if "." in own:  # a part of a chain, which has no node of its own
+            continue
         colour = TIER_COLOURS[factor.tier]
         assert picture.nodes[own]["color"] == colour
         assert all(c == colour for (_, end), c in picture.arrows.items() if end == own)
@@ -198,6 +202,24 @@ def test_a_module_is_one_node_with_an_arrow_to_what_it_serves() -> None:
     assert ("net", "tau") not in picture.arrows
 
 
+def test_a_parameter_of_a_module_of_pyro_has_an_arrow_too() -> None:
+    picture = drawn(Linear())
+    assert ("bias", "y") in picture.arrows
+    assert ("weight", "y") in picture.arrows
+    assert not any(start == "unused" for start, _ in picture.arrows)
+    assert picture.lines("bias") == ["parameter: optim"]
+
+
+def test_a_chain_in_one_site_is_in_the_colour_of_its_lowest_tier() -> None:
+    explanation = explained(MODELS["hidden"])
+    tiers = {f.site: f.tier for f in explanation.factors}
+    assert tiers["y.transition"] == "exact"
+    assert tiers["y"] == "quadrature"
+    picture = Picture(explanation.render())
+    assert set(picture.nodes) == {"p", "mu", "y"}
+    assert picture.nodes["y"]["color"] == TIER_COLOURS["quadrature"]
+
+
 def test_observed_sites_are_grey_and_a_term_is_a_box() -> None:
     picture = drawn(sampled)
     assert picture.nodes["obs"]["fillcolor"] == "#D9D9D9"
@@ -234,6 +256,22 @@ def test_under_a_point_mass_discrete_latents_are_summed_out_too() -> None:
     picture = Picture(explanation.render())
     assert picture.nodes["z"]["shape"] == "octagon"
     assert picture.lines("mu") == ["Delta", "block {pi, mu}"]
+
+
+def test_the_picture_in_the_documentation_is_that_of_its_model() -> None:
+    page = (DOCS / "explain.md").read_text()
+    block = re.search(r"```python\n(import pyro\n.*?)```", page, re.DOTALL)
+    assert block is not None
+    names: dict[str, Any] = {}
+    exec(block[1], names)  # a page of this repository, which its own tests run as well
+    picture = Picture(names["blr"].explain(names["passed"]).render())
+    stored = (DOCS / "_static" / "explained.svg").read_text()
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", stored)
+    wanted = [line for n in picture.nodes for line in (n, *picture.lines(n))]
+    assert not set(wanted) - set(texts)
+    assert stored.count('class="node"') == len(picture.nodes) + 1  # and the legend
+    assert stored.count('class="edge"') == len(picture.arrows)
+    assert stored.count('class="cluster"') == 3
 
 
 # ---------------------------------------------------------------------- what drawing leaves alone

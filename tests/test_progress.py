@@ -4,6 +4,7 @@
 
 import math
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pyro
@@ -93,6 +94,16 @@ def test_whatever_the_numbers_are_the_bar_is_a_line(
     text = shown(capfd)
     assert "1/1" in text
     assert ("gap not known yet" in text) == (not math.isfinite(gap))
+
+
+def test_a_widget_of_a_notebook_is_full_at_the_end_too() -> None:
+    fit = Fit()
+    with Progress(1000, False) as bar:
+        widget = SimpleNamespace(max=1000)
+        bar._bar.container = SimpleNamespace(children=[None, widget, None])
+        bar.enter(fit, 1.0)
+        bar.end(fit)
+    assert widget.max == fit.steps == bar._bar.total == 1
 
 
 def test_what_no_step_has_measured_is_not_a_number() -> None:

@@ -203,6 +203,24 @@ def test_every_factor_and_tier_of_the_explanation_is_timed() -> None:
             assert tiers.get(factor.site, factor.tier) == factor.tier
 
 
+def test_a_guide_in_coordinates_of_its_own_is_timed() -> None:
+    def model(y: Tensor) -> None:
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Bernoulli(logits=m), obs=(y > 0).to(y.dtype))
+
+    def guide(y: Tensor) -> None:
+        log_scale = pyro.param("log_scale", torch.tensor(0.0))
+        pyro.sample("m", dist.Normal(pyro.param("loc", torch.tensor(0.0)), log_scale.exp()))
+
+    blr = BLR(model, guide)
+    blr.step(Y)
+    before = everything(blr)
+    report = report_of(blr, Y)
+    assert {f.site for f in report.factors} == {"m", "y"}
+    assert_same(everything(blr), before)
+
+
 def test_discrete_latents_under_a_point_mass_are_timed() -> None:
     model = MODELS["mixture"]
     guide = AutoDelta(pyro.poutine.block(model, hide=["z"]))
@@ -244,6 +262,12 @@ def test_a_number_of_steps_that_is_none_is_refused(steps: Any) -> None:
     blr = BLR(MODELS["regression"], AutoNatural(MODELS["regression"]))
     with pytest.raises(ArgumentError, match="max_steps"):
         blr.trace_report(X, Y, max_steps=steps)
+
+
+def test_a_keyword_that_is_not_the_model_s_is_refused() -> None:
+    blr = BLR(MODELS["regression"], AutoNatural(MODELS["regression"]))
+    with pytest.raises(ArgumentError, match=r"trace_report passes 'tol'.*keywords are max_steps"):
+        blr.trace_report(X, Y, tol=1e-3)
 
 
 def test_a_single_step_has_no_later_ones() -> None:

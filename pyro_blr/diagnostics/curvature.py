@@ -10,8 +10,8 @@ weights of all draws still do: of two Gaussians with the variances :math:`s_q^2`
 
 so the coefficient of the square, in a least-squares fit of the log weights, is half of
 ``1 - (sd of q / sd of the posterior)^2``. A site of a few elements is seen along its own principal
-directions under q, which are uncorrelated; a fit on the directions of all sites and their squares says
-of each how wide q is there, the others given.
+directions under q, which are uncorrelated; a fit on the directions of all sites and their squares
+says of each how wide q is there, the others given.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: Directions up to which all of them are fitted together; of more each is fitted for itself, and what
-#: the others do to the log weights is noise.
+#: Directions up to which all of them are fitted together; of more each is fitted for itself, and
+#: what the others do to the log weights is noise.
 TOGETHER = 200
 #: Elements up to which a site is seen along its principal directions; of more, along its elements.
 TURNED = 100
@@ -67,7 +67,8 @@ def _directions(value: Tensor) -> Tensor:
         return scaled
     sizes, axes = torch.linalg.eigh(scaled.mT @ scaled / len(scaled))
     kept = sizes > 1e-8 * sizes[-1]  # proportions are linear in each other
-    return scaled @ axes[:, kept] / sizes[kept].sqrt()
+    turned: Tensor = scaled @ axes[:, kept] / sizes[kept].sqrt()
+    return turned
 
 
 def _together(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

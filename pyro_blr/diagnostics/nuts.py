@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A guide against a short run of NUTS, which does not start from q's weights and sees other modes."""
+"""A guide against a short run of NUTS, which needs no weights and may see other modes."""
 
 import math
 import warnings
@@ -55,8 +55,8 @@ class Comparison:
         if not self.has_mixed:
             worst = max(self.r_hat, key=lambda name: self.r_hat[name])
             return (
-                f"no reference: NUTS has not mixed (R-hat {self.r_hat[worst]:.2f} of {worst}). Mend: "
-                "num_samples and warmup_steps larger, or the model decentred"
+                f"no reference: NUTS has not mixed (R-hat {self.r_hat[worst]:.2f} of {worst}). "
+                "Mend: larger num_samples and warmup_steps, or a decentred model"
             )
         found = "; ".join(words for s in self.sites if (words := s.words()))
         if found:

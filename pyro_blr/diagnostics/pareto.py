@@ -18,9 +18,10 @@ FEWEST_DRAWS = 25
 FEWEST_IN_TAIL = 5
 #: Weights that differ by less (in nats) are constant: q is then 5e-13 nats from its target.
 CONSTANT = 1e-6
-#: The sd of log weights in nats up to which they are even: q is then some 0.02 nats from its target,
-#: as a normal law is from one that is a sixth wider. A few draws with large weights do not change it.
-EVEN = 0.2
+#: The sd of log weights in nats up to which they are even, if draws are worth so large a share: q
+#: is then some 0.03 nats from its target, as a normal law is from one that is a fifth wider. The
+#: share is for Student tails, whose log weights are even, a few with a quarter of all weight.
+EVEN, WORTH = 0.25, 0.8
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ class PSIS:
     def is_even(self) -> bool:
         """Whether the weights are so even that their tail hardly matters, whatever its index.
 
-        The tail of a logistic regression's posterior against a normal q has an index near 1, and
-        begins where there is next to no mass.
+        The tail of a skewed posterior against a normal q has an index near 1, and begins where
+        there is next to no mass.
         """
-        return self.log_sd <= EVEN
+        return self.log_sd <= EVEN and self.effective_draws >= WORTH * len(self.log_weights)
 
     @property
     def limit(self) -> float:

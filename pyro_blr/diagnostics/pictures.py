@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +13,8 @@ from torch import Tensor
 from .. import errors
 from ..fit import Fit
 
-if TYPE_CHECKING:
-    from .calibration import Calibration
-    from .nuts import Comparison
-    from .report import Report
-
 BLUE, RED, GREY = "#1f5a92", "#c0504d", "0.55"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -47,8 +42,8 @@ def plot_history(fit: Any) -> Any:
     """
     if not isinstance(fit, Fit) or not fit.steps:
         raise errors.ArgumentError(
-            f"plot_history needs what blr.fit(...) returned, after a step, not {type(fit).__name__}. "
-            "Mend: plot_history(blr.fit(*args))."
+            "plot_history needs what blr.fit(...) returned, after a step, not "
+            f"{type(fit).__name__}. Mend: plot_history(blr.fit(*args))."
         )
     plt, style = _matplotlib()
     with style:
@@ -58,7 +53,7 @@ def plot_history(fit: Any) -> Any:
     return figure
 
 
-def plot_report(found: "Report") -> Any:
+def plot_report(found: Any) -> Any:
     """Weights, sites, and the way to the optimum where the fit has it."""
     plt, style = _matplotlib()
     has_way = found.fit is not None and found.fit.steps > 0
@@ -76,7 +71,7 @@ def plot_report(found: "Report") -> Any:
     return figure
 
 
-def plot_comparison(found: "Comparison") -> Any:
+def plot_comparison(found: Any) -> Any:
     """Means and sds of q against NUTS's."""
     plt, style = _matplotlib()
     with style:
@@ -87,7 +82,7 @@ def plot_comparison(found: "Comparison") -> Any:
     return figure
 
 
-def plot_calibration(found: "Calibration") -> Any:
+def plot_calibration(found: Any) -> Any:
     """A histogram of the ranks of each site's worst element."""
     plt, style = _matplotlib()
     names = list(found.numbers)[:MOST_HISTOGRAMS]
@@ -147,7 +142,7 @@ def _history(axes: Any, fit: Any) -> None:
         axes.set_xticks(list(steps))
 
 
-def _weights(axes: Any, found: "Report") -> None:
+def _weights(axes: Any, found: Any) -> None:
     """The weights in order, against what even ones would be."""
     smoothed = found.weighed.psis
     relative = (smoothed.weights * len(smoothed.weights)).sort(descending=True).values
@@ -163,7 +158,7 @@ def _weights(axes: Any, found: "Report") -> None:
     axes.set_title(f"weights p / q: {khat}, worth {size}", fontsize=9)
 
 
-def _khats(axes: Any, found: "Report") -> None:
+def _khats(axes: Any, found: Any) -> None:
     """The k-hat of the guide and of each site given the others."""
     limit = found.weighed.psis.limit
     bars = [("whole guide", found.khat, True)]
@@ -244,7 +239,7 @@ def _wrapped(text: str, width: int = 110) -> str:
 def _matplotlib() -> tuple[Any, Any]:
     """Matplotlib's pyplot, and the style of these pictures as a context."""
     try:
-        import matplotlib.pyplot as plt
+        from matplotlib import pyplot as plt
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
             raise

@@ -52,7 +52,8 @@ class Report:
     @property
     def verdict(self) -> str:
         """In words; it begins with ``exact``, ``good``, ``too ...``, ``off ...``, ``not decided``,
-        or ``do not trust``."""
+        or ``do not trust``.
+        """
         return self.judgement.text
 
     @property
@@ -145,7 +146,8 @@ def _summary(found: Report) -> list[str]:
     lines = [
         f"draws of q: {size}, worth {found.effective_draws:.0f} of the posterior",
         f"Pareto k-hat: {khat} (up to {smoothed.limit:.2f} the weights serve)",
-        f"KL(q || posterior): {max(found.weighed.divergence, 0.0):.3g} nats, ELBO {found.weighed.elbo:.4f}",
+        f"KL(q || posterior): {max(found.weighed.divergence, 0.0):.3g} nats; ELBO "
+        f"{found.weighed.elbo:.4f}",
     ]
     if found.fit is not None:
         lines.append(
@@ -185,10 +187,9 @@ def _largest_ratio(bound: torch.Tensor, sd: torch.Tensor) -> float:
 
 def _legend(found: Report) -> list[str]:
     lines = [
-        "of q(site | others): k-hat, and nats from its full conditional. Of the worst element, in "
-        "sds of q: the",
-        "posterior mean less q's, the posterior sd, with Monte Carlo errors; bounds on the errors of "
-        "mean and sd.",
+        "k-hat and nats: of q(site | others) against its full conditional.",
+        "Of the worst element, in sds of q: the posterior mean less q's, and its sd, with",
+        "Monte Carlo errors; bounds on the errors of mean and sd (none without a second moment).",
     ]
     together = [k.sites for k in found.site_khats if len(k.sites) > 1]
     if together:

@@ -38,14 +38,15 @@ def sbc(
     r"""Simulation-based calibration (Talts et al. 2018), and its form for variational fits.
 
     Latents are drawn from the prior, data given them, and q is fitted to these data, again and
-    again. Were q the posterior, the rank of a true latent among draws of q would be uniform. That is
-    tested, and (VSBC, Yao et al. 2018) whether the chance under q that a latent is less than its
-    true value is symmetric about 1/2: if it is not, q's mean is biased on average. A mean-field
-    guide that is too narrow fails the first and may pass the second.
+    again. Were q the posterior, the rank of a true latent among draws of q would be uniform. That
+    is tested, by Anderson and Darling's test, and (VSBC, Yao et al. 2018) whether the chance under
+    q that a latent is less than its true value is symmetric about 1/2, by Wilcoxon's: if it is not,
+    q's mean is biased on average. A guide that is too narrow fails the first and may pass the
+    second. P-values are corrected for the number of elements (Bonferroni).
 
     The data that the model is given are replaced by simulated ones at its observed sites; of the
-    arguments their shapes alone then count. Where data are read elsewhere too (a lagged value), pass
-    ``simulate``.
+    arguments their shapes alone then count. Where data are read elsewhere too (a lagged value),
+    pass ``simulate``.
 
     Example::
 

@@ -4,8 +4,8 @@
 r"""Pareto k-hat of each site, given the others.
 
 The k-hat of a guide says that q is bad, and not where. Let q have a site (or a part of sites that
-it holds together) with the value z_i, and the others with the value z_-i. The weights of the whole
-guide at draws that differ in z_i alone are, up to a constant,
+it holds together) with the value :math:`z_i`, and the others with the value :math:`z_{-i}`. The
+weights of the whole guide at draws that differ in :math:`z_i` alone are, up to a constant,
 
 .. math::
 
@@ -14,18 +14,19 @@ guide at draws that differ in z_i alone are, up to a constant,
     \qquad z_i \sim q(z_i \mid z_{-i}),
 
 the importance ratios of the site's full conditional. The k-hat of a site is the median of theirs
-with z_-i at some draws of q, a few of them the nearest to its mean, and its divergence the least of
-:math:`KL(q(z_i | z_{-i}) \,\|\, p(z_i | z_{-i}, x))` there, in nats: what is left where the others
-suit it best.
+with the others at some draws of q, a few of them the nearest to its mean, and its divergence the
+least of :math:`KL(q(z_i | z_{-i}) \,\|\, p(z_i | z_{-i}, x))` there, in nats: what is left where
+the others suit it best.
 
-What it means. It judges q's law of the site alone where the others are held: its family, its width,
-where it lies. If it is high, q is wrong there, and another family or more steps mend it. It does not
-judge what q leaves out *between* sites: where the k-hat of the whole guide is high and that of every
-site low, the sites depend on each other in the posterior as they do not in q, and a joint guide mends
-it. (The best mean-field guide of a Gaussian posterior has exact full conditionals at its mean, and
-log-linear ratios, whose k is 0, elsewhere; the k of the whole guide may be near 1.) In a guide that is one Gaussian over several
-sites q(z_i | z_-i) is its conditional law. A k-hat says nothing of size: a site of 0.001 nats may
-have a high one, and no matter.
+What it means. It judges q's law of the site alone where the others are held: its family, its
+width, where it lies. If it is high, q is wrong there, and another family or more steps mend it. It
+does not judge what q leaves out *between* sites: where the k-hat of the whole guide is high and
+that of every site low, the sites depend on each other in the posterior as they do not in q, and a
+joint guide mends it. (The best mean-field guide of a Gaussian posterior has exact full
+conditionals at its mean, and log-linear ratios, whose k is 0, elsewhere; the k of the whole guide
+may be near 1.) In a guide that is one Gaussian over several sites q(site | others) is its
+conditional law. A k-hat says nothing of size: a site of 0.001 nats may have a high one, and no
+matter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,8 +45,8 @@ from .pareto import psis
 from .units import Unit, Units, units_of
 from .weighed import divergence, in_chunks, rounding_of
 
-#: Draws of q at which the other sites are held: the nearest to its mean, where a mean-field guide is
-#: at its best, and any others, where the scale of many sites is as it is.
+#: Draws of q at which the other sites are held: of them the nearest to its mean, where a mean-field
+#: guide is at its best; the rest are any, where the scale of many sites is as it is.
 CENTRAL, ANCHORS = 4, 16
 #: Draws of a site at each of them, at least.
 FEWEST = 50
@@ -56,7 +57,8 @@ class SiteKhat:
     """How far q's law of a site is from its full conditional.
 
     :param tuple sites: the site, or those that q holds together.
-    :param float khat: the median Pareto k-hat of the ratios; minus infinity where they have no tail.
+    :param float khat: the median Pareto k-hat of the ratios; minus infinity where they have no
+        tail.
     :param float divergence: the least KL(q || full conditional), in nats.
     :param bool is_exact: whether all ratios are constant to rounding.
     """

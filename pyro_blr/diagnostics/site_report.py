@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the weighted draws say of one site: how far its means and sds are off, and how sure that is."""
+"""What weighted draws say of one site: how far its means and sds are off, and how surely."""
 
 import math
 from dataclasses import dataclass
@@ -71,8 +71,8 @@ class SiteReport:
     def tail(self) -> float:
         """The k that Gaussians of these sds would have, ``1 - (sd of q / sd of the posterior)^2``.
 
-        A lower bound by the weighted sd, which reaches no further than q does, where it surely is too
-        small, or what the curvature of the log weights says; 0 where neither says anything.
+        A lower bound by the weighted sd, which reaches no further than q does, where q surely is
+        too narrow, or what the curvature of the log weights says; 0 where neither says anything.
         """
         by_sd = 1 - self.widest**-2 if self.is_narrow else 0.0
         return max(by_sd, self.curve)

@@ -44,11 +44,12 @@ def symmetric_p_value(numbers: Tensor) -> Tensor:
     ranks = away.abs().argsort(0).argsort(0).double() + 1
     statistic = (ranks * away.sign()).sum(0)
     variance = count * (count + 1) * (2 * count + 1) / 6
-    return torch.special.erfc(statistic.abs() / math.sqrt(2 * variance))
+    p_values: Tensor = torch.special.erfc(statistic.abs() / math.sqrt(2 * variance))
+    return p_values
 
 
 def corrected(p_values: Tensor) -> float:
-    """The p-value of many tests together, by Bonferroni: the least times their number, at most 1."""
+    """The p-value of many tests, by Bonferroni: the least times their number, at most 1."""
     return min(1.0, p_values.numel() * float(p_values.min()))
 
 

@@ -73,8 +73,8 @@ def judge(
 def _doubt(smoothed: PSIS, sites: Sequence[SiteReport], khats: Sequence[SiteKhat]) -> str:
     """Why the weights are of no use, empty if they are.
 
-    The tail of the guide's weights is at least as heavy as that of a site's, and that of a law which
-    is too narrow as heavy as its width makes it; k-hat of 4000 draws has an error of 0.1.
+    The tail of the guide's weights is at least as heavy as that of a site's, and that of a law
+    which is too narrow as heavy as its width makes it; k-hat of 4000 draws has an error of 0.1.
     """
     limit = smoothed.limit
     if smoothed.khat > limit:
@@ -112,7 +112,7 @@ def _by_moments(weighed: Weighed, sites: Sequence[SiteReport]) -> tuple[str, str
     """The verdict where weighted estimates can be used."""
     khat = f"k-hat {max(weighed.psis.khat, -1.0):.2f}"
     if not weighed.psis.is_reliable:
-        khat += " (of weights so even that their tail has next to no mass)"
+        khat += " is of a far tail, which may be heavier than q's; the draws' weights are even"
     found = "; ".join(words for s in sites if (words := s.words()))
     if found:
         return "off", f"{found}; {khat}, so weights correct it"

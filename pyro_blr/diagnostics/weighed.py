@@ -98,15 +98,15 @@ def in_chunks(count: int) -> Iterator[int]:
 
 def rounding_of(values: Mapping[str, Tensor], log_p: Tensor, log_q: Tensor) -> float:
     """How far rounding may take apart log weights that are equal, in nats."""
-    eps = max((torch.finfo(v.dtype).eps for v in values.values() if v.is_floating_point()))
+    eps = max(torch.finfo(v.dtype).eps for v in values.values() if v.is_floating_point())
     size = float(torch.maximum(log_p.abs(), log_q.abs()).max())
     return max(CONSTANT, ROUNDING * eps * size)
 
 
 def divergence(log_ratios: Tensor) -> float:
-    """KL(q || p) in nats from ``log p - log q`` at draws of q, p known up to a factor. # shape: (S,)
+    """KL(q || p) in nats: the log of the mean ratio (evidence) less the mean of logs (ELBO).
 
-    The log of the mean ratio, which is the evidence, less the mean log ratio, the ELBO.
+    :param log_ratios: ``log p - log q`` at draws of q, p known up to a factor. # shape: (S,)
     """
     centred = log_ratios - log_ratios.max()
     return float(centred.exp().mean().log() - centred.mean())

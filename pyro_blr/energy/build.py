@@ -36,6 +36,7 @@ from .hidden_gaussian import ChainIntegral, GaussianChain
 from .hidden_markov import ForwardSum, HiddenChain, Sequences
 from .sampled import SampledFactor
 from .trace import TracedSite
+from .weighted import WeightedFactor, no_expectation
 
 
 def build_factors(
@@ -159,10 +160,34 @@ def build_factor(site: TracedSite, layout: Layout, estimator: str = "auto") -> F
         reason = plan
     blocks = frozenset(layout[s.name] for s in node.sites)
     summed_node = Summed(node, site.mask, site.scale)
+    if any(s.is_discrete for s in node.sites):
+        return _weighted(site.name, node, blocks, reason, summed_node, layout)
     found = _quadrature(site.name, node, blocks, reason, summed_node, layout)
     if isinstance(found, str):
         return _sampled(site.name, blocks, found, summed_node, estimator)
     return found
+
+
+def _weighted(
+    name: str,
+    node: LiftedTensor,
+    blocks: frozenset[Block],
+    reason: str,
+    summed: Summed,
+    layout: Layout,
+) -> Factor:
+    """The factor of discrete latents that q holds, by quadrature at each of their values.
+
+    :raises DiscreteLatentError: if it has none.
+    """
+    found = node.enumeration
+    if found is None:
+        raise no_expectation(name, node, reason)
+    part = _part(name, found.given, layout, Role())
+    weights, _ = _plan(found.weights, layout)
+    if not isinstance(part, QuadraturePart) or isinstance(weights, str):
+        raise no_expectation(name, node, part if isinstance(part, str) else reason)
+    return WeightedFactor(name, blocks, reason, weights, part, summed)
 
 
 def _quadrature(

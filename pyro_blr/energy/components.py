@@ -121,7 +121,8 @@ def check_plates(component: Component) -> None:
                     f"site {site.name!r} depends on the discrete latent {latents[which].name!r} "
                     f"outside of its plate {outside[0]!r}. Mend: put the site into the same "
                     f"plate, by its name: `rows = pyro.plate({outside[0]!r}, ...)` may be entered "
-                    "several times by `with rows:`."
+                    "several times by `with rows:`. Where its elements meet each other in one site "
+                    '(the pairs of a block model), BLR(..., discrete="factorised").'
                 )
 
 

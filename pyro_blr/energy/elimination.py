@@ -87,7 +87,8 @@ class Elimination:
                 f"{free / 1e9:.3g} GB of memory are free: too many of these latents meet in one "
                 "factor. Mend: vectorise a Python loop over a plate, `with pyro.plate(...)`, so "
                 "that each element is summed out alone; loop over pyro.markov(...) where each "
-                "depends on the one before; or give a latent to the guide."
+                "depends on the one before; or give each its own probabilities, "
+                'BLR(..., discrete="factorised").'
             )
 
     def __call__(self, *log_factors: Tensor) -> Tensor:

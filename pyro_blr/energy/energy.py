@@ -30,6 +30,7 @@ from .points import packed
 from .sampled import HELD_NUMBERS, SampledFactor, estimate
 from .trace import Traced
 from .value import Value
+from .weighted import WeightedFactor, no_expectation
 
 Naturals = Mapping[Block, Natural]
 
@@ -124,6 +125,11 @@ class Energy:
         self.work.gradients += 1 if draws is None else draws.count * (1 + columns)
 
     @property
+    def numel(self) -> int:
+        """The elements of the largest log density."""
+        return max(math.prod(getattr(s.log_prob, "shape", ())) for s in self.traced.sites)
+
+    @property
     def is_subsampled(self) -> bool:
         """Whether some factor is scaled up from a part of its plate."""
         return self.traced.is_subsampled
@@ -174,6 +180,8 @@ class Energy:
             if not host.truth(_are_finite((*scalars.means, *scalars.variances))):
                 raise non_finite(refused.name)
         factor = self.factors[place]
+        if isinstance(factor, WeightedFactor):
+            raise no_expectation(factor.name, factor.summed.node, refused.refusal)
         if isinstance(factor, EliminatedFactor):
             self.factors[place] = factor.at_draws(f"{refused.refusal}; {refused.reason}")
         else:
@@ -298,6 +306,8 @@ def _quadratures(factor: Factor) -> list[QuadratureFactor]:
     """The quadratures that a factor is made of."""
     if isinstance(factor, EliminatedFactor):
         return [p.factor for p in factor.parts if isinstance(p, QuadraturePart)]
+    if isinstance(factor, WeightedFactor):
+        return [factor.part.factor]
     return [factor] if isinstance(factor, QuadratureFactor) else []
 
 

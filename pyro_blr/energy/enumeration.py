@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import errors
@@ -80,6 +81,16 @@ def summed_out(name: str, fn: Any, infer: Mapping[str, Any]) -> dict[str, Any]:
 
     :raises DiscreteLatentError: if its support is not finite.
     """
+    check_listed(name, fn)
+    kept = {k: v for k, v in infer.items() if k not in ("num_samples", "tmc")}
+    return {**kept, "enumerate": "parallel", "expand": False}
+
+
+def check_listed(name: str, fn: Any) -> None:
+    """Refuse a discrete latent whose values cannot be listed.
+
+    :raises DiscreteLatentError: naming it.
+    """
     if not getattr(fn, "has_enumerate_support", False):
         raise errors.DiscreteLatentError(
             f"latent {name!r} is discrete and its support has no end (or no listing in Pyro), so "
@@ -92,8 +103,24 @@ def summed_out(name: str, fn: Any, infer: Mapping[str, Any]) -> dict[str, Any]:
             "are not listed. Mend: put its elements into a pyro.plate in the place of "
             ".to_event."
         )
-    kept = {k: v for k, v in infer.items() if k not in ("num_samples", "tmc")}
-    return {**kept, "enumerate": "parallel", "expand": False}
+
+
+def listed_values(name: str, fn: Any) -> tuple[float, ...]:
+    """The values of a discrete latent in Pyro's order; of one-hot vectors the places of the 1.
+
+    :raises DiscreteLatentError: if they cannot be listed, or are other vectors.
+    """
+    check_listed(name, fn)
+    values = fn.enumerate_support(expand=False)
+    if not fn.event_dim:
+        return tuple(float(v) for v in values.reshape(len(values), -1)[:, 0].tolist())
+    flat = values.reshape(len(values), -1)
+    if fn.event_dim > 1 or not torch.equal(flat.double(), torch.eye(len(flat)).double()):
+        raise errors.DiscreteLatentError(
+            f"latent {name!r} is a discrete vector that is not one-hot, whose values no factorised "
+            "q lists. Mend: put its elements into a pyro.plate."
+        )
+    return tuple(map(float, range(len(flat))))
 
 
 def check_declared(msg: Mapping[str, Any], nesting: int) -> None:
@@ -163,5 +190,6 @@ def check_memory(name: str, shape: tuple[int, ...], dims: Dims, device: Any) -> 
         f"discrete latents: the shape {tuple(shape)}, {needed / 1e9:.3g} GB, and {free / 1e9:.3g} "
         "GB are free. Mend: if these latents come from a Python loop over a plate, vectorise it, "
         "`with pyro.plate(...)`, so that each element is summed out alone; if each depends on the "
-        "one before, loop over pyro.markov(...)."
+        "one before, loop over pyro.markov(...); if all depend on all, give each its own "
+        'probabilities, BLR(..., discrete="factorised").'
     )

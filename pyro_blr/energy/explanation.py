@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from torch.distributions.transforms import ExpTransform
@@ -193,6 +194,7 @@ def explain(
     blocks = tuple(tuple(s.name for s in b.sites) for b in energy.blocks)
     families = tuple(_family(energy, b) for b in energy.blocks)
     summed_out = tuple(s.name for s in energy.traced.sites if s.choice is not None)
+    notes = (*notes, *_factorised(energy))
     return Explanation(tuple(rows), blocks, notes, parameters, families, summed_out)
 
 
@@ -205,6 +207,16 @@ def _family(energy: Energy, block: Block) -> str:
     return f"{block.family.name} {'of the logarithm' if of_logarithm else '(unconstrained)'}"
 
 
+def _factorised(energy: Energy) -> list[str]:
+    """What q assumes of the discrete latents that it holds."""
+    return [
+        f"{block.name} is discrete and factorised in q: {prod(block.batch_shape)} independent "
+        f'elements of {len(block.sites[0].levels)} values (discrete="factorised")'
+        for block in energy.blocks
+        if block.sites[0].is_discrete
+    ]
+
+
 def _rows(energy: Energy, factor: Factor) -> list[FactorExplanation]:
     """A row for a factor; of sites that discrete latents join, one for each of them."""
     if isinstance(factor, EliminatedFactor) and not factor.latents:
@@ -212,7 +224,14 @@ def _rows(energy: Energy, factor: Factor) -> list[FactorExplanation]:
         return [_row(energy, factor, why, all(map(factor.is_conjugate_in, factor.blocks)))]
     if isinstance(factor, EliminatedFactor):
         why = f"{factor.name} summed out of expected log factors (mean_field)"
-        return [_row(energy, p, why, all(map(p.is_linear_in, p.blocks))) for p in factor.parts]
+        known = {site.name for site in energy.traced.sites}
+        rows = []
+        for part in factor.parts:
+            linear = all(map(part.is_linear_in, part.blocks))
+            # Of a hidden Markov model in one site, parts are of the site.
+            own = (part.name if part.name in known else factor.name,)
+            rows.append(_row(energy, part, why, linear, own=own))
+        return rows
     conjugate = factor.tier == "exact" and all(factor.is_linear_in(b) for b in factor.blocks)
     reason = factor.reason
     if factor.tier == "exact" and not conjugate:
@@ -229,7 +248,7 @@ def _rows(energy: Energy, factor: Factor) -> list[FactorExplanation]:
 
 def _joined(energy: Energy, factor: Factor) -> tuple[str, ...]:
     """The sites of a factor: those that discrete latents join are one at draws of q."""
-    if isinstance(factor, SampledFactor):
+    if isinstance(factor, SampledFactor) and energy.traced.has_choices:
         for component in components(energy.traced.sites)[1]:
             if component.name == factor.name:
                 return tuple(s.name for s in component.sites)

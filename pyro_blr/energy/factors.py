@@ -64,6 +64,10 @@ class Factor(ABC):
         """
         return self.is_linear_in(block)
 
+    def couples(self, block: Block) -> bool:
+        """Whether it is known to have a product of two elements of a block."""
+        return False
+
     def coefficients(self, moments: MomentsMap, block: Block) -> Coefficients | None:
         """The message to a block in which it is conjugate, without differentiation, or None."""
         return None
@@ -81,6 +85,9 @@ class ExactFactor(Factor):
 
     def is_linear_in(self, block: Block) -> bool:
         return self.plan.is_linear_in(block)
+
+    def couples(self, block: Block) -> bool:
+        return self.plan.couples(block)
 
     def coefficients(self, moments: MomentsMap, block: Block) -> Coefficients | None:
         return self.plan.coefficients(moments, self.free, block)

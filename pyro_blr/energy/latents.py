@@ -78,6 +78,9 @@ def block_values(block: Block, latents: Latents, draw: Tensor) -> dict[LatentSit
         sample = draw.shape[: draw.dim() - len(block.own_shape) - 2]
         draw = draw.reshape(*sample, *block.batch_shape, draw.shape[-1])
     values = {}
+    if block.sites[0].is_discrete:  # a draw is the value's place in the list
+        (site,) = block.sites
+        return {site: site.values_at(draw).to(latents[site.name].dtype)}
     for site in block.sites:
         values[site] = cut(block, site, draw, len(block.batch_shape)).to(latents[site.name].dtype)
     return values

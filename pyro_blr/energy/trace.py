@@ -21,6 +21,7 @@ from torch import Tensor
 from .. import errors
 from .._compat import constraint_of
 from ..lifting.distribution import coerce
+from ..lifting.enumerated import over_values
 from ..lifting.tensor import LiftedTensor, last_refusal
 from ..lifting.transforms import forward, log_jacobian, sum_rightmost
 from ..lifting.wrappers import log_density, pulled_back
@@ -215,6 +216,7 @@ class LiftMessenger(Messenger):
         if msg["infer"].get("_deterministic"):
             return
         fn, value, mask = msg["fn"], msg["value"], msg["mask"]
+        by_latent, mask = (mask, None) if isinstance(mask, LiftedTensor) else (None, mask)
         own = (self.plates.by_plate.get(f.name) for f in msg["cond_indep_stack"])
         self.traced.is_subsampled |= any(s is not None and s.is_a_part for s in own)
         check_arguments(msg["name"], fn)
@@ -225,6 +227,10 @@ class LiftMessenger(Messenger):
             log_prob = log_density(fn, value)
         else:
             log_prob = _variable_log_density(self.latents[msg["name"]], fn, variable, value)
+        if isinstance(by_latent, LiftedTensor):
+            log_prob = torch.where(by_latent, log_prob, torch.zeros(()))
+        if isinstance(log_prob, LiftedTensor):
+            log_prob = over_values(log_prob)
         dims = dims_of(msg)
         if dims.choices:
             log_prob = _over_choices(log_prob, (mask, msg["scale"]), dims)
@@ -342,6 +348,17 @@ def branch_on_discrete() -> errors.ControlFlowError:
     )
 
 
+def position_of_discrete(error: IndexError) -> errors.DiscreteLatentError:
+    """The error for an index that fails in a model whose discrete latents are summed out."""
+    return errors.DiscreteLatentError(
+        f"an index is out of bounds ({error}) in a model with discrete latents. While they are "
+        "summed out a latent `z` has one element that stands for all of its plate, so that "
+        "`z[src]` picks nothing. Mend: if elements of it meet each other (the pairs of a block "
+        'model), BLR(..., discrete="factorised"); else put what depends on it into its own plate; '
+        "else correct the index."
+    )
+
+
 @contextmanager
 def without_validation() -> Iterator[None]:
     """Lifted values cannot be checked one by one; what is constant is, by ``domains``."""
@@ -383,6 +400,8 @@ def trace_model(
                 raise refusal from error
             if nesting is not None and "Boolean value of Tensor" in str(error):
                 raise branch_on_discrete() from error
+            if nesting is not None and isinstance(error, IndexError):
+                raise position_of_discrete(error) from error
             raise
     unseen = sorted(set(latents) - messenger.traced.seen)
     if unseen:

@@ -164,6 +164,12 @@ class ExponentialFamily(ABC):
         """
         raise NotImplementedError(f"{self.name} does not say where a latent starts; override near.")
 
+    def near_inverse_fisher(self, natural: Natural, covector: tuple[Tensor, ...]) -> Natural:
+        """Return F^-1 covector where F has digits: directions along which it is so small that a
+        covector computed by differentiation is rounding may be left out, as a projection does.
+        """
+        return self.inverse_fisher(natural, covector)
+
     def for_distribution(self, distribution: Any) -> "ExponentialFamily":
         """Return the family of a distribution of this kind; a count is the distribution's.
 

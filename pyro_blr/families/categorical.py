@@ -17,6 +17,10 @@ from pyro_blr.families.base import ExponentialFamily, MeanParams, Natural
 from pyro_blr.families.odds import class_log_odds
 from pyro_blr.families.registry import register_family, unwrap
 
+#: Classes with a smaller probability have no part in a preconditioner: the Fisher information of
+#: their log-odds is of this size, and covectors that come of differentiation have no digits there.
+LEAST = 1e-8
+
 
 def all_log_odds(natural: Natural) -> Tensor:
     """Return the log-odds of all K classes against the last  # shape: (*batch, K)"""
@@ -81,6 +85,20 @@ class Categorical(ExponentialFamily):
         free = first.shape[-1]
         probs, reference = all_log_odds(natural).softmax(-1).split((free, 1), -1)
         return (first / probs + first.sum(-1, keepdim=True) / reference,)
+
+    def near_inverse_fisher(self, natural: Natural, covector: tuple[Tensor, ...]) -> Natural:
+        """The product with the inverse over the classes that have a probability at all: log-odds
+        of the others stay. The most probable class is the reference.
+        """
+        probs = all_log_odds(natural).softmax(-1)
+        own = torch.arange(probs.shape[-1], device=probs.device) == probs.argmax(-1, keepdim=True)
+        moves = (probs >= LEAST) & ~own
+        (first,) = covector
+        every = torch.cat([first, -first.sum(-1, keepdim=True)], -1)
+        every = torch.where(moves, every, 0.0)
+        shared = every.sum(-1, keepdim=True) / probs.amax(-1, keepdim=True)
+        step = torch.where(moves, every / probs + shared, 0.0)
+        return (step[..., :-1] - step[..., -1:],)
 
     def entropy(self, natural: Natural) -> Tensor:
         log_probs = all_log_odds(natural).log_softmax(-1)

@@ -22,11 +22,12 @@ from torch.distributions.transforms import ExpTransform
 
 from .. import errors
 from .._compat import periodic_repeat
-from ..energy.enumeration import discrete_site
+from ..energy.enumeration import is_discrete, listed_values
 from ..energy.latents import Latent
 from ..energy.trace import Traced
 from ..families import (
     Beta,
+    Categorical,
     DiagonalNormal,
     Dirichlet,
     ExponentialFamily,
@@ -58,7 +59,8 @@ def choose_latents(
     """
     left = {name: _candidates(name, site, families.get(name)) for name, site in sites.items()}
     chosen = {name: next(candidates) for name, candidates in left.items()}
-    open_names = {n for n in chosen if n not in families and not chosen[n].site.gaussian}
+    fixed = {n for n, latent in chosen.items() if latent.site.gaussian or latent.site.is_discrete}
+    open_names = set(chosen) - set(families) - fixed
     while refused := _not_conjugate(trace(chosen), chosen, open_names):
         for name in refused:
             chosen[name] = next(left[name])
@@ -77,8 +79,14 @@ def gaussian_latents(sites: Mapping[str, Any]) -> dict[str, Latent]:
 def _candidates(name: str, site: Any, named: Any) -> Iterator[Latent]:
     """The laws to try for a latent, the last one of which always serves."""
     support = site["fn"].support
-    if support.is_discrete:
-        raise discrete_site(name)
+    if is_discrete(site["fn"]):
+        if named is not None and not isinstance(_family(name, named), Categorical):
+            raise errors.ArgumentError(
+                f"families[{name!r}] is {named!r}, and the site is discrete: under a factorised q "
+                "it has a probability for each of its values. Mend: leave it out."
+            )
+        yield discrete_latent(name, site)
+        return
     _refuse_hidden_bounds(name, site["fn"])
     base = _base(support)
     if named is not None:
@@ -208,6 +216,15 @@ def _own(name: str, site: Any, family: ExponentialFamily) -> Latent:
     return Latent(variable, family, None, plates, site["fn"].event_dim, value.dtype, value.device)
 
 
+def discrete_latent(name: str, site: Any) -> Latent:
+    """A latent with a probability for each of its values, independent of every other."""
+    value, plates = full_value(site)
+    levels = listed_values(name, site["fn"])
+    variable = LatentSite(name, tuple(value.shape), site["fn"].event_dim, False, levels)
+    event_dim, dtype = site["fn"].event_dim, value.dtype
+    return Latent(variable, Categorical(), None, plates, event_dim, dtype, value.device)
+
+
 def unconstrained(name: str, site: Any) -> Latent:
     """A Gaussian latent on the unconstrained space; full covariance over the event dims."""
     value, plates = full_value(site)
@@ -287,8 +304,6 @@ def _other(support: Any) -> str:
 def full_value(site: Any) -> tuple[Tensor, dict[int, tuple[str, int]]]:
     """A site's value repeated to the full size of its plates, and the plates by dim."""
     value = site["value"].detach()
-    if not value.dtype.is_floating_point:
-        raise discrete_site(site["name"])
     event_dim = site["fn"].event_dim
     plates: dict[int, tuple[str, int]] = {}
     batch = value.dim() - event_dim

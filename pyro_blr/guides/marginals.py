@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from ..energy.latents import Latent, cut
 from ..families import Natural, NormalWishart
+from ..families.categorical import all_log_odds
 from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.arrow_moments import ArrowMoments
 from ..lifting.blocks import Block
@@ -30,6 +31,8 @@ def marginal(block: Block, natural: Natural, latent: Latent) -> Any:
 
     :param natural: the natural parameters of the block that holds the site.
     """
+    if latent.site.is_discrete:
+        return _discrete(natural, latent)
     if not latent.site.gaussian:
         own = scale_natural(block, natural, latent)
         cast = tuple(n.to(latent.dtype) for n in own)
@@ -46,6 +49,29 @@ def marginal(block: Block, natural: Natural, latent: Latent) -> Any:
     return _with_event_dim(
         dist.TransformedDistribution(base, [latent.transform]), latent.value_event_dim
     )
+
+
+def _discrete(natural: Natural, latent: Latent) -> Any:
+    """The law of a discrete latent: of the site's own kind, or over places among its values."""
+    dtype = latent.dtype if latent.dtype.is_floating_point else torch.get_default_dtype()
+    probs = all_log_odds(natural).softmax(-1).to(dtype)
+    if latent.site.event_dim:
+        return dist.OneHotCategorical(probs=probs)
+    if latent.site.levels == (0.0, 1.0) and latent.dtype.is_floating_point:
+        return dist.Bernoulli(probs=probs[..., 1])
+    return dist.Categorical(probs=probs)
+
+
+def _discrete_quantile(natural: Natural, latent: Latent, probability: float) -> Tensor:
+    """The quantile of a number; of a one-hot vector, that of no order, its mode."""
+    probs = all_log_odds(natural).softmax(-1)
+    if latent.site.event_dim:
+        return latent.site.values_at(probs.argmax(-1)).to(latent.dtype)
+    levels = latent.site.values_at(torch.arange(probs.shape[-1], device=probs.device))
+    order = levels.argsort()
+    below = probs[..., order].cumsum(-1) < probability * probs.sum(-1, keepdim=True)
+    place = below.sum(-1).clamp_max(len(levels) - 1)
+    return levels[order][place].to(latent.dtype)
 
 
 def _with_event_dim(distribution: Any, event_dim: int) -> Any:
@@ -173,6 +199,8 @@ def _cut_location(block: Block, latent: Latent, value: Tensor) -> Tensor:
 def quantile(block: Block, natural: Natural, latent: Latent, probability: float) -> Tensor:
     """The elementwise quantile of a site's marginal. # shape: that of the site's value"""
     with torch.no_grad():
+        if latent.site.is_discrete:
+            return _discrete_quantile(natural, latent, probability)
         if block.gaussian:
             if isinstance(block, ArrowBlock | ChainBlock):
                 block, mean, covariance = _unit(block, natural, latent)

@@ -74,6 +74,7 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         if not init_scale > 0:
             raise errors.ArgumentError(f"init_scale must be positive, not {init_scale}.")
         super().__init__(model, create_plates=create_plates)
+        self.holds_discrete = False
         self.init_loc_fn = init_loc_fn
         self.init_scale = float(init_scale)
         self.latents: dict[str, Latent] = {}
@@ -186,8 +187,9 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         if self.master is not None:
             self.master()._check_prototype(self.prototype_trace)
         every = dict(self.prototype_trace.iter_stochastic_nodes())
-        # Discrete latents are no part of q: the engine sums them out.
-        sites = {n: s for n, s in every.items() if not is_discrete(s["fn"])}
+        # Discrete latents are no part of q, as the engine sums them out; or they are as all others.
+        held = self.holds_discrete
+        sites = {n: s for n, s in every.items() if held or not is_discrete(s["fn"])}
         if every and not sites:
             raise errors.NoLatentError(
                 f"the model's only latents are discrete, {sorted(every)}, so there is nothing for "

@@ -84,6 +84,8 @@ def initial_natural(latent: Latent, site: Any, value: Tensor, init_scale: float)
         mean = variable.double().reshape(latent.site.shape)
         return gaussian_natural(first_block(latent), mean, init_scale)
     prior = site["fn"]
+    if latent.site.is_discrete:
+        return _prior_odds(latent, prior)
     try:
         natural = latent.family.natural_of(prior)
         shape = latent.block().batch_shape
@@ -93,6 +95,19 @@ def initial_natural(latent: Latent, site: Any, value: Tensor, init_scale: float)
         )
     except (errors.ArgumentError, RuntimeError):
         return from_location(latent, value.double())
+
+
+def _prior_odds(latent: Latent, prior: Any) -> Natural:
+    """The log-odds of a discrete latent's values under its prior; 0 where they are infinite."""
+    values = prior.enumerate_support(expand=True)
+    density = prior.log_prob(values).detach().double().movedim(0, -1)
+    odds = density[..., :-1] - density[..., -1:]
+    odds = torch.where(odds.isfinite(), odds, 0.0)
+    shape = (*latent.block().batch_shape, odds.shape[-1])
+    try:
+        return (odds.expand(shape).clone(),)
+    except RuntimeError:  # the rows of a subsample have priors of their own
+        return (torch.zeros(shape, dtype=odds.dtype, device=odds.device),)
 
 
 def first_block(latent: Latent) -> Block:

@@ -54,9 +54,7 @@ class Coordinates:
         """Natural parameters from their numbers. # shape of vectors: (C, size)"""
         tensors: list[Tensor] = []
         pieces = vectors.split(self.sizes, 1)
-        for piece, shape, own, twin in zip(
-            pieces, self.shapes, self._own, self._twin, strict=True
-        ):
+        for piece, shape, own, twin in zip(pieces, self.shapes, self._own, self._twin, strict=True):
             full = piece.new_zeros(len(piece), shape.numel())
             full = full.index_copy(1, twin, piece).index_copy(1, own, piece)
             tensors.append(full.reshape(len(piece), *shape))

@@ -59,7 +59,7 @@ class Copies:
         return {name: self.blocks.get(b, b) for name, b in self.layout.items()}
 
     def _copied_block(self, block: Block) -> Block:
-        _check(block)
+        check_block(block)
         moved = {
             name: Placement((0, *(d + 1 for d in p.batch_dims)), p.offset)
             for name, p in block.placements.items()
@@ -170,7 +170,7 @@ def positions(shape: tuple[int, ...]) -> Tensor:
     return torch.arange(prod(shape))
 
 
-def _check(block: Block) -> None:
+def check_block(block: Block) -> None:
     """Refuse blocks of which a batch has no meaning here.
 
     :raises GuideError: naming the block.

@@ -44,7 +44,9 @@ class Data:
         """Which data are not masked altogether. # shape: that of the plates"""
         seen = torch.zeros(self.shape, dtype=torch.bool)
         for site in self.sites:
-            mask = site.mask if isinstance(site.mask, Tensor) else torch.tensor(site.mask is not False)
+            mask = (
+                site.mask if isinstance(site.mask, Tensor) else torch.tensor(site.mask is not False)
+            )
             depth = max(max(-d for d in self.dims), mask.dim())
             full = [1] * depth
             for dim, size in zip(self.dims, self.shape, strict=True):

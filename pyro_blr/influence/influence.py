@@ -3,42 +3,51 @@
 
 """What each datum did to a posterior."""
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from .. import errors
 from ..energy.energy import Energy
-from ..energy.factors import ConstantFactor, ExactFactor
-from ..energy.sampled import SampledFactor
 from ..engine import detached
 from ..families import Natural
-from ..guides.views import charts_of
-from ..lifting.blocks import Block
-from ..steps.cone import residual
+from .checks import check_optimum, check_served, is_exact
 from .coordinates import Coordinates
 from .data import Data, data_of
+from .parts import Part
 from .plots import plot
 from .prediction import prediction_of
 from .prior import PriorEffect, effects
 from .quantities import Mean, Quantity
-from .removal import Leaving, Part, Removal
-from .response import MAX_NUMBERS, Response, not_at_optimum
+from .removal import Leaving, Removal
+from .response import MAX_NUMBERS, Response
 from .terms import terms_of
-from .weighting import Reweighted, checked_weights, reweighted
-
-#: The residual in nats above which a guide is not at an optimum.
-RESIDUAL = 1e-3
+from .weighting import Reweighted, checked_weights, reweighted, with_rows_apart
 
 #: The numbers of all messages that are handed out at once: 1 GB.
 MOST_NUMBERS = 2**27
 
 #: Data that are shown where none are asked for.
 SHOWN = 10
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _with_gradients(method: Method) -> Method:
+    """A method that takes messages: gradients, also where the caller has switched them off."""
+
+    @functools.wraps(method)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with torch.inference_mode(False), torch.enable_grad():
+            return method(*args, **kwargs)
+
+    return cast(Method, wrapped)
 
 
 class Influence:
@@ -65,16 +74,19 @@ class Influence:
     """
 
     def __init__(self, blr: Any, objective: Any, site: str | None, plate: str | None) -> None:
+        self._data: Data = data_of(objective.energy.traced, site, plate)
+        if any(b.row_dims for b in objective.energy.blocks):
+            blr, objective = with_rows_apart(blr, self._data, objective.call)
+            self._data = data_of(objective.energy.traced, site, plate)
         energy: Energy = objective.energy
         self._blr, self._objective = blr, objective
-        self._data: Data = data_of(energy.traced, site, plate)
-        _check_served(blr, energy)
+        check_served(blr, energy)
         terms = terms_of(self._data, {f.name: f for f in energy.factors})
         self.is_exact = is_exact(energy)
         given = detached(blr.view.naturals())
         messages = objective.natural_messages(given)
         naturals = messages if self.is_exact else given
-        _check_optimum(objective, naturals, messages)
+        check_optimum(naturals, messages)
         response = None
         if not self.is_exact and Coordinates(naturals).size <= MAX_NUMBERS:
             response = Response(objective, naturals)
@@ -111,9 +123,7 @@ class Influence:
         if self.is_exact:
             removed = "exactly, as no message depends on q"
         elif self._removal.response is None:
-            removed = (
-                f"with the other messages held, since q has more than {MAX_NUMBERS} numbers"
-            )
+            removed = f"with the other messages held, since q has more than {MAX_NUMBERS} numbers"
         else:
             removed = "at first order in what is left, those that matter with messages taken anew"
         return f"removed {removed}; predicted {self._prediction.how}"
@@ -150,6 +160,7 @@ class Influence:
         """
         return self._messages(self._data.flat(index))
 
+    @_with_gradients
     def _messages(self, rows: Tensor | None) -> dict[str, Natural]:
         found = [part.messages() for part in self._removal.parts(rows)]
         blocks = self._removal.naturals
@@ -192,6 +203,7 @@ class Influence:
         found = self._by_datum(each)
         return found[..., 0], found[..., 1]
 
+    @_with_gradients
     def _by_datum(self, function: Any) -> Tensor:
         """A function of q without each datum. # shape: (*plates, *result)"""
         found = []
@@ -253,7 +265,9 @@ class Influence:
         """
         size = self._size_of(by).reshape(-1)
         size = torch.where(size.isnan(), -math.inf, size)
-        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+        if count is not None and (
+            not isinstance(count, int) or isinstance(count, bool) or count < 1
+        ):
             raise errors.ArgumentError(f"count must be a positive integer or None, not {count!r}.")
         return size.argsort(descending=True, stable=True)[:count]
 
@@ -281,6 +295,7 @@ class Influence:
         weights[self._data.flat(index)] = 0.0
         return self.weighted(weights)
 
+    @_with_gradients
     def weighted(self, weights: Any) -> Reweighted:
         """The posterior with the log density of each datum times its weight.
 
@@ -290,6 +305,7 @@ class Influence:
         given = checked_weights(weights, self._data)
         return reweighted(self._blr, self._removal, self._objective.call, given)
 
+    @_with_gradients
     def prior(self) -> dict[str, PriorEffect]:
         """The effect of each prior, whose message is one more message; by latent site."""
         return effects(self._objective.energy, self._removal)
@@ -325,56 +341,3 @@ class Influence:
             lines.append(f"{name:>12}  {self.scores[place]:>10.3g}  {self.loo[place]:>10.4g}")
         total = f"elpd {self.elpd:.2f} +- {self.elpd_error:.2f} nats over {len(self)} data"
         return "\n".join([*lines, total, self.how])
-
-
-def is_exact(energy: Energy) -> bool:
-    """Whether no message of the model depends on q: every product has one mean parameter."""
-    exact = [f for f in energy.factors if isinstance(f, ExactFactor)]
-    constant = [f for f in energy.factors if isinstance(f, ConstantFactor)]
-    if energy.points or len(exact) + len(constant) < len(energy.factors):
-        return False
-    return all(
-        len(p.stats) < 2 and all(f.plan.is_linear_in(b) for b in p.blocks)
-        for f in exact
-        for p in f.plan.products
-    )
-
-
-def _check_served(blr: Any, energy: Energy) -> None:
-    """Refuse what has no messages by datum.
-
-    :raises GuideError: for coordinates that are not natural ones.
-    :raises SampledFactorError: for a model with sampled factors.
-    """
-    if charts_of(blr.view):
-        raise errors.GuideError(
-            f"the guide {type(blr.guide).__name__} has parameters that are no natural ones, along "
-            "which messages are not in balance at an optimum. Mend: use AutoNatural(model)."
-        )
-    for factor in energy.factors:
-        if isinstance(factor, SampledFactor):
-            raise errors.SampledFactorError(
-                f"factor {factor.name!r} is at draws of q ({factor.reason}), so that the optimum "
-                "is known up to their error, which is larger than what most data do. Mend: the "
-                "spelling that keeps it deterministic, see blr.explain(); or "
-                "pyro_blr.to_arviz(blr, *args) and arviz_stats.loo."
-            )
-
-
-def _check_optimum(
-    objective: Any, naturals: Mapping[Block, Natural], messages: Mapping[Block, Natural]
-) -> None:
-    """Refuse a guide at which messages are not in balance, and a model without a posterior.
-
-    :raises ArgumentError: for a guide that was not fitted.
-    :raises ImproperPosteriorError: if exact messages do not sum to a distribution.
-    """
-    for block, natural in naturals.items():
-        if not bool(block.family.in_domain(natural).all()):
-            raise errors.ImproperPosteriorError(
-                f"the messages to {block.name!r} do not sum to a proper distribution. Mend: a "
-                "proper prior, or more data."
-            )
-    away = residual(naturals, messages)
-    if not away <= RESIDUAL:
-        raise not_at_optimum(f"a step would move it by {away:.3g} nats")

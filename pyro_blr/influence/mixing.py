@@ -49,4 +49,5 @@ def _least_squares(matrix: Tensor, target: Tensor) -> Tensor:
     scale = matrix.square().sum(-2).sqrt()
     scaled = matrix / torch.where(scale > 0, scale, 1.0).unsqueeze(-2)
     solution = torch.linalg.pinv(scaled, rtol=1e-10) @ target.unsqueeze(-1)
-    return solution.squeeze(-1) / torch.where(scale > 0, scale, 1.0)
+    shares: Tensor = solution.squeeze(-1) / torch.where(scale > 0, scale, 1.0)
+    return shares

@@ -14,6 +14,9 @@ from .data import Data
 #: The colours of data and of those that are labelled.
 PLAIN, LABELLED = "#7a8ca3", "#c8442d"
 
+#: A label's size: a line in points, and its width and height as shares of the picture's.
+LINE, WIDE, HIGH = 10, 0.035, 0.045
+
 
 def plot(data: Data, values: Tensor, top: Tensor, label: str, ax: Any = None) -> Any:
     """Values against positions, some labelled.
@@ -31,17 +34,19 @@ def plot(data: Data, values: Tensor, top: Tensor, label: str, ax: Any = None) ->
     ax.axhline(0, color="#444444", linewidth=0.8)
     chosen = top[~flat[top].isnan()]
     ax.scatter(chosen.numpy(), flat[chosen].numpy(), color=LABELLED, s=16, zorder=2)
-    for n in chosen.tolist():
+    for n, level in zip(chosen.tolist(), _levels(chosen, flat), strict=True):
         place = data.position(n)
         text = str(place[0]) if len(place) == 1 else ", ".join(map(str, place))
         up = bool(flat[n] >= 0)
+        away = LINE * level + 4
         ax.annotate(
             *(text, (n, float(flat[n]))),
-            xytext=(0, 4 if up else -4),
+            xytext=(0, away if up else -away),
             textcoords="offset points",
             ha="center",
             va="bottom" if up else "top",
             fontsize=8,
+            arrowprops={"arrowstyle": "-", "color": LABELLED, "linewidth": 0.5} if level else None,
         )
     ax.margins(x=0.01, y=0.12)
     ax.set_xlabel(f"datum ({names})" if len(data.shape) == 1 else f"datum, flat ({names})")
@@ -50,9 +55,30 @@ def plot(data: Data, values: Tensor, top: Tensor, label: str, ax: Any = None) ->
     return ax
 
 
+def _levels(chosen: Tensor, flat: Tensor) -> list[int]:
+    """How many lines each label moves away, so that no two stand on one another."""
+    width = WIDE * len(flat)
+    height = HIGH * float(flat.max() - flat.min())
+    placed: list[tuple[int, float, bool]] = []
+    levels = []
+    for n in chosen.tolist():
+        value, level = float(flat[n]), 0
+        up = value >= 0
+        while any(
+            up == side
+            and abs(n - x) < width
+            and abs(value + (level if up else -level) * height - y) < height
+            for x, y, side in placed
+        ):
+            level += 1
+        placed.append((n, value + (level if up else -level) * height, up))
+        levels.append(level)
+    return levels
+
+
 def _pyplot() -> Any:
     try:
-        import matplotlib.pyplot as plt  # noqa: PLC0415
+        import matplotlib.pyplot as plt
     except ImportError as error:
         raise errors.ArgumentError(
             "plot needs matplotlib, which is not installed. Mend: pip install matplotlib."

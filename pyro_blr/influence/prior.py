@@ -3,9 +3,9 @@
 
 """What the priors did: the message of a latent site's own density is one more message.
 
-With the log prior times alpha, q moves by ``d = R m`` for a unit of log alpha, m the prior's message
-and R the linear response. The length of d in the Fisher metric is that move in standard deviations
-(power-scaling, Kallioinen et al. 2024).
+With the log prior times alpha, q moves by ``d = R m`` for a unit of log alpha, m the prior's
+message and R the linear response. The length of d in the Fisher metric is that move in standard
+deviations (power-scaling, Kallioinen et al. 2024).
 """
 
 import math
@@ -38,7 +38,7 @@ class PriorEffect:
     :param pull: the most that the mean of an element of the site moves by, in its own posterior
         standard deviations. The data pull as much the other way: where it is large, they conflict.
     :param share: of the lengths of all factors' moves, its own, between 0 and 1.
-    :param removed: KL(q without it, q) in nats; infinite if the data alone have no proper posterior.
+    :param removed: KL(q without it, q) in nats; infinite if the data alone are improper.
     """
 
     site: str

@@ -18,7 +18,8 @@ from ..families import Natural
 from ..lifting.blocks import Block
 from ..lifting.moments import Moments
 from ..lifting.points import PointBlock
-from .removal import Part, Removal
+from .parts import Part
+from .removal import Removal
 
 #: Draws for each number of q, and the fewest and the most: with four and more their second moments
 #: are exact, so that the mean of a quadratic in Gaussians is.
@@ -41,9 +42,7 @@ class Mean:
             )
         self.quantity, self.removal, self.latents = quantity, removal, latents
         moments = removal.moments_of_all
-        self.noise = {
-            b: m.noise_shape for b, m in moments.items() if not isinstance(b, PointBlock)
-        }
+        self.noise = {b: m.noise_shape for b, m in moments.items() if not isinstance(b, PointBlock)}
         numbers = sum(math.prod(s) for s in self.noise.values() if s is not None)
         count = min(MOST, max(FEWEST, EACH * numbers))
         points = gaussian_points(count + count % 2, numbers, 0)

@@ -14,9 +14,9 @@ removal moves it far, is let go of completely. Where messages do not depend on q
 m_n``, and exact.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,24 +26,24 @@ from ..families import Natural
 from ..lifting import host
 from ..lifting.blocks import Block
 from ..lifting.moments import Moments
-from ..lifting.points import statistics_of
-from ..lifting.statistics import Statistic, sufficient_statistics
+from ..steps.cone import fisher_product
+from .coordinates import Coordinates
 from .copies import Copies, positions
 from .data import Data
-from .coordinates import Coordinates
 from .mixing import Mixing
-from .response import Response, fisher_matrix
-from .terms import CopiedTerm, Term
+from .parts import Naturals, Part
+from .response import Response
+from .terms import Term
 
-#: Numbers of natural parameters of all copies that are worked on at once: 8 MB, which caches hold in part.
+#: Numbers of natural parameters of all copies that are worked on at once: 8 MB.
 PIECE = 2**20
 
 #: Rounds of the linear system, and the squared length in nats of a residual that ends them. A
 #: datum's message depends on q through a few numbers, so that as many rounds are enough.
 ROUNDS, SETTLED = 20, 1e-14
 
-#: Nats that a datum moves q by from which on the others' messages are taken anew, by a pass over all
-#: data each time; the passes that one datum gets, and the length in nats of a move that ends them.
+#: Nats that a datum moves q by from which on the others' messages are taken anew, by a pass over
+#: all data each time; the passes that one datum gets, and the length of a move that ends them.
 FAR, PASSES, CLOSE = 0.03, 10, 1e-5
 
 #: Standard deviations over which derivatives of messages are central differences.
@@ -51,104 +51,6 @@ NEARBY = 1e-4
 
 #: Halvings of a move that would leave the cone.
 HALVINGS = 30
-
-Naturals = Mapping[Block, Natural]
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Some of the data, with copies of q for each.
-
-    :param copies: their copies of the latents.
-    :param terms: their terms.
-    :param expanded: the moments of every copy at the optimum with all data.
-    """
-
-    copies: Copies
-    terms: Sequence[CopiedTerm]
-    expanded: Mapping[Block, Moments]
-
-    def messages(self, moments: Mapping[Block, Moments] | None = None) -> dict[Block, Natural]:
-        """The message of each datum at its copy of q, scaled. # shape of each: (C, *natural)
-
-        :param moments: of the copies; those at the optimum with all data if None.
-        """
-        moments = self.expanded if moments is None else moments
-        return messages_of(self.terms, self.copies, moments, self.copies.blocks)
-
-    def values(self, moments: Mapping[Block, Moments]) -> Tensor:
-        """The expected log densities of the data, scaled. # shape: (C,)"""
-        with torch.no_grad():
-            each = [t.values(moments)[: self.copies.count] for t in self.terms]
-            return torch.stack(each).sum(0)
-
-    def moments(self, naturals: Naturals) -> dict[Block, Moments]:
-        """The moments of the copies at natural parameters of their own. # shape: (C, *natural)"""
-        found = {}
-        for block, copied in self.copies.blocks.items():
-            natural = naturals[block]
-            if self.copies.count == 1:  # whose axis has two elements
-                natural = tuple(n.expand(2, *n.shape[1:]) for n in natural)
-            found[copied] = statistics_of(copied, tuple(n.detach() for n in natural))
-        held = {b: m for b, m in self.expanded.items() if b not in found}
-        return {**held, **found}
-
-
-def messages_of(
-    terms: Sequence[CopiedTerm],
-    copies: Copies,
-    moments: Mapping[Block, Moments],
-    blocks: Iterable[Block],
-) -> dict[Block, Natural]:
-    """The messages of data to blocks, each at its copy of q. # shape of each: (C, *natural)
-
-    Where every term is linear in a block they are its coefficients; else they are differentiated.
-    """
-    blocks, count = tuple(blocks), copies.count
-    found: dict[Block, Natural] = {}
-    for block in blocks:
-        own = _coefficients(terms, copies.blocks[block], moments)
-        if own is not None:
-            found[block] = own
-    left = [b for b in blocks if b not in found]
-    if left:
-        found |= _differentiated(terms, copies, moments, left)
-    return {b: tuple(t[:count].detach() for t in found[b]) for b in blocks}
-
-
-def _coefficients(
-    terms: Sequence[CopiedTerm], block: Block, moments: Mapping[Block, Moments]
-) -> Natural | None:
-    total: dict[Statistic, Tensor] = {}
-    with torch.no_grad():
-        for term in terms:
-            own = term.coefficients(moments, block)
-            if own is None:
-                return None
-            for which, value in own.items():
-                total[which] = total[which] + value if which in total else value
-        return moments[block].of_coefficients([total.get(s) for s in sufficient_statistics(block)])
-
-
-def _differentiated(
-    terms: Sequence[CopiedTerm],
-    copies: Copies,
-    moments: Mapping[Block, Moments],
-    blocks: Sequence[Block],
-) -> dict[Block, Natural]:
-    with torch.enable_grad():
-        total = torch.stack([t.values(moments)[: copies.count].sum() for t in terms]).sum()
-    own = [moments[copies.blocks[b]] for b in blocks]
-    leaves = [leaf for m in own for leaf in m.leaves]
-    given: tuple[Tensor | None, ...] = (None,) * len(leaves)
-    if total.requires_grad:
-        given = torch.autograd.grad(total, leaves, allow_unused=True)
-    filled = iter(
-        torch.zeros_like(leaf) if g is None else g for g, leaf in zip(given, leaves, strict=True)
-    )
-    return {
-        b: m.message(tuple(next(filled) for _ in m.leaves)) for b, m in zip(blocks, own, strict=True)
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,13 +101,6 @@ class Removal:
         self.messages = messages
         self.coordinates = Coordinates(naturals)
 
-    @cached_property
-    def metric(self) -> Tensor:
-        """The Fisher matrix of q at the optimum. # shape: (numbers, numbers)"""
-        if self.response is not None:
-            return self.response.metric
-        return fisher_matrix(self.coordinates, self.naturals)
-
     def part(self, rows: Tensor) -> Part:
         """Some of the data."""
         copies = Copies(rows, self.data.shape, self.layout)
@@ -248,25 +143,17 @@ class Removal:
 
         :param shares: of each datum what is taken out; negative for what is added. # shape: (k,)
         """
-        parts = list(self.parts(rows))
-        pieces = shares.split([p.copies.count for p in parts])
 
         def summed(messages: Callable[[Part], Naturals]) -> Tensor:
-            flat = [
-                p @ self.coordinates.flat(messages(part))
-                for part, p in zip(parts, pieces, strict=True)
-            ]
-            return torch.stack(flat).sum(0, keepdim=True)
+            total, start = torch.zeros(1, self.coordinates.size, dtype=torch.float64), 0
+            for part in self.parts(rows):
+                own = shares[start : start + part.copies.count]
+                total = total + own @ self.coordinates.flat(messages(part))
+                start += part.copies.count
+            return total
 
         first = -self._response_to(summed(lambda part: part.messages()))
-        steps, moved, new = Mixing(self.metric), torch.zeros_like(first), first
-        for _ in range(ROUNDS):
-            moved = steps.next(moved, new)
-            every = moved.expand  # the same move for every datum
-            changes = summed(lambda part: self._changes(part, every(part.copies.count, -1)))
-            new = first - self._response_to(changes)
-            if host.truth((self.length(new - moved) < SETTLED).all()):
-                break
+        moved = self._fixed_point(first, lambda moved: summed(partial(self._changes, moved=moved)))
         kept = self._inside(torch.zeros_like(moved), moved)
         return {b: tuple(t[0] for t in n) for b, n in self.plus(kept).items()}
 
@@ -275,12 +162,18 @@ class Removal:
 
         :param first: -R times what is taken out.
         """
+        return self._fixed_point(
+            first, lambda moved: self.coordinates.flat(self._changes(part, moved))
+        )
+
+    def _fixed_point(self, first: Tensor, changes: Callable[[Tensor], Tensor]) -> Tensor:
+        """``d = first - R changes(d)``, changes being linear."""
         if self.response is None:
             return first
-        steps, moved, new = Mixing(self.metric), torch.zeros_like(first), first
+        steps, moved, new = Mixing(self.response.metric), torch.zeros_like(first), first
         for _ in range(ROUNDS):
             moved = steps.next(moved, new)
-            new = first + self.answers(self._changes(part, moved))
+            new = first - self._response_to(changes(moved))
             if host.truth((self.length(new - moved) < SETTLED).all()):
                 break
         return moved
@@ -294,9 +187,13 @@ class Removal:
             own = self.coordinates.flat(part.messages(part.moments(naturals)))
             for k in is_open.nonzero().flatten().tolist():
                 here = {b: tuple(t[k] for t in n) for b, n in naturals.items()}
-                every = {b: tuple(t.unsqueeze(0) for t in m) for b, m in self.messages(here).items()}
+                every = {
+                    b: tuple(t.unsqueeze(0) for t in m) for b, m in self.messages(here).items()
+                }
                 left[k] = self.coordinates.flat(every)[0] - own[k]
-            missing = torch.where(is_open.unsqueeze(-1), left - self.coordinates.flat(naturals), 0.0)
+            missing = torch.where(
+                is_open.unsqueeze(-1), left - self.coordinates.flat(naturals), 0.0
+            )
             step = self._solve(part, self._response_to(missing))
             moved = self._inside(moved, moved + step)
             is_open = self.length(step) > CLOSE
@@ -305,7 +202,11 @@ class Removal:
         return moved
 
     def _changes(self, part: Part, moved: Tensor) -> dict[Block, Natural]:
-        """What the messages of the data change by, at first order, where q moves."""
+        """What the messages of the data change by, at first order, where q moves.
+
+        :param moved: for each datum, or one move for all.
+        """
+        moved = moved.expand(part.copies.count, -1)
         length = (2 * self.length(moved)).sqrt().clamp_min(1.0)
         step = (NEARBY / length).unsqueeze(-1)
         ahead, behind = (
@@ -348,7 +249,15 @@ class Removal:
 
     def length(self, step: Tensor) -> Tensor:
         """Half the squared length of steps in the Fisher metric, in nats. # shape: (C,)"""
-        return 0.5 * ((step @ self.metric) * step).sum(-1)
+        if self.response is not None:
+            return 0.5 * ((step @ self.response.metric) * step).sum(-1)
+        total = torch.zeros(len(step), dtype=step.dtype, device=step.device)
+        for block, own in self.coordinates.unflat(step).items():
+            at = tuple(n.expand(d.shape) for n, d in zip(self.naturals[block], own, strict=True))
+            product = fisher_product(block.family, at, own)
+            for p, d in zip(product, own, strict=True):
+                total = total + (p * d).reshape(len(d), -1).sum(-1)
+        return 0.5 * total
 
     def _refuse(self, part: Part, wrong: Tensor) -> None:
         """Refuse a datum without which there is no posterior."""

@@ -28,6 +28,10 @@ from .coordinates import Coordinates
 #: The numbers of q up to which R is a matrix: beyond, messages are taken out and the others stay.
 MAX_NUMBERS = 2048
 
+#: Curvature, as a share of the Fisher metric's, below which the ELBO is flat along a direction, as
+#: along the rotations of a factor model.
+FLAT = 1e-5
+
 #: Directions whose products with the Hessian are taken at once.
 TOGETHER = 32
 
@@ -42,14 +46,31 @@ class Response:
         self.coordinates = Coordinates(naturals)
         self.metric = fisher_matrix(self.coordinates, naturals)
         hessian = _hessian(self.coordinates, objective, naturals)
-        factor, failed = torch.linalg.cholesky_ex(hessian)
-        if bool(failed) or not bool(torch.isfinite(hessian).all()):
-            raise not_at_optimum("the ELBO has no strict maximum there")
-        self.matrix: Tensor = torch.cholesky_solve(self.metric, factor)
+        self.matrix = _response(hessian, self.metric)
 
     def to(self, messages: Tensor) -> Tensor:
         """The answers to a batch of messages, in coordinates. # shape: (C, numbers)"""
         return messages @ self.matrix.mT
+
+
+def _response(hessian: Tensor, metric: Tensor) -> Tensor:
+    """``H^-1 F``, without the directions in which the ELBO is flat: there nothing is to be told.
+
+    :raises ArgumentError: if H has a direction of negative curvature.
+    """
+    factor, failed = torch.linalg.cholesky_ex(metric)
+    if bool(failed) or not bool(torch.isfinite(hessian).all()):
+        raise not_at_optimum("its curvature is not finite there")
+    half = torch.linalg.solve_triangular(factor, hessian, upper=False)
+    relative = torch.linalg.solve_triangular(factor, half.mT, upper=False)
+    values, vectors = torch.linalg.eigh(0.5 * (relative + relative.mT))
+    if len(values) and float(values[0]) < -FLAT:
+        raise not_at_optimum("the ELBO rises along some direction")
+    is_flat = values <= FLAT
+    inverse = torch.where(is_flat, 0.0, 1 / torch.where(is_flat, 1.0, values))
+    inner = (vectors * inverse) @ vectors.mT
+    result: Tensor = torch.linalg.solve_triangular(factor.mT, inner @ factor.mT, upper=True)
+    return result
 
 
 def fisher_matrix(coordinates: Coordinates, naturals: Mapping[Block, Natural]) -> Tensor:

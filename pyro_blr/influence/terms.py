@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +58,9 @@ class Term(ABC):
 
     def by_datum(self, value: Tensor) -> Tensor:
         """A tensor like the log density as one with a row for each datum. # shape: (N, rest)"""
-        front = torch.movedim(value.expand(self.shape), self.data.dims, tuple(range(len(self.data.dims))))
+        front = torch.movedim(
+            value.expand(self.shape), self.data.dims, tuple(range(len(self.data.dims)))
+        )
         return front.reshape(self.data.count, -1)
 
     @cached_property
@@ -90,9 +91,7 @@ class CopiedTerm(ABC):
     def values(self, moments: CopiedMoments) -> Tensor:
         """The expected log densities, scaled; differentiable in the leaves. # shape: (C,)"""
 
-    def coefficients(
-        self, moments: CopiedMoments, block: Block
-    ) -> dict[Statistic, Tensor] | None:
+    def coefficients(self, moments: CopiedMoments, block: Block) -> dict[Statistic, Tensor] | None:
         """What multiplies the mean parameters of a copied block, if the term is linear in it."""
         return None
 
@@ -154,9 +153,7 @@ class CopiedExact(CopiedTerm):
             for p in self.plan.products
         )
 
-    def coefficients(
-        self, moments: CopiedMoments, block: Block
-    ) -> dict[Statistic, Tensor] | None:
+    def coefficients(self, moments: CopiedMoments, block: Block) -> dict[Statistic, Tensor] | None:
         if not self.plan.is_linear_in(block):
             return None
         return self.plan.coefficients(moments, self.free, block)
@@ -177,7 +174,8 @@ class QuadratureTerm(Term):
     @property
     def extra(self) -> int:
         """Event dims of the elementwise log density, that the site's own sums over."""
-        return self.factor.predictor.density.dim() - self.site.log_prob.dim()
+        event: int = self.factor.predictor.density.dim() - self.site.log_prob.dim()
+        return event
 
     @cached_property
     def dims(self) -> tuple[int, ...]:

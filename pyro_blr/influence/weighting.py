@@ -14,10 +14,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from .. import errors
+from .._compat import without_state
 from ..engine import detached
 from ..fit import Fit
 from ..guides.natural_guide import NaturalGuide
-from .._compat import without_state
 from ..state import OPTIONS
 from ..steps.cone import residual
 from .data import Data
@@ -171,10 +171,29 @@ def _beside(blr: Any, model: Callable[..., Any]) -> Any:
     return other
 
 
+def with_rows_apart(blr: Any, data: Data, call: Any) -> tuple[Any, Any]:
+    """An engine, and its objective, where each row has a covariance of its own.
+
+    Rows that share one do not without the datum of one of them. The optimum is the same.
+
+    :raises GuideError: for a guide that is no natural one.
+    """
+    args, kwargs = call
+    other = _beside(blr, weighted_model(blr.model, data, torch.ones(data.shape)))
+    other.fit(*args, **kwargs)
+    objective = other._objective(args, kwargs)
+    if any(b.row_dims for b in objective.energy.blocks):
+        names = [b.name for b in objective.energy.blocks if b.row_dims]
+        raise errors.GuideError(
+            f"the rows of {names[0]!r} share one covariance, which they do not without one of "
+            "their data. Mend: a covariance of its own for each, "
+            f"AutoNatural(model, families={{{names[0]!r}: 'MultivariateNormal'}})."
+        )
+    return other, objective
+
+
 def left_over(blr: Any, args: Any, kwargs: Any) -> float:
     """Half the squared length of a full step, in nats."""
     messages = blr.messages(*args, **kwargs)
     naturals = detached(blr.view.naturals())
     return residual(naturals, {b: messages[b.name] for b in naturals})
-
-

@@ -9,6 +9,7 @@ from .arrow_moments import ArrowMoments
 from .blocks import Block
 from .chain_blocks import ChainBlock
 from .chain_moments import ChainMoments
+from .discrete_moments import DiscreteMoments
 from .moments import (
     GaussianMoments,
     JointMoments,
@@ -24,6 +25,8 @@ def moments_of(block: Block, natural: Natural) -> Moments:
         return ArrowMoments(block, natural)
     if isinstance(block, ChainBlock):
         return ChainMoments(block, natural)
+    if block.sites[0].is_discrete:
+        return DiscreteMoments(block, natural)
     if block.gaussian:
         return (SharedGaussianMoments if block.row_dims else GaussianMoments)(block, natural)
     return (JointMoments if block.is_joint else MeanParamsMoments)(block, natural)

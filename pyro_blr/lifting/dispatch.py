@@ -269,14 +269,21 @@ def _wrap_polynomials(call: Call, name: str, result: Any, expected: Any) -> Any:
         kinds = [(t.shape, t.dtype) for t in leaves]
     if [p.shape for p in polynomials] != [shape for shape, _ in kinds]:
         raise NotPolynomial(f"`{name}` with these arguments")
-    for _, dtype in kinds:
-        if not dtype.is_floating_point:
+    counts = all(_is_integer(t.dtype) for t in call.inputs)
+    for own, (_, dtype) in zip(polynomials, kinds, strict=True):
+        is_count = _is_integer(dtype) and (counts or own.is_integral)
+        if not dtype.is_floating_point and not is_count:
             raise NotPolynomial(f"`{name}` to {dtype}")
     wrapped = [
         LiftedTensor(p.shape, dtype, device, poly=p, call=call, output=i)
         for i, (p, (_, dtype)) in enumerate(zip(polynomials, kinds, strict=True))
     ]
     return put_together(wrapped, spec)
+
+
+def _is_integer(dtype: torch.dtype) -> bool:
+    """Whether a dtype holds the values of a class; what rounds a number to one is refused."""
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
 
 def _wrap_unknown(call: Call, reason: str, expected: Any = None) -> Any:

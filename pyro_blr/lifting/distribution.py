@@ -23,7 +23,7 @@ from .declared import event_dim_of, is_elementwise, shapes_of, support_of
 from .densities import density_of, takes_arguments_of
 from .polynomial import Polynomial
 from .recall import recalled
-from .recorded import LogDensity, lifted_parts, no_formula
+from .recorded import LogDensity, density_dtype, lifted_parts, no_formula
 from .tensor import LiftedTensor, control_flow, polynomial_of
 from .terms import NotPolynomial
 
@@ -180,7 +180,7 @@ class LiftedDistribution(TorchDistribution):
             poly = self._polynomial(value)
             call = LogDensity(self._bare(self.arguments), elementwise).of(value)
             like = call.inputs[0]
-            return LiftedTensor(poly.shape, like.dtype, like.device, poly=poly, call=call)
+            return LiftedTensor(poly.shape, density_dtype(like), like.device, poly=poly, call=call)
         except NotPolynomial as error:
             shifted, arguments = self._centred(value)
             call = LogDensity(self._bare(arguments), elementwise).of(shifted)
@@ -188,7 +188,7 @@ class LiftedDistribution(TorchDistribution):
             own = value.shape[: len(value.shape) - len(self.own_event)]
             shape = torch.broadcast_shapes(self.own_batch, own)
             return LiftedTensor(
-                shape, like.dtype, like.device, poly=None, call=call, reason=str(error)
+                shape, density_dtype(like), like.device, poly=None, call=call, reason=str(error)
             )
 
     def _bare(self, arguments: Mapping[str, Any]) -> Any:

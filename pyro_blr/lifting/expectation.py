@@ -19,12 +19,13 @@ from torch import Tensor
 from .axes import Address, Axis, all_axes, rename, same_address
 from .blocks import Block
 from .covariance import covariance_plan
+from .discrete import separated
 from .folding import Expanded, folded_product, merge_into, merged_product
 from .joint import joint_moment
 from .pairs import covariance_of, element_of, second_moment_of
 from .plan import Marginal, Mass, Plan, Product, Stat, is_linear_product
 from .polynomial import Polynomial, key_of
-from .statistics import Statistic, sufficient_statistics
+from .statistics import IS, Statistic, sufficient_statistics
 from .terms import (
     Affine,
     Atom,
@@ -147,6 +148,16 @@ class _Partial:
 
 
 def _expectation(
+    term: Term, layout: Layout, out: tuple[Axis, ...], marginals: _Marginals | None
+) -> list[Expanded]:
+    """E of a product, discrete elements that coincide taken apart, as a sum of products."""
+    if not any(a.site.is_discrete for a in term.atoms):
+        return _of_independent(term, layout, out, marginals)
+    apart = separated(term, out)
+    return [e for own in apart for e in _of_independent(own, layout, out, marginals)]
+
+
+def _of_independent(
     term: Term, layout: Layout, out: tuple[Axis, ...], marginals: _Marginals | None
 ) -> list[Expanded]:
     """E of a product of independent blocks' statistics, as a sum of products.
@@ -333,6 +344,8 @@ def _mass(group: list[Exponential], layout: Layout, marginals: _Marginals | None
 def _own_moment(block: Block, atoms: list[Atom]) -> tuple[Stat, ...]:
     """Gamma, Beta, Dirichlet, Wishart: one statistic, or powers of the same element."""
     name = atoms[0].site.name
+    if atoms[0].site.is_discrete:  # of different elements, each of which is independent
+        return tuple(Stat(block, IS, a.where) for a in atoms)
     if any(not same_atoms(a, atoms[0]) for a in atoms[1:]):
         raise NotPolynomial(f"a product of different elements of {name}")
     kinds = {a.kind for a in atoms}

@@ -9,8 +9,9 @@ A test runs them on fake CUDA tensors, where any other read of a value raises. T
 * :func:`content`: small constants of the model are read once a trace, to recognise them again;
 * :func:`checksum`: a sample of memory shared with NumPy (host memory, so no wait in practice);
 * :func:`number`: the loss, and the sizes by which a step is judged;
-* :func:`truth`: the checks of data, of constant arguments and of starts, once; whether a step is
-  inside the cone; whether the messages of a hidden chain lost anything;
+* :func:`truth`: the checks of data, of constant arguments and of starts, once; whether a sum over
+  discrete values is what the program says, once for its constants; whether a step is inside the
+  cone; whether the messages of a hidden chain lost anything;
 * :func:`settled`: how an operation moves elements, once for its shapes and its index tables, and
   whether a table names every element in order, once for a plan;
 * :func:`positions`: a boolean mask as an index, whose length is a value, once for a mask;

@@ -196,6 +196,10 @@ class Plan:
             self._linear[block] = all(linear)
         return self._linear[block]
 
+    def couples(self, block: Block) -> bool:
+        """Whether a product has two statistics of a block."""
+        return any(sum(block in s.blocks for s in p.stats) > 1 for p in self.products)
+
     def coefficients(
         self,
         moments: Mapping[Block, Moments],

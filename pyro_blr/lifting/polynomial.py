@@ -92,6 +92,16 @@ class Polynomial:
         return all(term.is_constant for term in self.terms)
 
     @property
+    def is_integral(self) -> bool:
+        """Whether it is a sum of discrete latents whose values are integers, times integers."""
+        return all(
+            term.number == int(term.number)
+            and not (term.constants or term.exponentials)
+            and all(_is_integral(a) for a in term.atoms)
+            for term in self.terms
+        )
+
+    @property
     def sites(self) -> tuple[LatentSite, ...]:
         """The latents that occur, each once."""
         return tuple(dict.fromkeys(s for term in self.terms for s in term.sites))
@@ -301,6 +311,11 @@ class Polynomial:
         if plain and atom.kind == "power" and atom.power == 1 and not atom.site.gaussian:
             return Atom(atom.site, "log1m", 1, atom.where)
         return None
+
+
+def _is_integral(atom: Atom) -> bool:
+    powers = atom.kind == "is" or (atom.kind == "power" and atom.power in (1, 2, 3))
+    return powers and atom.site.is_discrete and all(v == int(v) for v in atom.site.levels)
 
 
 def _log_complement(value: Tensor, times: float) -> Tensor:

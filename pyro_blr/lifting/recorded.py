@@ -45,10 +45,15 @@ class LogDensity:
             if not self.lifted:
                 return self.fn.log_prob(value)  # type: ignore[no-any-return]
             wide = torch.float64 in {t.dtype for t in (value, *parts) if isinstance(t, Tensor)}
-            given = [_double(t) if wide else t for t in (value, *parts)]
+            given = [doubled(t) if wide else t for t in (value, *parts)]
             values = {id(t): v for t, v in zip(self.lifted, given[1:], strict=True)}
             fn = realised(self.fn, values, wide=wide)
             return fn.log_prob(given[0])  # type: ignore[no-any-return]
+
+
+def density_dtype(like: Tensor) -> torch.dtype:
+    """The dtype of a log density by a tensor that it is computed from, which may be a class."""
+    return like.dtype if like.dtype.is_floating_point else torch.get_default_dtype()
 
 
 @contextmanager
@@ -110,7 +115,7 @@ def realised(
     if isinstance(item, LiftedTensor):
         return values[id(item)]
     if isinstance(item, Tensor):
-        return _double(item) if wide else item
+        return doubled(item) if wide else item
     if isinstance(item, list | tuple) and not isinstance(item, torch.Size):
         return type(item)(realised(i, values, done, wide) for i in item)
     if isinstance(item, dict):
@@ -131,6 +136,7 @@ def realised(
     return copy
 
 
-def _double(value: Any) -> Any:
+def doubled(value: Any) -> Any:
+    """Floating numbers in float64, anything else as it is."""
     floating = isinstance(value, Tensor) and value.dtype.is_floating_point
     return value.double() if floating else value

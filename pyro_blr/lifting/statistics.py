@@ -16,6 +16,8 @@ RECIPROCAL: Statistic = ("power", -1)
 LOG: Statistic = ("log", 1)
 LOG1M: Statistic = ("log1m", 1)
 LOGDET: Statistic = ("logdet", 1)
+#: Of a discrete latent: the probability of each of its values.
+IS: Statistic = ("is", 1)
 #: The central second moment of a Gaussian, for predictors and coinciding plate elements.
 COV: Statistic = ("cov", 2)
 #: Of a joint block (z, tau): tau z and tau z z'; with a Wishart matrix L: L z and z'L z.
@@ -49,6 +51,7 @@ _SUFFICIENT: dict[str, tuple[Statistic, ...]] = {
     "Beta": (LOG, LOG1M),
     "Dirichlet": (LOG,),
     "Wishart": (LOGDET, MEAN),
+    "Categorical": (IS,),
     "NormalGamma": (LOG, MEAN, SCALED, SCALED_SECOND),
     "NormalInverseGamma": (LOG, RECIPROCAL, SCALED, SCALED_SECOND),
     "NormalWishart": (LOGDET, MEAN, SCALED, SCALED_SECOND),
@@ -82,6 +85,8 @@ def statistic_shape(block: Block, which: Statistic) -> tuple[int, ...]:
     if block.gaussian:
         batch = block.batch_shape if which == MEAN else block.own_shape
         return batch if block.event_size is None else (*batch, block.event_size, block.event_size)
+    if which == IS:
+        return (*block.batch_shape, len(block.sites[0].levels))
     if not block.is_joint:
         return block.sites[0].shape
     size = block.location_size

@@ -171,7 +171,15 @@ def _run_on_meta(
     template: Template, lifted: tuple[Kind, ...], given: tuple[Kind, ...], default: torch.dtype
 ) -> Any:
     try:
-        return template.filled([_empty(k) for k in lifted], [_empty(k) for k in given])
+        operands: list[Any] = [_empty(k) for k in lifted]
+        if getattr(template.function, "__name__", "") == "__getitem__":
+            # torch reads an index without dims; a class among them picks as any number does.
+            whole = (torch.long, torch.int, torch.short, torch.uint8)
+            operands = [
+                0 if not shape and dtype in whole else t
+                for t, (shape, dtype) in zip(operands, lifted, strict=True)
+            ]
+        return template.filled(operands, [_empty(k) for k in given])
     except RuntimeError as error:
         if "meta tensor" not in str(error):
             raise

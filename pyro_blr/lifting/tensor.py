@@ -82,6 +82,8 @@ class LiftedTensor(torch.Tensor):
     kind: tuple[torch.Size, torch.dtype]
     #: Whether it is the value of a latent, made from its variable by q's own transform.
     is_value: bool = False
+    #: Of a log density of discrete latents, its sum over their values; see ``enumerated``.
+    enumeration: Any = None
     #: The nodes that it depends on, once they are asked for; itself apart, which would be a cycle.
     _behind: "list[LiftedTensor] | None" = None
 

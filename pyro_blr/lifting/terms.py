@@ -26,20 +26,35 @@ class LatentSite:
     :param tuple shape: batch shape and event shape of the variable that q describes.
     :param int event_dim: the number of its event dims.
     :param bool gaussian: whether q is Gaussian in this variable (it may be the unconstrained one).
+    :param tuple levels: the values of a discrete latent, in order; of one-hot vectors the places of
+        the 1. Empty for a continuous one.
     """
 
     name: str
     shape: tuple[int, ...]
     event_dim: int
     gaussian: bool
+    levels: tuple[float, ...] = ()
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether its values are listed."""
+        return bool(self.levels)
+
+    def values_at(self, places: Tensor) -> Tensor:
+        """The values at places in the list: of one-hot vectors (event dim) the vectors."""
+        count = len(self.levels)
+        table = torch.eye(count) if self.event_dim else torch.tensor(self.levels)
+        return table.double().to(places.device)[places.long()]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Atom:
     """One statistic of the elements of a latent: ``z ** power``, or a logarithm.
 
-    :param kind: ``"power"``, ``"log"``, ``"log1m"``, which is log(1 - z), or ``"logdet"`` of a
-        matrix, which is addressed by the batch dims alone.
+    :param kind: ``"power"``, ``"log"``, ``"log1m"``, which is log(1 - z), ``"logdet"`` of a
+        matrix, which is addressed by the batch dims alone, or ``"is"`` of a discrete latent: 1
+        where it has a value, by the batch dims and the value's place in the list.
     :param where: the addresses of the latent's dims.
     """
 

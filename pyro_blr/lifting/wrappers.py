@@ -23,7 +23,7 @@ from .densities import Density, density_of
 from .distribution import LiftedDistribution
 from .polynomial import Polynomial
 from .recall import recalled
-from .recorded import LogDensity, lifted_parts, no_formula
+from .recorded import LogDensity, density_dtype, lifted_parts, no_formula
 from .tensor import LiftedTensor, last_refusal, polynomial_of
 from .terms import NotPolynomial
 from .transforms import inverse, log_jacobian, same_transform, sum_rightmost
@@ -161,7 +161,8 @@ def _of_plain(fn: Any, value: LiftedTensor) -> Any:
     except NotPolynomial as error:
         return _opaque(fn, value, error)
     call = LogDensity(fn, _is_elementwise(fn)).of(value)
-    return LiftedTensor(poly.shape, value.dtype, value.device, poly=poly, call=call)
+    dtype = density_dtype(value)
+    return LiftedTensor(poly.shape, dtype, value.device, poly=poly, call=call)
 
 
 def _by_formula(density: Density, fn: Any, value: LiftedTensor) -> Polynomial:
@@ -188,7 +189,8 @@ def _opaque(fn: Any, value: Any, reason: NotPolynomial) -> Any:
     like = call.inputs[0]
     batch = value.shape[: value.dim() - len(fn.event_shape)]
     shape = torch.broadcast_shapes(fn.batch_shape, batch)
-    return LiftedTensor(shape, like.dtype, like.device, poly=None, call=call, reason=str(reason))
+    dtype = density_dtype(like)
+    return LiftedTensor(shape, dtype, like.device, poly=None, call=call, reason=str(reason))
 
 
 def _is_elementwise(fn: Any) -> bool:

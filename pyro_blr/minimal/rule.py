@@ -199,6 +199,7 @@ def fit(
     """Fit independent marginals by sweeps of the rule, latent by latent in the model's order.
 
     :param model: a Pyro model of scalar sites without plates.
+    :param args: its arguments, as the keywords that are left.
     :param steps: the number of sweeps; one is exact for one latent at ``step_size=1``.
     :param step_size: rho, in (0, 1].
     :raises NotConjugate: if the log density is no polynomial in sufficient statistics.

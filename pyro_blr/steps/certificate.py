@@ -119,10 +119,14 @@ class Curvature:
         )
 
     def precondition(self, vector: Vector) -> Vector:
-        """F^-1 vector."""
+        """F^-1 vector, where F is above rounding."""
         by_block = self.split(vector)
-        solved = {b: b.family.inverse_fisher(self.naturals[b], by_block[b]) for b in self.blocks}
-        return [t for b in self.blocks for t in solved[b]]
+        solved: list[Tensor] = []
+        for block in self.blocks:
+            family = block.family  # a chart's has one product alone
+            product = getattr(family, "near_inverse_fisher", family.inverse_fisher)
+            solved += product(self.naturals[block], by_block[block])
+        return solved
 
     def split(self, vector: Vector) -> dict[Block, Natural]:
         """A flat list of tensors by block."""

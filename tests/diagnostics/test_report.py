@@ -321,7 +321,7 @@ def test_a_number_of_draws_that_cannot_be(num_samples):
 
 
 def test_no_fit():
-    with pytest.raises(errors.ArgumentError, match="report needs what blr.fit"):
+    with pytest.raises(errors.ArgumentError, match=r"report needs what blr\.fit"):
         report(3)
 
 
@@ -347,3 +347,27 @@ def test_a_minibatch():
     fit = BLR(model, AutoNatural(model)).fit(y, max_steps=3)
     with pytest.raises(errors.PlateSizeError, match="call report with all of the data"):
         report(fit, y)
+
+
+# A heavy far tail
+
+
+def tailed(degrees):
+    def model():
+        pyro.sample("z", dist.StudentT(degrees, 0.0, 1.0))
+        pyro.sample("y", dist.Normal(0.0, 1.0), obs=torch.tensor(0.0))
+
+    def guide():
+        pyro.sample("z", dist.Normal(0.0, {2.5: 1.22, 30.0: 1.02}[degrees]))
+
+    return SVI(model, guide, pyro.optim.Adam({}), Trace_ELBO())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_tail_that_is_heavy_is_not_trusted_and_one_of_no_mass_is(seed):
+    pyro.set_rng_seed(seed)
+    # The sd of the first is 1.7 times that of the best normal law, which fits its bulk well.
+    assert report(tailed(2.5)).verdict.startswith("do not trust")
+    light = report(tailed(30.0))
+    assert light.khat > 0.7 and light.verdict.startswith("good")
+    assert "far tail" in light.verdict

@@ -91,6 +91,31 @@ def latent_scale() -> tuple[Any, tuple[Tensor, ...]]:
     return model, (x, 0.5 * x + 0.6 * normals(10, 14))
 
 
+def log_scale() -> tuple[Any, tuple[Tensor, ...]]:
+    """In closed form, linear in one block and not in the other."""
+
+    def model(x: Tensor, y: Tensor) -> None:
+        b = pyro.sample("b", dist.Normal(0.0, 1.0))
+        s = pyro.sample("s", dist.Normal(0.0, 0.5))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(b * x, s.exp()), obs=y)
+
+    x = normals(9, 14)
+    return model, (x, 0.5 * x + 0.6 * normals(10, 14))
+
+
+def vectors() -> tuple[Any, tuple[Tensor, ...]]:
+    """Data of several numbers each, by quadrature: predicted at draws."""
+
+    def model(X: Tensor, y: Tensor) -> None:
+        W = pyro.sample("W", dist.Normal(torch.zeros(2, 3), 1.0).to_event(2))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Bernoulli(logits=X @ W).to_event(1), obs=y)
+
+    X = normals(15, 12, 2)
+    return model, (X, (X @ normals(16, 2, 3) > 0).double())
+
+
 def table() -> tuple[Any, tuple[Tensor, ...]]:
     """Rows and columns with effects of their own: data in two plates."""
 
@@ -135,6 +160,8 @@ MODELS: tuple[Example, ...] = (
     random_effects,
     random_slopes,
     latent_scale,
+    log_scale,
+    vectors,
     table,
     student,
     local_latents,
@@ -154,3 +181,61 @@ def logistic_regression(X: Tensor, y: Tensor) -> None:
     w = pyro.sample("w", dist.Normal(torch.zeros(X.shape[1]), 1.0).to_event(1))
     with pyro.plate("data", len(y)):
         pyro.sample("y", dist.Bernoulli(logits=b + X @ w), obs=y)
+
+
+# Models whose refits may have other blocks, or whose data are predicted at draws.
+
+
+def centred() -> tuple[Any, tuple[Tensor, ...]]:
+    """A mixed model with both precisions latent: four blocks."""
+
+    def model(group: Tensor, x: Tensor, y: Tensor) -> None:
+        a, b = (pyro.sample(name, dist.Normal(0.0, 5.0)) for name in "ab")
+        between, within = (pyro.sample(name, dist.Gamma(2.0, 1.0)) for name in ("tu", "ty"))
+        with pyro.plate("groups", 5):
+            u = pyro.sample("u", dist.Normal(a, between**-0.5))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(u[group] + b * x, within**-0.5), obs=y)
+
+    group, x = torch.arange(30) % 5, normals(17, 30)
+    return model, (group, x, x + normals(18, 5)[group] + normals(19, 30))
+
+
+def not_centred() -> tuple[Any, tuple[Tensor, ...]]:
+    """The same by scales with half-normal priors."""
+
+    def model(group: Tensor, x: Tensor, y: Tensor) -> None:
+        a, b = (pyro.sample(name, dist.Normal(0.0, 5.0)) for name in "ab")
+        between, within = (pyro.sample(name, dist.HalfNormal(1.0)) for name in ("su", "sy"))
+        with pyro.plate("groups", 5):
+            u = pyro.sample("u", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(a + between * u[group] + b * x, within), obs=y)
+
+    return model, centred()[1]
+
+
+def precision_matrix() -> tuple[Any, tuple[Tensor, ...]]:
+    def model(y: Tensor) -> None:
+        precision = pyro.sample("precision", dist.Wishart(torch.tensor(5.0), torch.eye(2)))
+        mu = pyro.sample("mu", dist.Normal(torch.zeros(2), 2.0).to_event(1))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.MultivariateNormal(mu, precision_matrix=precision), obs=y)
+
+    return model, (normals(20, 15, 2),)
+
+
+def scores_and_loadings() -> tuple[Any, tuple[Tensor, ...]]:
+    """Probabilistic principal components: rotations, and scores that share a covariance."""
+
+    def model(y: Tensor) -> None:
+        with pyro.plate("components", 2):
+            W = pyro.sample("W", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+        with pyro.plate("data", len(y)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("y", dist.Normal(z @ W, 0.5).to_event(1), obs=y)
+
+    return model, (normals(21, 12, 2) @ normals(22, 2, 4) + 0.5 * normals(23, 12, 4),)
+
+
+MORE: tuple[Example, ...] = (centred, not_centred, precision_matrix, scores_and_loadings)

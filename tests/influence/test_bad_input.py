@@ -79,7 +79,7 @@ def test_sites_in_different_plates() -> None:
 
     args = normals(0, 4), normals(1, 3)
     blr = fitted(model, *args)
-    with pytest.raises(ArgumentError, match="in different plates: .*'x'.*'y'.*Mend"):
+    with pytest.raises(ArgumentError, match=r"in different plates: .*'x'.*'y'.*Mend"):
         blr.influence(*args)
     assert blr.influence(*args, site="y").shape == (3,)
     assert blr.influence(*args, plate="first").shape == (4,)
@@ -107,7 +107,7 @@ def test_weights_that_are_none(weights: Any) -> None:
 def test_before_a_fit() -> None:
     model, args = logistic()
     blr, _ = engine(model)
-    with pytest.raises(ArgumentError, match="not at an optimum.*Mend: blr.fit"):
+    with pytest.raises(ArgumentError, match=r"not at an optimum.*Mend: blr.fit"):
         blr.influence(*args)
     with pytest.raises(ArgumentError, match="no fit has been made"):
         blr.without(3)
@@ -189,7 +189,7 @@ def test_keywords_that_the_model_has_too() -> None:
 
     y = normals(0, 4)
     blr = fitted(model, y)
-    with pytest.raises(ArgumentError, match="'site', which BLR.influence takes for itself"):
+    with pytest.raises(ArgumentError, match=r"'site', which BLR\.influence takes for itself"):
         blr.influence(y)
     with pytest.raises(ArgumentError, match="influence passes 'plat'"):
         fitted(mean, y).influence(y, plat="data")

@@ -3,6 +3,7 @@
 """One pass over all data, and a part of their messages at a time."""
 
 import time
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_blr.errors import MemoryLimitError
-from pyro_blr.influence import influence, removal
+from pyro_blr.influence import influence, parts, removal
 from tests.checks import engine
 from tests.influence.models import MODELS, Example, normals
 from tests.oracles.textbook import ALL
@@ -30,7 +31,7 @@ def test_a_hundred_thousand_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     blr, _ = engine(regression)
     blr.step(X, y)
     largest = 0
-    plain = removal.messages_of
+    plain = parts.messages_of
 
     def watched(*args: object) -> object:
         nonlocal largest
@@ -38,7 +39,7 @@ def test_a_hundred_thousand_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         largest = max(largest, sum(t.numel() for m in found.values() for t in m))
         return found
 
-    monkeypatch.setattr(removal, "messages_of", watched)
+    monkeypatch.setattr(parts, "messages_of", watched)
     start = time.perf_counter()
     loo = blr.influence(X, y).loo
     assert time.perf_counter() - start < 15
@@ -106,3 +107,20 @@ def test_the_engine_is_left_as_it_is() -> None:
     for b, natural in guide.naturals().items():
         assert all(torch.equal(x, y) for x, y in zip(natural, before[b.name], strict=True))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("example", [MODELS[1], MODELS[2]], ids=lambda e: e.__name__)
+def test_where_gradients_are_off(example: Example, mode: Any) -> None:
+    model, args = example()
+    blr, _ = engine(model)
+    blr.fit(*args, tol=1e-9)
+    data = blr.influence(*args)
+    expected = data.loo, data.on(lambda z: next(iter(z.values()))), data.without(1).loss
+    with mode():
+        data = blr.influence(*args)
+        found = data.loo, data.on(lambda z: next(iter(z.values()))), data.without(1).loss
+        assert data.prior()
+    assert torch.allclose(found[0], expected[0], atol=1e-9)
+    assert torch.allclose(found[1], expected[1], atol=1e-9)
+    assert found[2] == pytest.approx(expected[2], abs=1e-9)

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from pyro_blr.influence.removal import Leaving
 from tests.checks import engine, with_masked_observations
-from tests.influence.models import MODELS, Example, cancer, logistic_regression, normals
+from tests.influence.models import (
+    MODELS,
+    MORE,
+    Example,
+    cancer,
+    logistic_regression,
+    normals,
+)
 from tests.oracles.textbook import ALL, Case
 
 every_case = pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
@@ -182,6 +189,21 @@ def test_other_models_agree_with_refits(example: Example) -> None:
         other = refitted(blr, model, args, left_out(data, n))
         found = float(data.loo[data.position(n)])
         assert found == pytest.approx(predicted_by(data, n, other), rel=0, abs=5e-3)
+
+
+@pytest.mark.parametrize("example", MORE, ids=lambda example: example.__name__)
+def test_models_of_many_blocks_agree_with_refits(example: Example) -> None:
+    """Also where a direction of q is flat, and where covariances are shared until data leave."""
+    model, args = example()
+    blr, _ = engine(model)
+    blr.fit(*args)
+    data = blr.influence(*args)
+    for n in data.ranked()[::6].tolist():
+        other = data.without(n)
+        other.fit()
+        assert float(data.loo[n]) == pytest.approx(predicted_by(data, n, other.blr), abs=5e-3)
+    assert data.on(lambda z: next(iter(z.values())).sum()).shape == data.shape
+    assert set(data.prior()) == set(blr.view.latents)
 
 
 @every_model

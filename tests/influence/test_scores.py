@@ -84,9 +84,7 @@ def test_a_mean_moves_by_what_a_refit_says() -> None:
         other = data.without(n).guide
         before, after = (g.marginal("w") for g in (guide, other))
         assert torch.allclose(moved[n], before.mean - after.mean, rtol=0, atol=1e-10)
-        expected = [
-            (q.covariance_matrix + q.mean[:, None] * q.mean)[0, 1] for q in (before, after)
-        ]
+        expected = [(q.covariance_matrix + q.mean[:, None] * q.mean)[0, 1] for q in (before, after)]
         assert float(second[n]) == pytest.approx(float(expected[0] - expected[1]), abs=1e-10)
 
 
@@ -160,11 +158,9 @@ def test_the_message_of_a_prior_is_its_natural_parameters() -> None:
 
 
 def test_the_pull_of_a_prior_is_the_derivative_in_its_weight() -> None:
-    found, (y, loc, scale) = prior_of(1.0, 0.5)
+    found, (y, loc, _) = prior_of(1.0, 0.5)
     weight, h = 4.0, 1e-5
-    means = [
-        (weight * a * loc + y.sum()) / (weight * a + 20) for a in (math.exp(h), math.exp(-h))
-    ]
+    means = [(weight * a * loc + y.sum()) / (weight * a + 20) for a in (math.exp(h), math.exp(-h))]
     slope = (means[0] - means[1]) / (2 * h) * (weight + 20) ** 0.5
     assert found.pull == pytest.approx(abs(float(slope)), rel=1e-6)
     assert 0 < found.share < 1

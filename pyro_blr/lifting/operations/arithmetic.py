@@ -245,6 +245,14 @@ def identity(value: Polynomial, *_: Any, **__: Any) -> Polynomial:
     return value
 
 
+@operation("long", "int", "short")
+def to_integers(value: Polynomial) -> Polynomial:
+    """The values of a discrete latent as integers; any other would be rounded."""
+    if not value.is_integral:
+        raise NotPolynomial("a number rounded to an integer")
+    return value
+
+
 @operation("zeros_like")
 def zeros_like(value: Polynomial, *_: Any, **__: Any) -> Polynomial:
     """Zeros of the value's shape."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import constants, host
 from ..axes import Address, Axis, Gather
 from ..polynomial import Polynomial
-from ..terms import NotPolynomial
+from ..terms import Atom, NotPolynomial, Term
 from .register import operation
 from .shape import flatten
 
@@ -226,6 +226,31 @@ def embedding(index: Any, weight: Polynomial, *args: Any, **options: Any) -> Pol
     if not isinstance(index, Tensor) or options.get("max_norm") is not None:
         raise NotPolynomial("`embedding` with max_norm")
     return getitem(weight, index)
+
+
+@operation("one_hot")
+def one_hot(value: Polynomial, num_classes: int = -1) -> Polynomial:
+    """The indicators of a class's values, along a last dim."""
+    atom = _class_of(value)
+    count = len(atom.site.levels)
+    if num_classes != count or atom.site.levels != tuple(range(count)):
+        raise NotPolynomial("`one_hot` of other values than 0 ... K - 1")
+    axis = Axis(count) if count > 1 else None
+    where = (*atom.where, axis or Gather(0, ()))
+    indicator = Atom(atom.site, "is", 1, where)
+    return Polynomial((*value.dims, axis), (Term(1.0, (), (indicator,)),))
+
+
+def _class_of(value: Polynomial) -> Atom:
+    """The element of a discrete latent that a value is, and no more."""
+    (term,) = value.terms if len(value.terms) == 1 else (None,)
+    plain = term is not None and len(term.atoms) == 1 and term.number == 1.0
+    if term is None or not plain or term.constants or term.exponentials:
+        raise NotPolynomial("`one_hot` of a function of classes")
+    (atom,) = term.atoms
+    if not atom.site.is_discrete or atom.site.event_dim or atom.kind != "power" or atom.power != 1:
+        raise NotPolynomial("`one_hot` of what is no class")
+    return atom
 
 
 def diagonal_of(value: Polynomial, first: int, second: int) -> Polynomial:

@@ -1,0 +1,74 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Of which fits it can be told what data did, and of which exactly."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import errors
+from ..energy.energy import Energy
+from ..energy.factors import ConstantFactor, ExactFactor
+from ..energy.sampled import SampledFactor
+from ..families import Natural
+from ..guides.views import charts_of
+from ..lifting.blocks import Block
+from ..steps.cone import residual
+from .copies import check_block
+from .response import not_at_optimum
+
+#: The residual in nats above which a guide is not at an optimum.
+RESIDUAL = 1e-3
+
+
+def is_exact(energy: Energy) -> bool:
+    """Whether no message of the model depends on q: every product has one mean parameter."""
+    exact = [f for f in energy.factors if isinstance(f, ExactFactor)]
+    constant = [f for f in energy.factors if isinstance(f, ConstantFactor)]
+    if energy.points or len(exact) + len(constant) < len(energy.factors):
+        return False
+    return all(
+        len(p.stats) < 2 and all(f.plan.is_linear_in(b) for b in p.blocks)
+        for f in exact
+        for p in f.plan.products
+    )
+
+
+def check_served(blr: Any, energy: Energy) -> None:
+    """Refuse what has no messages by datum.
+
+    :raises GuideError: for coordinates that are not natural ones.
+    :raises SampledFactorError: for a model with sampled factors.
+    """
+    for block in energy.blocks:
+        check_block(block)
+    if charts_of(blr.view):
+        raise errors.GuideError(
+            f"the guide {type(blr.guide).__name__} has parameters that are no natural ones, along "
+            "which messages are not in balance at an optimum. Mend: use AutoNatural(model)."
+        )
+    for factor in energy.factors:
+        if isinstance(factor, SampledFactor):
+            raise errors.SampledFactorError(
+                f"factor {factor.name!r} is at draws of q ({factor.reason}), so that the optimum "
+                "is known up to their error, which is larger than what most data do. Mend: the "
+                "spelling that keeps it deterministic, see blr.explain(); or "
+                "pyro_blr.to_arviz(blr, *args) and arviz_stats.loo."
+            )
+
+
+def check_optimum(naturals: Mapping[Block, Natural], messages: Mapping[Block, Natural]) -> None:
+    """Refuse a guide at which messages are not in balance, and a model without a posterior.
+
+    :raises ArgumentError: for a guide that was not fitted.
+    :raises ImproperPosteriorError: if exact messages do not sum to a distribution.
+    """
+    for block, natural in naturals.items():
+        if not bool(block.family.in_domain(natural).all()):
+            raise errors.ImproperPosteriorError(
+                f"the messages to {block.name!r} do not sum to a proper distribution. Mend: a "
+                "proper prior, or more data."
+            )
+    away = residual(naturals, messages)
+    if not away <= RESIDUAL:
+        raise not_at_optimum(f"a step would move it by {away:.3g} nats")

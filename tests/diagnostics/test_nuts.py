@@ -1,0 +1,79 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+"""A short run of NUTS agrees with exact guides, and not with narrow ones."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_blr import errors
+from pyro_blr.diagnostics import against_nuts
+from tests.diagnostics.models import CONJUGATE, fitted, narrow
+
+MODEL, DATA = CONJUGATE["normal_mean"]
+
+
+def test_an_exact_guide_agrees():
+    model, data = CONJUGATE["regression"]
+    found = against_nuts(fitted(model, *data()), *data())
+    assert found.verdict.startswith("agrees with NUTS") and found.has_mixed
+    for site in found.sites:
+        assert abs(site.shift) < 5 * site.shift_error
+        assert abs(math.log(site.ratio)) < 5 * site.ratio_error
+    assert set(found.effective_draws) == {"tau", "w"} and min(found.effective_draws.values()) > 20
+    assert "verdict: agrees" in str(found)
+
+
+def test_a_narrow_guide_does_not():
+    found = against_nuts(narrow(fitted(MODEL, *DATA())), *DATA())
+    assert "too narrow in site z" in found.verdict
+    assert found["z"].ratio == pytest.approx(3.0, rel=0.3)
+
+
+def test_its_monte_carlo_errors_are_right():
+    scores = []
+    fit = fitted(MODEL, *DATA())
+    for seed in range(6):
+        pyro.set_rng_seed(seed)
+        site = against_nuts(fit, *DATA(), num_samples=100, warmup_steps=60)["z"]
+        scores += [
+            site.shift / site.shift_error,
+            math.log(site.ratio) * site.ratio / site.ratio_error,
+        ]
+    spread = (sum(s * s for s in scores) / len(scores)) ** 0.5
+    assert 0.4 < spread < 2.0
+
+
+def test_discrete_latents_are_summed_out():
+    def mixture(y):
+        share = pyro.sample("share", dist.Beta(2.0, 2.0))
+        with pyro.plate("data", len(y)):
+            z = pyro.sample("z", dist.Bernoulli(share))
+            pyro.sample("y", dist.Normal(4 * z, 1.0), obs=y)
+
+    y = torch.cat([torch.linspace(-1.0, 1.0, 8), torch.linspace(3.0, 5.0, 4)])
+    found = against_nuts(fitted(mixture, y), y, num_samples=100, warmup_steps=50)
+    assert [s.name for s in found.sites] == ["share"]
+
+
+def test_a_chain_that_has_not_mixed_is_no_reference():
+    def modes(y):
+        z = pyro.sample("z", dist.Normal(0.0, 10.0))
+        pyro.sample("y", dist.Normal((z * z - 25).abs(), 0.5), obs=y)
+
+    y = torch.tensor(0.0)
+    found = against_nuts(fitted(modes, y), y, num_samples=60, warmup_steps=20)
+    verdict = found.verdict
+    if found.has_mixed:  # it has stayed in q's mode, as q has
+        assert "no reference" not in verdict
+    else:
+        assert verdict.startswith("no reference")
+
+
+@pytest.mark.parametrize("options", [{"num_samples": 5}, {"warmup_steps": 0}, {"num_samples": 1.5}])
+def test_too_short(options):
+    with pytest.raises(errors.ArgumentError, match="Mend: against_nuts"):
+        against_nuts(fitted(MODEL, *DATA()), *DATA(), **options)
