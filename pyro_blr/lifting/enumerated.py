@@ -26,24 +26,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import constants, host
+from .agreement import agrees, agrees_at_values
 from .axes import Address, Axis, Gather, all_axes, same_address
 from .memory import BYTES, available_bytes
-from .polynomial import Polynomial, key_of, polynomial
+from .polynomial import Polynomial, polynomial
 from .recorded import LogDensity, density_dtype, doubled, realised
-from .tensor import Call, LiftedTensor, lifted_in, program, replay, taken_apart
+from .tensor import Call, LiftedTensor, lifted_in, program, taken_apart
 from .terms import Atom, Constant, LatentSite, NotPolynomial, Term
 from .values import value_at
 from .wrappers import log_density
 
 #: How many dims may stand behind those of an element: a one-hot vector's, an event's.
 MOST_BEHIND = 2
-
-#: The relative error below which the sum agrees with the program, in float64 and in float32.
-AGREES = {torch.float64: 1e-9, torch.float32: 1e-3}
-
-#: Random values at which the two are compared.
-PROBES = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,18 +108,27 @@ def over_values(node: LiftedTensor) -> LiftedTensor:
         return node
     try:
         found = _enumeration(node)
+        return _summed(node, found)
     except _Refused as error:
         return _by_inputs(node, str(error))
+
+
+def _summed(node: LiftedTensor, found: Enumeration) -> LiftedTensor:
+    """The sum as a polynomial; where it is none, the log density with its enumeration.
+
+    :raises _Refused: if the sum is not what the program says.
+    """
+    result = _copy(node, None, "")
     try:
-        poly = found.summed()
-        _check(node, poly)
+        result.poly = found.summed()
+        right = agrees(node, result.poly)
     except NotPolynomial as error:
-        result = _copy(node, None, str(error))
-        result.enumeration = found
-        return result
-    except _Refused as error:
-        return _by_inputs(node, str(error))
-    return _copy(node, poly, "")
+        result.reason, result.enumeration = str(error), found
+        right = agrees_at_values(node, found.weights, found.given)
+    if not right:
+        names = ", ".join(s.name for s in node.sites if s.is_discrete)
+        raise _Refused(f"an element of it depends on several elements of {names}")
+    return result
 
 
 def _by_inputs(node: LiftedTensor, reason: str) -> LiftedTensor:
@@ -365,62 +368,3 @@ def _called(function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
     value, *parts = (doubled(a) if wide else a for a in args)
     values = {id(t): v for t, v in zip(function.lifted, parts, strict=True)}
     return log_density(realised(function.fn, values, wide=wide), value)
-
-
-def _check(density: LiftedTensor, poly: Polynomial) -> None:
-    """Refuse a sum that is not what the program says, at values drawn at random.
-
-    :raises _Refused: if they differ.
-    """
-    structure, free = key_of(poly)
-    cache = constants.active()
-    if free or cache is None:
-        agrees = _agrees(density, poly)
-    else:
-        held = tuple(c.tensor for t in poly.terms for c in t.constants)
-        agrees = cache.lookup(("agrees", structure), lambda: _agrees(density, poly), held)
-    if not agrees:
-        names = ", ".join(s.name for s in density.sites if s.is_discrete)
-        raise _Refused(f"an element of it depends on several elements of {names}")
-
-
-def _agrees(density: LiftedTensor, poly: Polynomial) -> bool:
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(PROBES):
-        values = {s: _probe_value(s, generator) for s in density.sites}
-        with torch.no_grad():
-            (direct,) = replay([density], _in_dtypes(density, values))
-            summed = value_at(poly, values).to(density.device)
-        direct = direct.double().expand(density.shape)
-        known = direct.isfinite() & summed.isfinite()
-        size = 1.0 + torch.maximum(direct.abs(), summed.abs())
-        far = (direct - summed).abs() > _tolerance(density) * size
-        if host.truth((far & known).any()) or not host.truth(known.any() | (known.numel() == 0)):
-            return False
-    return True
-
-
-def _probe_value(site: LatentSite, generator: torch.Generator) -> Tensor:
-    """A value that a latent might have."""
-    normal = torch.randn(site.shape, generator=generator, dtype=torch.float64)
-    if site.is_discrete:
-        shape = site.shape[: len(site.shape) - site.event_dim]
-        return site.values_at(torch.randint(len(site.levels), shape, generator=generator))
-    if site.gaussian:
-        return normal
-    if site.event_dim == 2:
-        return normal @ normal.mT + torch.eye(site.shape[-1], dtype=torch.float64)
-    return normal.softmax(-1) if site.event_dim else 0.2 + 0.6 * normal.sigmoid()
-
-
-def _in_dtypes(
-    density: LiftedTensor, values: Mapping[LatentSite, Tensor]
-) -> dict[LatentSite, Tensor]:
-    """Values as the program has them."""
-    leaves = [n for n in program([density]) if n.site is not None]
-    return {n.site: values[n.site].to(n.device, n.kind[1]) for n in leaves if n.site is not None}
-
-
-def _tolerance(density: LiftedTensor) -> float:
-    narrow = any(n.kind[1] == torch.float32 for n in program([density]))
-    return AGREES[torch.float32 if narrow else torch.float64]
