@@ -112,6 +112,24 @@ def test_elements_that_move_on_the_way_are_refused(predictor: Any, is_latent: bo
         set_up(model)
 
 
+def test_quadrature_of_one_hot_products_with_other_latents() -> None:
+    def model() -> None:
+        u = pyro.sample("u", dist.Normal(torch.zeros(N).double(), 1.0).to_event(1))
+        w = pyro.sample("w", dist.Normal(torch.zeros(3, 3).double(), 1.0).to_event(2))
+        with pyro.plate("nodes", N):
+            z = pyro.sample("z", dist.OneHotCategorical(torch.ones(3).double() / 3))
+        with pyro.plate("rows", N, dim=-2), pyro.plate("columns", N, dim=-1):
+            logits = z @ w @ z.mT + u[:, None]
+            pyro.sample("y", dist.Bernoulli(logits=logits), obs=EDGES)
+
+    torch.manual_seed(0)
+    blr, guide = set_up(model)
+    assert blr.explain()["y"].tier == "quadrature"
+    guide.set_natural({"z": (torch.randn(N, 2).double(),)})
+    losses = [blr.step() for _ in range(10)]
+    assert all(b <= a + 1e-8 for a, b in pairwise(losses))
+
+
 def test_quadrature_is_the_mean_over_values() -> None:
     """A logistic block model: numbers for each pair of values, under their probabilities."""
     src, dst = torch.triu_indices(N, N, 1)
