@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.distributions import Delta
+from pyro.distributions import Delta, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
@@ -94,8 +94,17 @@ def _shape(site: Mapping[str, Any]) -> tuple[int, ...]:
 
 def kind_of(name: str, site: Mapping[str, Any], latents: Container[str] = ()) -> str:
     """What a site is to its program."""
-    if site["infer"].get("_deterministic"):
+    if is_computed(site):
         return "deterministic"
     if name in latents or not site["is_observed"]:
         return "latent"
     return "factor" if site["infer"].get("is_auxiliary") else "observed"
+
+
+def is_computed(site: Mapping[str, Any]) -> bool:
+    """Whether a site is ``pyro.deterministic``, or what a reparameterisation put in its place."""
+    if site["infer"].get("_deterministic"):
+        return True
+    fn = site["fn"]
+    is_masked = isinstance(fn, MaskedDistribution) and fn._mask is False
+    return bool(site["is_observed"] and is_masked and isinstance(fn.base_dist, Delta))
