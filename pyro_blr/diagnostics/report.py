@@ -117,7 +117,7 @@ def report(fit: Any, *args: Any, num_samples: int = 4000, **kwargs: Any) -> Repo
     own = fitted(fit, "report")
     with torch.no_grad():
         weighed = weigh(own, args, kwargs, num_samples, "report")
-        khats = each_site(own, args, kwargs, num_samples, "report")
+        khats = each_site(own, args, kwargs, num_samples, "report", weighed)
         judged = {n: v for n, v in weighed.values.items() if n not in weighed.points}
         curved = curvatures(judged, weighed.log_ratios)
         sites = tuple(_site(name, weighed, khats, curved[name]) for name in judged)
