@@ -94,11 +94,14 @@ def small(tree: Any, most: int = PANELS) -> list[str]:
 
 
 def pair(tree: Any) -> dict[str, Any]:
-    """Two variables, or one of several elements; two elements along each dim."""
+    """Two variables, or one of several elements; two elements along its first dim."""
     posterior = tree["posterior"]
     names = sorted(posterior.data_vars, key=lambda n: posterior[n].size)[:2]
-    dims = {d for n in names for d in posterior[n].dims} - {"chain", "draw"}
-    return {"var_names": names, "coords": {d: posterior[d].values[:2].tolist() for d in dims}}
+    coords = {}
+    for name in names:
+        for i, dim in enumerate(posterior[name].dims[2:]):
+            coords.setdefault(dim, posterior[dim].values[: 1 if i else 2].tolist())
+    return {"var_names": names, "coords": coords}
 
 
 def round_trip(tree: Any) -> None:

@@ -83,9 +83,9 @@ def _psis() -> Callable[[Any], tuple[Any, Any]]:
     """ArviZ's smoothing of log weights; since 1.0 it takes a log likelihood, of the other sign."""
     if is_legacy():
         arviz: Any = import_module("arviz")
-        return lambda log_ratios: arviz.psislw(log_ratios, reff=1.0)  # type: ignore[no-any-return]
+        return lambda log_ratios: arviz.psislw(log_ratios, reff=1.0)
     array_stats: Any = import_module("arviz_stats.base").array_stats
-    return lambda log_ratios: array_stats.psislw(-log_ratios)  # type: ignore[no-any-return]
+    return lambda log_ratios: array_stats.psislw(-log_ratios)
 
 
 def _log_sum(values: Any) -> Any:

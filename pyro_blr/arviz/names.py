@@ -18,7 +18,7 @@ RESERVED_DIMS = ("chain", "draw", "sample")
 class Names:
     """Names of dims, and labels along them.
 
-    :param plates: the sizes of each plate; two of one name may differ.
+    :param plates: the names of the plates.
     :param variables: the names of variables, which no dim may have.
     :param dims: what the user calls the dims of a variable: all of them, or its event dims alone.
     :param coords: the user's labels, by the name of the dim.
@@ -27,7 +27,7 @@ class Names:
 
     def __init__(
         self,
-        plates: Mapping[str, Sequence[int]],
+        plates: Collection[str],
         variables: Collection[str],
         dims: Mapping[str, Sequence[str]] | None,
         coords: Mapping[str, Any] | None,
@@ -40,16 +40,13 @@ class Names:
                 f"dims= names {unknown}, which are no variables of this fit; it has "
                 f"{sorted(variables)}. Mend: use the names of its sites and arguments."
             )
-        taken = {*variables, *RESERVED_DIMS}
-        self._plates: dict[tuple[str, int], str] = {}
-        for plate, sizes in plates.items():
-            for size in sizes:
-                name = plate if len(sizes) == 1 else f"{plate}_{size}"
-                while name in taken:
-                    name += "_dim"
-                taken.add(name)
-                self._plates[plate, size] = name
         self._taken = frozenset({*variables, *RESERVED_DIMS})
+        self._plates: dict[str, str] = {}
+        for plate in plates:
+            name = plate
+            while name in self._taken or (name != plate and name in plates):
+                name += "_dim"
+            self._plates[plate] = name
         self._sizes: dict[str, int] = {}
 
     def of(self, variable: str, dims: Dims, whole: Dims | None = None) -> list[str]:
@@ -60,8 +57,8 @@ class Names:
         whole = whole or dims
         given = self._given.get(variable)
         names = [
-            self._plates.get((plate, size), plate) if plate else f"{variable}_dim_{i}"
-            for i, (plate, size) in enumerate(zip(dims.plates, dims.shape, strict=False))
+            self._plates.get(plate, plate) if plate else f"{variable}_dim_{i}"
+            for i, plate in enumerate(dims.plates)
         ]
         names += [f"{variable}_dim_{i}" for i in range(len(dims.plates), len(dims.shape))]
         if given is not None:

@@ -50,7 +50,7 @@ class Draws:
     dims: Mapping[str, Dims]
     prior_dims: Mapping[str, Dims]
     likelihood_dims: Mapping[str, Dims]
-    plates: Mapping[str, tuple[int, ...]]
+    plates: Mapping[str, int]
 
     @property
     def data_sites(self) -> frozenset[str]:
@@ -147,11 +147,10 @@ def _check_finite(value: Tensor, what: str, mend: str) -> None:
 
 def _draws(drawn: GuideDraws, sites: Mapping[str, Site]) -> Draws:
     kinds: dict[str, dict[str, Site]] = {}
-    plates: dict[str, set[int]] = {}
+    plates: dict[str, int] = {}
     for name, site in sites.items():
         kinds.setdefault(site.kind, {})[name] = site
-        for plate, size in site.entry.plates.values():
-            plates.setdefault(plate, set()).add(size)
+        plates.update(site.entry.plates.values())
     latent, observed = kinds.get("latent", {}), kinds.get("observed", {})
     computed, data = kinds.get("deterministic", {}), {**observed, **kinds.get("datum", {})}
     return Draws(
@@ -166,5 +165,5 @@ def _draws(drawn: GuideDraws, sites: Mapping[str, Site]) -> Draws:
         {n: s.dims for n, s in sites.items()},
         {n: s.dims_of_log_prob for n, s in latent.items()},
         {n: s.dims_of_log_prob for n, s in observed.items()},
-        {n: tuple(sorted(sizes)) for n, sizes in plates.items()},
+        plates,
     )

@@ -64,7 +64,7 @@ def entry(name: str, site: Mapping[str, Any], latents: Container[str] = ()) -> E
     unscaled = scale_and_mask(site["unscaled_log_prob"], 1.0, site["mask"])
     kind, value, fn = kind_of(name, site, latents), site["value"], site["fn"]
     if kind in ("latent", "observed"):
-        value = value.expand(torch.broadcast_shapes(value.shape, fn.shape()))
+        value = value.expand(torch.broadcast_shapes(value.shape, _shape(site)))
     scale = site["scale"]
     is_scaled = isinstance(scale, Tensor) or scale != 1
     scaled = site["log_prob"] if is_scaled else unscaled
@@ -73,6 +73,19 @@ def entry(name: str, site: Mapping[str, Any], latents: Container[str] = ()) -> E
         is_auxiliary=bool(site["infer"].get("is_auxiliary")),
         is_delta=isinstance(unwrap(fn), Delta),
     )
+
+
+def _shape(site: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of a site's distribution without the values of discrete latents summed out."""
+    shape, event_dim = list(site["fn"].shape()), int(site["fn"].event_dim)
+    for dim in site["infer"].get("_dim_to_id", {}):
+        if len(shape) >= event_dim - dim:
+            shape[len(shape) - event_dim + dim] = 1
+    plates = max((-f.dim for f in site["cond_indep_stack"] if f.vectorized), default=0)
+    kept = max(site["value"].dim(), plates + event_dim)
+    while len(shape) > kept and shape[0] == 1:
+        shape.pop(0)
+    return tuple(shape)
 
 
 def kind_of(name: str, site: Mapping[str, Any], latents: Container[str] = ()) -> str:

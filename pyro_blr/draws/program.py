@@ -3,6 +3,7 @@
 
 """A model or a guide with its arguments, run where some of its sites have given values."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,13 +17,11 @@ from torch import Tensor
 
 from .. import errors
 from .._compat import site_is_subsample
-from ..energy.enumeration import check_declared, is_discrete, summed_out
+from ..energy.enumeration import DEEPEST, check_declared, is_discrete, summed_out
 from ..energy.trace import missing_site
 from .entries import Entry, entries_of
+from .randomness import DirectDirichlets
 from .summed import without_choices
-
-#: The depth of plates that a first run leaves room for, as long as the program's is not known.
-DEEPEST = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +49,13 @@ class Program:
         """
         known = _Known(nesting)
         with torch.no_grad(), poutine.block(), ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            # torch's Wishart tests whether its draws are regular and warns if they are.
+            warnings.filterwarnings("ignore", "Singular sample detected", UserWarning)
             tracer = stack.enter_context(poutine.trace())
             if self.must_know:
                 stack.enter_context(_Enumerated(first_available_dim=-1 - nesting))
+            stack.enter_context(DirectDirichlets())
             stack.enter_context(_WholePlates(self.caller))
             if self.must_know:
                 stack.enter_context(known)

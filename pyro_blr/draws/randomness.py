@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from ..families.registry import unwrap
 
 
 def _normal(like: Tensor, mean: float = 0.0, std: float = 1.0, **_: Any) -> Tensor:
@@ -51,3 +54,21 @@ class FreshTensors(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         return OUT_OF_PLACE.get(func, func)(*args, **(kwargs or {}))
+
+
+class DirectDirichlets(Messenger):
+    """Draws proportions without the gradient of a draw, whose function ``vmap`` does not know."""
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["value"] is not None or msg["is_observed"]:
+            return
+        law = unwrap(msg["fn"])
+        if isinstance(law, torch.distributions.Dirichlet):
+            value = torch._sample_dirichlet(law.concentration)
+        elif isinstance(law, torch.distributions.Beta):
+            pairs = torch.stack([law.concentration1, law.concentration0], -1)
+            value = torch._sample_dirichlet(pairs)[..., 0]
+        else:
+            return
+        if value.shape == msg["fn"].shape():
+            msg["value"] = value

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..energy.components import Component, check_plates, components, elimination
-from ..energy.enumeration import choice_of, dims_of
+from ..energy.enumeration import DEEPEST, choice_of, dims_of
 from ..energy.trace import TracedSite
 from .entries import Entry
 
@@ -36,7 +36,7 @@ def without_choices(trace: Any, entries: Sequence[Entry]) -> list[Entry]:
         return list(entries)
     by_name = {e.name: e for e in entries}
     kept = {t.name for t in plain}
-    result = [e for e in entries if e.name in kept]
+    result = [e for e in entries if e.name in kept and not _has_choices(e)]
     for component in joined:
         sites = tuple(s for s in component.sites if by_name[s.name].kind != "deterministic")
         if any(s.choice is not None for s in sites):
@@ -44,9 +44,18 @@ def without_choices(trace: Any, entries: Sequence[Entry]) -> list[Entry]:
     return result
 
 
+def _has_choices(entry: Entry) -> bool:
+    """Whether a value runs along dims of discrete latents, as a first run shows: left of plates.
+
+    Later runs have the sites of the first one.
+    """
+    value = entry.value if entry.kind == "deterministic" else None
+    return value is not None and value.dim() > DEEPEST
+
+
 def _traced(entry: Entry, site: Mapping[str, Any]) -> TracedSite:
     dims = dims_of(site)
-    return TracedSite(entry.name, site["log_prob"], 1.0, None, dims, choice_of(site))
+    return TracedSite(entry.name, site["log_prob"], site["scale"], None, dims, choice_of(site))
 
 
 def _summed(component: Component, by_name: Mapping[str, Entry]) -> list[Entry]:
@@ -54,9 +63,11 @@ def _summed(component: Component, by_name: Mapping[str, Entry]) -> list[Entry]:
     check_plates(component)
     members = [by_name[s.name] for s in component.sites]
     log_prob, plates = _log_sum(component, [m.log_prob for m in members])
-    scaled = log_prob
-    if any(m.scaled is not m.log_prob for m in members):
-        scaled, _ = _log_sum(component, [m.scaled for m in members])
+    # A scale that all have in common is one of the sum; others are inside it.
+    common = component.scale
+    pairs = zip(members, component.sites, strict=True)
+    inside = [m.log_prob * (1.0 if s.scale is common else s.scale / common) for m, s in pairs]
+    scaled = common * _log_sum(component, inside)[0]
     observed = [m for m in members if m.kind == "observed"]
     if len(observed) == 1:
         return [replace(observed[0], log_prob=log_prob, scaled=scaled)]
