@@ -21,6 +21,8 @@ from .weighed import Weighed
 #: Nats by which q's law of a site is off on its own: of an sd that is off by a third.
 OWN = 0.1
 
+#: KL in nats below which it says more than the limits: no mean is then off by a twentieth of an sd.
+NEAR = 1e-3
 #: Effective draws below which nothing is said by weighted sds.
 FEW_DRAWS = 20
 
@@ -126,6 +128,11 @@ def _by_moments(weighed: Weighed, sites: Sequence[SiteReport]) -> tuple[str, str
     if any(s.is_open for s in sites):
         names = ", ".join(s.name for s in sites if s.is_open)
         return "undecided", f"not decided: the draws are too few to judge {names}; {khat}"
+    if weighed.divergence < NEAR:
+        return (
+            "good",
+            f"good: q is {max(weighed.divergence, 0.0):.0e} nats from the posterior; {khat}",
+        )
     return "good", f"good: no mean is surely off by 0.1 sd, and no sd by 10 %; {khat}"
 
 

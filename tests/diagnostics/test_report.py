@@ -384,3 +384,18 @@ def test_a_khat_that_is_high_by_chance_is_decided_by_more_draws():
     assert "untrusted" not in found and "undecided" in found
     assert "num_samples=8000" in found["undecided"].advice[0]
     assert report(fit, *args, num_samples=30_000).judgement.status in ("good", "off")
+
+
+def test_no_such_site():
+    model, data = CONJUGATE["normal_mean"]
+    found = report(fitted(model, *data()), *data(), num_samples=100)
+    with pytest.raises(errors.ArgumentError, match=r"no site 'w'.*Mend: use one of \['z'\]"):
+        found["w"]
+
+
+def test_a_model_without_data_is_its_prior():
+    def model():
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("t", dist.Gamma(2.0, 1.0))
+
+    assert report(fitted(model), num_samples=200).verdict.startswith("exact")
