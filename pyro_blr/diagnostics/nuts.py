@@ -20,7 +20,7 @@ from ..draws.fitted import Fitted, fitted
 from ..draws.guides import guide_draws
 from .moments import Moments
 from .site_khat import central
-from .site_report import SiteReport
+from .site_report import SiteReport, site_named
 from .table import table
 
 #: Split R-hat above which the chain's halves differ too much to be a reference.
@@ -67,7 +67,7 @@ class Comparison:
         return "agrees with NUTS: no mean is surely off by 0.1 sd, and no sd by 10 %"
 
     def __getitem__(self, site: str) -> SiteReport:
-        return next(s for s in self.sites if s.name == site)
+        return site_named(self.sites, site)
 
     def plot(self) -> Any:
         """Means and sds of q against NUTS's, as a matplotlib figure.

@@ -203,3 +203,13 @@ def test_a_fit_that_fails_says_in_which_simulation():
 def test_draws_without_a_latent_of_the_model():
     with pytest.raises(errors.GuideError, match="Mend"):
         sbc(normal_mean, torch.zeros(10), fit=lambda m, y: {"other": torch.zeros(50)})
+
+
+def test_draws_of_another_shape():
+    with pytest.raises(errors.GuideError, match=r"site 'z' .*shape \(50, 3\).*Mend"):
+        sbc(normal_mean, torch.zeros(10), fit=lambda m, y: {"z": torch.zeros(50, 3)})
+
+
+def test_draws_that_are_not_finite():
+    with pytest.raises(errors.NonFiniteError, match=r"site 'z' in simulation 0.*Mend"):
+        sbc(normal_mean, torch.zeros(10), fit=lambda m, y: {"z": torch.full((50,), torch.nan)})
