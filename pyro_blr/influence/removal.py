@@ -180,6 +180,7 @@ class Removal:
 
     def _corrected(self, part: Part, moved: Tensor) -> Tensor:
         """The moves of data that matter: the others' messages are taken anew where q ends."""
+        steps = Mixing(None if self.response is None else self.response.metric)
         left = torch.zeros_like(moved)
         is_open = torch.ones(len(moved), dtype=torch.bool)
         for _ in range(PASSES):
@@ -195,7 +196,7 @@ class Removal:
                 is_open.unsqueeze(-1), left - self.coordinates.flat(naturals), 0.0
             )
             step = self._solve(part, self._response_to(missing))
-            moved = self._inside(moved, moved + step)
+            moved = self._inside(moved, steps.next(moved, moved + step))
             is_open = self.length(step) > CLOSE
             if not host.truth(is_open.any()):
                 break
