@@ -148,7 +148,7 @@ class Conjugate(Prediction):
         """
         count = part.copies.count
         copied = {part.copies.blocks[b] for b in self.blocks}
-        total = torch.zeros(count, dtype=torch.float64)
+        total = leaving.naturals[self.blocks[0]][0].new_zeros(count)
         for term in own:
             rest = tuple(p for p in term.plan.products if not copied & p.blocks)
             value = Plan(term.plan.dims, rest).values(moments, term.free).detach()

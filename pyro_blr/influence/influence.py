@@ -245,8 +245,9 @@ class Influence:
 
         Example::
 
+            data = blr.influence(X, y)
             data.on(lambda z: z["w"][0])
-            data.on(lambda z: torch.sigmoid(x_new @ z["w"]))
+            data.on(lambda z: torch.sigmoid(X[0] @ z["w"]))
 
         :param quantity: a torch function of a dict of the latents' values, by site, in one draw.
         :return: # shape: (*plates, *quantity)

@@ -198,7 +198,7 @@ def test_models_of_many_blocks_agree_with_refits(example: Example) -> None:
     blr, _ = engine(model)
     blr.fit(*args)
     data = blr.influence(*args)
-    for n in data.ranked()[::6].tolist():
+    for n in data.ranked()[::10].tolist():
         other = data.without(n)
         other.fit()
         assert float(data.loo[n]) == pytest.approx(predicted_by(data, n, other.blr), abs=5e-3)
@@ -227,6 +227,7 @@ def test_predictions_agree_with_draws(example: Example) -> None:
     assert ((found - expected).abs() < 5 * error + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_logistic_regression_on_real_data() -> None:
     """Of breast cancer, 40 random data and the 10 that are predicted worst, against refits."""
     X, y = cancer()
