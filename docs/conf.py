@@ -49,6 +49,17 @@ def literal_shapes(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"\s*# (shape: )(.+)", r" – \1``\2``", line) for line in lines]
 
 
+def links_of_tutorials(app, docname, source):
+    """Make links of a tutorial to pages and to other tutorials links within the documentation.
+
+    In a tutorial they are right where it lies, in tutorials/; here that folder is a link.
+    """
+    if docname.startswith("tutorials/"):
+        words = r'\[([^]\["\\\n]+)\]'
+        page = re.sub(words + r"\(\.\./docs/(\w+)\.md\)", r"{doc}`\1 </\2>`", source[0])
+        source[0] = re.sub(words + r"\((\w+)\.ipynb\)", r"{doc}`\1 </tutorials/\2>`", page)
+
+
 def is_public(kind):
     """Whether a class has a page, here or elsewhere."""
     if not kind.__module__.startswith("pyro_blr"):
@@ -66,5 +77,6 @@ def public_bases(app, name, obj, options, bases):
 
 def setup(app):
     """Called by sphinx."""
+    app.connect("source-read", links_of_tutorials)
     app.connect("autodoc-process-bases", public_bases)
     app.connect("autodoc-process-docstring", literal_shapes)
