@@ -9,9 +9,11 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule, PyroParam
 
-from pyro_blr import errors
+from pyro_blr import BLR, errors
 from pyro_blr.diagnostics import sbc
+from pyro_blr.guides import AutoNatural
 from tests.diagnostics.models import CONJUGATE, coin, fitted, narrow, normal_mean, regression
 
 
@@ -129,6 +131,25 @@ def test_the_store_and_the_model_are_left_alone():
     y = torch.zeros(10)
     sbc(normal_mean, y, num=20)
     assert list(pyro.get_param_store().keys()) == ["own"] and (y == 0).all()
+
+
+class Shifted(PyroModule):
+    """A model with a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = PyroParam(torch.tensor(0.5))
+
+    def forward(self, y):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(z + self.shift, 1.0), obs=y)
+
+
+def test_a_module_keeps_its_parameters():
+    model = Shifted()
+    sbc(model, torch.zeros(10), num=20, fit=lambda m, y: BLR(m, AutoNatural(m)).fit(y, max_steps=2))
+    assert float(model.shift) == 0.5
 
 
 def test_elements_are_corrected_for_and_the_worst_is_named():
