@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import errors
-from .table import table
+from ..text_table import text_table
 from .uniformity import corrected, symmetric_p_value, uniform_p_value
 
 #: The p-value, corrected for the number of quantities, below which q is called not calibrated.
@@ -146,7 +146,7 @@ class Calibration:
             "for a site's elements (Bonferroni)",
             f"verdict: {self.verdict}",
         )
-        return "\n".join((table(head, rows), *notes))
+        return "\n".join((text_table(head, rows), *notes))
 
     __repr__ = __str__
 

@@ -11,12 +11,12 @@ import torch
 
 from ..draws.fitted import fitted
 from ..fit import Fit
+from ..text_table import text_table
 from .bounds import error_bounds
 from .curvature import Curvature, curvatures
 from .moments import moments
 from .site_khat import SiteKhat, each_site
 from .site_report import SiteReport, site_named
-from .table import table
 from .verdict import Verdict, judge
 from .weighed import Weighed, weigh
 
@@ -83,7 +83,12 @@ class Report:
             "sd / q's (error)",
             "bounds",
         )
-        lines = [*_summary(self), "", table(head, [_row(s) for s in self.sites]), *_legend(self)]
+        lines = [
+            *_summary(self),
+            "",
+            text_table(head, [_row(s) for s in self.sites]),
+            *_legend(self),
+        ]
         lines += ["", f"verdict: {self.verdict}", *(f"- {line}" for line in self.advice)]
         return "\n".join(lines)
 
