@@ -84,6 +84,7 @@ class Influence:
         terms = terms_of(self._data, {f.name: f for f in energy.factors})
         self.is_exact = is_exact(energy)
         given = detached(blr.view.naturals())
+        energy.check_finite(objective.value(given), None)
         messages = objective.natural_messages(given)
         naturals = messages if self.is_exact else given
         check_optimum(naturals, messages)
