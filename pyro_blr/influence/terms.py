@@ -270,17 +270,17 @@ def terms_of(data: Data, factors: Mapping[str, Factor]) -> list[Term]:
     :param factors: by site.
     :raises SampledFactorError: for a factor at draws of q.
     """
-    return [t for s in data.sites if (t := _term(s, data, factors[s.name])) is not None]
+    return [_term(s, data, factors[s.name]) for s in data.sites]
 
 
-def _term(site: TracedSite, data: Data, factor: Factor) -> Term | None:
+def _term(site: TracedSite, data: Data, factor: Factor) -> Term:
     if isinstance(factor, ExactFactor):
         node = site.log_prob
         assert isinstance(node, LiftedTensor)
         assert node.poly is not None
         return ExactTerm(site, data, node.poly)
     if isinstance(factor, ConstantFactor):
-        return None
+        return ExactTerm(site, data, polynomial(site.log_prob.detach()))
     if isinstance(factor, QuadratureFactor):
         term = QuadratureTerm(site, data, factor)
         if term.keeps_data_apart:
