@@ -345,6 +345,7 @@ class BLR(Engine):
         :raises ArgumentError: before a fit; if no observed site is in a plate, or several are in
             different ones and none was named.
         :raises GuideError: for a guide that is known by its draws alone, or a point mass.
+        :raises NonFiniteError: for NaN or infinite data.
         :raises SampledFactorError: for a model with factors at draws of q.
         :raises SubsampleError: for a minibatch.
         """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .fit import counted
 from .html_table import html_table, tier
+from .text_table import text_table
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ class TraceReport:
         ]
 
     def __str__(self) -> str:
-        lines = [self._title, "", *_table(PARTS, self._part_rows())]
+        lines = [self._title, "", text_table(PARTS, self._part_rows())]
         if self.factors:
-            lines += ["", *_table(FACTORS, self._factor_rows())]
+            lines += ["", text_table(FACTORS, self._factor_rows())]
         return "\n".join((*lines, *self.notes))
 
     __repr__ = __str__
@@ -122,9 +123,3 @@ def _seconds(value: float | None) -> str:
         if value >= scale:
             return f"{value / scale:.3g} {unit}"
     return f"{value / 1e-6:.3g} us"
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
-    lines = (head, tuple("-" * w for w in widths), *rows)
-    return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in lines]

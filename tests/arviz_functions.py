@@ -4,8 +4,8 @@
 
     python -m tests.arviz_functions [NAME OF A FIT ...]
 
-With whichever ArviZ is installed: before 1.0, from 1.0 on, or its two parts without plots. Exits
-with the number of failures.
+With whichever ArviZ is installed: before 1.0, from 1.0 on, or its two parts without plots. The exit
+status is the number of failures that are not known.
 """
 
 import sys
@@ -138,6 +138,11 @@ def outcome(function: Function, tree: Any) -> str:
     return "ok"
 
 
+def is_known(function: str, found: str) -> bool:
+    """Whether ArviZ refuses weights that are all the same, as documented."""
+    return function in ("loo", "psense_summary") and "All tail values are the same" in found
+
+
 def without(function: str, fit: str) -> bool:
     """Whether a fit has nothing for a function: a point has no density, one number no pair."""
     return (fit, function) in {
@@ -164,7 +169,7 @@ def table(names: Sequence[str]) -> tuple[str, list[str]]:
             found = outcome(call, tree)
             ran[function] += 1
             counts[function] += found == "ok"
-            if found != "ok":
+            if found != "ok" and not is_known(function, found):
                 failed.append(f"{function} on {name}: {found}")
         print(f"{name}: done", file=sys.stderr, flush=True)
     rows = [f"| {f} | {counts[f]} of {ran[f]} |" for f in functions]

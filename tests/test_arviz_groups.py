@@ -12,6 +12,7 @@ import pytest
 import torch
 import xarray
 from pyro import poutine
+from pyro.contrib.autoname import scope
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer import autoguide as auto
 from pyro.infer.importance import psis_diagnostic
@@ -185,6 +186,36 @@ def test_a_plate_named_like_an_argument_gives_way():
     tree = to_arviz(fitted(model, X[:, 0], Y), X[:, 0], Y, num_samples=3)
     assert tree["constant_data"]["school"].dims == ("school_dim",)
     assert tree["observed_data"]["y"].dims == ("school_dim",)
+
+
+def test_two_plates_that_would_have_one_name():
+    def model(y):
+        z = pyro.sample("z", dist.Normal(0.0, 2.0))
+        with pyro.plate("z_dim", 5):
+            pyro.sample("more", dist.Normal(z, 0.7), obs=y)
+        with pyro.plate("draw", 5):
+            pyro.sample("y", dist.Normal(z, 0.7), obs=y)
+        with pyro.plate("draw_dim", 3):
+            pyro.sample("third", dist.Normal(z, 0.7), obs=y[:3])
+
+    data = to_arviz(fitted(model, Y), Y, num_samples=3)["observed_data"]
+    assert data["more"].dims == ("z_dim",)
+    assert len({data[n].dims for n in ("more", "y", "third")}) == 3
+
+
+def test_a_slash_in_a_name_is_a_dot(tmp_path):
+    def model(y):
+        with scope(prefix="part"):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 2.0).to_event(1))
+        with pyro.plate("rows/all", 5):
+            pyro.sample("y", dist.Normal(z.sum(), 0.7), obs=y)
+
+    tree = to_arviz(fitted(model, Y), Y, num_samples=3)
+    assert tree["posterior"]["part.z"].dims == ("chain", "draw", "part.z_dim_0")
+    assert tree["observed_data"]["y"].dims == ("rows.all",)
+    tree.to_netcdf(tmp_path / "fit.nc")
+    with xarray.open_datatree(tmp_path / "fit.nc") as found:
+        assert tree.identical(found)
 
 
 def test_a_keyword_that_is_also_the_models_is_asked_about():

@@ -18,12 +18,21 @@ GROUND = ("errors", "_compat", "_version")
 FLOORS: dict[str, tuple[str, ...]] = {
     **{name: () for name in GROUND},
     "html_table": (),
+    "text_table": (),
     "drawing": ("errors",),
     "families": ("errors", "html_table"),
     "linear_algebra": (),
     "lifting": ("errors", "html_table", "families", "linear_algebra"),
     "estimators": ("linear_algebra",),
-    "energy": ("errors", "_compat", "html_table", "families", "lifting", "estimators"),
+    "energy": (
+        "errors",
+        "_compat",
+        "html_table",
+        "text_table",
+        "families",
+        "lifting",
+        "estimators",
+    ),
     "random_state": (),
     "conjugate_gradients": ("lifting.host",),
     "guides": (
@@ -83,7 +92,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "stopwatch": (),
     "isolation": ("guides.leaf", "random_state"),
-    "trace_report": ("html_table", "fit"),
+    "trace_report": ("html_table", "text_table", "fit"),
     "factor_times": ("lifting", "energy", "objective", "stopwatch", "trace_report"),
     "profiling": (
         *("factor_times", "isolation", "loop", "objective"),
@@ -104,6 +113,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "diagnostics": (
         *("errors", "_compat", "families", "lifting.blocks", "energy", "guides", "fit", "blr"),
         "draws",
+        "text_table",
     ),
     "command_line": ("errors", "_version", "guides", "isolation", "fit", "blr"),
     "__main__": ("command_line",),

@@ -45,13 +45,19 @@ class Groups:
         held = {}
         for name, value in values.items():
             own = self.names.of(name, dims[name], (whole or {}).get(name))
-            held[name] = ((*SAMPLES, *own), _numpy(value, (1, -1, *dims[name].shape)))
+            held[self.names.variable(name)] = (
+                (*SAMPLES, *own),
+                _numpy(value, (1, -1, *dims[name].shape)),
+            )
         return self._dataset(held)
 
     def constant(self, values: Mapping[str, Tensor], dims: Mapping[str, Dims]) -> Any:
         """Variables without draws."""
         held = {
-            name: (tuple(self.names.of(name, dims[name])), _numpy(value, dims[name].shape))
+            self.names.variable(name): (
+                tuple(self.names.of(name, dims[name])),
+                _numpy(value, dims[name].shape),
+            )
             for name, value in values.items()
         }
         return self._dataset(held)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from .. import errors
-from .container import is_legacy
 
 #: Log weights whose spread is below this, in nats, are the same but for rounding.
 ROUNDING = 1e-9
@@ -42,8 +41,9 @@ def loo(tree: Any, var_name: str | None = None) -> Any:
         weights = np.asarray(stats["log_p"].values - stats["log_q"].values, dtype=float)
         log_ratios = log_ratios + weights.reshape(weights.shape + (1,) * (values.ndim - 2))
     data = values.shape[2:]
-    smoothed, k = _smoothed(np.moveaxis(log_ratios.reshape(-1, *data), 0, -1))
-    if is_legacy():
+    is_legacy = callable(tree.groups)  # an InferenceData
+    smoothed, k = _smoothed(np.moveaxis(log_ratios.reshape(-1, *data), 0, -1), _psis(is_legacy))
+    if is_legacy:
         return _legacy(log_likelihood, np.moveaxis(smoothed, -1, 0).reshape(values.shape), k)
     arviz_stats: Any = import_module("arviz_stats")
     weights = log_likelihood.copy(data=np.moveaxis(smoothed, -1, 0).reshape(values.shape))
@@ -66,7 +66,7 @@ def _variable(tree: Any, var_name: str | None) -> str:
     return var_name
 
 
-def _smoothed(log_ratios: Any) -> tuple[Any, Any]:
+def _smoothed(log_ratios: Any, psis: Callable[[Any], tuple[Any, Any]]) -> tuple[Any, Any]:
     """Pareto-smoothed log weights, normalised, and their Pareto k.
 
     :param log_ratios: # shape: (*data, S)
@@ -75,13 +75,13 @@ def _smoothed(log_ratios: Any) -> tuple[Any, Any]:
     k = np.full(log_ratios.shape[:-1], -np.inf)
     varies = np.ptp(log_ratios, axis=-1) > ROUNDING
     if varies.any():
-        log_weights[varies], k[varies] = _psis()(log_ratios[varies])
+        log_weights[varies], k[varies] = psis(log_ratios[varies])
     return log_weights, k
 
 
-def _psis() -> Callable[[Any], tuple[Any, Any]]:
+def _psis(is_legacy: bool) -> Callable[[Any], tuple[Any, Any]]:
     """ArviZ's smoothing of log weights; since 1.0 it takes a log likelihood, of the other sign."""
-    if is_legacy():
+    if is_legacy:
         arviz: Any = import_module("arviz")
         return lambda log_ratios: arviz.psislw(log_ratios, reff=1.0)
     array_stats: Any = import_module("arviz_stats.base").array_stats

@@ -3,7 +3,7 @@
 
 """The name of each dim, from plates and from the user, and the labels along it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ RESERVED_DIMS = ("chain", "draw", "sample")
 
 
 class Names:
-    """Names of dims, and labels along them.
+    """Names of variables and of their dims, and labels along them.
+
+    A slash, as scopes put it into the names of sites, is a path to a tree: a dot stands for it.
 
     :param plates: the names of the plates.
     :param variables: the names of variables, which no dim may have.
@@ -40,14 +42,19 @@ class Names:
                 f"dims= names {unknown}, which are no variables of this fit; it has "
                 f"{sorted(variables)}. Mend: use the names of its sites and arguments."
             )
-        self._taken = frozenset({*variables, *RESERVED_DIMS})
+        self._variables = _without_slashes(variables)
+        self._taken = frozenset({*self._variables.values(), *RESERVED_DIMS})
         self._plates: dict[str, str] = {}
         for plate in plates:
-            name = plate
-            while name in self._taken or (name != plate and name in plates):
+            name = plate.replace("/", ".")
+            while name in self._taken or name in self._plates.values():
                 name += "_dim"
             self._plates[plate] = name
         self._sizes: dict[str, int] = {}
+
+    def variable(self, name: str) -> str:
+        """What a site or an argument is called."""
+        return self._variables.get(name, name)
 
     def of(self, variable: str, dims: Dims, whole: Dims | None = None) -> list[str]:
         """The name of each dim of a variable.
@@ -56,11 +63,9 @@ class Names:
         """
         whole = whole or dims
         given = self._given.get(variable)
-        names = [
-            self._plates.get(plate, plate) if plate else f"{variable}_dim_{i}"
-            for i, plate in enumerate(dims.plates)
-        ]
-        names += [f"{variable}_dim_{i}" for i in range(len(dims.plates), len(dims.shape))]
+        own = [f"{self.variable(variable)}_dim_{i}" for i in range(len(dims.shape))]
+        plates = [*dims.plates, *(None for _ in own[len(dims.plates) :])]
+        names = [self._plates.get(p, p) if p else n for p, n in zip(plates, own, strict=True)]
         if given is not None:
             names = self._as_given(variable, given, names, dims, whole)
         for name, size in zip(names, dims.shape, strict=True):
@@ -124,3 +129,14 @@ def _names(argument: str, variable: str, names: Any) -> list[str]:
             "a name of its own."
         )
     return list(names)
+
+
+def _without_slashes(names: Iterable[str]) -> dict[str, str]:
+    """A name for each that a tree can hold; they stay different."""
+    found: dict[str, str] = {}
+    for name in sorted(names, key=lambda n: "/" in n):
+        own = name.replace("/", ".")
+        while own in found.values():
+            own += "_"
+        found[name] = own
+    return found

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import errors
-from .table import table
+from ..text_table import text_table
 from .uniformity import corrected, symmetric_p_value, uniform_p_value
 
 #: The p-value, corrected for the number of quantities, below which q is called not calibrated.
@@ -48,6 +48,9 @@ class Calibration:
                 "the fits have no draws of any continuous latent of the model. Mend: return from "
                 "fit= what BLR.fit returned, or draws by the names of the sample sites."
             )
+        for k, (truth, drawn) in enumerate(zip(truths, draws, strict=True)):
+            for name in names:
+                _check_draws(name, truth[name], drawn[name], k)
         ranks, numbers = {}, {}
         for name in names:
             ranked = torch.stack(
@@ -143,7 +146,7 @@ class Calibration:
             "for a site's elements (Bonferroni)",
             f"verdict: {self.verdict}",
         )
-        return "\n".join((table(head, rows), *notes))
+        return "\n".join((text_table(head, rows), *notes))
 
     __repr__ = __str__
 
@@ -164,6 +167,20 @@ def shape_of(numbers: Tensor) -> str:
     if abs(shift_score) > abs(spread_score):
         return "too low" if shift > 0 else "too high"
     return "too narrow" if spread > 1 else "too wide"
+
+
+def _check_draws(name: str, truth: Tensor, draws: Tensor, simulation: int) -> None:
+    """Refuse draws of another shape, which broadcasting would rank, and draws that are NaN."""
+    where = f"draws of site {name!r} in simulation {simulation}"
+    if draws.dim() == 0 or draws.shape[1:] != truth.shape:
+        raise errors.GuideError(
+            f"{where} have the shape {tuple(draws.shape)}, and the site has {tuple(truth.shape)}. "
+            "Mend: return draws along one dim in front of the site's."
+        )
+    if not bool(torch.isfinite(draws).all()):
+        raise errors.NonFiniteError(
+            f"{where} are not finite. Mend: let fit= return a fit that has not diverged."
+        )
 
 
 def _rank(truth: Tensor, draws: Tensor) -> Tensor:

@@ -18,10 +18,10 @@ from torch import Tensor
 from .. import errors
 from ..draws.fitted import Fitted, fitted
 from ..draws.guides import guide_draws
+from ..text_table import text_table
 from .moments import Moments
 from .site_khat import central
-from .site_report import SiteReport
-from .table import table
+from .site_report import SiteReport, site_named
 
 #: Split R-hat above which the chain's halves differ too much to be a reference.
 MIXED = 1.1
@@ -67,7 +67,7 @@ class Comparison:
         return "agrees with NUTS: no mean is surely off by 0.1 sd, and no sd by 10 %"
 
     def __getitem__(self, site: str) -> SiteReport:
-        return next(s for s in self.sites if s.name == site)
+        return site_named(self.sites, site)
 
     def plot(self) -> Any:
         """Means and sds of q against NUTS's, as a matplotlib figure.
@@ -90,7 +90,7 @@ class Comparison:
             for s in self.sites
         ]
         lines = [
-            table(head, rows),
+            text_table(head, rows),
             "of the worst element, in sds of q: NUTS's mean less q's, NUTS's sd, with Monte Carlo "
             "errors",
         ]

@@ -20,8 +20,9 @@ FEWEST_IN_TAIL = 5
 CONSTANT = 1e-6
 #: The sd of log weights in nats up to which they are even, if draws are worth so large a share: q
 #: is then some 0.03 nats from its target, as a normal law is from one that is a fifth wider. The
-#: share is for Student tails, whose log weights are even, a few with a quarter of all weight.
-EVEN, WORTH = 0.25, 0.8
+#: share is for Student tails, whose log weights are even, a few with a quarter of all weight; and
+#: no draw may have more than the last, which its neighbours would not bear out.
+EVEN, WORTH, LARGEST = 0.25, 0.8, 0.02
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,10 @@ class PSIS:
         The tail of a skewed posterior against a normal q has an index near 1, and begins where
         there is next to no mass.
         """
-        return self.log_sd <= EVEN and self.effective_draws >= WORTH * len(self.log_weights)
+        size = len(self.log_weights)
+        is_worth = self.effective_draws >= WORTH * size
+        no_giant = float(self.weights.max()) <= max(LARGEST, 5 / size)
+        return self.log_sd <= EVEN and is_worth and no_giant
 
     @property
     def limit(self) -> float:

@@ -11,12 +11,12 @@ import torch
 
 from ..draws.fitted import fitted
 from ..fit import Fit
+from ..text_table import text_table
 from .bounds import error_bounds
 from .curvature import Curvature, curvatures
 from .moments import moments
 from .site_khat import SiteKhat, each_site
-from .site_report import SiteReport
-from .table import table
+from .site_report import SiteReport, site_named
 from .verdict import Verdict, judge
 from .weighed import Weighed, weigh
 
@@ -62,7 +62,7 @@ class Report:
         return self.judgement.advice
 
     def __getitem__(self, site: str) -> SiteReport:
-        return next(s for s in self.sites if s.name == site)
+        return site_named(self.sites, site)
 
     def plot(self) -> Any:
         """Weights, sites and the way to the optimum, as a matplotlib figure.
@@ -83,7 +83,12 @@ class Report:
             "sd / q's (error)",
             "bounds",
         )
-        lines = [*_summary(self), "", table(head, [_row(s) for s in self.sites]), *_legend(self)]
+        lines = [
+            *_summary(self),
+            "",
+            text_table(head, [_row(s) for s in self.sites]),
+            *_legend(self),
+        ]
         lines += ["", f"verdict: {self.verdict}", *(f"- {line}" for line in self.advice)]
         return "\n".join(lines)
 
@@ -117,8 +122,8 @@ def report(fit: Any, *args: Any, num_samples: int = 4000, **kwargs: Any) -> Repo
     own = fitted(fit, "report")
     with torch.no_grad():
         weighed = weigh(own, args, kwargs, num_samples, "report")
-        khats = each_site(own, args, kwargs, num_samples, "report")
-        judged = {n: v for n, v in weighed.values.items() if n not in weighed.points}
+        khats = each_site(own, args, kwargs, num_samples, "report", weighed)
+        judged = {n: v for n, v in weighed.values.items() if n not in weighed.points and v.numel()}
         curved = curvatures(judged, weighed.log_ratios)
         sites = tuple(_site(name, weighed, khats, curved[name]) for name in judged)
     return Report(weighed, sites, khats, judge(weighed, sites, khats, own.fit), own.fit)
@@ -147,7 +152,7 @@ def _summary(found: Report) -> list[str]:
         f"draws of q: {size}, worth {found.effective_draws:.0f} of the posterior",
         f"Pareto k-hat: {khat} (up to {smoothed.limit:.2f} the weights serve)",
         f"KL(q || posterior): {max(found.weighed.divergence, 0.0):.3g} nats; ELBO "
-        f"{found.weighed.elbo:.4f}",
+        f"{found.weighed.elbo + 0.0:.4f}",
     ]
     if found.fit is not None:
         lines.append(

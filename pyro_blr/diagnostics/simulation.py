@@ -3,6 +3,7 @@
 
 """Simulation-based calibration: fits to data of the model itself, whose latents are then known."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -73,9 +74,11 @@ def sbc(
     for k in tqdm(range(num), disable=not progress, desc="SBC"):
         with torch.no_grad():
             latents, observed = simulated(model, args, kwargs)
-        given, conditioned = args, poutine.condition(model, data=observed)
+        # A fit may move what a module holds, which no scope of the store brings back.
+        own = copy.deepcopy(model) if isinstance(model, torch.nn.Module) else model
+        given, conditioned = args, poutine.condition(own, data=observed)
         if simulate is not None:
-            given, conditioned = _as_arguments(simulate(dict(latents))), model
+            given, conditioned = _as_arguments(simulate(dict(latents))), own
         try:
             with pyro.get_param_store().scope():
                 found = _posterior(

@@ -43,7 +43,7 @@ from ..draws.program import Program
 from ..draws.together import at_draws
 from .pareto import psis
 from .units import Unit, Units, units_of
-from .weighed import divergence, in_chunks, rounding_of
+from .weighed import Weighed, divergence, in_chunks, rounding_of, weigh
 
 #: Draws of q at which the other sites are held: of them the nearest to its mean, where a mean-field
 #: guide is at its best; the rest are any, where the scale of many sites is as it is.
@@ -88,19 +88,35 @@ def site_khat(fit: Any, *args: Any, num_samples: int = 4000, **kwargs: Any) -> t
 
 
 def each_site(
-    own: Fitted, args: tuple[Any, ...], kwargs: Mapping[str, Any], num_samples: int, caller: str
+    own: Fitted,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    num_samples: int,
+    caller: str,
+    weighed: Weighed | None = None,
 ) -> tuple[SiteKhat, ...]:
-    """See :func:`site_khat`."""
+    """See :func:`site_khat`.
+
+    :param weighed: draws of the guide, if there are any already.
+    """
     with torch.no_grad():
         units = units_of(own, args, kwargs, caller)
         if not units.units:
             return ()
+        if len(units.units) == 1:  # no others: the ratios are the weights of the guide
+            whole = weigh(own, args, kwargs, num_samples, caller) if weighed is None else weighed
+            return (_whole(units.units[0].sites, whole),)
         program = Program(own.target, args, kwargs, caller, must_know=True)
         fresh = units.drawn(num_samples)
         anchors = [*central(fresh.values, CENTRAL), *range(ANCHORS - CENTRAL)]
         anchors = anchors[: max(1, num_samples // FEWEST)]
         found = [_site(units, u, fresh, program, anchors) for u in units.units]
     return tuple(sorted(found, key=lambda site: -site.divergence))
+
+
+def _whole(sites: tuple[str, ...], weighed: Weighed) -> SiteKhat:
+    smoothed = weighed.psis
+    return SiteKhat(sites, smoothed.khat, max(weighed.divergence, 0.0), smoothed.is_constant)
 
 
 def _site(

@@ -4,10 +4,12 @@
 """What weighted draws say of one site: how far its means and sds are off, and how surely."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from .. import errors
 from .bounds import ErrorBounds
 from .curvature import Curvature
 from .moments import Moments
@@ -151,6 +153,19 @@ class SiteReport:
             times = f"{(1 - curvature) ** -0.5:.2f} times q's by the curvature of the log weights"
             return f"too wide in site {self.name} (the posterior's sd is {times})"
         return ""
+
+
+def site_named(sites: Sequence[SiteReport], name: str) -> SiteReport:
+    """The report on a site.
+
+    :raises ArgumentError: if there is none of that name.
+    """
+    for site in sites:
+        if site.name == name:
+            return site
+    raise errors.ArgumentError(
+        f"there is no site {name!r}. Mend: use one of {[s.name for s in sites]}."
+    )
 
 
 def _at_worst(by: Tensor, values: Tensor) -> float:

@@ -3,6 +3,7 @@
 
 """Draws of one site from q given the others, for the guides in which these are known."""
 
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import errors
 from ..blr import BLR
 from ..draws.fitted import Fitted
 from ..draws.guides import GuideDraws, guide_draws
@@ -98,7 +98,10 @@ def _seen(own: Fitted, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Fitt
     if own.view is not None:
         return own
     view = None
-    with suppress(errors.BLRError), torch.enable_grad():
+    # What the engine says of a guide that it was not asked to fit is of no concern here, and a
+    # model that it cannot trace is one whose guide is known by its draws.
+    with suppress(Exception), warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
         engine = BLR(own.model, own.guide, on_sampled="ignore")
         view = engine.view if engine._rule(args, kwargs) is None else None
     return Fitted(own.model, own.guide, own.target, view, own.temperature, own.fit)

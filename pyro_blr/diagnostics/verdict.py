@@ -21,8 +21,13 @@ from .weighed import Weighed
 #: Nats by which q's law of a site is off on its own: of an sd that is off by a third.
 OWN = 0.1
 
+#: KL in nats below which it says more than the limits: no mean is then off by a twentieth of an sd.
+NEAR = 1e-3
 #: Effective draws below which nothing is said by weighted sds.
 FEW_DRAWS = 20
+
+#: How far above its limit the k-hat of 4000 draws may be by chance: three of its errors.
+CHANCE = 0.3
 
 UNSEEN = (
     "weights see only what q reaches: a mode without draws is missed. diagnostics.sbc and "
@@ -59,14 +64,15 @@ def judge(
         return Verdict("exact", text, (UNSEEN,))
     doubt = "" if smoothed.is_even else _doubt(smoothed, sites, khats)
     if doubt:
-        status, text = "untrusted", _untrusted(doubt, smoothed, sites, khats)
+        status, text = _untrusted(doubt, smoothed, sites, khats)
     else:
         status, text = _by_moments(weighed, sites)
     advice: tuple[str, ...] = ()
     if status in ("off", "untrusted"):
         advice = _advice(smoothed, khats, fit, len(weighed.parts), status == "off")
     elif status == "undecided":
-        advice = ("take more draws: report(fit, *args, num_samples=...)",)
+        more = 8 * len(smoothed.log_weights)
+        advice = (f"take more draws: report(fit, *args, num_samples={more})",)
     return Verdict(status, text, (*advice, UNSEEN))
 
 
@@ -96,16 +102,19 @@ def _matters(khat: SiteKhat) -> bool:
 
 def _untrusted(
     doubt: str, smoothed: PSIS, sites: Sequence[SiteReport], khats: Sequence[SiteKhat]
-) -> str:
+) -> tuple[str, str]:
     text = f"do not trust: {doubt}"
     serve = smoothed.effective_draws >= FEW_DRAWS
     found = "; ".join(words for s in sites if (words := s.doubtful_words(serve)))
     if found:
-        return f"{text}; {found}"
+        return "untrusted", f"{text}; {found}"
     own = off_alone(khats, smoothed.limit)
-    if own:
-        return f"{text}; q is off in site {', '.join(own)}, given the others"
-    return f"{text}, and no site stands out"
+    if own and len(khats) > 1:
+        return "untrusted", f"{text}; q is off in site {', '.join(own)}, given the others"
+    share = smoothed.effective_draws / len(smoothed.log_weights)
+    if smoothed.khat < smoothed.limit + CHANCE and share > 0.5:
+        return "undecided", f"not decided: {doubt}, and no site stands out; it may be chance"
+    return "untrusted", f"{text}, and no site stands out"
 
 
 def _by_moments(weighed: Weighed, sites: Sequence[SiteReport]) -> tuple[str, str]:
@@ -119,6 +128,11 @@ def _by_moments(weighed: Weighed, sites: Sequence[SiteReport]) -> tuple[str, str
     if any(s.is_open for s in sites):
         names = ", ".join(s.name for s in sites if s.is_open)
         return "undecided", f"not decided: the draws are too few to judge {names}; {khat}"
+    if weighed.divergence < NEAR:
+        return (
+            "good",
+            f"good: q is {max(weighed.divergence, 0.0):.0e} nats from the posterior; {khat}",
+        )
     return "good", f"good: no mean is surely off by 0.1 sd, and no sd by 10 %; {khat}"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.distributions import Delta
+from pyro.distributions import Delta, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
@@ -26,6 +26,7 @@ class Entry:
     :param log_prob: along batch dims, without ``poutine.scale``; masked elements are 0.
     :param scaled: the same with ``poutine.scale``, as it counts in the log joint.
     :param plates: the plates of the batch dims, by dim counted from the right.
+    :param numbers: of its value, its log density and its distribution's arguments.
     :param is_auxiliary: whether a guide drew it for the sake of other sites.
     :param is_delta: whether it is a value that was computed, or a point.
     """
@@ -37,6 +38,7 @@ class Entry:
     scaled: Tensor
     event_dim: int
     plates: Mapping[int, tuple[str, int]]
+    numbers: int = 0
     is_auxiliary: bool = False
     is_delta: bool = False
 
@@ -68,8 +70,10 @@ def entry(name: str, site: Mapping[str, Any], latents: Container[str] = ()) -> E
     scale = site["scale"]
     is_scaled = isinstance(scale, Tensor) or scale != 1
     scaled = site["log_prob"] if is_scaled else unscaled
+    arguments = [v for v in vars(unwrap(fn)).values() if isinstance(v, Tensor)]
     return Entry(
         *(name, kind, value, unscaled, scaled, int(fn.event_dim), plates),
+        numbers=sum(t.numel() for t in (value, unscaled, *arguments)),
         is_auxiliary=bool(site["infer"].get("is_auxiliary")),
         is_delta=isinstance(unwrap(fn), Delta),
     )
@@ -90,8 +94,17 @@ def _shape(site: Mapping[str, Any]) -> tuple[int, ...]:
 
 def kind_of(name: str, site: Mapping[str, Any], latents: Container[str] = ()) -> str:
     """What a site is to its program."""
-    if site["infer"].get("_deterministic"):
+    if is_computed(site):
         return "deterministic"
     if name in latents or not site["is_observed"]:
         return "latent"
     return "factor" if site["infer"].get("is_auxiliary") else "observed"
+
+
+def is_computed(site: Mapping[str, Any]) -> bool:
+    """Whether a site is ``pyro.deterministic``, or what a reparameterisation put in its place."""
+    if site["infer"].get("_deterministic"):
+        return True
+    fn = site["fn"]
+    is_masked = isinstance(fn, MaskedDistribution) and fn._mask is False
+    return bool(site["is_observed"] and is_masked and isinstance(fn.base_dist, Delta))

@@ -19,7 +19,7 @@ from .. import errors
 from .._compat import site_is_subsample
 from ..energy.enumeration import DEEPEST, check_declared, is_discrete, summed_out
 from ..energy.trace import missing_site
-from .entries import Entry, entries_of
+from .entries import Entry, entries_of, is_computed
 from .randomness import DirectDirichlets
 from .summed import without_choices
 
@@ -109,11 +109,10 @@ class _Unobserved(Messenger):
     """Has data drawn, and leaves what is computed."""
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        infer = msg["infer"]
-        is_computed = infer.get("_deterministic") or infer.get("is_auxiliary")
-        if msg["is_observed"] and not is_computed and not site_is_subsample(msg):
+        is_kept = is_computed(msg) or msg["infer"].get("is_auxiliary") or site_is_subsample(msg)
+        if msg["is_observed"] and not is_kept:
             msg["is_observed"], msg["done"], msg["value"] = False, False, None
-            msg["infer"] = {**infer, "was_observed": True}
+            msg["infer"] = {**msg["infer"], "was_observed": True}
 
 
 class _Known(Messenger):

@@ -69,14 +69,15 @@ def _summed(component: Component, by_name: Mapping[str, Entry]) -> list[Entry]:
     inside = [m.log_prob * (1.0 if s.scale is common else s.scale / common) for m, s in pairs]
     scaled = common * _log_sum(component, inside)[0]
     observed = [m for m in members if m.kind == "observed"]
+    numbers = sum(m.numbers for m in members)
     if len(observed) == 1:
-        return [replace(observed[0], log_prob=log_prob, scaled=scaled)]
+        return [replace(observed[0], log_prob=log_prob, scaled=scaled, numbers=numbers)]
     name = _common([m.name for m in observed])
     name = name if name and name not in by_name else component.name
     kind = "observed" if observed else "factor"
     zero = torch.zeros(())
     data = [replace(m, kind="datum", log_prob=zero, scaled=zero) for m in observed]
-    return [Entry(name, kind, None, log_prob, scaled, 0, plates), *data]
+    return [Entry(name, kind, None, log_prob, scaled, 0, plates, numbers), *data]
 
 
 def _log_sum(

@@ -22,8 +22,8 @@ from .entries import Entry
 from .program import Program
 from .randomness import FreshTensors
 
-#: Numbers of all sites together that a run at several draws may hold.
-MOST_NUMBERS = 2**22
+#: Numbers of all sites together that a run at several draws may hold: 128 MB in float64.
+MOST_NUMBERS = 2**24
 
 #: Draws below which they are run one by one.
 FEW = 4
@@ -108,8 +108,7 @@ def _together(
 
     Whatever ``vmap`` refuses is raised as it is.
     """
-    numbers = sum(e.log_prob.numel() + (0 if e.value is None else e.value.numel()) for e in first)
-    size = max(1, min(num_draws, MOST_NUMBERS // max(1, numbers)))
+    size = max(1, min(num_draws, MOST_NUMBERS // max(1, sum(e.numbers for e in first))))
     nesting = max((_depth(e) for e in first), default=0)
     parts = []
     for start in range(0, num_draws, size):

@@ -14,6 +14,7 @@ from .. import errors
 from ..html_table import html_table, tier
 from ..lifting.blocks import Block
 from ..lifting.mends import mend_of
+from ..text_table import text_table
 from .components import components
 from .curvature import named
 from .eliminated import EliminatedFactor, Part
@@ -136,11 +137,8 @@ class Explanation:
         )
 
     def __str__(self) -> str:
-        head, rows = HEAD, [_cells(f) for f in self.factors]
-        widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
-        lines = [_line(head, widths), _line(tuple("-" * w for w in widths), widths)]
-        lines += [_line(row, widths) for row in rows]
-        return "\n".join((*lines, *self._below))
+        rows = [_cells(f) for f in self.factors]
+        return "\n".join((text_table(HEAD, rows), *self._below))
 
     __repr__ = __str__
 
@@ -178,10 +176,6 @@ def _error_in_words(factor: FactorExplanation) -> str:
     if factor.tier == "sampled":
         return "draws"
     return f"{factor.error:.0e}" if factor.error else "0"
-
-
-def _line(cells: tuple[str, ...], widths: list[int]) -> str:
-    return "  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip()
 
 
 def explain(

@@ -216,7 +216,8 @@ class LiftMessenger(Messenger):
         if msg["infer"].get("_deterministic"):
             return
         fn, value, mask = msg["fn"], msg["value"], msg["mask"]
-        by_latent, mask = (mask, None) if isinstance(mask, LiftedTensor) else (None, mask)
+        by_class = isinstance(mask, LiftedTensor) and any(s.is_discrete for s in mask.sites)
+        by_latent, mask = (mask, None) if by_class else (None, mask)
         own = (self.plates.by_plate.get(f.name) for f in msg["cond_indep_stack"])
         self.traced.is_subsampled |= any(s is not None and s.is_a_part for s in own)
         check_arguments(msg["name"], fn)
@@ -227,7 +228,7 @@ class LiftMessenger(Messenger):
             log_prob = log_density(fn, value)
         else:
             log_prob = _variable_log_density(self.latents[msg["name"]], fn, variable, value)
-        if isinstance(by_latent, LiftedTensor):
+        if by_latent is not None:
             log_prob = torch.where(by_latent, log_prob, torch.zeros(()))
         if isinstance(log_prob, LiftedTensor):
             log_prob = over_values(log_prob)

@@ -22,7 +22,8 @@ class AutoNatural(NaturalGuide):
     """One exponential family for each latent, chosen from the model, held in natural coordinates.
 
     A latent gets the family that its own messages call for (Gamma for a precision, Beta, Dirichlet,
-    Normal); where the model is not conjugate in it, a Gaussian on the unconstrained space.
+    Normal); where the model is not conjugate in it, a Gaussian on the unconstrained space. Discrete
+    latents are part of it under ``BLR(..., discrete="factorised")`` alone.
 
     :param callable model: a Pyro model.
     :param families: a family by site name, to override the choice: ``{"tau": Gamma}``.

@@ -57,6 +57,9 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
     :raises ArgumentError: for arguments that cannot be used.
     """
 
+    #: Whether discrete latents are part of q, and not summed out by the engine.
+    holds_discrete = False
+
     def __init__(
         self,
         model: Callable[..., Any],
@@ -74,7 +77,6 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         if not init_scale > 0:
             raise errors.ArgumentError(f"init_scale must be positive, not {init_scale}.")
         super().__init__(model, create_plates=create_plates)
-        self.holds_discrete = False
         self.init_loc_fn = init_loc_fn
         self.init_scale = float(init_scale)
         self.latents: dict[str, Latent] = {}

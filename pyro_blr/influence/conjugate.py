@@ -148,7 +148,8 @@ class Conjugate(Prediction):
         """
         count = part.copies.count
         copied = {part.copies.blocks[b] for b in self.blocks}
-        total = torch.zeros(count, dtype=torch.float64)
+        first, *_ = leaving.naturals.values()
+        total = first[0].new_zeros(count)
         for term in own:
             rest = tuple(p for p in term.plan.products if not copied & p.blocks)
             value = Plan(term.plan.dims, rest).values(moments, term.free).detach()

@@ -20,6 +20,7 @@ class Coordinates:
 
     def __init__(self, naturals: Mapping[Block, Natural]) -> None:
         self.blocks = list(naturals)
+        self.device = next(t.device for n in naturals.values() for t in n)
         self.shapes = [t.shape for b in self.blocks for t in naturals[b]]
         self._own: list[Tensor] = []
         self._twin: list[Tensor] = []
@@ -46,6 +47,7 @@ class Coordinates:
         parts = []
         for tensor, own, twin in zip(tensors, self._own, self._twin, strict=True):
             rows = tensor.reshape(len(tensor), -1)
+            own, twin = own.to(rows.device), twin.to(rows.device)
             once = rows[:, own]
             parts.append(torch.where(own == twin, once, once + rows[:, twin]))
         return torch.cat(parts, 1)
@@ -55,6 +57,7 @@ class Coordinates:
         tensors: list[Tensor] = []
         pieces = vectors.split(self.sizes, 1)
         for piece, shape, own, twin in zip(pieces, self.shapes, self._own, self._twin, strict=True):
+            own, twin = own.to(piece.device), twin.to(piece.device)
             full = piece.new_zeros(len(piece), shape.numel())
             full = full.index_copy(1, twin, piece).index_copy(1, own, piece)
             tensors.append(full.reshape(len(piece), *shape))
@@ -67,7 +70,7 @@ class Coordinates:
 
     def basis(self, start: int, stop: int) -> dict[Block, Natural]:
         """The directions of some of the numbers, as a batch of natural parameters."""
-        eye = torch.eye(self.size, dtype=torch.float64)[start:stop]
+        eye = torch.eye(self.size, dtype=torch.float64, device=self.device)[start:stop]
         return self.unflat(eye)
 
 

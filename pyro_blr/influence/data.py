@@ -119,7 +119,8 @@ def data_of(traced: Traced, site: str | None, plate: str | None) -> Data:
     if not inside:
         names = ", ".join(repr(s.name) for s in chosen)
         raise errors.ArgumentError(
-            f"the observed sites ({names}) are in no plate, which would tell their data apart. "
+            f"the observed sites ({names}) are in no plate that was entered by `with`, which would "
+            "tell their data apart. "
             'Mend: with pyro.plate("data", len(y)): pyro.sample("y", ..., obs=y).'
         )
     plates = {frozenset(s.dims.plates.values()) for s in inside}

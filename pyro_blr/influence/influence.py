@@ -84,6 +84,7 @@ class Influence:
         terms = terms_of(self._data, {f.name: f for f in energy.factors})
         self.is_exact = is_exact(energy)
         given = detached(blr.view.naturals())
+        energy.check_finite(objective.value(given), None)
         messages = objective.natural_messages(given)
         naturals = messages if self.is_exact else given
         check_optimum(naturals, messages)
@@ -95,6 +96,7 @@ class Influence:
             *(self.is_exact, objective.natural_messages),
         )
         latents = blr.view.latents
+        self._unsettled: list[int] = []
         self._prediction = prediction_of(terms, self._removal, latents, blr.quad_tol)
 
     # What it is of
@@ -123,7 +125,10 @@ class Influence:
         if self.is_exact:
             removed = "exactly, as no message depends on q"
         elif self._removal.response is None:
-            removed = f"with the other messages held, since q has more than {MAX_NUMBERS} numbers"
+            removed = (
+                f"with the other messages held, since q has more than {MAX_NUMBERS} numbers; those "
+                "that matter with messages taken anew"
+            )
         else:
             removed = "at first order in what is left, those that matter with messages taken anew"
         return f"removed {removed}; predicted {self._prediction.how}"
@@ -196,7 +201,10 @@ class Influence:
     def _both(self) -> tuple[Tensor, Tensor]:
         """The predictive densities and the scores, from one pass."""
 
+        self._unsettled = []
+
         def each(part: Part, leaving: Leaving) -> Tensor:
+            self._unsettled += leaving.unsettled
             predicted = self._prediction.log_density(part, leaving)
             return torch.stack((predicted, self._divergence(part, leaving)), -1)
 
@@ -222,6 +230,16 @@ class Influence:
         return torch.stack(total).sum(0).clamp_min(0.0)
 
     @property
+    def unsettled(self) -> list[int]:
+        """Flat positions of data whose removal was not solved in the passes that one gets.
+
+        Their scores and predictions are rough: ``without(n)`` with its ``fit`` has them.
+        """
+        if not self.is_exact:
+            _ = self._both
+        return self._unsettled
+
+    @property
     def elpd(self) -> float:
         """The sum of :attr:`loo` over observed data: the expected log predictive density."""
         return float(self._observed.sum())
@@ -245,8 +263,9 @@ class Influence:
 
         Example::
 
+            data = blr.influence(X, y)
             data.on(lambda z: z["w"][0])
-            data.on(lambda z: torch.sigmoid(x_new @ z["w"]))
+            data.on(lambda z: torch.sigmoid(X[0] @ z["w"]))
 
         :param quantity: a torch function of a dict of the latents' values, by site, in one draw.
         :return: # shape: (*plates, *quantity)
@@ -339,5 +358,7 @@ class Influence:
             place = self.position(n)
             name = str(place[0]) if len(place) == 1 else str(place)
             lines.append(f"{name:>12}  {self.scores[place]:>10.3g}  {self.loo[place]:>10.4g}")
+        if self.unsettled:
+            lines.append(f"unsettled, fit without them: {self.unsettled}")
         total = f"elpd {self.elpd:.2f} +- {self.elpd_error:.2f} nats over {len(self)} data"
         return "\n".join([*lines, total, self.how])

@@ -14,11 +14,12 @@ MEMORY = 4
 class Mixing:
     """The next place of ``x = g(x)`` from the last few, for each row.
 
-    :param metric: in which residuals are made small. # shape: (numbers, numbers)
+    :param metric: in which residuals are made small; that of the numbers themselves if None.
+        # shape: (numbers, numbers)
     """
 
-    def __init__(self, metric: Tensor) -> None:
-        self.factor = torch.linalg.cholesky(metric)
+    def __init__(self, metric: Tensor | None) -> None:
+        self.factor = None if metric is None else torch.linalg.cholesky(metric)
         self.places: list[Tensor] = []
         self.images: list[Tensor] = []
 
@@ -31,7 +32,9 @@ class Mixing:
         self.places, self.images = [*self.places[-MEMORY:], place], [*self.images[-MEMORY:], image]
         if len(self.places) < 2:
             return image
-        residuals = [(i - p) @ self.factor for p, i in zip(self.places, self.images, strict=True)]
+        residuals = [i - p for p, i in zip(self.places, self.images, strict=True)]
+        if self.factor is not None:
+            residuals = [r @ self.factor for r in residuals]
         changes = torch.stack([residuals[-1] - r for r in residuals[:-1]], -1)
         moves = torch.stack([self.images[-1] - i for i in self.images[:-1]], -1)
         shares = _least_squares(changes, residuals[-1])

@@ -32,6 +32,7 @@ def plot(data: Data, values: Tensor, top: Tensor, label: str, ax: Any = None) ->
     names = " x ".join(data.plates.values())
     ax.vlines(places.numpy(), 0, flat.numpy(), color=PLAIN, linewidth=0.8, zorder=1)
     ax.axhline(0, color="#444444", linewidth=0.8)
+    top = top.cpu()
     chosen = top[~flat[top].isnan()]
     ax.scatter(chosen.numpy(), flat[chosen].numpy(), color=LABELLED, s=16, zorder=2)
     for n, level in zip(chosen.tolist(), _levels(chosen, flat), strict=True):

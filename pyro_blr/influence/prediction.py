@@ -29,8 +29,9 @@ from .parts import Part
 from .removal import Leaving, Removal
 from .terms import ExactTerm, QuadratureTerm, Term
 
-#: Draws where no rule serves.
-SHARED_DRAWS = 4096
+#: Draws where no rule serves, as many as leave so many densities to hold: those of data that the
+#: others do not expect are the mean of few that are large.
+FEWEST, MOST, HELD = 2**12, 2**15, 2**25
 
 
 @dataclass(eq=False)
@@ -70,10 +71,17 @@ class ByDraws(Prediction):
     latents: Latents
     removal: Removal
 
-    how = f"the mean of {SHARED_DRAWS} draws"
+    @property
+    def how(self) -> str:  # type: ignore[override]
+        return f"the mean of {self.count} draws"
+
+    @property
+    def count(self) -> int:
+        """The number of draws."""
+        return max(FEWEST, min(MOST, HELD // self.removal.data.count // 2 * 2))
 
     def log_density(self, part: Part, leaving: Leaving) -> Tensor:
-        draws = Draws(self.latents, SHARED_DRAWS, seed=0)
+        draws = Draws(self.latents, self.count, seed=0)
         own = self.removal.naturals
         moments = {b: m for b, m in self.removal.moments_of_all.items() if b in own}
         rows = part.copies.rows[: part.copies.count]

@@ -59,14 +59,14 @@ class Leaving:
 
     :param naturals: natural parameters. # shape of each: (C, *natural)
     :param messages: what was taken out. # shape of each: (C, *natural)
-    :param passes: of how many the others' messages were taken anew.
     :param is_exact: whether no message depends on q.
+    :param unsettled: flat positions of data for which the passes ended too early.
     """
 
     naturals: dict[Block, Natural]
     messages: dict[Block, Natural]
-    passes: int = 0
-    is_exact: bool = False
+    is_exact: bool
+    unsettled: tuple[int, ...] = ()
 
 
 class Removal:
@@ -130,13 +130,15 @@ class Removal:
                 for b, own in messages.items()
             }
             self._refuse(part, ~are_inside(left))
-            return Leaving(left, messages, is_exact=True)
+            return Leaving(left, messages, True)
         first = self.answers(messages)
         moved = self._inside(torch.zeros_like(first), self._solve(part, first))
-        far = self.length(moved) > FAR
+        far, unsettled = self.length(moved) > FAR, ()
         if host.truth(far.any()):
-            moved[far] = self._corrected(self.part(part.copies.rows[: len(far)][far]), moved[far])
-        return Leaving(self.plus(moved), messages, int(far.sum()))
+            rows = part.copies.rows[: len(far)][far.cpu()]
+            moved[far], is_open = self._corrected(self.part(rows), moved[far])
+            unsettled = tuple(rows[is_open.cpu()].tolist())
+        return Leaving(self.plus(moved), messages, False, unsettled)
 
     def together(self, rows: Tensor, shares: Tensor) -> dict[Block, Natural]:
         """q without shares of several data at once, at first order in what is left.
@@ -145,12 +147,15 @@ class Removal:
         """
 
         def summed(messages: Callable[[Part], Naturals]) -> Tensor:
-            total, start = torch.zeros(1, self.coordinates.size, dtype=torch.float64), 0
+            total, start = None, 0
             for part in self.parts(rows):
                 own = shares[start : start + part.copies.count]
-                total = total + own @ self.coordinates.flat(messages(part))
+                flat = self.coordinates.flat(messages(part))
+                one = own.to(flat) @ flat
+                total = one if total is None else total + one
                 start += part.copies.count
-            return total
+            assert total is not None
+            return total.unsqueeze(0)
 
         first = -self._response_to(summed(lambda part: part.messages()))
         moved = self._fixed_point(first, lambda moved: summed(partial(self._changes, moved=moved)))
@@ -178,10 +183,14 @@ class Removal:
                 break
         return moved
 
-    def _corrected(self, part: Part, moved: Tensor) -> Tensor:
-        """The moves of data that matter: the others' messages are taken anew where q ends."""
+    def _corrected(self, part: Part, moved: Tensor) -> tuple[Tensor, Tensor]:
+        """The moves of data that matter: the others' messages are taken anew where q ends.
+
+        :returns: the moves, and which have not settled.
+        """
+        steps = Mixing(None if self.response is None else self.response.metric)
         left = torch.zeros_like(moved)
-        is_open = torch.ones(len(moved), dtype=torch.bool)
+        is_open = torch.ones(len(moved), dtype=torch.bool, device=moved.device)
         for _ in range(PASSES):
             naturals = self.plus(moved)
             own = self.coordinates.flat(part.messages(part.moments(naturals)))
@@ -195,11 +204,11 @@ class Removal:
                 is_open.unsqueeze(-1), left - self.coordinates.flat(naturals), 0.0
             )
             step = self._solve(part, self._response_to(missing))
-            moved = self._inside(moved, moved + step)
+            moved = self._inside(moved, steps.next(moved, moved + step))
             is_open = self.length(step) > CLOSE
             if not host.truth(is_open.any()):
                 break
-        return moved
+        return moved, is_open
 
     def _changes(self, part: Part, moved: Tensor) -> dict[Block, Natural]:
         """What the messages of the data change by, at first order, where q moves.
@@ -238,7 +247,7 @@ class Removal:
     def _inside(self, old: Tensor, new: Tensor) -> Tensor:
         """Moves to new places, halved for the data that would leave the cone. # shape as given"""
         new = torch.where(torch.isfinite(new).all(-1, keepdim=True), new, old)
-        result, share = new, torch.ones(len(new), 1, dtype=new.dtype)
+        result, share = new, new.new_ones(len(new), 1)
         for _ in range(HALVINGS):
             is_inside = are_inside(self.plus(result))
             if host.truth(is_inside.all()):
@@ -263,12 +272,11 @@ class Removal:
         """Refuse a datum without which there is no posterior."""
         if not host.truth(wrong.any()):
             return
-        rows = [int(n) for n in part.copies.rows[: part.copies.count][wrong]]
+        rows = [int(n) for n in part.copies.rows[: part.copies.count][wrong.cpu()]]
         raise errors.ImproperPosteriorError(
             f"without datum {rows[0]} of plate {next(iter(self.data.plates.values()))!r} "
-            f"({len(rows)} such) the messages that are left do not sum to a proper distribution, "
-            "or are too far from where they were found. Mend: a proper prior; or fit anew without "
-            "it, blr.without(index).fit()."
+            f"({len(rows)} such) the messages that are left do not sum to a proper distribution. "
+            "Mend: a proper prior; messages_of(index) and without(index) serve for the others."
         )
 
 

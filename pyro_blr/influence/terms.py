@@ -66,8 +66,8 @@ class Term(ABC):
     @cached_property
     def weights(self) -> Tensor:
         """What the elements of the log density count: scale times mask. # shape: (N, rest)"""
-        scale = torch.as_tensor(self.site.scale, dtype=torch.float64)
-        return self.by_datum(scale.double() * self.present)
+        scale = torch.as_tensor(self.site.scale, dtype=torch.float64, device=self.present.device)
+        return self.by_datum(scale * self.present)
 
     @cached_property
     def present(self) -> Tensor:
@@ -75,7 +75,8 @@ class Term(ABC):
         mask = self.site.mask
         if isinstance(mask, Tensor):
             return mask.double()
-        return torch.tensor(0.0 if mask is False else 1.0, dtype=torch.float64)
+        device = self.site.log_prob.device
+        return torch.tensor(0.0 if mask is False else 1.0, dtype=torch.float64, device=device)
 
 
 @dataclass(eq=False)
@@ -228,7 +229,7 @@ class CopiedQuadrature(CopiedTerm):
         dims = self.term.dims
         rest = [size for d, size in enumerate(shape, -len(shape)) if d not in dims]
         own = own.expand(self.copies.axis.size, *rest)[: self.copies.count]
-        rows = self.copies.rows[: self.copies.count]
+        rows = self.copies.rows[: self.copies.count].to(own.device)
         every = own.detach()[:1].expand(self.term.data.count, *rest)
         placed = every.index_copy(0, rows, own).reshape(*self.copies.shape, *rest)
         return torch.movedim(placed, tuple(range(len(dims))), dims)
@@ -269,17 +270,17 @@ def terms_of(data: Data, factors: Mapping[str, Factor]) -> list[Term]:
     :param factors: by site.
     :raises SampledFactorError: for a factor at draws of q.
     """
-    return [t for s in data.sites if (t := _term(s, data, factors[s.name])) is not None]
+    return [_term(s, data, factors[s.name]) for s in data.sites]
 
 
-def _term(site: TracedSite, data: Data, factor: Factor) -> Term | None:
+def _term(site: TracedSite, data: Data, factor: Factor) -> Term:
     if isinstance(factor, ExactFactor):
         node = site.log_prob
         assert isinstance(node, LiftedTensor)
         assert node.poly is not None
         return ExactTerm(site, data, node.poly)
     if isinstance(factor, ConstantFactor):
-        return None
+        return ExactTerm(site, data, polynomial(site.log_prob.detach()))
     if isinstance(factor, QuadratureFactor):
         term = QuadratureTerm(site, data, factor)
         if term.keeps_data_apart:

@@ -43,8 +43,9 @@ class Weighing(Messenger):
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if msg["name"] not in self.names:
             return
-        msg["scale"] = msg["scale"] * self.weights
-        counts = self.weights > 0
+        weights = self.weights.to(msg["value"].device)
+        msg["scale"] = msg["scale"] * weights
+        counts = weights > 0
         if not bool(counts.all()):
             msg["mask"] = counts if msg["mask"] is None else msg["mask"] & counts
 

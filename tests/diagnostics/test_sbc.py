@@ -9,9 +9,11 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule, PyroParam
 
-from pyro_blr import errors
+from pyro_blr import BLR, errors
 from pyro_blr.diagnostics import sbc
+from pyro_blr.guides import AutoNatural
 from tests.diagnostics.models import CONJUGATE, coin, fitted, narrow, normal_mean, regression
 
 
@@ -131,6 +133,25 @@ def test_the_store_and_the_model_are_left_alone():
     assert list(pyro.get_param_store().keys()) == ["own"] and (y == 0).all()
 
 
+class Shifted(PyroModule):
+    """A model with a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = PyroParam(torch.tensor(0.5))
+
+    def forward(self, y):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(z + self.shift, 1.0), obs=y)
+
+
+def test_a_module_keeps_its_parameters():
+    model = Shifted()
+    sbc(model, torch.zeros(10), num=20, fit=lambda m, y: BLR(m, AutoNatural(m)).fit(y, max_steps=2))
+    assert float(model.shift) == 0.5
+
+
 def test_elements_are_corrected_for_and_the_worst_is_named():
     calibration = sbc(*_with_groups(), num=50)
     assert calibration.each_p_value["effect"].shape == (5, 1)
@@ -203,3 +224,13 @@ def test_a_fit_that_fails_says_in_which_simulation():
 def test_draws_without_a_latent_of_the_model():
     with pytest.raises(errors.GuideError, match="Mend"):
         sbc(normal_mean, torch.zeros(10), fit=lambda m, y: {"other": torch.zeros(50)})
+
+
+def test_draws_of_another_shape():
+    with pytest.raises(errors.GuideError, match=r"site 'z' .*shape \(50, 3\).*Mend"):
+        sbc(normal_mean, torch.zeros(10), fit=lambda m, y: {"z": torch.zeros(50, 3)})
+
+
+def test_draws_that_are_not_finite():
+    with pytest.raises(errors.NonFiniteError, match=r"site 'z' in simulation 0.*Mend"):
+        sbc(normal_mean, torch.zeros(10), fit=lambda m, y: {"z": torch.full((50,), torch.nan)})

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_blr import BLR, errors
 from pyro_blr.guides import AutoNatural
-from tests.discrete.brute_force import entropy, expected_log_joint
+from tests.discrete.brute_force import JointTable, entropy
 from tests.discrete.factorised_models import EDGES, MODELS, WEIGHTS, N, over_edges, switches
 
 
@@ -41,10 +41,9 @@ def test_elbo_and_messages(name: str) -> None:
     blr, guide = set_up(MODELS[name])
     probs, levels = random_q(guide)
 
-    def elbo(given: dict[str, Tensor]) -> float:
-        return expected_log_joint(MODELS[name], (), given, levels) + entropy(given)
-
-    assert blr.evaluate_loss() == pytest.approx(-elbo(probs), abs=1e-10, rel=1e-10)
+    table = JointTable(MODELS[name], {n: tuple(p.shape[:-1]) for n, p in probs.items()}, levels)
+    elbo = table.expected(probs) + entropy(probs)
+    assert blr.evaluate_loss() == pytest.approx(-elbo, abs=1e-10, rel=1e-10)
     assert all(f.tier == "exact" for f in blr.explain().factors)
     # The message of a value is the expected log joint with the element at it, less the last one's.
     messages = blr.messages()
@@ -54,7 +53,7 @@ def test_elbo_and_messages(name: str) -> None:
     for value in range(probs[site].shape[-1]):
         own = probs[site].clone()
         own[place] = torch.nn.functional.one_hot(torch.tensor(value), own.shape[-1]).double()
-        fixed.append(expected_log_joint(MODELS[name], (), {**probs, site: own}, levels))
+        fixed.append(table.expected({**probs, site: own}))
     expected = torch.tensor(fixed[:-1]).double() - fixed[-1]
     assert torch.allclose(messages[site][0][place], expected, atol=1e-9)
 
@@ -85,6 +84,50 @@ def test_program_that_does_not_broadcast_is_refused() -> None:
     model = over_edges(lambda z: dist.Normal(table[:, z[:3]].T.reshape(-1), 1.0), WEIGHTS[0, :1])
     with pytest.raises(errors.DiscreteLatentError, match=r"'edge'.*Mend"):
         set_up(model)
+
+
+def after_a_function(z: Tensor, w: Tensor) -> Tensor:
+    return torch.tanh(w[z]) + torch.tanh(w[z]).flip(0)
+
+
+def behind_a_table(z: Tensor, w: Tensor) -> Tensor:
+    return w[torch.tensor([1, 0, 1])[z].roll(1)]
+
+
+@pytest.mark.parametrize("predictor", [after_a_function, behind_a_table])
+@pytest.mark.parametrize("is_latent", [True, False])
+def test_elements_that_move_on_the_way_are_refused(predictor: Any, is_latent: bool) -> None:
+    """Dims fit, and it is another element: by quadrature and by numbers alike."""
+
+    def model() -> None:
+        w = torch.tensor([0.3, -0.8, 1.1]).double()
+        if is_latent:
+            w = pyro.sample("w", dist.Normal(w, 1.0).to_event(1))
+        with pyro.plate("nodes", N):
+            z = pyro.sample("z", dist.Categorical(torch.ones(3).double() / 3))
+        with pyro.plate("others", N):
+            pyro.sample("y", dist.Bernoulli(logits=predictor(z, w)), obs=EDGES[0])
+
+    with pytest.raises(errors.DiscreteLatentError, match=r"'y'.*several elements of z.*Mend"):
+        set_up(model)
+
+
+def test_quadrature_of_one_hot_products_with_other_latents() -> None:
+    def model() -> None:
+        u = pyro.sample("u", dist.Normal(torch.zeros(N).double(), 1.0).to_event(1))
+        w = pyro.sample("w", dist.Normal(torch.zeros(3, 3).double(), 1.0).to_event(2))
+        with pyro.plate("nodes", N):
+            z = pyro.sample("z", dist.OneHotCategorical(torch.ones(3).double() / 3))
+        with pyro.plate("rows", N, dim=-2), pyro.plate("columns", N, dim=-1):
+            logits = z @ w @ z.mT + u[:, None]
+            pyro.sample("y", dist.Bernoulli(logits=logits), obs=EDGES)
+
+    torch.manual_seed(0)
+    blr, guide = set_up(model)
+    assert blr.explain()["y"].tier == "quadrature"
+    guide.set_natural({"z": (torch.randn(N, 2).double(),)})
+    losses = [blr.step() for _ in range(10)]
+    assert all(b <= a + 1e-8 for a, b in pairwise(losses))
 
 
 def test_quadrature_is_the_mean_over_values() -> None:

@@ -102,6 +102,14 @@ def test_elbo_at_any_q_is_that_of_the_oracle() -> None:
     assert blr.evaluate_loss(adjacency, 3) == pytest.approx(-expected, abs=1e-9)
 
 
+def test_check_of_constants_sees_the_drawn_start() -> None:
+    pyro.set_rng_seed(0)
+    _, adjacency = planted(12, 2, 0.7, 0.2, 3)
+    guide = AutoNatural(block_model)
+    blr = BLR(block_model, guide, discrete="factorised", check_every=1)
+    assert blr.step(adjacency, 2) >= blr.step(adjacency, 2) - 1e-9
+
+
 def test_never_falls() -> None:
     pyro.set_rng_seed(0)
     _, adjacency = planted(25, 3, 0.5, 0.2, 3)

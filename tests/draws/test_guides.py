@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer import autoguide as auto
+from pyro.infer.reparam import LocScaleReparam
 from pyro.optim import Adam
 from torch.autograd.functional import jacobian
 from torch.distributions import biject_to
@@ -128,6 +129,16 @@ def test_a_view_in_natural_coordinates_says_what_the_guide_says(name):
 def _with_log_prob(trace):
     trace.compute_log_prob()
     return [x for x in trace.nodes.values() if x["type"] == "sample"]
+
+
+@pytest.mark.parametrize("name", ["AutoIAFNormal", "AutoStructured", "amortised"])
+def test_guides_that_the_engine_knows_by_their_draws(name):
+    blr = BLR(model, GUIDES[name](model), on_sampled="ignore")
+    fit = blr.fit(Y, max_steps=3)
+    assert blr.view is None
+    draws = draws_of(fit, (Y,), num_samples=S)
+    assert_close(draws.log_p, log_joint(draws.latents, Y), rtol=1e-12, atol=1e-12)
+    assert draws.log_q.shape == (S,)
 
 
 def test_a_natural_guide_under_svi():
@@ -303,6 +314,69 @@ def test_the_temperature_of_a_fit_is_that_of_its_log_joint():
     assert_close(draws.log_weights, torch.full((20,), -blr.evaluate_loss(Y)))
     z = draws.latents["z"]
     assert_close(draws.log_likelihood["y"], dist.Normal(z.unsqueeze(-1), 0.7).log_prob(Y))
+
+
+def test_a_reparameterised_model():
+    def centred(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+        with pyro.plate("row", len(y)):
+            z = pyro.sample("z", dist.Normal(mu, 1.5))
+            pyro.sample("y", dist.Normal(z, 0.7), obs=y)
+
+    own = poutine.reparam(centred, config={"z": LocScaleReparam(0.0)})
+    draws = draws_of(svi_of(auto.AutoNormal(own), own=own), (Y,), num_samples=S)
+    assert set(draws.latents) == {"mu", "z_decentered"}
+    assert draws.dims["z"].plates == ("row",)
+    wanted = dist.Normal(draws.deterministic["z"], 0.7).log_prob(Y)
+    assert_close(draws.log_likelihood["y"], wanted)
+
+
+def test_data_that_are_observed_in_part():
+    seen = torch.tensor([True, False, True, True, False])
+
+    def partial(y):
+        z = pyro.sample("z", dist.Normal(0.0, 2.0))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Normal(z, 0.7), obs=y, obs_mask=seen)
+
+    draws = draws_of(svi_of(auto.AutoNormal(partial), own=partial), (Y,), num_samples=S)
+    assert set(draws.latents) == {"z", "y_unobserved"}
+    law = dist.Normal(draws.latents["z"].unsqueeze(-1), 0.7)
+    assert_close(draws.log_likelihood["y_observed"], law.log_prob(Y) * seen)
+
+
+def test_a_conditioned_model():
+    def open_model():
+        z = pyro.sample("z", dist.Normal(0.0, 2.0))
+        with pyro.plate("row", 5):
+            pyro.sample("y", dist.Normal(z, 0.7))
+
+    own = poutine.condition(open_model, data={"y": Y})
+    draws = draws_of(svi_of(auto.AutoNormal(own), own=own, args=()), (), num_samples=S)
+    law = dist.Normal(draws.latents["z"].unsqueeze(-1), 0.7)
+    assert_close(draws.log_likelihood["y"], law.log_prob(Y))
+
+
+def test_a_large_table_is_run_in_parts(monkeypatch):
+    # The probabilities of each datum are a thousand numbers, though it has one log density.
+    sizes = []
+
+    def classes(y):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1000), 1.0).to_event(1))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Categorical(logits=z.expand(len(y), 1000)), obs=y)
+
+    real = together._part
+    monkeypatch.setattr(together, "MOST_NUMBERS", 60_000)
+
+    def counted(program, given, count, *rest):
+        sizes.append(count)
+        return real(program, given, count, *rest)
+
+    monkeypatch.setattr(together, "_part", counted)
+    y = torch.arange(5)
+    draws_of(svi_of(auto.AutoNormal(classes), own=classes, args=(y,)), (y,), num_samples=20)
+    assert max(sizes[-3:]) <= 6
 
 
 def test_nothing_outside_sees_the_runs():

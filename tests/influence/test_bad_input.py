@@ -18,6 +18,7 @@ from pyro_blr.errors import (
     ArgumentError,
     DiscreteLatentError,
     GuideError,
+    NonFiniteError,
     SampledFactorError,
     SubsampleError,
 )
@@ -118,6 +119,24 @@ def test_other_data_than_were_fitted() -> None:
     blr = fitted(model, X, y)
     with pytest.raises(ArgumentError, match="not at an optimum for these data"):
         blr.influence(X, 1 - y)
+
+
+def test_data_that_are_not_finite() -> None:
+    y = normals(0, 4)
+    blr = fitted(mean, y)
+    with pytest.raises(NonFiniteError, match="'y'"):
+        blr.influence(torch.tensor([0.1, math.nan, 0.2, 0.3]))
+
+
+def test_a_loop_over_a_plate() -> None:
+    def model(y: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+        for n in pyro.plate("data", len(y)):
+            pyro.sample(f"y{n}", dist.Normal(mu, 1.0), obs=y[n])
+
+    y = normals(0, 3)
+    with pytest.raises(ArgumentError, match="in no plate that was entered by `with`"):
+        fitted(model, y).influence(y)
 
 
 def test_a_minibatch() -> None:

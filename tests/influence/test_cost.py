@@ -124,3 +124,15 @@ def test_where_gradients_are_off(example: Example, mode: Any) -> None:
     assert torch.allclose(found[0], expected[0], atol=1e-9)
     assert torch.allclose(found[1], expected[1], atol=1e-9)
     assert found[2] == pytest.approx(expected[2], abs=1e-9)
+
+
+def test_data_that_are_not_solved_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, args = MODELS[0]()
+    blr, _ = engine(model)
+    blr.fit(*args)
+    monkeypatch.setattr(removal, "PASSES", 1)
+    monkeypatch.setattr(removal, "CLOSE", 0.0)
+    data = blr.influence(*args)
+    assert data.unsettled
+    assert set(data.unsettled) <= set(data.ranked(len(data.unsettled)).tolist())
+    assert "unsettled" in str(data)
