@@ -73,7 +73,8 @@ def _summed(component: Component, by_name: Mapping[str, Entry]) -> list[Entry]:
     if len(observed) == 1:
         return [replace(observed[0], log_prob=log_prob, scaled=scaled, numbers=numbers)]
     name = _common([m.name for m in observed])
-    name = name if name and name not in by_name else component.name
+    if not name or name in by_name:
+        name = "+".join([m.name for m in observed[:3]] or component.latents[:3])
     kind = "observed" if observed else "factor"
     zero = torch.zeros(())
     data = [replace(m, kind="datum", log_prob=zero, scaled=zero) for m in observed]
