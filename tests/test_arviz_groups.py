@@ -263,9 +263,24 @@ def test_a_prior_that_cannot_be_drawn_is_left_out_with_a_warning():
     start = auto.init_to_value(values={"z": torch.zeros(())})
     svi = SVI(model, auto.AutoNormal(model, init_loc_fn=start), Adam({}), Trace_ELBO())
     svi.guide(Y)
-    with pytest.warns(errors.LeftOutWarning, match=r"group 'prior.*' is left out"):
+    with pytest.warns(errors.LeftOutWarning, match=r"\['prior', 'prior_pred.*'\] are left"):
         tree = to_arviz(svi, Y, num_samples=4)
     assert "posterior_predictive" in groups_of(tree) and "prior" not in groups_of(tree)
+
+
+def test_data_that_cannot_be_drawn_are_left_out_with_a_warning():
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(torch.tensor([-1.0, 1.0]), 1.0).to_event(1))
+        chain = dist.DiscreteHMM(torch.zeros(2), torch.zeros(2, 2), dist.Normal(mu, 1.0))
+        pyro.sample("y", chain, obs=y)  # of no duration
+
+    fit = fitted(model, Y)
+    wanted = r"\['posterior_predictive', 'prior_predictive'\] .*AssertionError.* Mend: "
+    with pytest.warns(errors.LeftOutWarning, match=wanted):
+        tree = to_arviz(fit, Y, num_samples=4)
+    assert {"log_likelihood", "prior"} < set(groups_of(tree))
+    with pytest.raises(AssertionError):
+        to_arviz(fit, Y, num_samples=4, groups=["posterior_predictive"])
 
 
 # Draws

@@ -6,13 +6,15 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import errors
 from .._version import __version__
-from ..draws import Draws, Fitted, draws_of, fitted, predictive, prior
+from ..draws import Draws, Fitted, Predictions, draws_of, fitted, predictive, prior
 from ..random_state import same_random_state
 from .constants import constants
 from .container import holder
@@ -24,6 +26,9 @@ GROUPS = (
     *("posterior", "posterior_predictive", "log_likelihood", "log_prior", "prior"),
     *("prior_predictive", "observed_data", "constant_data", "sample_stats", "fit"),
 )
+
+#: Those for which the model is run without its data.
+DRAWN = ("posterior_predictive", "prior", "prior_predictive")
 
 CALLER = "to_arviz"
 
@@ -164,16 +169,17 @@ class _Export:
         names = Names(draws.plates, variables, dims, coords)
         sets = Groups(names, self.attrs)
         found: dict[str, Any] = {}
+        left_out: dict[str, Exception] = {}
         for group, make in self._makers(sets, wanted).items():
             try:
                 made = make()
             except errors.ArgumentError:
                 raise
             except Exception as error:
-                # A prior without draws (ImproperUniform), or that leads out of a support.
-                if are_named or not group.startswith("prior"):
+                # A law without draws (ImproperUniform), or a prior that leads out of a support.
+                if are_named or group not in DRAWN:
                     raise
-                errors.warn(_left_out(group, error), errors.LeftOutWarning)
+                left_out[group] = error
                 continue
             if made is not None and (made.data_vars or group == "fit"):
                 found[group] = made
@@ -182,28 +188,23 @@ class _Export:
                     f"there is nothing for the group {group!r}: the model or the fit has none of "
                     "it. Mend: leave it out of groups=."
                 )
+        if left_out:
+            errors.warn(_left_out(left_out), errors.LeftOutWarning)
         names.check_used()
         return found
 
     def _makers(self, sets: Groups, wanted: Sequence[str]) -> dict[str, Callable[[], Any]]:
         draws, history = self.draws, self.own.fit
         values = {**draws.latents, **draws.deterministic}
-        before: list[Any] = []
-
-        def prior_of(which: int) -> Any:
-            if not before:
-                before.append(self._prior())
-            return sets.predictions(before[0][which])
-
         makers: dict[str, Callable[[], Any]] = {
             "posterior": lambda: sets.at_draws(values, draws.dims),
-            "posterior_predictive": lambda: sets.predictions(self._predictive()),
+            "posterior_predictive": lambda: sets.predictions(self._predictive(draws.latents)),
             "log_likelihood": lambda: sets.at_draws(
                 draws.log_likelihood, draws.likelihood_dims, draws.dims
             ),
             "log_prior": lambda: sets.at_draws(draws.log_prior, draws.prior_dims, draws.dims),
-            "prior": lambda: prior_of(0),
-            "prior_predictive": lambda: prior_of(1),
+            "prior": lambda: sets.predictions(self._prior[0].of(values)),
+            "prior_predictive": lambda: sets.predictions(self._predictive(self._prior[1])),
             "observed_data": lambda: sets.constant(draws.observed, draws.dims),
             "constant_data": lambda: sets.constants(self.constants, draws),
             "sample_stats": lambda: sets.statistics(draws),
@@ -211,16 +212,22 @@ class _Export:
         }
         return {group: makers[group] for group in wanted}
 
-    def _predictive(self) -> Any:
-        return predictive(self.own, self.args, self.kwargs, self.draws, CALLER)
+    def _predictive(self, latents: Mapping[str, Tensor]) -> Predictions:
+        sites = self.draws.data_sites
+        if not sites:
+            return Predictions({}, {}, frozenset())
+        return predictive(self.own, self.args, self.kwargs, latents, sites, CALLER)
 
-    def _prior(self) -> Any:
-        count = self.draws.num_samples
-        return prior(self.own, self.args, self.kwargs, self.draws, count, CALLER)
+    @cached_property
+    def _prior(self) -> tuple[Predictions, dict[str, Tensor]]:
+        return prior(self.own, self.args, self.kwargs, self.draws.num_samples, CALLER)
 
 
-def _left_out(group: str, error: Exception) -> str:
+def _left_out(groups: Mapping[str, Exception]) -> str:
+    first = next(iter(groups.values()))
+    why = ": ".join([type(first).__name__, *str(first).splitlines()[:1]])
+    kept = [g for g in GROUPS if g not in groups]
     return (
-        f"the group {group!r} is left out, as the model cannot be drawn from without its data: "
-        f"{str(error).splitlines()[0]} Mend: groups= without it, if that is right."
+        f"the groups {list(groups)} are left out, as the model cannot be drawn from without its "
+        f"data ({why}). Mend: groups={kept}, if that is right."
     )

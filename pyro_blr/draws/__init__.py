@@ -5,6 +5,6 @@
 
 from .draws import Draws, draws_of
 from .fitted import Fitted, fitted
-from .predictive import predictive, prior
+from .predictive import Predictions, predictive, prior
 
-__all__ = ["Draws", "Fitted", "draws_of", "fitted", "predictive", "prior"]
+__all__ = ["Draws", "Fitted", "Predictions", "draws_of", "fitted", "predictive", "prior"]

@@ -3,14 +3,13 @@
 
 """What the model says of new data: at draws of q, or before any data."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from .dims import Dims
-from .draws import Draws
 from .fitted import Fitted
 from .program import Program
 from .together import at_draws
@@ -25,38 +24,37 @@ class Predictions:
 
     values: Mapping[str, Tensor]
     dims: Mapping[str, Dims]
+    latents: frozenset[str]
+
+    def of(self, names: Container[str]) -> "Predictions":
+        """Those of some sites."""
+        values = {n: v for n, v in self.values.items() if n in names}
+        return Predictions(values, self.dims, self.latents)
 
 
 def predictive(
-    own: Fitted, args: tuple[Any, ...], kwargs: Mapping[str, Any], draws: Draws, caller: str
-) -> Predictions:
-    """Data that the model draws anew at each draw of q; discrete latents are drawn with them.
-
-    :param draws: the draws, of the same fit and arguments.
-    """
-    return _run(own, args, kwargs, draws.latents, draws.num_samples, draws.data_sites, caller)
-
-
-def prior(
     own: Fitted,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    draws: Draws,
-    num_samples: int,
+    latents: Mapping[str, Tensor],
+    sites: Container[str],
     caller: str,
-) -> tuple[Predictions, Predictions]:
-    """Draws of the model without its data: of its latents, and of data.
+) -> Predictions:
+    """Data that the model draws anew at each draw; discrete latents are drawn with them.
 
-    :param draws: of the posterior, which say what is a latent and what is a datum.
+    :param latents: the values of latents. # shape: (S, *site)
+    :param sites: the names of the sites that are data.
     """
-    found = _run(own, args, kwargs, {}, num_samples, None, caller)
-    names = {*draws.latents, *draws.deterministic}
-    parts = names & set(found.values), draws.data_sites & set(found.values)
-    before, data = (
-        Predictions({n: v for n, v in found.values.items() if n in part}, found.dims)
-        for part in parts
-    )
-    return before, data
+    count = min(map(len, latents.values()))
+    return _run(own, args, kwargs, latents, count, caller, is_free=True).of(sites)
+
+
+def prior(
+    own: Fitted, args: tuple[Any, ...], kwargs: Mapping[str, Any], num_samples: int, caller: str
+) -> tuple[Predictions, dict[str, Tensor]]:
+    """Draws of the model that nothing observed: its sites, and the values of all of its latents."""
+    found = _run(own, args, kwargs, {}, num_samples, caller, is_free=False)
+    return found, {n: found.values[n] for n in found.latents}
 
 
 def _run(
@@ -65,13 +63,13 @@ def _run(
     kwargs: Mapping[str, Any],
     given: Mapping[str, Tensor],
     num_samples: int,
-    names: frozenset[str] | None,
     caller: str,
+    *,
+    is_free: bool,
 ) -> Predictions:
-    program = Program(own.model, args, kwargs, caller, is_free=True)
-    sites = at_draws(program, given, num_samples)
-    kept = {
-        n: s for n, s in sites.items() if s.values is not None and (names is None or n in names)
-    }
+    program = Program(own.model, args, kwargs, caller, is_free=is_free)
+    found = at_draws(program, given, num_samples)
+    kept = {n: s for n, s in found.items() if s.kind in ("latent", "deterministic")}
     values = {n: s.values for n, s in kept.items() if s.values is not None}
-    return Predictions(values, {n: s.dims for n, s in kept.items()})
+    latents = frozenset(n for n, s in kept.items() if s.kind == "latent")
+    return Predictions(values, {n: s.dims for n, s in kept.items()}, latents)

@@ -54,7 +54,7 @@ class Program:
             warnings.filterwarnings("ignore", "Singular sample detected", UserWarning)
             tracer = stack.enter_context(poutine.trace())
             if self.must_know:
-                stack.enter_context(_Enumerated(first_available_dim=-1 - nesting))
+                stack.enter_context(EnumMessenger(first_available_dim=-1 - nesting))
             stack.enter_context(DirectDirichlets())
             stack.enter_context(_WholePlates(self.caller))
             if self.must_know:
@@ -80,16 +80,6 @@ class Program:
             )
         if missing:
             raise missing_site(missing[0])
-
-
-class _Enumerated(EnumMessenger):
-    """Pyro's messenger, which looks at a value's ``data``, where ``vmap`` lets it see its shape."""
-
-    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        value = msg["value"]
-        if isinstance(value, Tensor):
-            value = torch.empty(value.shape, device="meta")
-        super()._pyro_post_sample({**msg, "value": value})
 
 
 class _Given(Messenger):

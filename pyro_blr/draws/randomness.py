@@ -31,17 +31,20 @@ def _cauchy(like: Tensor, median: float = 0.0, sigma: float = 1.0, **_: Any) -> 
     return median + sigma * torch.tan(math.pi * (torch.rand_like(like) - 0.5))
 
 
-#: What fills a tensor that no other draw sees, and what makes a new one in its place.
+#: What ``vmap`` refuses, and what does the same without writing: a tensor of random numbers of
+#: its own for each draw.
 OUT_OF_PLACE: dict[Any, Any] = {
     Tensor.normal_: _normal,
     Tensor.uniform_: _uniform,
     Tensor.exponential_: _exponential,
     Tensor.cauchy_: _cauchy,
+    # Pyro looks at shapes and sizes past their gradients.
+    Tensor.data.__get__: Tensor.detach,  # type: ignore[attr-defined]
 }
 
 
-class FreshTensors(TorchFunctionMode):
-    """Has distributions make their random numbers out of place, as ``vmap`` can.
+class WithoutWrites(TorchFunctionMode):
+    """Has distributions make their random numbers out of place, and values read as they are.
 
     ``torch.empty(shape).normal_()`` fills one tensor for all draws; ``vmap`` refuses that.
     """

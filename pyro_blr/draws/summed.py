@@ -63,17 +63,20 @@ def _summed(component: Component, by_name: Mapping[str, Entry]) -> list[Entry]:
     check_plates(component)
     members = [by_name[s.name] for s in component.sites]
     log_prob, plates = _log_sum(component, [m.log_prob for m in members])
-    # A scale that all have in common is one of the sum; others are inside it.
-    common = component.scale
-    pairs = zip(members, component.sites, strict=True)
-    inside = [m.log_prob * (1.0 if s.scale is common else s.scale / common) for m, s in pairs]
-    scaled = common * _log_sum(component, inside)[0]
+    scaled = log_prob
+    if any(m.scaled is not m.log_prob for m in members):
+        # A scale that all have in common is one of the sum; others are inside it.
+        common = component.scale
+        pairs = zip(members, component.sites, strict=True)
+        inside = [m.log_prob * (s.scale / common) for m, s in pairs]
+        scaled = common * _log_sum(component, inside)[0]
     observed = [m for m in members if m.kind == "observed"]
     numbers = sum(m.numbers for m in members)
     if len(observed) == 1:
         return [replace(observed[0], log_prob=log_prob, scaled=scaled, numbers=numbers)]
     name = _common([m.name for m in observed])
-    name = name if name and name not in by_name else component.name
+    if not name or name in by_name:
+        name = "+".join([m.name for m in observed[:3]] or component.latents[:3])
     kind = "observed" if observed else "factor"
     zero = torch.zeros(())
     data = [replace(m, kind="datum", log_prob=zero, scaled=zero) for m in observed]

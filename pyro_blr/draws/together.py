@@ -20,7 +20,7 @@ from .. import errors
 from .dims import Dims, along
 from .entries import Entry
 from .program import Program
-from .randomness import FreshTensors
+from .randomness import WithoutWrites
 
 #: Numbers of all sites together that a run at several draws may hold: 128 MB in float64.
 MOST_NUMBERS = 2**24
@@ -139,7 +139,7 @@ def _part(
             for e in program.run(given, nesting)
         }
 
-    with pyro.validation_enabled(False), FreshTensors():
+    with pyro.validation_enabled(False), WithoutWrites():
         found = torch.vmap(one, randomness="different")(dict(given), torch.arange(count))
     sites = {}
     for entry in first:

@@ -158,6 +158,43 @@ def test_a_discrete_latent_that_the_guide_draws_has_values():
     assert_close(draws.log_q, dist.Bernoulli(0.6).log_prob(z) + dist.Normal(0.0, 1.0).log_prob(mu))
 
 
+def test_several_data_of_a_class_have_one_log_likelihood():
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 3.0))
+        with pyro.plate("row", len(y)):
+            z = pyro.sample("z", dist.Bernoulli(0.3))
+            pyro.sample("height", dist.Normal(mu + z, 1.0), obs=y)
+            pyro.sample("weight", dist.Normal(mu - z, 1.0), obs=2 * y)
+
+    draws = draws_of(fitted(model, Y), (Y,), num_samples=7)
+    assert set(draws.log_likelihood) == {"height+weight"}
+    assert set(draws.observed) == {"height", "weight"}
+    mu = draws.latents["mu"].unsqueeze(-1)
+    each = [
+        dist.Normal(mu + z, 1.0).log_prob(Y) + dist.Normal(mu - z, 1.0).log_prob(2 * Y)
+        for z in (0, 1)
+    ]
+    wanted = torch.logsumexp(torch.stack(each, -1) + torch.tensor([0.7, 0.3]).log(), -1)
+    assert_close(draws.log_likelihood["height+weight"], wanted)
+
+
+def test_plates_that_cross_are_refused_with_the_mend():
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(torch.zeros(2, 2), 1.0).to_event(2))
+        rows, columns = pyro.plate("a", 3, dim=-2), pyro.plate("b", 2, dim=-1)
+        with rows:
+            u = pyro.sample("u", dist.Categorical(torch.ones(2) / 2))
+        with columns:
+            v = pyro.sample("v", dist.Categorical(torch.ones(2) / 2))
+        with rows, columns:
+            pyro.sample("y", dist.Normal(mu[u, v], 1.0), obs=y)
+
+    y = Y.reshape(3, 2)
+    guide = auto.AutoNormal(poutine.block(model, hide=["u", "v"]))
+    with pytest.raises(errors.DiscreteLatentError, match=r"plates that cross.* Mend: "):
+        draws_of(SVI(model, guide, Adam({}), TraceEnum_ELBO()), (y,), num_samples=5)
+
+
 def test_a_support_without_end_is_refused_with_the_mend():
     def model(y):
         mu = pyro.sample("mu", dist.Normal(0.0, 3.0))

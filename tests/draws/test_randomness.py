@@ -38,6 +38,9 @@ LAWS = {
     ),
 }
 S = 3000
+GAUSSIAN = dist.MultivariateNormal(torch.zeros(1), torch.eye(1))
+ONE = torch.eye(1)
+LAWS["GaussianHMM"] = dist.GaussianHMM(GAUSSIAN, ONE, GAUSSIAN, ONE, GAUSSIAN, duration=3)
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
