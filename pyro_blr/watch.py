@@ -108,7 +108,7 @@ class Watch:
         fit.gap = certificate.gap
         if near and fit.gap <= tol:
             return True
-        before = objective.value(curvature.objective.by_block(curvature.naturals)).elbo
+        before = objective.value(blr.state(objective)).elbo
         moved = self._follow(blr, objective, curvature, certificate)
         if not moved or objective.value(blr.state(objective)).elbo - before < fit.residual:
             # A sweep gains as much, and several of them tell the acceleration where to go.
