@@ -108,7 +108,10 @@ class Watch:
         fit.gap = certificate.gap
         if near and fit.gap <= tol:
             return True
-        if not self._follow(blr, objective, curvature, certificate):
+        before = objective.value(blr.state(objective)).elbo
+        moved = self._follow(blr, objective, curvature, certificate)
+        if not moved or objective.value(blr.state(objective)).elbo - before < fit.residual:
+            # A sweep gains as much, and several of them tell the acceleration where to go.
             self.next_check = fit.steps + 5
         return False
 

@@ -20,8 +20,8 @@ DEPTH = 6
 FAST = 0.1
 
 #: Squared length in nats below which the iteration is close to linear; further away a combination
-#: of steps leads anywhere.
-NEAR = 2.0
+#: of steps leads anywhere, unless they keep more than this share of it from one to the next.
+NEAR, STEADY = 2.0, 0.9
 
 #: Relative size below which differences of steps are rounding, and left out of the least squares.
 DEPENDENT = 1e-10
@@ -63,7 +63,8 @@ class Anderson:
         self._steps = [*self._steps[-DEPTH:], ({b: after[b] for b in step}, step)]
         self._norm = norm
         self._wait = max(self._wait - 1, 0)
-        if self._wait or len(self._steps) < 2 or not FAST * previous < norm < NEAR:
+        is_linear = norm < NEAR or STEADY * previous < norm < previous
+        if self._wait or len(self._steps) < 2 or norm <= FAST * previous or not is_linear:
             return None
         moved = self._combined(before, metric)
         if not all(inside(b.family, n) for b, n in moved.items()):
