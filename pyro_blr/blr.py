@@ -367,7 +367,7 @@ class BLR(Engine):
         **kwargs: Any,
     ) -> Reweighted:
         """The posterior without some data, exact where no message depends on q, else at first
-        order: :meth:`Influence.without`.
+        order: :meth:`~pyro_blr.influence.Influence.without`.
 
         :param index: positions, a list of them, a slice or a mask.
         :param args: the model's arguments; those of the last :meth:`fit` if left out.

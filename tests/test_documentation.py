@@ -27,6 +27,7 @@ import pyro_blr
 import pyro_blr.minimal as minimal
 from docs.inventories import PROJECTS, role_of
 from docs.mathml import mathml
+from pyro_blr.draws import draws_of
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "docs" / "_build" / "html"
@@ -190,17 +191,24 @@ def regression(X: torch.Tensor, y: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize(("place", "code"), examples(), ids=[place for place, _ in examples()])
-def test_the_examples_of_docstrings_run(place: str, code: str) -> None:
-    """Each with a regression that has been fitted, and the names of the package."""
+def test_the_examples_of_docstrings_run(
+    place: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with a regression that has been fitted, draws of it, and the names of the package."""
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"pyro": pyro, "torch": torch, "dist": dist, "model": regression}
+    names |= {m.__name__.rpartition(".")[2]: m for m in MODULES}
     for module in MODULES:
         names |= {n: getattr(module, n) for n in public_names(module)}
-    names |= {"X": torch.randn(20, 2), "y": torch.randn(20)}
+    data = torch.randn(20, 2), torch.randn(20)
+    names |= {"X": data[0], "y": data[1]}
     if "arviz_stats" in code:
         names["arviz_stats"] = pytest.importorskip("arviz_stats")
     blr = pyro_blr.BLR(regression, pyro_blr.guides.AutoNatural(regression))
-    blr.fit(names["X"], names["y"])
-    exec(code, names | {"blr": blr, "guide": blr.guide})
+    fit = blr.fit(*data)
+    draws = draws_of(fit, data, {}, 100)
+    names |= {"values": draws.latents, "log_p": draws.log_p, "log_q": draws.log_q}
+    exec(code, names | {"blr": blr, "guide": blr.guide, "fit": fit})
 
 
 def heading_anchor(heading: str) -> str:

@@ -64,7 +64,7 @@ def to_arviz(
     - ``sample_stats``: ``log_p``, the log joint that q was fitted to, and ``log_q``, of each draw,
       in nats; there is no ``log_q`` where q is a point;
     - ``fit``: ``loss``, -ELBO by step, with the fit's ``residual``, ``gap`` and ``reason`` as
-      attributes, if ``fit`` is what :meth:`BLR.fit` returned.
+      attributes, if ``fit`` is what :meth:`~pyro_blr.BLR.fit` returned.
 
     A plate's name becomes the name of its dim; dims of size 1 outside any plate are dropped.
 
@@ -74,7 +74,8 @@ def to_arviz(
         tree = to_arviz(fit, X, y)
         arviz_stats.summary(tree)
 
-    :param fit: what :meth:`BLR.fit` returned, a :class:`BLR`, or an ``SVI`` with any guide.
+    :param fit: what :meth:`~pyro_blr.BLR.fit` returned, a :class:`~pyro_blr.BLR`, or an ``SVI``
+        with any guide.
     :param args: the arguments of the model, with all of the data.
     :param int num_samples: how many draws.
     :param groups: the groups to make; all of them if left out.

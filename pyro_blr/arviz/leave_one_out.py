@@ -26,7 +26,7 @@ def loo(tree: Any, var_name: str | None = None) -> Any:
     ArviZ cannot do there: their Pareto k is minus infinity. Where q is a point, its draws are one
     value, and so are the weights.
 
-    :param tree: what :func:`to_arviz` returned.
+    :param tree: what :func:`~pyro_blr.to_arviz` returned.
     :param str var_name: the observed site, if there are several.
     :return: what ArviZ's ``loo`` returns with ``pointwise=True``, for ``compare`` and
         ``plot_khat``.

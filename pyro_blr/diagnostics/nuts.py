@@ -33,7 +33,8 @@ DRAWS = 10_000
 class Comparison:
     """A guide against NUTS. Prints as a table with the verdict.
 
-    :param tuple sites: a :class:`SiteReport` for each latent, whose posterior moments are NUTS's.
+    :param tuple sites: a :class:`~pyro_blr.diagnostics.site_report.SiteReport` for each latent,
+        whose posterior moments are NUTS's.
     :param dict r_hat: the largest split R-hat of each site.
     :param dict effective_draws: the smallest number of effective draws of NUTS of each site.
     :param int divergences: divergent transitions after the warm-up.

@@ -82,6 +82,8 @@ def khat_limit(num_draws: int) -> float:
 
     The error of an estimate needs ``S > 10 ** (1 / (1 - k))`` draws: 2200 at k = 0.7, and more than
     anyone takes soon after.
+
+    :param int num_draws: S.
     """
     return min(1 - 1 / math.log10(num_draws), 0.7)
 

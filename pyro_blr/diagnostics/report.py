@@ -26,7 +26,7 @@ class Report:
     """How far a guide is from the posterior. Prints as a table with the verdict.
 
     :param Weighed weighed: the draws of q and their weights; ``.psis.khat`` is that of the guide.
-    :param tuple sites: a :class:`SiteReport` for each latent.
+    :param tuple sites: a :class:`~pyro_blr.diagnostics.site_report.SiteReport` for each latent.
     :param tuple site_khats: a :class:`SiteKhat` for each site or each group that q holds together,
         the worst first.
     :param judgement: the verdict with its advice.

@@ -97,7 +97,8 @@ def draws_of(
     Discrete latents that the guide does not hold are summed out: the log likelihood is that of each
     row of a mixture, of each sequence of a hidden Markov model.
 
-    :param fit: what :meth:`BLR.fit` returned, a :class:`BLR`, or an ``SVI`` with any guide.
+    :param fit: what :meth:`~pyro_blr.BLR.fit` returned, a :class:`~pyro_blr.BLR`, or an ``SVI``
+        with any guide.
     :param args: the arguments of the model, with all of the data.
     :param str caller: the function that the user called, for errors.
     :raises ArgumentError: if ``fit`` or ``num_samples`` cannot be used.

@@ -35,8 +35,8 @@ class Fitted:
 def fitted(fit: Any, caller: str) -> Fitted:
     """The model and the guide of a fit.
 
-    :param fit: what :meth:`BLR.fit` returned, a :class:`BLR`, an ``SVI``, or anything else with a
-        ``model`` and a ``guide``, such as ``Trace_ELBO()(model, guide)``.
+    :param fit: what :meth:`~pyro_blr.BLR.fit` returned, a :class:`~pyro_blr.BLR`, an ``SVI``, or
+        anything else with a ``model`` and a ``guide``, such as ``Trace_ELBO()(model, guide)``.
     :param str caller: the function that the user called, for errors.
     :raises ArgumentError: if it is none of them.
     :raises GuideError: if the guide has not seen the model yet.

@@ -51,7 +51,7 @@ def _with_gradients(method: Method) -> Method:
 
 
 class Influence:
-    r"""What each datum did to the posterior of a fit; :meth:`BLR.influence` makes it.
+    r"""What each datum did to the posterior of a fit; :meth:`~pyro_blr.BLR.influence` makes it.
 
     At an optimum the natural parameters of q are the sum of the messages of all factors (Khan & Rue
     2023), and the observed site's message is a sum over data. So a datum is taken out again by
@@ -141,9 +141,9 @@ class Influence:
 
     @cached_property
     def messages(self) -> dict[str, Natural]:
-        """The message of each datum, by block of q. # shape of each: (N, *natural)
+        """The message of each datum, by block of q. # shape of each: ``(N, *natural)``
 
-        Their sum over data is the observed site's part of :meth:`BLR.messages`.
+        Their sum over data is the observed site's part of :meth:`~pyro_blr.BLR.messages`.
 
         :raises MemoryLimitError: if they are more than 1 GB; :meth:`messages_of` has some.
         """
@@ -159,7 +159,7 @@ class Influence:
         return self._messages(None)
 
     def messages_of(self, index: Any) -> dict[str, Natural]:
-        """The messages of some data. # shape of each: (k, *natural)
+        """The messages of some data. # shape of each: ``(k, *natural)``
 
         :param index: positions, a list of them, a slice or a mask.
         """

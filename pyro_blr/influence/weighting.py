@@ -95,7 +95,7 @@ class Reweighted:
         return f"at first order in what is left; {left}, and .fit() goes on from there"
 
     def fit(self, **limits: Any) -> Fit:
-        """Go on from here to the optimum of the weighted data, as :meth:`BLR.fit` does.
+        """Go on from here to the optimum of the weighted data, as :meth:`~pyro_blr.BLR.fit` does.
 
         :param limits: ``max_steps``, ``tol``, ``progress``.
         """
