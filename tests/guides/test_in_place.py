@@ -114,7 +114,8 @@ def test_parameters_may_be_local_to_their_module(kind):
     pyro.clear_param_store()
     guide = kind(regression)
     fitted(guide)
-    assert_close(median, guide.median(), atol=1e-6, rtol=0)
+    # Both are within 1e-6 nats of the optimum, each from a start of its own.
+    assert_close(median, guide.median(), atol=1e-4, rtol=0)
 
 
 def test_a_guide_in_float32():
