@@ -93,6 +93,14 @@ class StaleDataError(BLRError, RuntimeError):
     """Data changed behind the cache: a fresh trace disagrees with the folded one."""
 
 
+class StepOrderError(BLRError, RuntimeError):
+    """An optimiser's calls came in the wrong order: a step without a draw, a draw within a draw."""
+
+
+class DeviceError(BLRError, ValueError):
+    """A parameter, its gradient and its state are on different devices, or of different dtypes."""
+
+
 class SampledFactorError(BLRError, RuntimeError):
     """A factor needs draws of the guide, and ``on_sampled="error"`` forbids it."""
 
@@ -103,6 +111,10 @@ class SampledFactorWarning(UserWarning):
 
 class SkippedStepWarning(UserWarning):
     """A step was not taken: the ELBO was NaN or infinite, and finite when the call was repeated."""
+
+
+class RunningStatisticsWarning(UserWarning):
+    """A BatchNorm layer gathers its running statistics at drawn weights."""
 
 
 class MemoryLimitError(BLRError, MemoryError):
