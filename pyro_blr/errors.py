@@ -6,16 +6,24 @@
 import sys
 import warnings
 from pathlib import Path
+from types import FrameType
 
 _PACKAGE = str(Path(__file__).parent)
+#: What stands between the user's line and the package's: context managers, torch's own wrappers.
+_BETWEEN = ("contextlib", "torch.utils._contextlib", "torch.optim.optimizer")
 
 
 def warn(text: str, category: type[Warning]) -> None:
     """Warn at the line of the user's code that called the package."""
     frame, level = sys._getframe(), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and _is_passed(frame):
         frame, level = frame.f_back, level + 1
     warnings.warn(text, category, stacklevel=level)
+
+
+def _is_passed(frame: FrameType) -> bool:
+    is_own = frame.f_code.co_filename.startswith(_PACKAGE)
+    return is_own or frame.f_globals.get("__name__") in _BETWEEN
 
 
 class BLRError(Exception):

@@ -34,6 +34,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("errors", "_compat", "families", "energy", "random_state"),
         *("conjugate_gradients", "steps"),
     ),
+    # Of steps it has that of a diagonal Gaussian, which the core takes too.
+    "optim": ("errors", "families", "lifting.host", "steps.diagonal"),
     "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
     "charted_objective": ("families", "lifting", "energy", "guides", "objective"),
@@ -84,7 +86,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "arviz": (*GROUND, "energy", "guides", "blr"),
     # Stands apart: the idea in two files, an oracle for the tests.
     "minimal": ("errors",),
-    "__init__": (*GROUND, "families", "guides", "latent", "blr", "arviz"),
+    "__init__": (*GROUND, "families", "guides", "latent", "optim", "blr", "arviz"),
 }
 
 # Who may import Pyro. The algebra, the steps and what joins them may not.

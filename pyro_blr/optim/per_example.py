@@ -89,7 +89,7 @@ def _called(of_rows: Any, weights: Any, row: Any, target: Any, name: str) -> Any
     try:
         return of_rows(weights, row, target)
     except RuntimeError as error:
-        if "vmap" not in str(error):
+        if not any(word in str(error) for word in ("vmap", "transform")):  # not torch.func's own
             raise
         raise ArgumentError(
             f"the data of {name} cannot be taken one by one: {str(error).splitlines()[0]} Mend: "
