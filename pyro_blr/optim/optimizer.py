@@ -100,8 +100,8 @@ class GaussianOptimizer(DrawingOptimizer):
         if self._draws.count or self._is_active:
             raise StepOrderError(
                 "step(closure) takes its own draws, and there is one of sampled_params already. "
-                "Mend: step() after sampled_params, or step(closure) without it (zero_grad() drops a "
-                "draw that is not wanted)."
+                "Mend: step() after sampled_params, or step(closure) without it (zero_grad() "
+                "drops a draw that is not wanted)."
             )
         losses: list[Any] = []
         everything = [p for g in self.param_groups for p in g["params"]]

@@ -65,7 +65,7 @@ def test_an_option_of_a_group_is_checked_and_the_group_left_out() -> None:
 @pytest.mark.parametrize("kind", [IVON, VOGN])
 @pytest.mark.parametrize("parameters", [[], nn.ReLU().parameters(), nn.Sequential().parameters()])
 def test_a_module_without_parameters(kind: Any, parameters: Any) -> None:
-    with pytest.raises(ArgumentError, match="got no parameters.*net.parameters()"):
+    with pytest.raises(ArgumentError, match=r"got no parameters.*net.parameters\(\)"):
         kind(parameters, lr=0.1, ess=20.0)
 
 
@@ -146,7 +146,7 @@ def test_a_draw_within_a_draw(train: bool) -> None:
 def test_a_step_within_a_draw() -> None:
     w = nn.Parameter(torch.ones(3))
     optimizer = ivon(w)
-    with pytest.raises(StepOrderError, match="after the .with. block"), optimizer.sampled_params():
+    with pytest.raises(StepOrderError, match=r"after the .with. block"), optimizer.sampled_params():
         quadratic(w).backward()
         optimizer.step()
     assert torch.equal(w, torch.ones(3))
@@ -348,7 +348,7 @@ def test_vogns_backward_outside_a_draw() -> None:
 
 def test_vogn_through_batch_norm() -> None:
     module, (x, y) = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)), batch()
-    with pytest.raises(ArgumentError, match="one by one.*GroupNorm"):
+    with pytest.raises(ArgumentError, match=r"one by one.*GroupNorm"):
         vogn_on(module, lambda o: o.backward(module, F.cross_entropy, x, y))
 
 
