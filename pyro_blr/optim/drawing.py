@@ -22,6 +22,9 @@ from .rows import prepared, sorted_by
 from .saved import load, saved
 from .skipped import Skipped
 
+#: Why there is no draw.
+FAILED = "the last one ended in an exception"
+
 #: Options of a group, and parameters of it that are alike.
 Kind = tuple[State, list[Tensor]]
 
@@ -43,13 +46,13 @@ class DrawingOptimizer(Optimizer):
         self._is_active = self._is_closure = self._has_stepped = False
         super().__init__(listed(params, name), defaults)
 
-    def _before_draw(self, parameters: Sequence[Tensor]) -> None:
+    def _before_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
         """Called before a further draw, with the last one's difference in its buffer."""
 
-    def _at_draw(self, parameters: Sequence[Tensor]) -> None:
+    def _at_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
         """Called at a further draw."""
 
-    def _after_draw(self, parameters: Sequence[Tensor]) -> None:
+    def _after_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
         """Called after a further draw."""
 
     @contextmanager
@@ -86,7 +89,7 @@ class DrawingOptimizer(Optimizer):
             with torch.no_grad():
                 self._end(kinds, draws, ended and train, weight)
             if train and not ended:
-                draws.forget("the last one ended in an exception")
+                draws.forget(FAILED)
 
     def _begin(self, draws: Draws) -> list[tuple[State, list[Tensor]]]:
         """Keep the means of what is to be drawn."""
@@ -104,12 +107,12 @@ class DrawingOptimizer(Optimizer):
         if draws.count and all(p.grad is None for _, alike in kinds for p in alike):
             draws.forget()  # an earlier draw that no gradient was taken at
         try:
-            for _, parameters in kinds:
+            for group, parameters in kinds:
                 if draws.count:
-                    self._before_draw(parameters)
+                    self._before_draw(group, parameters)
                 draws.keep_means(parameters, self.state)
         except BaseException:
-            draws.forget("the last one ended in an exception")
+            draws.forget(FAILED)
             raise
         return kinds
 
@@ -118,16 +121,24 @@ class DrawingOptimizer(Optimizer):
             hessians = [self.state[p]["hessian"] for p in parameters]
             draws.draw(parameters, hessians, noise, group)
             if draws.count:
-                self._at_draw(parameters)
+                self._at_draw(group, parameters)
 
     def _end(
         self, kinds: list[tuple[State, list[Tensor]]], draws: Draws, counts: bool, weight: float
     ) -> None:
-        for _, parameters in kinds:
-            draws.restore(parameters, self.state, counts and self._needs_displacement)
-            if counts and draws.count:
-                self._after_draw(parameters)
-            draws.drawn.update(parameters)
+        waiting = list(kinds)
+        try:
+            while waiting:
+                group, parameters = waiting.pop()
+                draws.restore(parameters, self.state, counts and self._needs_displacement)
+                if counts and draws.count:
+                    self._after_draw(group, parameters)
+                draws.drawn.update(parameters)
+        except BaseException:
+            for _, parameters in waiting:
+                draws.restore(parameters, self.state, False)
+            draws.forget(FAILED)
+            raise
         if counts:
             draws.count += 1
             draws.weight += weight

@@ -110,11 +110,18 @@ class Draws:
             if is_used:
                 each._foreach_sub_(buffers, means)
             return
-        for point, mean in in_parts(parameters, buffers):
-            away = each._foreach_sub(point, mean) if is_used else None
-            each._foreach_copy_(point, mean)
-            if away is not None:
-                each._foreach_copy_(mean, away)
+        parts, restored = list(in_parts(parameters, buffers)), 0
+        try:
+            for point, mean in parts:
+                away = each._foreach_sub(point, mean) if is_used else None
+                each._foreach_copy_(point, mean)
+                restored += 1
+                if away is not None:
+                    each._foreach_copy_(mean, away)
+        except BaseException:  # no memory, or an interrupt: these buffers have the means still
+            for point, mean in parts[restored:]:
+                each._foreach_copy_(point, mean)
+            raise
 
     def displacements(
         self, parameters: Sequence[Tensor], states: Mapping[Any, State]

@@ -4,7 +4,7 @@
 """IVON: variational online Newton with Hessians from gradients at draws (arXiv 2402.17641)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -113,31 +113,33 @@ class IVON(GaussianOptimizer):
     def _changes(self, group: State, gaps: list[Tensor], precisions: list[Tensor]) -> list[Tensor]:
         return retraction(gaps, precisions, 1 - group["betas"][1])
 
-    def _source(self, parameter: Tensor) -> Tensor:
+    def _source(self, group: State, parameter: Tensor) -> Tensor:
+        if group["hessian"] == "squared_gradient":
+            return parameter  # not read
         if self._draws.count == 1:
             return self._draws.buffers[parameter]
         return self._draws.product(parameter)
 
     # Several draws: sum_s (z_s - m) g_s, where .grad holds the sum of gradients so far.
 
-    def _before_draw(self, parameters: Sequence[Tensor]) -> None:
+    def _before_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
         if self._draws.count == 1:
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    product = self._draws.product(parameter)
-                    product.addcmul_(self._draws.buffers[parameter], _wide(parameter.grad, product))
+            self._add(group, ((p, self._draws.buffers[p]) for p in parameters), 1.0)
 
-    def _at_draw(self, parameters: Sequence[Tensor]) -> None:
-        for parameter, away in self._draws.displacements(parameters, self.state):
+    def _at_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
+        self._add(group, self._draws.displacements(parameters, self.state), -1.0)
+
+    def _after_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
+        self._add(group, ((p, self._draws.buffers[p]) for p in parameters), 1.0)
+
+    def _add(self, group: State, away: Iterable[tuple[Tensor, Tensor]], sign: float) -> None:
+        """Add draws minus means, times the gradients so far."""
+        if group["hessian"] == "squared_gradient":
+            return
+        for parameter, difference in away:
             if parameter.grad is not None:
                 product = self._draws.product(parameter)
-                product.addcmul_(away, _wide(parameter.grad, product), value=-1.0)
-
-    def _after_draw(self, parameters: Sequence[Tensor]) -> None:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                product = self._draws.product(parameter)
-                product.addcmul_(self._draws.buffers[parameter], _wide(parameter.grad, product))
+                product.addcmul_(difference, parameter.grad.to(product.dtype), value=sign)
 
     def _check_draws(self, is_scaled: bool, is_unscaled: bool) -> None:
         if is_unscaled and self._draws.count > 1:
@@ -146,7 +148,3 @@ class IVON(GaussianOptimizer):
                 "summed over these draws. Mend: leave unscale_ out (scaler.step divides both; "
                 "clip_radius bounds a step), or take one draw a step."
             )
-
-
-def _wide(gradient: Tensor, product: Tensor) -> Tensor:
-    return gradient.to(product.dtype)

@@ -55,7 +55,7 @@ class GaussianOptimizer(DrawingOptimizer):
         """
 
     @abstractmethod
-    def _source(self, parameter: Tensor) -> Tensor:
+    def _source(self, group: State, parameter: Tensor) -> Tensor:
         """The tensor from which a parameter's Hessian is estimated."""
 
     def _check_draws(self, is_scaled: bool, is_unscaled: bool) -> None:
@@ -73,6 +73,15 @@ class GaussianOptimizer(DrawingOptimizer):
         :raises StepOrderError: without a draw, within one, or without a gradient.
         :raises NonFiniteError: after many steps in a row whose gradients were NaN or infinite.
         """
+        try:
+            return self._step(closure)
+        except BaseException:
+            # A GradScaler takes these back only after a step, and multiplies what it finds.
+            for name in ("found_inf", "grad_scale"):
+                vars(self).pop(name, None)
+            raise
+
+    def _step(self, closure: Closure | None) -> Any:
         loss = None if closure is None else self._run(closure)
         self._check_order()
         # Set by a GradScaler for the time of this call.
@@ -150,7 +159,7 @@ class GaussianOptimizer(DrawingOptimizer):
                 [s["momentum"] for s in states],
                 [s["hessian"] for s in states],
                 [_like_memory(p.grad, p) for p in known],
-                [self._source(p) for p in known],
+                [self._source(group, p) for p in known],
             )
             for part in columns:
                 self._advance(group, states[0]["step"], scale, *part)

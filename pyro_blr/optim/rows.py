@@ -21,13 +21,12 @@ def prepared(parameter: Tensor, state: State, hessian_init: float) -> None:
     """
     dtype = state_dtype(parameter)
     if not state:
-        state["step"] = 0
-        state["momentum"] = torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
-        state["hessian"] = torch.full_like(
-            parameter, hessian_init, dtype=dtype, requires_grad=False
-        )
-        if is_rounded(parameter):
-            state["mean"] = parameter.detach().to(dtype, copy=True)
+        with torch.inference_mode(False), torch.no_grad():  # else steps could not write to it
+            state["step"] = 0
+            state["momentum"] = torch.zeros_like(parameter, dtype=dtype)
+            state["hessian"] = torch.full_like(parameter, hessian_init, dtype=dtype)
+            if is_rounded(parameter):
+                state["mean"] = parameter.detach().to(dtype, copy=True)
         return
     held = state["hessian"]
     if held.device == parameter.device and held.dtype == dtype and held.shape == parameter.shape:

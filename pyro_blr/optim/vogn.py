@@ -135,7 +135,7 @@ class VOGN(GaussianOptimizer):
         each._foreach_mul_(gaps, group["betas"][1] - 1)
         return gaps
 
-    def _source(self, parameter: Tensor) -> Tensor:
+    def _source(self, group: State, parameter: Tensor) -> Tensor:
         return self._draws.product(parameter)
 
     def _check_draws(self, is_scaled: bool, is_unscaled: bool) -> None:

@@ -76,6 +76,54 @@ def test_an_exception_while_drawing_leaves_the_means(monkeypatch: pytest.MonkeyP
     assert all(map(torch.equal, before, copies(module.parameters())))
 
 
+@pytest.mark.parametrize("call", range(6))
+@pytest.mark.parametrize("name", ["_foreach_sub", "_foreach_copy_"])
+def test_an_exception_on_the_way_back_leaves_the_means(
+    name: str, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No memory for a difference, or an interrupt between any two operations."""
+    module = net()
+    groups = [{"params": [p]} for p in module.parameters()]
+    optimizer = IVON(groups, lr=0.1, ess=20.0)
+    before = copies(module.parameters())
+    original, calls = getattr(torch, name), iter(range(100))
+
+    def fail(*args: Any) -> Any:
+        if next(calls) == call:
+            raise Stop
+        return original(*args)
+
+    monkeypatch.setattr(parts_module, "CPU_PART", 8)
+    try:
+        with optimizer.sampled_params():
+            monkeypatch.setattr(torch, name, fail)
+    except Stop:
+        pass
+    monkeypatch.undo()
+    assert all(map(torch.equal, before, copies(module.parameters())))
+    if next(calls) > call:
+        with pytest.raises(StepOrderError, match="ended in an exception"):
+            optimizer.step()
+
+
+def test_a_first_draw_in_inference_mode_spoils_no_training() -> None:
+    w = nn.Parameter(torch.ones(3))
+    optimizer = IVON([w], lr=0.1, ess=20.0)
+    with torch.inference_mode(), optimizer.sampled_params(train=False):
+        quadratic(w)
+    train(optimizer, lambda: quadratic(w), 2)
+    assert optimizer.state[w]["step"] == 2
+
+
+def test_the_memory_is_adams_and_one_buffer() -> None:
+    w = nn.Parameter(torch.ones(1000))
+    optimizer = IVON([w], lr=0.1, ess=20.0)
+    train(optimizer, lambda: quadratic(w[:3]) + w.sum(), 3)
+    held = [t for t in optimizer.state[w].values() if isinstance(t, torch.Tensor)]
+    held += [*optimizer._draws.buffers.values(), *optimizer._draws.products.values()]
+    assert sum(t.numel() for t in held) == 3 * w.numel()
+
+
 def test_a_draw_has_the_spread_of_the_posterior() -> None:
     w = nn.Parameter(torch.full((4, 50_000), 2.0))
     optimizer = IVON([w], lr=0.1, ess=50.0, hessian_init=0.3, weight_decay=0.2)

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional as F
 
-from pyro_blr.errors import ArgumentError, NonFiniteError, SkippedStepWarning
+from pyro_blr.errors import (
+    ArgumentError,
+    NonFiniteError,
+    SkippedStepWarning,
+    StepOrderError,
+)
 from pyro_blr.optim import IVON, VOGN
 from pyro_blr.optim.skipped import MOST_IN_A_ROW
 from tests.optim.nets import batch, copies, net
@@ -69,6 +74,16 @@ def test_an_overflow_is_skipped_and_counted_and_its_draw_dropped(unscale: bool) 
     assert optimizer.skipped == 2
     assert optimizer.state[next(module.parameters())]["step"] == 1
     assert scaler.get_scale() == 2.0**14
+
+
+def test_an_error_within_the_scalers_step_leaves_no_scale_behind() -> None:
+    module, (x, y) = net(), batch()
+    optimizer = IVON(module.parameters(), lr=0.3, ess=20.0)
+    scaler = GradScaler("cpu", init_scale=64.0)
+    scaler.scale(F.cross_entropy(module(x), y)).backward()
+    with pytest.raises(StepOrderError, match="without a draw"):
+        scaler.step(optimizer)
+    assert not {"found_inf", "grad_scale"} & set(vars(optimizer))
 
 
 def test_autocast_trains() -> None:
