@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from ..errors import ArgumentError, StepOrderError
 from ..lifting import host
-from .batch_norm import watched
+from .batch_norm import BatchNormWatch
 from .draws import Draws, State
 from .noise import Noise
 from .options import check_options, listed
@@ -43,7 +43,8 @@ class DrawingOptimizer(Optimizer):
         self._noise = Noise(host.seed() if seed is None else seed)
         self._skipped = Skipped()
         self._draws = Draws()
-        self._is_active = self._is_closure = self._has_stepped = False
+        self._is_active = self._is_closure = False
+        self._watch = BatchNormWatch()
         super().__init__(listed(params, name), defaults)
 
     def _before_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
@@ -79,10 +80,7 @@ class DrawingOptimizer(Optimizer):
         try:
             with torch.no_grad():
                 self._perturb(kinds, draws, self._noise if train else Noise(host.seed()))
-            with ExitStack() as stack:
-                if not self._has_stepped:
-                    stack.enter_context(watched())
-                yield
+            yield
             ended = True
         finally:
             self._is_active = False
@@ -104,6 +102,7 @@ class DrawingOptimizer(Optimizer):
                 "no parameter requires a gradient, so there is nothing to draw. Mend: "
                 "net.requires_grad_(), or leave sampled_params out."
             )
+        self._watch.look(p for _, alike in kinds for p in alike)
         if draws.count and all(p.grad is None for _, alike in kinds for p in alike):
             draws.forget()  # an earlier draw that no gradient was taken at
         try:
@@ -176,6 +175,7 @@ class DrawingOptimizer(Optimizer):
         except ArgumentError:
             del self.param_groups[-1]
             raise
+        self._watch = BatchNormWatch()
 
     def state_dict(self) -> State:
         """Everything to go on exactly: also step counts, the noise's generators, skipped steps."""
@@ -199,8 +199,11 @@ class DrawingOptimizer(Optimizer):
 
     def __getstate__(self) -> State:
         held: State = super().__getstate__()
-        own = {"draws_per_closure": self.draws_per_closure, "_has_stepped": self._has_stepped}
-        return held | own | {"_saved": saved(self._noise, self._skipped)}
+        return (
+            held
+            | {"draws_per_closure": self.draws_per_closure}
+            | {"_saved": saved(self._noise, self._skipped)}
+        )
 
     def __setstate__(self, state: State) -> None:
         state = dict(state)
@@ -208,4 +211,5 @@ class DrawingOptimizer(Optimizer):
         super().__setstate__(state)
         if own is not None:
             self._noise, self._skipped = Noise.of(own["noise"]), Skipped(**own["skipped"])
-            self._draws, self._is_active, self._is_closure = Draws(), False, False
+            self._draws, self._watch = Draws(), BatchNormWatch()
+            self._is_active = self._is_closure = False

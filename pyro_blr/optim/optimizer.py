@@ -97,7 +97,6 @@ class GaussianOptimizer(DrawingOptimizer):
             scale = 1.0 if grad_scale is None else 1.0 / host.number(grad_scale)
             self._update(scale / self._draws.weight)
         self._draws.forget()
-        self._has_stepped = True
         if is_finite:
             self._skipped.taken()
         else:

@@ -300,17 +300,32 @@ def test_layers_without_running_statistics_are_not_warned_of(layer: nn.Module) -
         draw_through(nn.Sequential(nn.Linear(3, 3), layer))
 
 
-def test_the_watch_is_over_after_the_first_step() -> None:
-    module, (x, y) = net(), batch()
-    optimizer = ivon(module.parameters())
-    seen = []
-    for _ in range(2):
+def test_batch_norm_is_seen_once_it_trains() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval()
+    optimizer = ivon([{"params": [p]} for p in module.parameters()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         with optimizer.sampled_params():
-            seen.append(len(nn.modules.module._global_forward_pre_hooks))
-            F.cross_entropy(module(x), y).backward()
-        optimizer.step()
-    assert seen == [1, 0]
-    assert not nn.modules.module._global_forward_pre_hooks
+            module(torch.randn(8, 3))
+    module.train()
+    with pytest.warns(RunningStatisticsWarning), optimizer.sampled_params(train=False):
+        module(torch.randn(8, 3))
+
+
+def test_batch_norm_of_another_optimiser_is_not_warned_of() -> None:
+    other = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    module, (x, y) = net(), batch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(ivon(module.parameters()), lambda: F.cross_entropy(module(x), y), 2)
+    assert other[1].training
+
+
+def test_no_hook_is_put_on_modules() -> None:
+    """torch compiles a module again where a global hook comes or goes."""
+    optimizer = ivon(net().parameters())
+    with optimizer.sampled_params():
+        assert not nn.modules.module._has_any_global_hook()
 
 
 def test_a_warning_that_is_an_error_leaves_the_means() -> None:
@@ -348,7 +363,10 @@ def test_vogns_backward_outside_a_draw() -> None:
 
 def test_vogn_through_batch_norm() -> None:
     module, (x, y) = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)), batch()
-    with pytest.raises(ArgumentError, match=r"one by one.*GroupNorm"):
+    with (
+        pytest.raises(ArgumentError, match=r"one by one.*GroupNorm"),
+        pytest.warns(RunningStatisticsWarning),
+    ):
         vogn_on(module, lambda o: o.backward(module, F.cross_entropy, x, y))
 
 
