@@ -173,11 +173,11 @@ class GaussianOptimizer(DrawingOptimizer):
         """The step of one part, in place."""
         decay, (b1, _) = group["weight_decay"], group["betas"]
         gradients = [g.to(m.dtype) for g, m in zip(gradients, means, strict=True)]
-        gradients = each._foreach_mul(gradients, scale)
+        if scale != 1.0:
+            gradients = each._foreach_mul(gradients, scale)
         precisions = each._foreach_add(hessians, decay)
-        gaps = self._estimates(group, scale, gradients, source, precisions)
-        each._foreach_neg_(gaps)
-        each._foreach_add_(gaps, hessians)
+        estimates = self._estimates(group, scale, gradients, source, precisions)
+        gaps = each._foreach_sub(hessians, estimates)
         each._foreach_add_(hessians, self._changes(group, gaps, precisions))
         each._foreach_lerp_(momenta, gradients, 1 - b1)
         precisions = each._foreach_add(hessians, decay + group.get("damping", 0.0))
