@@ -85,8 +85,8 @@ def perceptron() -> nn.Module:
     )
 
 
-#: The limit is that of the net that uses its weights more than once a datum, as large nets do: in the
-#: other one a step of any optimiser costs as much as the two passes.
+#: The limit is that of the net that uses its weights more than once a datum, as large nets do: in
+#: the other one a step of any optimiser costs as much as the two passes.
 NETS = {"conv": (convolutional, TRAINING_LIMIT), "MLP": (perceptron, None)}
 
 

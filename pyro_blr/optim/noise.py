@@ -40,7 +40,7 @@ class Noise:
         if device.type == "meta":  # tensors without values
             return None
         generator = torch.Generator(device)
-        generator.manual_seed(self.seed + len(self._generators))
+        generator.manual_seed(self.seed + len(self._saved.keys() | self._generators.keys()))
         if str(device) in self._saved:
             generator.set_state(self._saved[str(device)])
         return generator
@@ -52,10 +52,7 @@ class Noise:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "Noise":
-        """The noise that goes on where :meth:`state` was taken."""
+        """The noise that goes on where :meth:`state` was taken, device by device as it is asked."""
         noise = cls(int(state["seed"]))
         noise._saved = {name: place.cpu().clone() for name, place in state["generators"].items()}
-        for name in noise._saved:
-            if name == "cpu" or torch.device(name).type != "cuda" or torch.cuda.is_available():
-                noise._generators[name] = noise._new(torch.device(name))
         return noise

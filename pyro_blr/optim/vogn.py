@@ -55,6 +55,7 @@ class VOGN(GaussianOptimizer):
     :param float damping: :math:`\gamma`, for the step alone.
     :param float clip_radius: the largest change of a mean over ``lr``.
     :param bool debias: whether g is divided by ``1 - b1^t``.
+    :param int draws: draws of ``step(closure)``.
     :param int seed: of the noise; from torch's generator if it is None.
 
     **References** Khan et al., *Fast and Scalable Bayesian Deep Learning by Weight-Perturbation in

@@ -122,6 +122,16 @@ def test_copies_go_on_alike(kind: Any, how: str) -> None:
     assert all(map(torch.equal, everything(module, optimizer), everything(other, twin)))
 
 
+def test_a_run_on_other_devices_is_resumed_where_they_are_missing() -> None:
+    module, optimizer = make(IVON, torch.float64)
+    run(module, optimizer, 1)
+    saved = optimizer.state_dict()
+    saved["noise"]["generators"]["cuda:7"] = torch.zeros(16, dtype=torch.uint8)
+    optimizer.load_state_dict(saved)
+    run(module, optimizer, 1)
+    assert set(optimizer.state_dict()["noise"]["generators"]) == {"cpu", "cuda:7"}
+
+
 def test_a_seed_and_torchs_own_make_runs_repeatable() -> None:
     found = []
     for seed in (3, 3, None, None):
