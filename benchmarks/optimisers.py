@@ -30,7 +30,8 @@ def run(settings: Settings) -> Iterator[Row]:
             yield training_step(name, make, None, 1, 1)
         else:
             yield training_step(name, make, limit, 9, 5)
-    yield digits.row(NAME, settings.tiny)
+    for name in digits.NETS:
+        yield digits.row(NAME, name, settings.tiny)
 
 
 def step_alone(size: int, repeats: int) -> Row:

@@ -3,9 +3,19 @@
 
 """The Bayesian Learning Rule for Pyro, in the place of SVI."""
 
-from pyro_blr import errors, families, guides, latent, optim
+from pyro_blr import errors, families, guides, latent, nn, optim
 from pyro_blr._version import __version__
 from pyro_blr.arviz import to_arviz
 from pyro_blr.blr import BLR
 
-__all__ = ["BLR", "__version__", "errors", "families", "guides", "latent", "optim", "to_arviz"]
+__all__ = [
+    "BLR",
+    "__version__",
+    "errors",
+    "families",
+    "guides",
+    "latent",
+    "nn",
+    "optim",
+    "to_arviz",
+]

@@ -36,6 +36,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     # Of steps it has that of a diagonal Gaussian, which the core takes too.
     "optim": ("errors", "families", "lifting.host", "steps.diagonal"),
+    "nn": ("errors", "lifting.host"),
     "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
     "charted_objective": ("families", "lifting", "energy", "guides", "objective"),
@@ -86,7 +87,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "arviz": (*GROUND, "energy", "guides", "blr"),
     # Stands apart: the idea in two files, an oracle for the tests.
     "minimal": ("errors",),
-    "__init__": (*GROUND, "families", "guides", "latent", "optim", "blr", "arviz"),
+    "__init__": (*GROUND, "families", "guides", "latent", "optim", "nn", "blr", "arviz"),
 }
 
 # Who may import Pyro. The algebra, the steps and what joins them may not.
