@@ -4,7 +4,6 @@
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,12 +13,11 @@ from torch.nn import functional as F
 
 from pyro_blr.errors import (
     ArgumentError,
-    BLRError,
     DeviceError,
     RunningStatisticsWarning,
     StepOrderError,
 )
-from pyro_blr.optim import IVON, VOGN, posterior, predict, sample_posterior
+from pyro_blr.optim import IVON, VOGN
 from tests.optim.nets import batch, copies, net, quadratic, train
 
 
@@ -336,118 +334,3 @@ def test_a_warning_that_is_an_error_leaves_the_means() -> None:
         with pytest.raises(RunningStatisticsWarning):
             draw_through(module)
     assert all(map(torch.equal, before, copies(module.parameters())))
-
-
-# ------------------------------------------------------------------------------------------ VOGN
-
-
-def vogn_on(module: nn.Module, run: Callable[[VOGN], Any]) -> None:
-    optimizer = VOGN(module.parameters(), lr=0.1, ess=20.0)
-    with optimizer.sampled_params():
-        run(optimizer)
-    optimizer.step()
-
-
-def test_vogn_needs_the_gradient_of_each_datum() -> None:
-    module, (x, y) = net(), batch()
-    with pytest.raises(StepOrderError, match=r"optimizer.backward\(net, loss, x, y\)"):
-        vogn_on(module, lambda o: F.cross_entropy(module(x), y).backward())
-
-
-def test_vogns_backward_outside_a_draw() -> None:
-    module, (x, y) = net(), batch()
-    optimizer = VOGN(module.parameters(), lr=0.1, ess=20.0)
-    with pytest.raises(StepOrderError, match="outside sampled_params"):
-        optimizer.backward(module, F.cross_entropy, x, y)
-
-
-def test_vogn_through_batch_norm() -> None:
-    module, (x, y) = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)), batch()
-    with (
-        pytest.raises(ArgumentError, match=r"one by one.*GroupNorm"),
-        pytest.warns(RunningStatisticsWarning),
-    ):
-        vogn_on(module, lambda o: o.backward(module, F.cross_entropy, x, y))
-
-
-def test_vogn_on_another_module_or_no_rows() -> None:
-    module, (x, y) = net(), batch()
-    with pytest.raises(ArgumentError, match="has no parameter of this optimiser"):
-        vogn_on(module, lambda o: o.backward(net(), F.cross_entropy, x, y))
-    with pytest.raises(ArgumentError, match="a batch without rows"):
-        vogn_on(module, lambda o: o.backward(module, F.cross_entropy, x[:0], y[:0]))
-
-
-def test_an_error_in_the_users_own_loss_stays_what_it_is() -> None:
-    module, (x, y) = net(), batch()
-    with pytest.raises(RuntimeError) as found:
-        vogn_on(module, lambda o: o.backward(module, F.cross_entropy, x[:, :2], y))
-    assert not isinstance(found.value, BLRError)
-
-
-def test_vogn_with_frozen_layers_dropout_and_several_inputs() -> None:
-    class Two(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.last = nn.Linear(3, 4).requires_grad_(False), nn.Linear(4, 2)
-            self.dropout = nn.Dropout(0.5)
-
-        def forward(self, a: Any, b: Any) -> Any:
-            return self.last(self.dropout(self.first(a) + self.first(b)).tanh())
-
-    module, (x, y) = Two(), batch()
-    before = copies(module.parameters())
-    vogn_on(module, lambda o: o.backward(module, F.cross_entropy, (x, 2 * x), y, chunk_size=7))
-    moved = [not torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True)]
-    assert moved == [False, False, True, True]
-
-
-# ------------------------------------------------------------------------------------ prediction
-
-
-def test_the_posterior_is_that_of_the_draws() -> None:
-    w = nn.Parameter(torch.full((2, 3), 2.0))
-    optimizer = ivon(w, hessian_init=0.3, weight_decay=0.2, ess=50.0)
-    train(optimizer, lambda: w.square().sum(), 3)
-    q = posterior(optimizer, w)
-    sd = (50 * (optimizer.state[w]["hessian"] + 0.2)).rsqrt()
-    torch.testing.assert_close(q.mean, w.detach())
-    torch.testing.assert_close(q.stddev, sd)
-    assert q.event_shape == (2, 3)
-
-
-def test_draws_of_a_module_go_through_functional_call() -> None:
-    module, (x, y) = net(), batch()
-    optimizer = ivon(module.parameters())
-    train(optimizer, lambda: F.cross_entropy(module(x), y), 2)
-    drawn = sample_posterior(optimizer, module, 5)
-    assert {n: v.shape for n, v in drawn.items()} == {
-        n: (5, *p.shape) for n, p in module.named_parameters()
-    }
-    call = torch.func.vmap(lambda w: torch.func.functional_call(module, w, (x,)))
-    assert call(drawn).shape == (5, len(x), 2)
-
-
-def test_a_prediction_is_the_function_at_draws() -> None:
-    w = nn.Parameter(torch.zeros(40_000))
-    optimizer = ivon(w, hessian_init=0.5, weight_decay=0.0, ess=50.0)
-    values = predict(optimizer, lambda: w * 1.0, num_draws=3)
-    assert values.shape == (3, 40_000)
-    assert not values.requires_grad
-    assert float(values.std()) == pytest.approx(0.2, rel=0.02)
-    assert not torch.equal(values[0], values[1])
-    assert torch.equal(w, torch.zeros(40_000))
-
-
-def test_bad_predictions() -> None:
-    w = nn.Parameter(torch.zeros(2))
-    optimizer = ivon(w)
-    for bad in (0, 1.5, True):
-        with pytest.raises(ArgumentError, match="num_draws"):
-            predict(optimizer, lambda: w * 1.0, num_draws=bad)  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="never drawn"):
-        posterior(optimizer, w)
-    with pytest.raises(ArgumentError, match="never drawn"):
-        posterior(optimizer, nn.Parameter(torch.zeros(2)))
-    with pytest.raises(ArgumentError, match="no parameter of the Sequential"):
-        sample_posterior(optimizer, net(), 2)
