@@ -6,16 +6,24 @@
 import sys
 import warnings
 from pathlib import Path
+from types import FrameType
 
 _PACKAGE = str(Path(__file__).parent)
+#: What stands between the user's line and the package's: context managers, torch's own wrappers.
+_BETWEEN = ("contextlib", "torch.utils._contextlib", "torch.optim.optimizer")
 
 
 def warn(text: str, category: type[Warning]) -> None:
     """Warn at the line of the user's code that called the package."""
     frame, level = sys._getframe(), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and _is_passed(frame):
         frame, level = frame.f_back, level + 1
     warnings.warn(text, category, stacklevel=level)
+
+
+def _is_passed(frame: FrameType) -> bool:
+    is_own = frame.f_code.co_filename.startswith(_PACKAGE)
+    return is_own or frame.f_globals.get("__name__") in _BETWEEN
 
 
 class BLRError(Exception):
@@ -93,6 +101,14 @@ class StaleDataError(BLRError, RuntimeError):
     """Data changed behind the cache: a fresh trace disagrees with the folded one."""
 
 
+class StepOrderError(BLRError, RuntimeError):
+    """An optimiser's calls came in the wrong order: a step without a draw, a draw within a draw."""
+
+
+class DeviceError(BLRError, ValueError):
+    """A parameter, its gradient and its state are on different devices, or of different dtypes."""
+
+
 class SampledFactorError(BLRError, RuntimeError):
     """A factor needs draws of the guide, and ``on_sampled="error"`` forbids it."""
 
@@ -107,6 +123,10 @@ class SkippedStepWarning(UserWarning):
 
 class LeftOutWarning(UserWarning):
     """A part of what was asked for is left out, since it cannot be had."""
+
+
+class RunningStatisticsWarning(UserWarning):
+    """A BatchNorm layer gathers its running statistics at drawn weights."""
 
 
 class MemoryLimitError(BLRError, MemoryError):

@@ -15,7 +15,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from benchmarks import bilinear, cone, factorisation, ppca, stan
+from benchmarks import bilinear, cone, factorisation, optimisers, ppca, stan
 from benchmarks.a1a import largest_fall, load
 from benchmarks.classification import Bound
 from benchmarks.family import Family, State
@@ -60,6 +60,15 @@ def test_noisy_steps_stay_in_the_cone_where_plain_ones_leave_it() -> None:
     one_draw = {check.name: check.value for check in rows[0].quality}
     assert one_draw["% messages outside the cone"] > 0
     assert one_draw["% plain runs that leave it"] > 0
+
+
+def test_optimisers_are_timed_and_scored_in_turn() -> None:
+    step, *training, scored, convolutional = optimisers.run(Settings(tiny=True))
+    assert set(step.seconds) == {"AdamW", "IVON"}
+    assert [set(row.seconds) for row in training] == [{"AdamW", "IVON", "VOGN"}] * 2
+    assert [check.name for check in step.quality] == ["buffers over AdamW"]
+    for row in (scored, convolutional):
+        assert [check.name for check in row.quality[:2]] == ["nll, difference", "ece, difference"]
 
 
 def test_a_start_is_the_same_on_both_sides() -> None:

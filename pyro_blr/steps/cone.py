@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..families import ExponentialFamily, MultivariateNormal, Natural, Normal
+from ..families import DiagonalNormal, ExponentialFamily, MultivariateNormal, Natural, Normal
 from ..lifting import host
 from .curved import CurvedStep
+from .diagonal import newton_directions, relative_changes, retraction
 
 #: Halvings of a step before it is given up: 2 ** -40 of a step moves nothing in float64.
 MAX_HALVINGS = 40
@@ -71,14 +72,14 @@ def retract(family: ExponentialFamily, natural: Natural, message: Natural, rho: 
     Not for an arrow-head precision, whose zeros ``G S^-1 G`` has not: that one halves its steps.
     A message is ``(E[grad log p] + E[hess l] m, -E[hess l] / 2)``, E[hess l] being symmetric.
     """
-    matrix = isinstance(family, MultivariateNormal)
     precision, hessian = -2 * natural[1], -2 * message[1]
-    direction = precision - rho * (precision - hessian)
-    if not matrix:
+    if not isinstance(family, MultivariateNormal):
         mean = natural[0] / precision
-        new = precision * _bent(direction / precision)
         gradient = message[0] - hessian * mean
-        return new * mean + rho * gradient, -0.5 * new
+        new = precision + retraction([precision - hessian], [precision], rho, LINEAR)[0]
+        mean = mean + rho * newton_directions([gradient], [new])[0]
+        return new * mean, -0.5 * new
+    direction = precision - rho * (precision - hessian)
     factor = torch.linalg.cholesky(precision)
     half = torch.linalg.solve_triangular(factor, direction, upper=False)
     relative = torch.linalg.solve_triangular(factor, half.mT, upper=False)
@@ -95,13 +96,12 @@ def retract(family: ExponentialFamily, natural: Natural, message: Natural, rho: 
 
 def _bent(x: Tensor) -> Tensor:
     """``(1 + x^2) / 2``, and its tangents beyond ``|x| = LINEAR``: positive everywhere."""
-    inner = 0.5 * (1 + x.clamp(-LINEAR, LINEAR).square())
-    return inner + LINEAR * (x.abs() - LINEAR).clamp_min(0.0)
+    return 1 + relative_changes([1 - x], LINEAR)[0]
 
 
 def has_retraction(family: ExponentialFamily) -> bool:
     """Whether :func:`retract` knows the family."""
-    return isinstance(family, Normal | MultivariateNormal)
+    return isinstance(family, Normal | DiagonalNormal | MultivariateNormal)
 
 
 def safe_step(

@@ -1,0 +1,215 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A torch optimiser whose weights can be put at a draw: groups, state, and the draws."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..errors import ArgumentError, StepOrderError
+from ..lifting import host
+from .batch_norm import BatchNormWatch
+from .draws import Draws, State
+from .noise import Noise
+from .options import check_options, listed
+from .rows import prepared, sorted_by
+from .saved import load, saved
+from .skipped import Skipped
+
+#: Why there is no draw.
+FAILED = "the last one ended in an exception"
+
+#: Options of a group, and parameters of it that are alike.
+Kind = tuple[State, list[Tensor]]
+
+
+class DrawingOptimizer(Optimizer):
+    """Holds a diagonal Gaussian over the weights, and puts the weights at draws of it."""
+
+    #: Whether the draw minus the mean is asked for.
+    _needs_displacement: ClassVar[bool] = True
+
+    def __init__(self, params: Any, defaults: State, draws: int, seed: int | None) -> None:
+        name = type(self).__name__
+        if not isinstance(draws, int) or isinstance(draws, bool) or draws < 1:
+            raise ArgumentError(f"{name}: draws = {draws!r}. Mend: a positive integer.")
+        self.draws_per_closure = draws
+        self._noise = Noise(host.seed() if seed is None else seed)
+        self._skipped = Skipped()
+        self._draws = Draws()
+        self._is_active = self._is_closure = False
+        self._watch = BatchNormWatch()
+        super().__init__(listed(params, name), defaults)
+
+    def _before_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
+        """Called before a further draw, with the last one's difference in its buffer."""
+
+    def _at_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
+        """Called at a further draw."""
+
+    def _after_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
+        """Called after a further draw."""
+
+    @contextmanager
+    def sampled_params(self, train: bool = True, weight: float = 1.0) -> Iterator[None]:
+        """Put the weights at a draw of q for the time of a ``with`` block.
+
+        The means come back to the last bit, also when an exception passes. Backward passes belong
+        inside. Several blocks before a step are several draws, over which gradients are averaged.
+
+        :param train: whether the draw counts for the next step. One that does not takes its noise
+            from torch's own generator, so that a prediction does not change the training.
+        :param weight: the share of the loss that is passed backward in this block. Gradients are
+            divided by the sum of weights: leave it at 1 where each block has the whole mean loss;
+            of k blocks with ``loss / k`` each give ``weight=1/k``.
+        :raises StepOrderError: within another draw.
+        """
+        if not (isinstance(weight, int | float) and 0 < weight < math.inf):
+            raise ArgumentError(f"weight = {weight!r}. Mend: a number > 0.")
+        # A draw that does not count leaves those that do as they are.
+        draws = self._draws if train else Draws()
+        with torch.no_grad():
+            kinds = self._begin(draws)
+        self._is_active, ended = True, False
+        try:
+            with torch.no_grad():
+                self._perturb(kinds, draws, self._noise if train else Noise(host.seed()))
+            yield
+            ended = True
+        finally:
+            self._is_active = False
+            with torch.no_grad():
+                self._end(kinds, draws, ended and train, weight)
+            if train and not ended:
+                draws.forget(FAILED)
+
+    def _begin(self, draws: Draws) -> list[tuple[State, list[Tensor]]]:
+        """Keep the means of what is to be drawn."""
+        if self._is_active:
+            mend = "end the first `with` block before the second"
+            if self._is_closure:
+                mend = "step(closure) draws itself: leave sampled_params out of the closure"
+            raise StepOrderError(f"sampled_params within sampled_params. Mend: {mend}.")
+        kinds = list(self._kinds(lambda p: p.requires_grad))
+        if not kinds:
+            raise StepOrderError(
+                "no parameter requires a gradient, so there is nothing to draw. Mend: "
+                "net.requires_grad_(), or leave sampled_params out."
+            )
+        self._watch.look(p for _, alike in kinds for p in alike)
+        if draws.count and all(p.grad is None for _, alike in kinds for p in alike):
+            draws.forget()  # an earlier draw that no gradient was taken at
+        try:
+            for group, parameters in kinds:
+                if draws.count:
+                    self._before_draw(group, parameters)
+                draws.keep_means(parameters, self.state)
+        except BaseException:
+            draws.forget(FAILED)
+            raise
+        return kinds
+
+    def _perturb(self, kinds: list[tuple[State, list[Tensor]]], draws: Draws, noise: Noise) -> None:
+        for group, parameters in kinds:
+            hessians = [self.state[p]["hessian"] for p in parameters]
+            draws.draw(parameters, hessians, noise, group)
+            if draws.count:
+                self._at_draw(group, parameters)
+
+    def _end(
+        self, kinds: list[tuple[State, list[Tensor]]], draws: Draws, counts: bool, weight: float
+    ) -> None:
+        waiting = list(kinds)
+        try:
+            while waiting:
+                group, parameters = waiting.pop()
+                draws.restore(parameters, self.state, counts and self._needs_displacement)
+                if counts and draws.count:
+                    self._after_draw(group, parameters)
+                draws.drawn.update(parameters)
+        except BaseException:
+            for _, parameters in waiting:
+                draws.restore(parameters, self.state, False)
+            draws.forget(FAILED)
+            raise
+        if counts:
+            draws.count += 1
+            draws.weight += weight
+
+    def _kinds(self, is_wanted: Callable[[Tensor], bool]) -> Iterator[tuple[State, list[Tensor]]]:
+        """Parameters of one group, device, dtype and number of steps, with their state."""
+        for group in self.param_groups:
+            wanted = [p for p in group["params"] if is_wanted(p)]
+            for parameter in wanted:
+                prepared(parameter, self.state[parameter], group["hessian_init"])
+            yield from ((group, alike) for alike in sorted_by(wanted, self.state))
+
+    # The familiar interface
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were not taken because a gradient was NaN or infinite."""
+        return self._skipped.total
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients, and the draws that they belong to."""
+        super().zero_grad(set_to_none)
+        if not self._is_closure:
+            self._draws.forget("zero_grad came after the draw")
+
+    def add_param_group(self, param_group: State) -> None:
+        """Add parameters with options of their own."""
+        if self._is_active:
+            raise StepOrderError(
+                "add_param_group within sampled_params. Mend: after the `with` block."
+            )
+        super().add_param_group(param_group)
+        try:
+            check_options(self.param_groups[-1], type(self).__name__)
+        except ArgumentError:
+            del self.param_groups[-1]
+            raise
+        self._watch = BatchNormWatch()
+
+    def state_dict(self) -> State:
+        """Everything to go on exactly: also step counts, the noise's generators, skipped steps."""
+        if self._is_active:
+            raise StepOrderError(
+                "state_dict within sampled_params: the weights are at a draw. Mend: save after "
+                "the `with` block."
+            )
+        return super().state_dict() | saved(self._noise, self._skipped)
+
+    def load_state_dict(self, state_dict: State) -> None:
+        """Go on where ``state_dict`` was taken; load the module's own state as well.
+
+        :raises CheckpointError: if it is the state of other parameters or another optimiser.
+        """
+        noise, skipped, states = load(state_dict, self.param_groups, type(self).__name__)
+        super().load_state_dict(state_dict)
+        # torch rounds the state to the parameters' dtype, and shares tensors with what is loaded.
+        self.state.update(states)
+        self._noise, self._skipped, self._draws = noise, skipped, Draws()
+
+    def __getstate__(self) -> State:
+        held: State = super().__getstate__()
+        return (
+            held
+            | {"draws_per_closure": self.draws_per_closure}
+            | {"_saved": saved(self._noise, self._skipped)}
+        )
+
+    def __setstate__(self, state: State) -> None:
+        state = dict(state)
+        own = state.pop("_saved", None)
+        super().__setstate__(state)
+        if own is not None:
+            self._noise, self._skipped = Noise.of(own["noise"]), Skipped(**own["skipped"])
+            self._draws, self._watch = Draws(), BatchNormWatch()
+            self._is_active = self._is_closure = False
