@@ -91,6 +91,7 @@ PYRO = {
 }
 TORCH = {
     "torch.Tensor": "tensors.html#torch.Tensor",
+    "torch.optim.optimizer.Optimizer": "optim.html#torch.optim.Optimizer",
     "torch.compile": "generated/torch.compile.html#torch.compile",
     "torch.gradient": "generated/torch.gradient.html#torch.gradient",
     "torch.einsum": "generated/torch.einsum.html#torch.einsum",

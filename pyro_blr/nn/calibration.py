@@ -15,19 +15,31 @@ from ..lifting import host
 
 
 def accuracy(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """The share of data whose most probable class is their label."""
+    """The share of data whose most probable class is their label.
+
+    :param probabilities: of each class. # shape: (N, K)
+    :param labels: the classes that were. # shape: (N,)
+    """
     _check(probabilities, labels)
     return (probabilities.argmax(-1) == labels).to(probabilities).mean()
 
 
 def nll(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """The mean of ``-log p(label)``, in nats: a proper score."""
+    """The mean of ``-log p(label)``, in nats: a proper score.
+
+    :param probabilities: of each class. # shape: (N, K)
+    :param labels: the classes that were. # shape: (N,)
+    """
     _check(probabilities, labels)
     return -probabilities.gather(-1, labels.unsqueeze(-1)).log().mean()
 
 
 def brier(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """The mean squared distance from the label's indicator, from 0 to 2: a proper score."""
+    """The mean squared distance from the label's indicator, from 0 to 2: a proper score.
+
+    :param probabilities: of each class. # shape: (N, K)
+    :param labels: the classes that were. # shape: (N,)
+    """
     _check(probabilities, labels)
     indicators = torch.nn.functional.one_hot(labels, probabilities.shape[-1])
     return (probabilities - indicators).square().sum(-1).mean()
@@ -41,6 +53,10 @@ def ece(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
     probabilities too, the more so the fewer data there are: compare it on the same data only.
 
     **References** Guo et al., *On Calibration of Modern Neural Networks*, arXiv 1706.04599.
+
+    :param probabilities: of each class. # shape: (N, K)
+    :param labels: the classes that were. # shape: (N,)
+    :param bins: how many.
     """
     _check(probabilities, labels)
     if not isinstance(bins, int) or isinstance(bins, bool) or bins < 1:
@@ -54,7 +70,10 @@ def ece(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
 
 
 def predictive_entropy(probabilities: Tensor) -> Tensor:
-    """The entropy of each prediction, in nats. # shape: (N,)"""
+    """The entropy of each prediction, in nats. # shape: (N,)
+
+    :param probabilities: of each class. # shape: (N, K)
+    """
     _check_probabilities(probabilities)
     entropy: Tensor = torch.special.entr(probabilities).sum(-1)
     return entropy

@@ -22,6 +22,7 @@ class IVON(GaussianOptimizer):
     ``rho = 1 - b2``, a step is
 
     .. math::
+        \begin{aligned}
         z &= m + \epsilon / \sqrt{\text{ess} (h + d)}, \qquad \hat g = \nabla \ell(z) \\
         \hat h &= \hat g \, (z - m) \, \text{ess} (h + d)
             \quad \text{("price")} \quad \text{or} \quad M \hat g^2
@@ -30,6 +31,7 @@ class IVON(GaussianOptimizer):
         h &\leftarrow h - \rho (h - \hat h) + \tfrac{1}{2} \rho^2 (h - \hat h)^2 / (h + d) \\
         m &\leftarrow m - \text{lr} (h_0 + d) \,
             \text{clip}\left( (g / (1 - b_1^t) + d m) / (h + d), \pm \xi \right)
+        \end{aligned}
 
     The loss is the *mean* over the data; then the posterior is that of ``ess`` data under the prior
     ``Normal(0, 1 / (ess d))`` of each weight. ``h + d`` stays positive whatever the gradients.

@@ -17,6 +17,7 @@ from .optimizer import GaussianOptimizer
 def posterior(optimizer: GaussianOptimizer, parameter: Tensor) -> Any:
     """The Gaussian over one parameter, as a Pyro distribution whose event is the parameter.
 
+    :param optimizer: an IVON or VOGN.
     :param parameter: one of the optimiser's, which has been drawn before.
     :raises ArgumentError: if it is not.
     """
@@ -38,6 +39,8 @@ def sample_posterior(
 ) -> dict[str, Tensor]:
     """Draws of a module's weights, by name, as ``torch.func.functional_call`` takes them.
 
+    :param optimizer: an IVON or VOGN.
+    :param module: the net that it trains.
     :param num_draws: S, for each of which the memory of the weights is taken.
     :return: tensors  # shape: (S, *parameter)
     """
@@ -62,6 +65,7 @@ def predict(
 
     Average *probabilities*, not logits: ``predict(optimizer, lambda: net(x)).softmax(-1).mean(0)``.
 
+    :param optimizer: an IVON or VOGN.
     :param function: takes no argument, for instance ``lambda: net(x)``; call ``net.eval()`` before.
     :param num_draws: S
     :return: its values  # shape: (S, *output)

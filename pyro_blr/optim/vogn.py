@@ -23,11 +23,13 @@ class VOGN(GaussianOptimizer):
     Mathematically, with s the mean square, d the weight decay and ``rho = 1 - b2``, a step is
 
     .. math::
+        \begin{aligned}
         z &= m + \epsilon / \sqrt{\text{ess} (s + d)}, \qquad
             \hat g = \tfrac{1}{M} \sum_i g_i(z) \\
         g &\leftarrow b_1 g + (1 - b_1) \hat g \\
         s &\leftarrow (1 - \rho) s + \rho \tfrac{1}{M} \sum_i g_i(z)^2 \\
         m &\leftarrow m - \text{lr} \, (g / (1 - b_1^t) + d m) / (s + d + \gamma)
+        \end{aligned}
 
     The square of a mini-batch's gradient would not do for :math:`\tfrac{1}{N} \sum_i g_i^2`: its
     mean is ``w G + (1 - w) g^2`` with ``w = (N - M) / (M (N - 1))``.
