@@ -22,6 +22,7 @@ from pyro_blr.errors import (
     SampledFactorError,
     SubsampleError,
 )
+from pyro_blr.guides import AutoNatural
 from tests.checks import engine
 from tests.influence.models import logistic, normals, table
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One pass over all data, and a part of their messages at a time."""
 
+import math
 import time
 from typing import Any
 

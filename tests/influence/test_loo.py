@@ -12,6 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_blr.errors import ArgumentError
 from pyro_blr.influence.removal import Leaving
 from tests.checks import engine, with_masked_observations
 from tests.influence.models import (
