@@ -216,7 +216,12 @@ class Influence:
             return torch.stack((predicted, self._divergence(part, leaving)), -1)
 
         found = self._by_datum(each)
-        return found[..., 0], found[..., 1]
+        predicted, moved = found[..., 0], found[..., 1]
+        # Those whose predictions no rule and no number of draws has are not known either.
+        lost = predicted.isnan() & self._data.is_observed.to(predicted.device)
+        more = lost.reshape(-1).nonzero().flatten().tolist()
+        self._unsettled = sorted({*self._unsettled, *more})
+        return predicted, moved
 
     @_with_gradients
     def _by_datum(self, function: Any) -> Tensor:

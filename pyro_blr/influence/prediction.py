@@ -29,7 +29,7 @@ from ..lifting.points import statistics_of
 from ..lifting.quadrature import Rule
 from ..lifting.scalars import Scalars
 from ..lifting.tensor import LiftedTensor, replay
-from .conjugate import Prediction, conjugate_prediction, rows_of
+from .conjugate import CARRIED, Prediction, conjugate_prediction, rows_of
 from .parts import Part
 from .removal import Leaving, Removal
 from .terms import ExactTerm, QuadratureTerm, Term
@@ -120,7 +120,8 @@ class ByDraws(Prediction):
             is_far = shares.square().sum(0) * len(logs) * EFFECTIVE > 1
             for k in is_far.nonzero().flatten().tolist():
                 found[k] = self._at_own_draws(draws, leaving, k, rows[k : k + 1])
-        return found
+            carrying = 1 / (densities + logs).softmax(0).square().sum(0)
+        return torch.where(is_far | (carrying >= CARRIED), found, math.nan)
 
     def _at_own_draws(self, draws: Draws, leaving: Leaving, k: int, row: Tensor) -> Tensor:
         """The log of the mean density of a datum over draws of its own q'."""
@@ -128,7 +129,9 @@ class ByDraws(Prediction):
         moments = {b: statistics_of(b, n) for b, n in own.items()}
         drawn = {b: d.detach() for b, d in draws.of_blocks(moments, own).items()}
         densities = self._densities(draws, drawn, row)[:, 0]
-        return torch.logsumexp(densities, 0) - math.log(len(densities))
+        found = torch.logsumexp(densities, 0) - math.log(len(densities))
+        carrying = 1 / densities.softmax(0).square().sum()
+        return torch.where(carrying >= CARRIED, found, math.nan)
 
     def _densities(self, draws: Draws, drawn: dict[Block, Tensor], rows: Tensor) -> Tensor:
         """The log density of the data at each draw. # shape: (S, C)"""
