@@ -58,7 +58,8 @@ class Influence:
     2023), and the observed site's message is a sum over data. So a datum is taken out again by
     subtracting its message, and, where the other messages depend on q, by what these become, at
     first order (Nickl et al. 2023; Giordano, Broderick & Jordan 2018). Data that move q by more
-    than 0.03 nats then get the others' messages anew. Nothing is refitted.
+    than 0.03 nats then get the others' messages anew, and those for which that does not settle are
+    refitted without, 20 at most. What is not solved is NaN, and listed in :attr:`unsettled`.
 
     A datum is an element of the plates that the observed site is in. Results have the shape of
     these plates, and numbers are in nats unless said otherwise.
@@ -327,7 +328,7 @@ class Influence:
     # Other data, other priors
 
     def without(self, index: Any) -> Reweighted:
-        """The posterior without some data, exact or at first order; its ``fit`` goes on from there.
+        """The posterior without some data, exact or stepped from first order; its ``fit`` goes on.
 
         :param index: positions, a list of them, a slice or a mask.
         :raises ArgumentError: for data that there are not.
