@@ -338,12 +338,12 @@ class BLR(Engine):
     ) -> Influence:
         """What each datum did: its message, predictions without it, the posterior without it.
 
-        After a fit, with the same arguments and all of the data; nothing is refitted.
+        After a fit, with the same arguments and all of the data.
 
         :param site: the observed site; all of the same plates if None.
         :param plate: the plate whose elements are the data; all plates of the site if None.
-        :raises ArgumentError: before a fit; if no observed site is in a plate, or several are in
-            different ones and none was named.
+        :raises ArgumentError: for a guide not at the optimum of these data; if no observed site is
+            in a plate, or several are in different ones and none was named.
         :raises GuideError: for a guide that is known by its draws alone, or a point mass.
         :raises NonFiniteError: for NaN or infinite data.
         :raises SampledFactorError: for a model with factors at draws of q.
@@ -366,8 +366,8 @@ class BLR(Engine):
         plate: str | None = None,
         **kwargs: Any,
     ) -> Reweighted:
-        """The posterior without some data, exact where no message depends on q, else at first
-        order: :meth:`~pyro_blr.influence.Influence.without`.
+        """The posterior without some data, exact where no message depends on q, else stepped from
+        first order: :meth:`~pyro_blr.influence.Influence.without`.
 
         :param index: positions, a list of them, a slice or a mask.
         :param args: the model's arguments; those of the last :meth:`fit` if left out.

@@ -37,6 +37,7 @@ def is_exact(energy: Energy) -> bool:
 def check_served(blr: Any, energy: Energy) -> None:
     """Refuse what has no messages by datum.
 
+    :raises DiscreteLatentError: for discrete latents that the guide holds.
     :raises GuideError: for coordinates that are not natural ones.
     :raises SampledFactorError: for a model with sampled factors.
     """
@@ -46,6 +47,12 @@ def check_served(blr: Any, energy: Energy) -> None:
         raise errors.GuideError(
             f"the guide {type(blr.guide).__name__} has parameters that are no natural ones, along "
             "which messages are not in balance at an optimum. Mend: use AutoNatural(model)."
+        )
+    held = [name for name, latent in energy.latents.items() if latent.site.is_discrete]
+    if held:
+        raise errors.DiscreteLatentError(
+            f"the guide holds the discrete latents {held}, without whose own states data are not "
+            "predicted by the others. Mend: pyro_blr.to_arviz(blr, *args) and arviz_stats.loo."
         )
     for factor in energy.factors:
         if isinstance(factor, SampledFactor):
@@ -57,13 +64,16 @@ def check_served(blr: Any, energy: Energy) -> None:
             )
 
 
-def check_optimum(naturals: Mapping[Block, Natural], messages: Mapping[Block, Natural]) -> None:
+def check_optimum(
+    naturals: Mapping[Block, Natural], messages: Mapping[Block, Natural], exact: bool
+) -> None:
     """Refuse a guide at which messages are not in balance, and a model without a posterior.
 
+    :param exact: whether the messages do not depend on q.
     :raises ArgumentError: for a guide that was not fitted.
     :raises ImproperPosteriorError: if exact messages do not sum to a distribution.
     """
-    for block, natural in naturals.items():
+    for block, natural in (messages if exact else naturals).items():
         if not bool(block.family.in_domain(natural).all()):
             raise errors.ImproperPosteriorError(
                 f"the messages to {block.name!r} do not sum to a proper distribution. Mend: a "

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ..estimators import gaussian_points
-from ..families import Natural
+from ..families import Beta, Natural, Normal
+from ..lifting import host
 from ..lifting.blocks import Block
 from ..lifting.moments import Moments
 from ..lifting.plan import Mass, Plan, is_linear_product
@@ -33,8 +34,13 @@ from .terms import CopiedExact, ExactTerm
 #: The rule over a number's standard normal noise: steps of 0.2 within 8 standard deviations.
 NODES, WIDTH = 81, 8.0
 
-#: Draws of the other blocks where no rule serves.
-DRAWS = 256
+#: Draws of the other blocks where no rule serves, and those that must carry their mean.
+DRAWS, CARRIED = 256, 8.0
+
+#: Nats below the integral that integrands must be at both ends of a rule. The rule over values,
+#: which serves where those in the noise are not, goes so many standard deviations further until
+#: they are, in so many doublings.
+ENDS, STEP, FARTHER, DOUBLINGS = 16.0, 0.2, 16.0, 5
 
 
 class Prediction(ABC):
@@ -124,16 +130,59 @@ class Conjugate(Prediction):
         own = [t.unscaled().at(part.copies) for t in self.terms]
         if not self.others:
             return self._given(own, part, part.expanded, leaving)
-        total: Tensor | None = None
+        total = squares = first = term = None
         moments = part.moments(leaving.naturals)
         for log_weight, values in self._values(part, moments):
             at = dict(moments)
             for copied, value in values.items():
                 at[copied] = Pointwise(copied, moments[copied].natural, value)
             term = self._given(own, part, at, leaving) + log_weight
+            first = term if first is None else first
             total = term if total is None else torch.logaddexp(total, term)
+            squares = 2 * term if squares is None else torch.logaddexp(squares, 2 * term)
         assert total is not None
+        assert first is not None
+        assert term is not None
+        assert squares is not None
+        if not self._is_one_number:
+            is_carried = (2 * total - squares).exp() >= CARRIED
+            return torch.where(is_carried, total, math.nan)
+        is_cut = ~(torch.maximum(first, term) < total - ENDS)
+        if host.truth(is_cut.any()):
+            total[is_cut] = self._over_values(part, leaving, is_cut)
         return total
+
+    def _over_values(self, part: Part, leaving: Leaving, which: Tensor) -> Tensor:
+        """The integral of some data over values of the one other number, as far as it goes.
+
+        NaN where no end is found. # shape: (k,)
+        """
+        rows = part.copies.rows[: len(which)][which.cpu()]
+        naturals, messages = (
+            {b: tuple(t[which] for t in n) for b, n in of.items()}
+            for of in (leaving.naturals, leaving.messages)
+        )
+        part, leaving = self.removal.part(rows), Leaving(naturals, messages, False)
+        own = [t.unscaled().at(part.copies) for t in self.terms]
+        moments, copied = part.moments(naturals), part.copies.blocks[self.others[0]]
+        line = _Line(moments[copied])
+        half = FARTHER
+        for _ in range(DOUBLINGS):
+            count = int(half / STEP)
+            terms = []
+            for k in range(-count, count + 1):
+                value, log_weight = line.at(STEP * k)
+                at = {**moments, copied: Pointwise(copied, moments[copied].natural, value)}
+                weight = rows_of(log_weight, len(rows)) + math.log(STEP)
+                terms.append(self._given(own, part, at, leaving) + weight)
+            every = torch.stack(terms)
+            every = torch.where(every.isnan(), -math.inf, every)
+            total = torch.logsumexp(every, 0)
+            is_whole = torch.maximum(every[0], every[-1]) < total - ENDS
+            if host.truth(is_whole.all()):
+                break
+            half *= 2
+        return torch.where(is_whole, total, math.nan)
 
     def _given(
         self,
@@ -205,6 +254,33 @@ class Conjugate(Prediction):
                 own = noise.reshape(1, 1, *shape[1:]).expand(1, *shape)
                 found[block] = moments[block].draw(own.to(moments[block].leaves[0]))[0].detach()
             yield weight, found
+
+
+class _Line:
+    """The values of one number of q along the real line, in about its standard deviations."""
+
+    def __init__(self, moments: Moments) -> None:
+        self.moments = moments
+        shape = moments.noise_shape
+        assert shape is not None
+        like = moments.leaves[0]
+        ends = [moments.draw(like.new_full((1, *shape), e))[0].detach() for e in (-3.0, 3.0)]
+        family = moments.block.family
+        self.is_log = not isinstance(family, Normal) and not isinstance(family, Beta)
+        self.is_logit = isinstance(family, Beta)
+        low, high = (e.logit() if self.is_logit else e.log() if self.is_log else e for e in ends)
+        self.centre, self.spread = 0.5 * (low + high), (high - low).abs() / 6
+
+    def at(self, place: float) -> tuple[Tensor, Tensor]:
+        """The value there, and the log of its density along the line."""
+        u = self.centre + place * self.spread
+        value, slope = u, torch.zeros_like(u)
+        if self.is_log:
+            value, slope = u.exp(), u
+        elif self.is_logit:
+            value, slope = u.sigmoid(), u.sigmoid().log() + (-u).sigmoid().log()
+        density = self.moments.log_prob(value.unsqueeze(0))[0].detach()
+        return value, density + slope + self.spread.log()
 
 
 def conjugate_prediction(terms: Sequence[ExactTerm], removal: Removal) -> Conjugate | None:

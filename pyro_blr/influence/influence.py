@@ -16,6 +16,7 @@ from .. import errors
 from ..energy.energy import Energy
 from ..engine import detached
 from ..families import Natural
+from ..lifting.blocks import Block
 from .checks import check_optimum, check_served, is_exact
 from .coordinates import Coordinates
 from .data import Data, data_of
@@ -27,7 +28,7 @@ from .quantities import Mean, Quantity
 from .removal import Leaving, Removal
 from .response import MAX_NUMBERS, Response
 from .terms import terms_of
-from .weighting import Reweighted, checked_weights, reweighted, with_rows_apart
+from .weighting import Reweighted, checked_weights, refitted, reweighted, with_rows_apart
 
 #: The numbers of all messages that are handed out at once: 1 GB.
 MOST_NUMBERS = 2**27
@@ -57,7 +58,8 @@ class Influence:
     2023), and the observed site's message is a sum over data. So a datum is taken out again by
     subtracting its message, and, where the other messages depend on q, by what these become, at
     first order (Nickl et al. 2023; Giordano, Broderick & Jordan 2018). Data that move q by more
-    than 0.03 nats then get the others' messages anew. Nothing is refitted.
+    than 0.03 nats then get the others' messages anew, and those for which that does not settle are
+    refitted without, 20 at most. What is not solved is NaN, and listed in :attr:`unsettled`.
 
     A datum is an element of the plates that the observed site is in. Results have the shape of
     these plates, and numbers are in nats unless said otherwise.
@@ -87,17 +89,21 @@ class Influence:
         energy.check_finite(objective.value(given), None)
         messages = objective.natural_messages(given)
         naturals = messages if self.is_exact else given
-        check_optimum(naturals, messages)
+        check_optimum(given, messages, self.is_exact)
         response = None
         if not self.is_exact and Coordinates(naturals).size <= MAX_NUMBERS:
             response = Response(objective, naturals)
         self._removal = Removal(
             *(self._data, terms, naturals, energy.moments(naturals), response, energy.layout),
-            *(self.is_exact, objective.natural_messages),
+            *(self.is_exact, objective.natural_messages, self._refit),
         )
         latents = blr.view.latents
         self._unsettled: list[int] = []
         self._prediction = prediction_of(terms, self._removal, latents, blr.quad_tol)
+
+    def _refit(self, datum: int) -> dict[Block, Natural] | None:
+        found = refitted(self._blr, self._data, self._objective.call, datum)
+        return None if found is None else {b: found[b.name] for b in self._removal.naturals}
 
     # What it is of
 
@@ -131,7 +137,9 @@ class Influence:
             )
         else:
             removed = "at first order in what is left, those that matter with messages taken anew"
-        return f"removed {removed}; predicted {self._prediction.how}"
+        open_ = len(self._unsettled)
+        left = f"; {open_} that are not solved are NaN" if open_ else ""
+        return f"removed {removed}{left}; predicted {self._prediction.how}"
 
     def position(self, datum: int) -> tuple[int, ...]:
         """The place of a datum along the plates, from its flat position."""
@@ -209,14 +217,24 @@ class Influence:
             return torch.stack((predicted, self._divergence(part, leaving)), -1)
 
         found = self._by_datum(each)
-        return found[..., 0], found[..., 1]
+        predicted, moved = found[..., 0], found[..., 1]
+        # Those whose predictions no rule and no number of draws has are not known either.
+        lost = predicted.isnan() & self._data.is_observed.to(predicted.device)
+        more = lost.reshape(-1).nonzero().flatten().tolist()
+        self._unsettled = sorted({*self._unsettled, *more})
+        return predicted, moved
 
     @_with_gradients
     def _by_datum(self, function: Any) -> Tensor:
         """A function of q without each datum. # shape: (*plates, *result)"""
         found = []
         for part in self._removal.parts():
-            found.append(function(part, self._removal.leaving(part)).detach())
+            leaving = self._removal.leaving(part)
+            value = function(part, leaving).detach()
+            if leaving.unsettled:
+                wrong = torch.isin(part.copies.rows[: len(value)], torch.tensor(leaving.unsettled))
+                value[wrong.to(value.device)] = math.nan
+            found.append(value)
         every = torch.cat(found)
         return every.reshape(*self.shape, *every.shape[1:])
 
@@ -231,9 +249,10 @@ class Influence:
 
     @property
     def unsettled(self) -> list[int]:
-        """Flat positions of data whose removal was not solved in the passes that one gets.
+        """Flat positions of data whose removal was not solved, by passes or by a refit.
 
-        Their scores and predictions are rough: ``without(n)`` with its ``fit`` has them.
+        Their scores, predictions and effects on quantities are NaN: ``without(n)`` with its ``fit``
+        has what there is.
         """
         if not self.is_exact:
             _ = self._both
@@ -241,8 +260,12 @@ class Influence:
 
     @property
     def elpd(self) -> float:
-        """The sum of :attr:`loo` over observed data: the expected log predictive density."""
-        return float(self._observed.sum())
+        """The sum of :attr:`loo` over observed data: the expected log predictive density.
+
+        NaN where some data are :attr:`unsettled`, or none are observed.
+        """
+        own = self._observed
+        return float(own.sum()) if len(own) else math.nan
 
     @property
     def elpd_error(self) -> float:
@@ -252,8 +275,7 @@ class Influence:
 
     @property
     def _observed(self) -> Tensor:
-        flat = self.loo.reshape(-1)
-        return flat[~flat.isnan()]
+        return self.loo[self._data.is_observed.to(self.loo.device)]
 
     def on(self, quantity: Quantity) -> Tensor:
         """What each datum did to the posterior mean of a quantity: with it, less without it.
@@ -284,6 +306,8 @@ class Influence:
         """
         size = self._size_of(by).reshape(-1)
         size = torch.where(size.isnan(), -math.inf, size)
+        if self.unsettled:  # they matter, and come first
+            size[self.unsettled] = math.inf
         if count is not None and (
             not isinstance(count, int) or isinstance(count, bool) or count < 1
         ):
@@ -304,7 +328,7 @@ class Influence:
     # Other data, other priors
 
     def without(self, index: Any) -> Reweighted:
-        """The posterior without some data, exact or at first order; its ``fit`` goes on from there.
+        """The posterior without some data, exact or stepped from first order; its ``fit`` goes on.
 
         :param index: positions, a list of them, a slice or a mask.
         :raises ArgumentError: for data that there are not.
@@ -359,6 +383,8 @@ class Influence:
             name = str(place[0]) if len(place) == 1 else str(place)
             lines.append(f"{name:>12}  {self.scores[place]:>10.3g}  {self.loo[place]:>10.4g}")
         if self.unsettled:
-            lines.append(f"unsettled, fit without them: {self.unsettled}")
+            lines.append(f"unsettled, NaN here, see without(n).fit(): {self.unsettled}")
         total = f"elpd {self.elpd:.2f} +- {self.elpd_error:.2f} nats over {len(self)} data"
+        if not len(self._observed):
+            total = "all data are masked: there is nothing to predict"
         return "\n".join([*lines, total, self.how])

@@ -12,6 +12,7 @@ How depends on what the datum's log density is, given the others in turn:
 - anything else: at common draws of q, weighted by q'/q.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,9 +23,13 @@ from ..energy.build import quadrature_of
 from ..energy.draws import Draws
 from ..energy.latents import Latents
 from ..families import Natural
+from ..lifting import host
 from ..lifting.blocks import Block
+from ..lifting.points import statistics_of
+from ..lifting.quadrature import Rule
+from ..lifting.scalars import Scalars
 from ..lifting.tensor import LiftedTensor, replay
-from .conjugate import Prediction, conjugate_prediction, rows_of
+from .conjugate import CARRIED, Prediction, conjugate_prediction, rows_of
 from .parts import Part
 from .removal import Leaving, Removal
 from .terms import ExactTerm, QuadratureTerm, Term
@@ -32,6 +37,13 @@ from .terms import ExactTerm, QuadratureTerm, Term
 #: Draws where no rule serves, as many as leave so many densities to hold: those of data that the
 #: others do not expect are the mean of few that are large.
 FEWEST, MOST, HELD = 2**12, 2**15, 2**25
+
+#: Standard deviations within which a density of one scalar and of two is integrated: that of an
+#: outlier has its mass far out. A rule of one scalar is refined until it changes by so many nats.
+WIDTHS, CHANGE, REFINEMENTS = (14.0, 9.0), 1e-4, 6
+
+#: The share of draws that weights q'/q must leave effective; else draws are of q' itself.
+EFFECTIVE = 0.2
 
 
 @dataclass(eq=False)
@@ -48,19 +60,31 @@ class ByQuadrature(Prediction):
             moments = part.moments(leaving.naturals)
             scalars = copied.all_scalars(moments)
             rule = copied.rule_for(scalars)
-            nodes, weights = rule.nodes(scalars.means[0].dtype, scalars.means[0].device)
-            total: Tensor | None = None
+            rule = Rule(rule.levels, max(rule.half_width, WIDTHS[len(rule.levels) - 1]))
+            total = self._integral(scalars, rule)
+            for _ in range(REFINEMENTS if len(rule.levels) == 1 else 0):
+                rule = rule.refined((0,))
+                total, before = self._integral(scalars, rule), total
+                if not host.truth(((total - before).abs() > CHANGE).any()):
+                    break
             factor = self.term.factor
-            step = max(1, 2**20 // max(1, factor.predictor.density.numel()))
-            for t, w in zip(nodes.split(step), weights.split(step), strict=True):
-                values = factor.integrand.function(*scalars.at(t)).double()
-                w = w.log().reshape(-1, *(1,) * (values.dim() - 1))
-                piece = torch.logsumexp(values + w, 0)
-                total = piece if total is None else torch.logaddexp(total, piece)
-            assert total is not None
             (at_site,) = replay([factor.summed.node], {id(factor.predictor.density): total})
             value = self.term.by_datum(at_site * self.term.present).sum(-1)
         return value[part.copies.rows[: part.copies.count]]
+
+    def _integral(self, scalars: Scalars, rule: Rule) -> Tensor:
+        """The log of the expected density, of each element. # shape: the density's"""
+        nodes, weights = rule.nodes(scalars.means[0].dtype, scalars.means[0].device)
+        total: Tensor | None = None
+        factor = self.term.factor
+        step = max(1, 2**20 // max(1, factor.predictor.density.numel()))
+        for t, w in zip(nodes.split(step), weights.split(step), strict=True):
+            values = factor.integrand.function(*scalars.at(t)).double()
+            w = w.log().reshape(-1, *(1,) * (values.dim() - 1))
+            piece = torch.logsumexp(values + w, 0)
+            total = piece if total is None else torch.logaddexp(total, piece)
+        assert total is not None
+        return total
 
 
 @dataclass(eq=False)
@@ -91,7 +115,23 @@ class ByDraws(Prediction):
             logs = torch.zeros_like(densities)
             for block, natural in leaving.naturals.items():
                 logs = logs + _log_ratio(block, own[block], natural, drawn[block])
-        return torch.logsumexp(densities + logs, 0) - torch.logsumexp(logs, 0)
+            shares = logs.softmax(0)
+            found = torch.logsumexp(densities + logs, 0) - torch.logsumexp(logs, 0)
+            is_far = shares.square().sum(0) * len(logs) * EFFECTIVE > 1
+            for k in is_far.nonzero().flatten().tolist():
+                found[k] = self._at_own_draws(draws, leaving, k, rows[k : k + 1])
+            carrying = 1 / (densities + logs).softmax(0).square().sum(0)
+        return torch.where(is_far | (carrying >= CARRIED), found, math.nan)
+
+    def _at_own_draws(self, draws: Draws, leaving: Leaving, k: int, row: Tensor) -> Tensor:
+        """The log of the mean density of a datum over draws of its own q'."""
+        own = {b: tuple(t[k] for t in n) for b, n in leaving.naturals.items()}
+        moments = {b: statistics_of(b, n) for b, n in own.items()}
+        drawn = {b: d.detach() for b, d in draws.of_blocks(moments, own).items()}
+        densities = self._densities(draws, drawn, row)[:, 0]
+        found = torch.logsumexp(densities, 0) - math.log(len(densities))
+        carrying = 1 / densities.softmax(0).square().sum()
+        return torch.where(carrying >= CARRIED, found, math.nan)
 
     def _densities(self, draws: Draws, drawn: dict[Block, Tensor], rows: Tensor) -> Tensor:
         """The log density of the data at each draw. # shape: (S, C)"""

@@ -32,7 +32,7 @@ class PriorEffect:
     """What one latent site's prior did.
 
     :param site: the latent.
-    :param message: the prior's message, by block.
+    :param message: the prior's message, by block; none where the prior is flat, as Beta(1, 1) is.
     :param sensitivity: length in the Fisher metric that q moves by for a unit of the log of its
         weight: in standard deviations, those of widths included.
     :param pull: the most that the mean of an element of the site moves by, in its own posterior
@@ -53,6 +53,8 @@ class PriorEffect:
         """What that means, in words."""
         if self.pull >= STRONG:
             return "in conflict with the data, which pull as much the other way"
+        if not self.message:
+            return "flat: it sends no message, and the data decide"
         if max(self.sensitivity, self.pull) < WEAK:
             return "weak: the data decide"
         return "felt, in accord with the data"
@@ -71,7 +73,7 @@ def effects(energy: Energy, removal: Removal) -> dict[str, PriorEffect]:
     moves = {name: _moved(removal, m) for name, m in messages.items()}
     lengths = {name: math.sqrt(2 * float(removal.length(d))) for name, d in moves.items()}
     total = sum(lengths.values()) or 1.0
-    return {
+    found = {
         name: PriorEffect(
             name,
             {b.name: m for b, m in messages[name].items()},
@@ -83,6 +85,8 @@ def effects(energy: Energy, removal: Removal) -> dict[str, PriorEffect]:
         for name in messages
         if name not in data and name in energy.latents
     }
+    flat = {n: PriorEffect(n, {}, 0.0, 0.0, 0.0, 0.0) for n in energy.latents if n not in found}
+    return found | flat
 
 
 def _message(energy: Energy, factor: object, removal: Removal) -> dict[Block, Natural]:

@@ -52,6 +52,11 @@ NEARBY = 1e-4
 #: Halvings of a move that would leave the cone.
 HALVINGS = 30
 
+#: Data that may be refitted without, where the passes do not settle.
+REFITS = 20
+
+Refit = Callable[[int], Mapping[Block, Natural] | None]
+
 
 @dataclass(frozen=True, eq=False)
 class Leaving:
@@ -60,7 +65,7 @@ class Leaving:
     :param naturals: natural parameters. # shape of each: (C, *natural)
     :param messages: what was taken out. # shape of each: (C, *natural)
     :param is_exact: whether no message depends on q.
-    :param unsettled: flat positions of data for which the passes ended too early.
+    :param unsettled: flat positions of data whose removal was not solved; q is there as with them.
     """
 
     naturals: dict[Block, Natural]
@@ -81,6 +86,7 @@ class Removal:
     :param layout: the block of each site.
     :param is_exact: whether no message depends on q.
     :param messages: the sum of all messages at natural parameters.
+    :param refit: fits q without a datum, by flat position; None where it does not come to an end.
     """
 
     def __init__(
@@ -93,6 +99,7 @@ class Removal:
         layout: Mapping[str, Block],
         is_exact: bool,
         messages: Callable[[Naturals], Naturals],
+        refit: Refit = lambda _: None,
     ) -> None:
         self.data, self.terms = data, terms
         self.naturals, self.moments_of_all = naturals, moments
@@ -100,6 +107,10 @@ class Removal:
         self.is_exact = is_exact
         self.messages = messages
         self.coordinates = Coordinates(naturals)
+        self.refit = refit
+        #: Moves of data that matter, by flat position; None where they are not known.
+        self._known: dict[int, Tensor | None] = {}
+        self._refits = 0
 
     def part(self, rows: Tensor) -> Part:
         """Some of the data."""
@@ -132,13 +143,40 @@ class Removal:
             self._refuse(part, ~are_inside(left))
             return Leaving(left, messages, True)
         first = self.answers(messages)
-        moved = self._inside(torch.zeros_like(first), self._solve(part, first))
-        far, unsettled = self.length(moved) > FAR, ()
-        if host.truth(far.any()):
-            rows = part.copies.rows[: len(far)][far.cpu()]
-            moved[far], is_open = self._corrected(self.part(rows), moved[far])
-            unsettled = tuple(rows[is_open.cpu()].tolist())
-        return Leaving(self.plus(moved), messages, False, unsettled)
+        aim = self._solve(part, first)
+        moved = self._inside(torch.zeros_like(first), aim)
+        far = (self.length(moved) > FAR) | (moved != aim).any(-1)
+        rows = part.copies.rows[: len(far)]
+        self._settle(rows[far.cpu()], moved[far])
+        unsettled = []
+        for k in far.nonzero().flatten().tolist():
+            found = self._known[int(rows[k])]
+            moved[k] = 0.0 if found is None else found
+            unsettled += [int(rows[k])] if found is None else []
+        return Leaving(self.plus(moved), messages, False, tuple(unsettled))
+
+    def _settle(self, rows: Tensor, moved: Tensor) -> None:
+        """Find the moves of data that matter: by passes, and by refits where they do not settle."""
+        new = torch.tensor([int(n) not in self._known for n in rows], dtype=torch.bool)
+        if not bool(new.any()):
+            return
+        rows, moved = rows[new], moved[new.to(moved.device)]
+        moved, is_open = self._corrected(self.part(rows), moved)
+        for n, move, left in zip(rows.tolist(), moved, is_open.tolist(), strict=True):
+            self._known[n] = self._refitted(n) if left else move.clone()
+
+    def _refitted(self, datum: int) -> Tensor | None:
+        if self._refits >= REFITS:
+            return None
+        self._refits += 1
+        found = self.refit(datum)
+        if found is None:
+            return None
+        moves = {
+            b: tuple((f.to(n) - n).unsqueeze(0) for f, n in zip(found[b], own, strict=True))
+            for b, own in self.naturals.items()
+        }
+        return self.coordinates.flat(moves)[0]
 
     def together(self, rows: Tensor, shares: Tensor) -> dict[Block, Natural]:
         """q without shares of several data at once, at first order in what is left.
@@ -186,12 +224,13 @@ class Removal:
     def _corrected(self, part: Part, moved: Tensor) -> tuple[Tensor, Tensor]:
         """The moves of data that matter: the others' messages are taken anew where q ends.
 
-        :returns: the moves, and which have not settled.
+        :returns: the moves, and which have not settled: those at whose end messages are not in
+            balance, or whose last step was long.
         """
         steps = Mixing(None if self.response is None else self.response.metric)
         left = torch.zeros_like(moved)
         is_open = torch.ones(len(moved), dtype=torch.bool, device=moved.device)
-        for _ in range(PASSES):
+        for count in range(PASSES + 1):
             naturals = self.plus(moved)
             own = self.coordinates.flat(part.messages(part.moments(naturals)))
             for k in is_open.nonzero().flatten().tolist():
@@ -204,11 +243,22 @@ class Removal:
                 is_open.unsqueeze(-1), left - self.coordinates.flat(naturals), 0.0
             )
             step = self._solve(part, self._response_to(missing))
-            moved = self._inside(moved, steps.next(moved, moved + step))
-            is_open = self.length(step) > CLOSE
-            if not host.truth(is_open.any()):
+            longest = torch.maximum(self.length(step), self._length_at(naturals, missing))
+            is_open = is_open & ~(longest <= CLOSE)
+            if count == PASSES or not host.truth(is_open.any()):
                 break
+            next_ = self._inside(moved, steps.next(moved, moved + step))
+            moved = torch.where(is_open.unsqueeze(-1), next_, moved)
         return moved, is_open
+
+    def _length_at(self, naturals: Naturals, step: Tensor) -> Tensor:
+        """Half the squared length of each step in the metric of its own q. # shape: (C,)"""
+        total = torch.zeros(len(step), dtype=step.dtype, device=step.device)
+        for block, own in self.coordinates.unflat(step).items():
+            product = fisher_product(block.family, naturals[block], own)
+            for p, d in zip(product, own, strict=True):
+                total = total + (p * d).reshape(len(d), -1).sum(-1)
+        return 0.5 * total
 
     def _changes(self, part: Part, moved: Tensor) -> dict[Block, Natural]:
         """What the messages of the data change by, at first order, where q moves.
@@ -260,13 +310,7 @@ class Removal:
         """Half the squared length of steps in the Fisher metric, in nats. # shape: (C,)"""
         if self.response is not None:
             return 0.5 * ((step @ self.response.metric) * step).sum(-1)
-        total = torch.zeros(len(step), dtype=step.dtype, device=step.device)
-        for block, own in self.coordinates.unflat(step).items():
-            at = tuple(n.expand(d.shape) for n, d in zip(self.naturals[block], own, strict=True))
-            product = fisher_product(block.family, at, own)
-            for p, d in zip(product, own, strict=True):
-                total = total + (p * d).reshape(len(d), -1).sum(-1)
-        return 0.5 * total
+        return self._length_at(self.plus(torch.zeros_like(step)), step)
 
     def _refuse(self, part: Part, wrong: Tensor) -> None:
         """Refuse a datum without which there is no posterior."""

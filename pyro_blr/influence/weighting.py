@@ -6,7 +6,7 @@
 import copy
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,16 +16,29 @@ from torch import Tensor
 from .. import errors
 from .._compat import without_state
 from ..engine import detached
-from ..fit import Fit
+from ..families import Natural
+from ..fit import Fit, counted
 from ..guides.natural_guide import NaturalGuide
+from ..lifting.blocks import Block
 from ..state import OPTIONS
 from ..steps.cone import residual
 from .data import Data
 from .removal import Removal
 
+#: Steps of the weighted model that are taken from the first-order answer.
+STEPS = 100
+
+#: Steps of a fit without a datum that matters.
+REFIT_STEPS = 500
+
+#: The residual in nats up to which what was found is at an optimum.
+SETTLED = 1e-4
+
 
 class Weighing(Messenger):
     """Multiplies the log densities of data by weights; data of weight 0 are masked.
+
+    Parameters of the model are held where they are.
 
     :param data: what a datum is.
     :param weights: # shape: that of the data's plates
@@ -49,6 +62,13 @@ class Weighing(Messenger):
         if not bool(counts.all()):
             msg["mask"] = counts if msg["mask"] is None else msg["mask"] & counts
 
+    def _pyro_param(self, msg: dict[str, Any]) -> None:
+        msg["stop"] = True  # unseen by the engine, which would move it
+
+    def _pyro_post_param(self, msg: dict[str, Any]) -> None:
+        if isinstance(msg["value"], Tensor):
+            msg["value"] = msg["value"].detach()
+
 
 def weighted_model(model: Callable[..., Any], data: Data, weights: Tensor) -> Callable[..., Any]:
     """The model with its data weighted."""
@@ -70,10 +90,14 @@ class Reweighted:
     :ivar bool is_exact: whether it is the posterior of the family to rounding, without a step.
     :ivar float loss: -ELBO of the weighted data there, in nats.
     :ivar float residual: half the squared length of the step that is left, in nats; 0 where exact.
+    :ivar int steps: the steps that were taken beyond the first order.
     :ivar weights: # shape: that of the data's plates
     """
 
-    def __init__(self, blr: Any, call: Any, weights: Tensor, is_exact: bool) -> None:
+    def __init__(
+        self, blr: Any, call: Any, weights: Tensor, is_exact: bool, steps: int = 0
+    ) -> None:
+        self.steps = steps
         self.guide, self.blr, self._call = blr.guide, blr, call
         self.weights, self.is_exact = weights, is_exact
         self._fit: Fit | None = None
@@ -91,11 +115,19 @@ class Reweighted:
             return "exact, as no message depends on q"
         if self._fit is not None:
             return f"fitted anew: {self._fit.reason}"
-        left = f"a step would move it by {self.residual:.1e} nats"
-        return f"at first order in what is left; {left}, and .fit() goes on from there"
+        left = f"a further step would move it by {self.residual:.1e} nats"
+        done = f"at first order in what is left, then {counted(self.steps, 'step')}; {left}"
+        return done if self.is_settled else f"{done}: not settled, call .fit()"
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a further step would hardly move it, as at an optimum."""
+        return self.residual <= SETTLED
 
     def fit(self, **limits: Any) -> Fit:
         """Go on from here to the optimum of the weighted data, as :meth:`~pyro_blr.BLR.fit` does.
+
+        Parameters of the model (``pyro.param``) are held: they are those of the fit with all data.
 
         :param limits: ``max_steps``, ``tol``, ``progress``.
         """
@@ -153,19 +185,48 @@ def reweighted(blr: Any, removal: Removal, call: Any, weights: Tensor) -> Reweig
         other.step_size = blr.step_size
         return Reweighted(other, call, weights, True)
     rows = (weights.reshape(-1) != 1).nonzero().flatten()
-    if len(rows):
-        before, start = other.evaluate_loss(*args, **kwargs), detached(other.guide.naturals())
-        moved = removal.together(rows, 1 - weights.reshape(-1)[rows])
-        by_name = {b.name: n for b, n in moved.items()}
-        other.guide.write({b: by_name[b.name] for b in start})
-        if not other.evaluate_loss(*args, **kwargs) <= before:
-            other.guide.write(start)
-    return Reweighted(other, call, weights, False)
+    if not len(rows):
+        return Reweighted(other, call, weights, False)
+    before, start = other.evaluate_loss(*args, **kwargs), detached(other.guide.naturals())
+    by_name = {b.name: n for b, n in _moved(removal, rows, weights.reshape(-1)[rows]).items()}
+    other.guide.write({b: by_name[b.name] for b in start})
+    if not other.evaluate_loss(*args, **kwargs) <= before:
+        other.guide.write(start)
+    fit = other.fit(*args, max_steps=STEPS, **kwargs)
+    return Reweighted(other, call, weights, False, fit.steps)
+
+
+def _moved(removal: Removal, rows: Tensor, weights: Tensor) -> Mapping[Block, Natural]:
+    """q without shares of some data, from which steps go on: of one datum as its scores have it."""
+    if len(rows) == 1 and float(weights[0]) == 0.0:
+        left = removal.leaving(removal.part(rows)).naturals
+        return {b: tuple(t[0] for t in n) for b, n in left.items()}
+    return removal.together(rows, 1 - weights)
+
+
+def refitted(blr: Any, data: Data, call: Any, datum: int) -> dict[str, Natural] | None:
+    """q fitted without a datum, by block; None if there is no such fit, or it does not converge.
+
+    :param call: the arguments and keywords of the model.
+    """
+    if not isinstance(blr.guide, NaturalGuide):
+        return None
+    args, kwargs = call
+    weights = torch.ones(data.count, dtype=torch.float64)
+    weights[datum] = 0.0
+    other = _beside(blr, weighted_model(blr.model, data, weights.reshape(data.shape)))
+    try:
+        fit = other.fit(*args, max_steps=REFIT_STEPS, **kwargs)
+    except errors.BLRError:
+        return None
+    if not (fit.converged or left_over(other, args, kwargs) <= SETTLED):
+        return None
+    return {b.name: n for b, n in detached(other.guide.naturals()).items()}
 
 
 def _beside(blr: Any, model: Callable[..., Any]) -> Any:
     """An engine for another model with the same options, and a copy of the guide as it stands."""
-    options = {name: getattr(blr, name) for name in OPTIONS}
+    options = {name: getattr(blr, name) for name in OPTIONS} | {"params": "optim"}
     guide = copy.deepcopy(blr.guide)
     other = type(blr)(model, guide, without_state(blr.optim), blr.loss, **options)
     other._is_laid_out = True

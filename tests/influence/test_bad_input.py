@@ -22,6 +22,7 @@ from pyro_blr.errors import (
     SampledFactorError,
     SubsampleError,
 )
+from pyro_blr.guides import AutoNatural
 from tests.checks import engine
 from tests.influence.models import logistic, normals, table
 
@@ -121,6 +122,17 @@ def test_other_data_than_were_fitted() -> None:
         blr.influence(X, 1 - y)
 
 
+def test_conjugate_models_know_other_data_and_narrowed_guides() -> None:
+    y = normals(0, 5)
+    blr = fitted(mean, y)
+    for other in (2 * y, y[:3]):
+        with pytest.raises(ArgumentError, match="not at an optimum for these data"):
+            blr.influence(other)
+    blr.guide.write({b: tuple(4 * t for t in n) for b, n in blr.guide.naturals().items()})
+    with pytest.raises(ArgumentError, match="not at an optimum for these data"):
+        blr.influence(y)
+
+
 def test_data_that_are_not_finite() -> None:
     y = normals(0, 4)
     blr = fitted(mean, y)
@@ -176,6 +188,10 @@ def test_discrete_latents() -> None:
     y = torch.cat([normals(0, 5) - 2, normals(1, 5) + 2])
     with pytest.raises(DiscreteLatentError, match=r"'y'.*Mend"):
         fitted(model, y).influence(y)
+    held = BLR(model, AutoNatural(model), discrete="factorised")
+    held.fit(y)
+    with pytest.raises(DiscreteLatentError, match=r"holds the discrete latents \['k'\].*Mend"):
+        held.influence(y)
 
 
 @pytest.mark.parametrize("kind", [AutoDelta, AutoIAFNormal])

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One pass over all data, and a part of their messages at a time."""
 
+import math
 import time
 from typing import Any
 
@@ -133,6 +134,15 @@ def test_data_that_are_not_solved_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(removal, "PASSES", 1)
     monkeypatch.setattr(removal, "CLOSE", 0.0)
     data = blr.influence(*args)
+    assert data.unsettled == []  # few enough to be refitted without
+    monkeypatch.setattr(removal, "REFITS", 1)
+    data = blr.influence(*args)
     assert data.unsettled
     assert set(data.unsettled) <= set(data.ranked(len(data.unsettled)).tolist())
     assert "unsettled" in str(data)
+    assert "not solved are NaN" in data.how
+    assert math.isnan(data.elpd)
+    is_open = torch.zeros(len(data), dtype=torch.bool)
+    is_open[data.unsettled] = True
+    for found in (data.loo, data.scores, data.on(lambda z: z["w"][0])):
+        assert torch.equal(found.isnan(), is_open)

@@ -163,7 +163,7 @@ def test_many_data_at_once() -> None:
     found = blr.without(list(range(40)))
     first = found.loss
     found.fit(tol=1e-8)
-    assert found.loss <= first
+    assert found.loss <= first + 1e-9  # or was there already
     assert first - found.loss < 0.1 * abs(start - found.loss)
 
 
