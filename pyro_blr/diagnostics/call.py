@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +42,7 @@ def check_call(
 
 @contextmanager
 def finite_data(args: tuple[Any, ...], kwargs: Mapping[str, Any], caller: str) -> Iterator[None]:
-    """Say of data that are not finite what Pyro's validation says of a site.
+    """Say of data that are not finite what is else said of a site that refuses them.
 
     Data that are NaN may be masked, so that they are looked at only where the model refuses them.
 
@@ -51,14 +52,29 @@ def finite_data(args: tuple[Any, ...], kwargs: Mapping[str, Any], caller: str) -
         yield
     except ValueError as error:
         given = {**{f"argument {i + 1}": a for i, a in enumerate(args)}, **kwargs}
-        bad = [n for n, a in given.items() if isinstance(a, Tensor) and not torch.isfinite(a).all()]
-        if isinstance(error, errors.BLRError) or not bad:
+        bad = [name for name, value in given.items() if not _is_finite(value)]
+        is_other = isinstance(error, errors.BLRError) and not isinstance(
+            error, errors.NonFiniteError
+        )
+        if is_other or not bad:
             raise
         raise errors.NonFiniteError(
-            f"{', '.join(bad)} of the model has NaN or infinite values, which a site refuses: "
-            f"{str(error).splitlines()[0]} Mend: {caller} takes the data that the model was fitted "
+            f"{', '.join(bad)} of the model has NaN or infinite values, and then: "
+            f"{str(error).partition(' Mend: ')[0].splitlines()[0].rstrip(':.')}. Mend: {caller} takes the data that the model was fitted "
             "to; mask what is missing (poutine.mask, obs_mask=)."
         ) from error
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether all numbers of an argument are finite, in whatever it holds them."""
+    if isinstance(value, Mapping):
+        return all(_is_finite(v) for v in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_finite(v) for v in value)
+    if isinstance(value, float | np.ndarray):
+        is_number = isinstance(value, float) or value.dtype.kind in "fc"
+        return not is_number or bool(np.isfinite(value).all())
+    return not isinstance(value, Tensor) or bool(torch.isfinite(value).all())
 
 
 def discrete_sites(own: Fitted) -> frozenset[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..fit import Fit
 from .bounds import NO_SECOND_MOMENT
-from .pareto import NO_MEAN, PSIS
+from .pareto import CONSTANT, NO_MEAN, PSIS
 from .site_khat import SiteKhat
 from .site_report import SiteReport
 from .weighed import Weighed
@@ -66,8 +66,10 @@ def judge(
     """The verdict on draws of q and their weights."""
     smoothed = weighed.psis
     if smoothed.is_constant:
+        rounding = " (rounding of large terms)" if smoothed.spread > CONSTANT else ""
         text = (
-            f"exact: the weights are constant to {smoothed.spread:.0e} nats, so q is the posterior"
+            f"exact: the weights are constant to {smoothed.spread:.0e} nats{rounding}, so q is the "
+            "posterior"
         )
         return Verdict("exact", text, (UNSEEN,))
     doubt = "" if smoothed.is_even else _doubt(smoothed, sites, khats)

@@ -5,6 +5,7 @@
 import math
 import re
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -524,6 +525,16 @@ def test_arguments_that_are_forgotten_or_unknown():
 def test_data_that_are_not_finite():
     X, y = wave(scaled)
     fit = fitted(scaled, X, y)
+
+    def held(data):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", 2):
+            pyro.sample("y", dist.Normal(z, 1.0), obs=torch.as_tensor(data["y"]))
+
+    nested = fitted(held, {"y": [1.0, 2.0]})
+    for bad in ([1.0, math.nan], np.array([1.0, math.nan]), torch.tensor([1.0, math.inf])):
+        with pytest.raises(errors.NonFiniteError, match=r"argument 1 .*Mend"):
+            report(nested, {"y": bad})
     for call in (report, site_khat):
         with pytest.raises(errors.NonFiniteError, match=r"argument 2 .*NaN.*Mend"):
             call(fit, X, torch.cat([torch.tensor([math.nan]), y[1:]]))
