@@ -58,10 +58,11 @@ def finite_data(args: tuple[Any, ...], kwargs: Mapping[str, Any], caller: str) -
         )
         if is_other or not bad:
             raise
+        said = str(error).partition(" Mend: ")[0].splitlines()[0].rstrip(":.")
         raise errors.NonFiniteError(
-            f"{', '.join(bad)} of the model has NaN or infinite values, and then: "
-            f"{str(error).partition(' Mend: ')[0].splitlines()[0].rstrip(':.')}. Mend: {caller} takes the data that the model was fitted "
-            "to; mask what is missing (poutine.mask, obs_mask=)."
+            f"{', '.join(bad)} of the model has NaN or infinite values, and then: {said}. Mend: "
+            f"{caller} takes the data that the model was fitted to; mask what is missing "
+            "(poutine.mask, obs_mask=)."
         ) from error
 
 

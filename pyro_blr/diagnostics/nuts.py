@@ -214,8 +214,14 @@ def _run(
     run = MCMC(kernel, num_samples, warmup_steps=warmup_steps, disable_progbar=True)
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
-        with finite_data(args, kwargs, "against_nuts"):
-            run.run(*args, **kwargs)
+        try:
+            with finite_data(args, kwargs, "against_nuts"):
+                run.run(*args, **kwargs)
+        except NotImplementedError as error:
+            raise errors.ArgumentError(
+                "a site of the model has a distribution without draws (an improper prior), and "
+                "Pyro's NUTS draws from all of them once. Mend: give it a proper prior."
+            ) from error
     return run
 
 

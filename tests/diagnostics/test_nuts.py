@@ -105,6 +105,16 @@ def test_discrete_latents_that_q_holds_are_summed_out():
     assert [s.name for s in found.sites] == ["mu"]
 
 
+def test_an_improper_prior_is_refused():
+    def model(y):
+        z = pyro.sample("z", dist.ImproperUniform(dist.constraints.real, (), ()))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    with pytest.raises(errors.ArgumentError, match=r"improper prior.*Mend"):
+        against_nuts(fitted(model, *DATA()), *DATA())
+
+
 def test_discrete_latents_alone():
     def model(y):
         z = pyro.sample("z", dist.Bernoulli(0.3))
