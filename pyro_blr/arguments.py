@@ -27,6 +27,10 @@ RESERVED: Mapping[str, tuple[str, ...]] = {
     "fit": ("max_steps", "tol", "progress"),
     "influence": ("site", "plate"),
     "trace_report": ("max_steps",),
+    "report": ("num_samples",),
+    "site_khat": ("num_samples",),
+    "against_nuts": ("num_samples", "warmup_steps", "num_chains"),
+    "sbc": ("fit", "simulate", "num", "num_samples", "progress"),
 }
 
 

@@ -115,8 +115,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "arviz": ("errors", "_version", "random_state", "fit", "draws"),
     "diagnostics": (
         *("errors", "_compat", "families", "lifting.blocks", "energy", "guides", "fit", "blr"),
-        "draws",
-        "text_table",
+        *("arguments", "draws", "text_table"),
     ),
     "command_line": ("errors", "_version", "guides", "isolation", "fit", "blr"),
     "__main__": ("command_line",),

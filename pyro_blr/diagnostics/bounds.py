@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .moments import check_draws
 from .pareto import PSIS
 
 #: At this index and above the second moment of the weights is infinite.
@@ -42,9 +43,8 @@ class ErrorBounds:
     """Bounds for a site, as far as the draws tell: they see no mode that q does not reach.
 
     :param float divergence: Rényi's divergence of order 2 of the target from q, in nats, with two
-        standard errors on top; infinite where k-hat is at least 0.5 and the weights are not even,
-        and all bounds with it. From k-hat 0.25 on the errors are themselves too small, and it may
-        be a little short.
+        standard errors on top; infinite where k-hat is at least 0.5, and all bounds with it. From
+        k-hat 0.25 on the errors are themselves too small, and it may be a little short.
     :param float wasserstein_1: Wasserstein's distance of order 1 of the whole site, in its units.
     :param float wasserstein_2: the same of order 2.
     :param Tensor mean: of the error of each mean. # shape: (*site)
@@ -61,14 +61,13 @@ class ErrorBounds:
 def divergence_bound(smoothed: PSIS) -> float:
     """Rényi's divergence of order 2 in nats, and two standard errors.
 
-    It is infinite from k-hat 0.5 on, unless the weights are even: what is bounded is then the
-    posterior where q has draws, and a tail of no mass beyond them is left out.
+    It is infinite from k-hat 0.5 on, however even the weights are.
 
     :param smoothed: the weights of draws of q.
     """
     if smoothed.is_constant:
         return 0.0
-    if smoothed.khat >= NO_SECOND_MOMENT and not smoothed.is_even:
+    if smoothed.khat >= NO_SECOND_MOMENT:
         return math.inf
     relative = len(smoothed.weights) * smoothed.weights
     square = relative.square()
@@ -88,7 +87,9 @@ def error_bounds(values: Tensor, smoothed: PSIS) -> ErrorBounds:
 
     :param values: draws of q. # shape: (S, *site)
     :param smoothed: their weights.
+    :raises ShapeError: if they are not as many as the draws.
     """
+    check_draws(values, smoothed.log_weights)
     divergence = divergence_bound(smoothed)
     chi = math.sqrt(math.expm1(divergence)) if divergence < 700 else math.inf
     away = values.detach().double().cpu().reshape(len(values), -1)

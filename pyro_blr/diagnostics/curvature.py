@@ -12,8 +12,15 @@ so the coefficient of the square, in a least-squares fit of the log weights, is 
 ``1 - (sd of q / sd of the posterior)^2``. A site of a few elements is seen along its own principal
 directions under q, which are uncorrelated; a fit on the directions of all sites and their squares
 says of each how wide q is there, the others given.
+
+How many times too narrow q is, ``(1 - value) ** -0.5``, needs digits that the value may not have:
+near 1 all of them are lost. Directions are those of the draws, whose variances spread about q's
+(by Marchenko and Pastur's law, ``2 (D / S)^(1/2)`` for D directions), and the values with them;
+their mean does not. So a factor is that of the mean where all values are equal up to that spread,
+or of the farthest one if it has the digits, and else there is none.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,6 +32,10 @@ from torch import Tensor
 TOGETHER = 200
 #: Elements up to which a site is seen along its principal directions; of more, along its elements.
 TURNED = 100
+#: The share by which a factor may be off that is given.
+DIGITS = 0.25
+#: Standard errors of a correlation of sites under q below which they are taken to have none.
+APART = 6.0
 
 
 @dataclass(frozen=True)
@@ -34,10 +45,53 @@ class Curvature:
     :param Tensor value: above 0 where q is too narrow, below where it is too wide.
         # shape: (directions,)
     :param Tensor error: its standard error.
+    :param float spread: the relative spread of the values by the draws' own directions; infinite
+        where the directions are not q's, so that values have no digits.
+    :param int num_draws: the draws that it is of.
     """
 
     value: Tensor
     error: Tensor
+    spread: float
+    num_draws: int
+
+    def farthest(self, margin: float) -> float:
+        """The value that is farthest from 0, 0 if none surely is not.
+
+        Of values that are equal up to their spread it is the mean.
+
+        :param margin: standard errors within which values are.
+        """
+        sure = self.value.where(self.value.abs() > margin * self.error, 0.0)
+        if not bool((sure != 0).any()):
+            return 0.0
+        if self._is_even(margin):
+            return float(self.value.mean())
+        return float(sure[sure.abs().argmax()])
+
+    def times(self, margin: float) -> float | None:
+        """The posterior's sd over q's there, if it is known to a quarter.
+
+        :param margin: standard errors within which values are.
+        """
+        value = self.farthest(margin)
+        if not math.isfinite(self.spread):
+            return None
+        if self._is_even(margin):
+            # Of the mean of squares of so many numbers of mean 0.
+            error = 3 * abs(value) * math.sqrt(2 / (self.num_draws * len(self.value)))
+            error += 3 * float(self.error.mean()) / math.sqrt(len(self.value))
+        else:
+            error = abs(value) * self.spread + margin * float(self.error.max())
+        low, high = 1 - value - error, 1 - value + error
+        if low <= 0 or (high / low) ** 0.5 > (1 + DIGITS) ** 2:
+            return None
+        return float((1 - value) ** -0.5)
+
+    def _is_even(self, margin: float) -> bool:
+        mean = self.value.mean()
+        room = 1.5 * mean.abs() * self.spread + margin * self.error
+        return math.isfinite(self.spread) and bool(((self.value - mean).abs() <= room).all())
 
 
 def curvatures(values: Mapping[str, Tensor], log_ratios: Tensor) -> dict[str, Curvature]:
@@ -46,16 +100,41 @@ def curvatures(values: Mapping[str, Tensor], log_ratios: Tensor) -> dict[str, Cu
     :param values: draws of q. # shape: (S, *site)
     :param log_ratios: ``log p - log q`` at them. # shape: (S,)
     """
+    if not values:
+        return {}
     columns = [_directions(v) for v in values.values()]
     sizes = [c.shape[-1] for c in columns]
+    turned = [
+        c.shape[-1] == 1 or _is_turned(v) for c, v in zip(columns, values.values(), strict=True)
+    ]
     z = torch.cat(columns, -1)
     # A draw outside the posterior's support has no log weight to fit.
     kept = torch.isfinite(log_ratios)
     z, target = z[kept], (log_ratios[kept] - log_ratios[kept].mean())
     few = z.shape[-1] <= min(TOGETHER, len(z) // 10)
     value, error = _together(z, target) if few else _each(z, target)
-    parts = zip(values, value.split(sizes), error.split(sizes), strict=True)
-    return {name: Curvature(v, e) for name, v, e in parts}
+    spreads = _spreads(z, sizes, turned if few else [False] * len(turned))
+    parts = zip(values, value.split(sizes), error.split(sizes), spreads, strict=True)
+    return {name: Curvature(v, e, s, len(z)) for name, v, e, s in parts}
+
+
+def _spreads(z: Tensor, sizes: list[int], turned: list[bool]) -> list[float]:
+    """The relative spread of the values of each site.
+
+    Sites that are correlated under q have products in the log weights, which are not fitted.
+    """
+    site = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    across = (z.mT @ z / len(z)).abs().where(site[:, None] != site, 0.0)
+    alone = [bool((a <= APART / math.sqrt(len(z))).all()) for a in across.split(sizes)]
+    return [
+        2 * math.sqrt(d / len(z)) + d / len(z) if a and t else math.inf
+        for d, a, t in zip(sizes, alone, turned, strict=True)
+    ]
+
+
+def _is_turned(value: Tensor) -> bool:
+    """Whether a site is seen along its principal directions."""
+    return 1 < value[0].numel() <= min(TURNED, len(value) // 10)
 
 
 def _directions(value: Tensor) -> Tensor:
@@ -63,7 +142,7 @@ def _directions(value: Tensor) -> Tensor:
     flat = value.detach().double().cpu().reshape(len(value), -1)
     flat = flat[:, (flat != flat[0]).any(0)]
     scaled = (flat - flat.mean(0)) / flat.std(0)
-    if not 1 < scaled.shape[-1] <= min(TURNED, len(scaled) // 10):
+    if scaled.shape[-1] < 2 or not _is_turned(value):
         return scaled
     sizes, axes = torch.linalg.eigh(scaled.mT @ scaled / len(scaled))
     kept = sizes > 1e-8 * sizes[-1]  # proportions are linear in each other

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import errors
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -42,12 +44,27 @@ class Moments:
         return math.sqrt(2 * math.log(200 * max(self.mean.numel(), 1)))
 
 
+def check_draws(values: Tensor, weights: Tensor) -> None:
+    """Refuse draws that are not as many as their weights.
+
+    :raises ShapeError: naming both shapes.
+    """
+    shapes = [tuple(getattr(t, "shape", ())) for t in (values, weights)]
+    if len(shapes[1]) != 1 or shapes[0][:1] != shapes[1]:
+        raise errors.ShapeError(
+            f"draws of shape {shapes[0]} and weights of shape {shapes[1]} do not belong together. "
+            "Mend: give draws along their first dim, (S, *site), and one weight for each, (S,)."
+        )
+
+
 def moments(values: Tensor, weights: Tensor) -> Moments:
     """Compare the moments of q with the weighted ones.
 
     :param values: draws of q. # shape: (S, *site)
     :param weights: normalised importance weights. # shape: (S,)
+    :raises ShapeError: if they are not as many as the draws.
     """
+    check_draws(values, weights)
     shape = values.shape[1:]
     flat = values.detach().double().cpu().reshape(len(values), -1)
     even = torch.full_like(weights, 1 / len(weights))

@@ -23,6 +23,10 @@ CONSTANT = 1e-6
 #: share is for Student tails, whose log weights are even, a few with a quarter of all weight; and
 #: no draw may have more than the last, which its neighbours would not bear out.
 EVEN, WORTH, LARGEST = 0.25, 0.8, 0.02
+#: The k-hat above which the weights surely have an index above 1, and no mean, its error at 4000
+#: draws (0.15) allowed for twice. Weights of a density have a mean: these still grow where the
+#: draws end, and what lies there is not known, however even they are.
+NO_MEAN = 1.3
 
 
 @dataclass(frozen=True)
@@ -56,15 +60,16 @@ class PSIS:
 
     @property
     def is_even(self) -> bool:
-        """Whether the weights are so even that their tail hardly matters, whatever its index.
+        """Whether the weights are so even that their tail hardly matters.
 
         The tail of a skewed posterior against a normal q has an index near 1, and begins where
-        there is next to no mass.
+        there is next to no mass. An index surely above 1 is no such tail: it points beyond the
+        draws, and a guide in the lesser of two modes has it, its weights as even as can be.
         """
         size = len(self.log_weights)
         is_worth = self.effective_draws >= WORTH * size
         no_giant = float(self.weights.max()) <= max(LARGEST, 5 / size)
-        return self.log_sd <= EVEN and is_worth and no_giant
+        return self.khat <= NO_MEAN and self.log_sd <= EVEN and is_worth and no_giant
 
     @property
     def limit(self) -> float:

@@ -13,6 +13,7 @@ from ..draws.fitted import fitted
 from ..fit import Fit
 from ..text_table import text_table
 from .bounds import error_bounds
+from .call import discrete_sites
 from .curvature import Curvature, curvatures
 from .moments import moments
 from .site_khat import SiteKhat, each_site
@@ -31,6 +32,8 @@ class Report:
         the worst first.
     :param judgement: the verdict with its advice.
     :param fit: what ``BLR.fit`` returned, if that was given.
+    :param frozenset discrete: the discrete latents that q holds: the weights judge them, and they
+        have no row of means and sds.
     """
 
     weighed: Weighed
@@ -38,6 +41,7 @@ class Report:
     site_khats: tuple[SiteKhat, ...]
     judgement: Verdict
     fit: Fit | None = None
+    discrete: frozenset[str] = frozenset()
 
     @property
     def khat(self) -> float:
@@ -103,7 +107,7 @@ def report(fit: Any, *args: Any, num_samples: int = 4000, **kwargs: Any) -> Repo
     the errors of q's means and sds with Monte Carlo errors, bounds on these errors, and a verdict.
 
     Nothing here sees what q does not reach: a mode without draws has no weight. :func:`sbc` and
-    :func:`against_nuts` do.
+    :func:`against_nuts` may.
 
     Example::
 
@@ -115,18 +119,20 @@ def report(fit: Any, *args: Any, num_samples: int = 4000, **kwargs: Any) -> Repo
     :param fit: what ``BLR.fit`` returned, a ``BLR``, or an ``SVI`` with any guide.
     :param args: the arguments of the model, with all of the data.
     :param int num_samples: draws of q; as many again for each site.
-    :raises ArgumentError: if ``fit`` or ``num_samples`` cannot be used.
+    :raises ArgumentError: if ``fit``, ``num_samples`` or an argument of the model cannot be used.
     :raises GuideError: if q is a point.
-    :raises NonFiniteError: if draws are not finite.
+    :raises NonFiniteError: if draws or data are not finite.
     """
     own = fitted(fit, "report")
     with torch.no_grad():
         weighed = weigh(own, args, kwargs, num_samples, "report")
         khats = each_site(own, args, kwargs, num_samples, "report", weighed)
-        judged = {n: v for n, v in weighed.values.items() if n not in weighed.points and v.numel()}
+        discrete = discrete_sites(own)
+        left_out = weighed.points | discrete
+        judged = {n: v for n, v in weighed.values.items() if n not in left_out and v.numel()}
         curved = curvatures(judged, weighed.log_ratios)
         sites = tuple(_site(name, weighed, khats, curved[name]) for name in judged)
-    return Report(weighed, sites, khats, judge(weighed, sites, khats, own.fit), own.fit)
+    return Report(weighed, sites, khats, judge(weighed, sites, khats, own.fit), own.fit, discrete)
 
 
 def _site(
@@ -200,6 +206,8 @@ def _legend(found: Report) -> list[str]:
     if together:
         held = ", ".join("{" + ", ".join(sites) + "}" for sites in together)
         lines.append(f"held together by q, with one k-hat: {held}")
+    if found.discrete:
+        lines.append(f"discrete, in the weights alone: {', '.join(sorted(found.discrete))}")
     if found.weighed.points:
         lines.append(f"points, not judged: {', '.join(sorted(found.weighed.points))}")
     return lines

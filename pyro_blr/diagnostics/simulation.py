@@ -21,6 +21,7 @@ from ..draws.guides import guide_draws
 from ..energy.enumeration import is_discrete
 from ..guides import AutoNatural
 from .calibration import Calibration
+from .call import check_call
 
 #: Fewer simulations tell a guide that is twice too narrow from a calibrated one by luck only.
 FEWEST = 20
@@ -68,6 +69,8 @@ def sbc(
     :raises ArgumentError: if the model has no observed site, or one that cannot be simulated.
     """
     _check_counts(num, num_samples)
+    _check_functions(model, fit, simulate)
+    check_call(model, args, kwargs, "sbc")
     fitting = fit or fit_automatically
     truths: list[dict[str, Tensor]] = []
     draws: list[dict[str, Tensor]] = []
@@ -159,6 +162,25 @@ def _posterior(
 
 def _as_arguments(given: Any) -> tuple[Any, ...]:
     return given if isinstance(given, tuple) else (given,)
+
+
+def _check_functions(model: Any, fit: Any, simulate: Any) -> None:
+    if not callable(model):
+        raise errors.ArgumentError(
+            f"sbc needs the model, which is callable, not {type(model).__name__}. Mend: sbc(model, "
+            "*args): it fits the model itself, to simulated data."
+        )
+    if fit is not None and not callable(fit):
+        raise errors.ArgumentError(
+            f"fit must be a function of the model and its arguments, not {type(fit).__name__}. "
+            "Mend: sbc(model, *args, fit=lambda model, *args: BLR(model, AutoNatural(model))"
+            ".fit(*args)), or leave it out."
+        )
+    if simulate is not None and not callable(simulate):
+        raise errors.ArgumentError(
+            f"simulate must be a function of the true latents, not {type(simulate).__name__}. "
+            "Mend: let it return the model's arguments with data of them, as a tuple."
+        )
 
 
 def _check_counts(num: int, num_samples: int) -> None:

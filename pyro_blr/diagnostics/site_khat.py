@@ -41,6 +41,7 @@ from ..draws.fitted import Fitted, fitted
 from ..draws.guides import GuideDraws
 from ..draws.program import Program
 from ..draws.together import at_draws
+from .call import check_call, finite_data
 from .pareto import psis
 from .units import Unit, Units, units_of
 from .weighed import Weighed, divergence, in_chunks, rounding_of, weigh
@@ -83,8 +84,13 @@ def site_khat(fit: Any, *args: Any, num_samples: int = 4000, **kwargs: Any) -> t
     :param fit: what ``BLR.fit`` returned, a ``BLR``, or an ``SVI`` with any guide.
     :param args: the arguments of the model, with all of the data.
     :param int num_samples: draws of each site.
+    :raises ArgumentError: if ``fit``, ``num_samples`` or an argument of the model cannot be used.
+    :raises NonFiniteError: if draws or data are not finite.
     """
-    return each_site(fitted(fit, "site_khat"), args, kwargs, num_samples, "site_khat")
+    own = fitted(fit, "site_khat")
+    check_call(own.model, args, kwargs, "site_khat")
+    with finite_data(args, kwargs, "site_khat"):
+        return each_site(own, args, kwargs, num_samples, "site_khat")
 
 
 def each_site(

@@ -84,9 +84,7 @@ class SiteReport:
         """The curvature of the log weights where it is farthest from 0; 0 if none surely is not."""
         if self.curvature is None:
             return 0.0
-        value, error = self.curvature.value, self.curvature.error
-        sure = value.where(value.abs() > self.moments.margin * error, 0.0)
-        return _at_worst(sure, sure)
+        return self.curvature.farthest(self.moments.margin)
 
     @property
     def is_narrow(self) -> bool:
@@ -141,18 +139,22 @@ class SiteReport:
         :param moments_serve: whether the draws are worth enough to look at weighted sds.
         """
         curvature = self.curve
+        times = None if self.curvature is None else self.curvature.times(self.moments.margin)
+        known = "" if times is None else f"{times:.1f} times "
         found = []
         if moments_serve and self.is_narrow:
             found.append(f"the posterior's sd is at least {self.widest:.2f} times q's")
         if curvature > 1 - TIMES**-2:
-            times = f"{(1 - curvature) ** -0.5:.1f}" if curvature < 0.99 else "10 or more"
-            found.append(f"{times} times by the curvature of the log weights")
+            found.append(f"{known}by the curvature of the log weights")
         if found:
             return f"too narrow in site {self.name} ({', '.join(found)})"
         if curvature < 1 - TIMES**2:
-            times = f"{(1 - curvature) ** -0.5:.2f} times q's by the curvature of the log weights"
-            return f"too wide in site {self.name} (the posterior's sd is {times})"
+            return f"too wide in site {self.name} ({_share(times)}by the curvature of log weights)"
         return ""
+
+
+def _share(times: float | None) -> str:
+    return "" if times is None else f"the posterior's sd is {times:.2f} times q's "
 
 
 def site_named(sites: Sequence[SiteReport], name: str) -> SiteReport:

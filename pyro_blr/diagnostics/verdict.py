@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..fit import Fit
-from .pareto import PSIS
+from .bounds import NO_SECOND_MOMENT
+from .pareto import CONSTANT, NO_MEAN, PSIS
 from .site_khat import SiteKhat
 from .site_report import SiteReport
 from .weighed import Weighed
@@ -28,10 +29,17 @@ FEW_DRAWS = 20
 
 #: How far above its limit the k-hat of 4000 draws may be by chance: three of its errors.
 CHANCE = 0.3
+#: The k-hat from which weights may lack a second moment, the error of a k-hat allowed for, and
+#: correct a mean or sd in part: those of the draws that would matter most are too rare.
+PARTLY = NO_SECOND_MOMENT - 0.1
 
 UNSEEN = (
-    "weights see only what q reaches: a mode without draws is missed. diagnostics.sbc and "
-    "diagnostics.against_nuts look there"
+    "weights see only what q reaches: a mode without draws is missed. diagnostics.against_nuts "
+    "starts chains elsewhere too, and diagnostics.sbc looks over data; a far mode may escape both"
+)
+ELSEWHERE = (
+    "there may be mass where q has no draws: fit again from other starts (the guide's "
+    "init_loc_fn=) and compare losses, and look with diagnostics.against_nuts(fit, *args)"
 )
 
 
@@ -58,8 +66,10 @@ def judge(
     """The verdict on draws of q and their weights."""
     smoothed = weighed.psis
     if smoothed.is_constant:
+        rounding = " (rounding of large terms)" if smoothed.spread > CONSTANT else ""
         text = (
-            f"exact: the weights are constant to {smoothed.spread:.0e} nats, so q is the posterior"
+            f"exact: the weights are constant to {smoothed.spread:.0e} nats{rounding}, so q is the "
+            "posterior"
         )
         return Verdict("exact", text, (UNSEEN,))
     doubt = "" if smoothed.is_even else _doubt(smoothed, sites, khats)
@@ -70,6 +80,8 @@ def judge(
     advice: tuple[str, ...] = ()
     if status in ("off", "untrusted"):
         advice = _advice(smoothed, khats, fit, len(weighed.parts), status == "off")
+        if smoothed.khat > NO_MEAN:
+            advice = (ELSEWHERE, *advice)
     elif status == "undecided":
         more = 8 * len(smoothed.log_weights)
         advice = (f"take more draws: report(fit, *args, num_samples={more})",)
@@ -84,7 +96,7 @@ def _doubt(smoothed: PSIS, sites: Sequence[SiteReport], khats: Sequence[SiteKhat
     """
     limit = smoothed.limit
     if smoothed.khat > limit:
-        return f"k-hat {smoothed.khat:.2f} is above {limit:.2f}"
+        return f"k-hat {smoothed.khat:.2f} is above {limit:.2f}{_lacking(smoothed.khat)}"
     whole = f"while that of the guide, {max(smoothed.khat, -1.0):.2f}, is not"
     heavy = max((k for k in khats if _matters(k)), key=lambda k: k.khat, default=None)
     if heavy is not None and heavy.khat > limit:
@@ -94,6 +106,16 @@ def _doubt(smoothed: PSIS, sites: Sequence[SiteReport], khats: Sequence[SiteKhat
     if far is not None and far.tail > limit:
         return f"the tail of so narrow a law in {far.name} has a k above {limit:.2f}, {whole}"
     return ""
+
+
+def _lacking(khat: float) -> str:
+    """What weights with such a tail do not have."""
+    if khat > NO_MEAN:
+        return (
+            " (the weights have no mean: they still grow where the draws end, and there may be "
+            "mass elsewhere)"
+        )
+    return " (the weights have no second moment)"
 
 
 def _matters(khat: SiteKhat) -> bool:
@@ -121,10 +143,15 @@ def _by_moments(weighed: Weighed, sites: Sequence[SiteReport]) -> tuple[str, str
     """The verdict where weighted estimates can be used."""
     khat = f"k-hat {max(weighed.psis.khat, -1.0):.2f}"
     if not weighed.psis.is_reliable:
-        khat += " is of a far tail, which may be heavier than q's; the draws' weights are even"
+        khat += (
+            " is of a far tail, which may be heavier than q's; the draws' weights are even, and "
+            "what is beyond them is not known"
+        )
     found = "; ".join(words for s in sites if (words := s.words()))
     if found:
-        return "off", f"{found}; {khat}, so weights correct it"
+        # An sd that is known to be too small has a tail that k-hat of few draws may not show.
+        tail = max([weighed.psis.khat, *(s.tail for s in sites)])
+        return "off", f"{found}; {khat}, so weights correct it{' partly' * (tail > PARTLY)}"
     if any(s.is_open for s in sites):
         names = ", ".join(s.name for s in sites if s.is_open)
         return "undecided", f"not decided: the draws are too few to judge {names}; {khat}"
@@ -167,7 +194,8 @@ def _advice(
     if weights_serve:
         lines.append(
             "report.weighed.psis.weights are weights of the draws: with them means and sds are "
-            "those of the posterior"
+            "nearer to those of the posterior, and the nearer the lower k-hat is (from 0.4 on an "
+            "sd may still be too small by more than its error)"
         )
     else:
         lines.append(

@@ -13,12 +13,16 @@ from torch import Tensor
 from .. import errors
 from ..draws.draws import draws_of
 from ..draws.fitted import Fitted
+from .call import check_call, finite_data
 from .pareto import CONSTANT, FEWEST_DRAWS, PSIS, psis
 
 #: Draws that are evaluated together: the model's log densities of each datum are held for so many.
 TOGETHER = 500
 #: The rounding of a log density, in units of its last digit: sums over data and over elements.
 ROUNDING = 64
+#: The rounding of log weights whose terms are computed of large values that nearly cancel, in
+#: units of the last digit of a value over its sd: twice the reach of thousands of draws.
+CANCELLING = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +70,8 @@ def weigh(
     """Draw from the guide of a fit and weigh the draws.
 
     :param caller: the function that the user called, for errors.
-    :raises ArgumentError: for fewer draws than a tail can be fitted to.
+    :raises ArgumentError: for fewer draws than a tail can be fitted to, and for arguments that are
+        not the model's.
     :raises GuideError: if q is a point.
     :raises NonFiniteError: if a draw or its log density is NaN or infinite, naming the site.
     """
@@ -75,7 +80,9 @@ def weigh(
             f"num_samples must be an integer of at least 100, not {num_samples!r}: the tail of the "
             f"weights is fitted to a fifth of them. Mend: {caller}(fit, *args, num_samples=4000)."
         )
-    chunks = [draws_of(own, args, kwargs, n, caller) for n in in_chunks(num_samples)]
+    check_call(own.model, args, kwargs, caller)
+    with finite_data(args, kwargs, caller):
+        chunks = [draws_of(own, args, kwargs, n, caller) for n in in_chunks(num_samples)]
     first = chunks[0]
     log_weights = torch.cat([c.log_weights for c in chunks])
     log_p = torch.cat([c.log_p for c in chunks])
@@ -97,10 +104,23 @@ def in_chunks(count: int) -> Iterator[int]:
 
 
 def rounding_of(values: Mapping[str, Tensor], log_p: Tensor, log_q: Tensor) -> float:
-    """How far rounding may take apart log weights that are equal, in nats."""
-    eps = max(torch.finfo(v.dtype).eps for v in values.values() if v.is_floating_point())
+    """How far rounding may take apart log weights that are equal, in nats.
+
+    That of a log density is by its size, and that of its terms by what they are computed of: a
+    mean of a thousand with an sd of a hundredth has lost five digits of its place in q.
+    """
+    kinds = [v.dtype for v in values.values() if v.is_floating_point()]
+    eps = max(torch.finfo(kind).eps for kind in kinds or [torch.get_default_dtype()])
     size = float(torch.maximum(log_p.abs(), log_q.abs()).max())
-    return max(CONSTANT, ROUNDING * eps * size)
+    lost = sum(_in_sds(v) for v in values.values() if v.is_floating_point())
+    return max(CONSTANT, eps * (ROUNDING * size + CANCELLING * lost))
+
+
+def _in_sds(value: Tensor) -> float:
+    """How many sds of q the values of a site are from 0, elements added as errors are."""
+    flat = value.detach().double().cpu().reshape(len(value), -1)
+    far = flat.abs().mean(0) / flat.std(0)
+    return float(far[torch.isfinite(far)].square().sum().sqrt())
 
 
 def divergence(log_ratios: Tensor) -> float:

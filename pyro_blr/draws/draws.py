@@ -117,11 +117,13 @@ def draws_of(
     for name, value in drawn.values.items():
         _check_finite(value, f"site {name!r} in the guide", FEED)
     for names, log_q in drawn.log_q.items():
-        _check_finite(log_q, f"the guide's log density of {', '.join(map(repr, names))}", FEED)
+        what = f"the guide's log density of {', '.join(map(repr, names))}"
+        _check_finite(log_q, what, FEED, drawn.values)
     program = Program(own.target, args, kwargs, caller, must_know=True)
     sites = at_draws(program, drawn.values, num_samples)
     for name, site in sites.items():
-        _check_finite(site.total, f"the model's log density of site {name!r}", SUPPORT)
+        what = f"the model's log density of site {name!r}"
+        _check_finite(site.total, what, SUPPORT, drawn.values)
     return _draws(drawn, sites)
 
 
@@ -133,17 +135,38 @@ SUPPORT = (
 )
 
 
-def _check_finite(value: Tensor, what: str, mend: str) -> None:
-    """Refuse values that are not finite at every draw."""
+def _check_finite(
+    value: Tensor, what: str, mend: str, draws: Mapping[str, Tensor] | None = None
+) -> None:
+    """Refuse values that are not finite at every draw.
+
+    :param draws: the draws that they are computed of, which rounding may have moved to an edge.
+    """
     if not value.is_floating_point():
         return
     bad = ~torch.isfinite(value).reshape(len(value), -1).all(-1)
     if bad.any():
         first = int(bad.nonzero()[0])
+        mend = _edge(draws or {}, bad) or mend
         raise errors.NonFiniteError(
             f"{what} is not finite at {int(bad.sum())} of {len(value)} draws (the first is draw "
             f"{first}). Mend: {mend}."
         )
+
+
+def _edge(draws: Mapping[str, Tensor], bad: Tensor) -> str:
+    """The mend of draws that are rounded onto 0 or 1, which no continuous law has; or nothing."""
+    for name, value in draws.items():
+        own = value[bad.to(value.device)]
+        # The least number that the generators of gamma laws give stands for 0.
+        tiny = torch.finfo(own.dtype).tiny if own.is_floating_point() else 0.0
+        if not own.is_floating_point() or not bool(((own.abs() <= tiny) | (own == 1)).any()):
+            continue
+        rounded = f"draws of site {name!r} are rounded to 0 or 1 in {str(own.dtype)[6:]}"
+        if own.dtype != torch.float64:
+            return f"use float64, torch.set_default_dtype(torch.float64), since {rounded}"
+        return f"use a larger concentration in the prior, since {rounded} already"
+    return ""
 
 
 def _draws(drawn: GuideDraws, sites: Mapping[str, Site]) -> Draws:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
+from pyro_blr import errors
 from pyro_blr.diagnostics import divergence_bound, error_bounds, moments, psis
 
 SEEDS = range(10)
@@ -110,3 +111,11 @@ def test_an_element_that_does_not_vary_is_no_number():
     z = torch.stack([torch.randn(500), torch.ones(500)], -1)
     found = moments(z, psis(0.1 * torch.randn(500)).weights)
     assert torch.isfinite(found.shift[0]) and torch.isnan(found.shift[1])
+
+
+def test_draws_and_weights_of_other_lengths():
+    smoothed = psis(torch.randn(100))
+    for call in (lambda v: moments(v, smoothed.weights), lambda v: error_bounds(v, smoothed)):
+        for values in (torch.zeros(50, 2), torch.tensor(0.0)):
+            with pytest.raises(errors.ShapeError, match=r"\(100,\).*Mend"):
+                call(values)

@@ -8,9 +8,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import init_to_value
 
-from pyro_blr import errors
+from pyro_blr import BLR, errors
 from pyro_blr.diagnostics import against_nuts
+from pyro_blr.guides import AutoNatural
 from tests.diagnostics.models import CONJUGATE, fitted, narrow
 
 MODEL, DATA = CONJUGATE["normal_mean"]
@@ -67,10 +69,70 @@ def test_a_chain_that_has_not_mixed_is_no_reference():
     y = torch.tensor(0.0)
     found = against_nuts(fitted(modes, y), y, num_samples=60, warmup_steps=20)
     verdict = found.verdict
-    if found.has_mixed:  # it has stayed in q's mode, as q has
-        assert "no reference" not in verdict
+    if found.has_mixed:  # all have come to q's mode
+        assert "no reference" not in verdict and "disagree" not in verdict
     else:
-        assert verdict.startswith("no reference")
+        assert verdict.startswith(("no reference", "not decided: chains disagree"))
+
+
+def lesser_mode(y):
+    z = pyro.sample("z", dist.Normal(-2.0, 1.0))
+    pyro.sample("y", dist.Normal(z**2, 0.5), obs=y)
+
+
+def test_chains_that_disagree_decide_nothing():
+    y = torch.tensor(4.0)
+    start = init_to_value(values={"z": torch.tensor(2.0)})
+    guide = AutoNatural(lesser_mode, init_loc_fn=start)
+    fit = BLR(lesser_mode, guide, on_sampled="ignore").fit(y)
+    found = against_nuts(fit, y, num_samples=160, warmup_steps=60)
+    assert found.num_chains == 4 and not found.has_mixed
+    assert found.verdict.startswith("not decided: chains disagree")
+    alone = against_nuts(fit, y, num_samples=100, warmup_steps=60, num_chains=1)
+    assert "disagree" not in alone.verdict
+
+
+def test_discrete_latents_that_q_holds_are_summed_out():
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            z = pyro.sample("z", dist.Bernoulli(0.5))
+            pyro.sample("y", dist.Normal(mu + 10 * z, 1.0), obs=y)
+
+    y = torch.tensor([0.0, 10.0, 10.2, -0.1])
+    fit = fitted(model, y, discrete="factorised")
+    found = against_nuts(fit, y, num_samples=80, warmup_steps=30)
+    assert [s.name for s in found.sites] == ["mu"]
+
+
+def test_an_improper_prior_is_refused():
+    def model(y):
+        z = pyro.sample("z", dist.ImproperUniform(dist.constraints.real, (), ()))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    with pytest.raises(errors.ArgumentError, match=r"improper prior.*Mend"):
+        against_nuts(fitted(model, *DATA()), *DATA())
+
+
+def test_discrete_latents_alone():
+    def model(y):
+        z = pyro.sample("z", dist.Bernoulli(0.3))
+        pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    y = torch.tensor(0.4)
+    with pytest.raises(errors.GuideError, match=r"discrete.*Mend: diagnostics\.report"):
+        against_nuts(fitted(model, y, discrete="factorised"), y)
+
+
+def test_calls_that_the_model_does_not_take():
+    fit = fitted(MODEL, *DATA())
+    with pytest.raises(errors.ArgumentError, match=r"missing.*Mend: against_nuts\(fit, y\)"):
+        against_nuts(fit)
+    with pytest.raises(errors.ArgumentError, match="'bogus'"):
+        against_nuts(fit, *DATA(), bogus=1)
+    with pytest.raises(errors.NonFiniteError, match=r"argument 1.*Mend"):
+        against_nuts(fit, math.nan * DATA()[0])
 
 
 @pytest.mark.parametrize("options", [{"num_samples": 5}, {"warmup_steps": 0}, {"num_samples": 1.5}])

@@ -234,3 +234,17 @@ def test_draws_of_another_shape():
 def test_draws_that_are_not_finite():
     with pytest.raises(errors.NonFiniteError, match=r"site 'z' in simulation 0.*Mend"):
         sbc(normal_mean, torch.zeros(10), fit=lambda m, y: {"z": torch.full((50,), torch.nan)})
+
+
+def test_functions_and_calls_that_cannot_be():
+    model, data = CONJUGATE["normal_mean"]
+    with pytest.raises(errors.ArgumentError, match=r"fit must be a function.*Mend: sbc"):
+        sbc(model, *data(), fit=3)
+    with pytest.raises(errors.ArgumentError, match=r"simulate must be a function.*Mend"):
+        sbc(model, *data(), simulate=3)
+    with pytest.raises(errors.ArgumentError, match=r"needs the model.*Mend: sbc"):
+        sbc(3, *data())
+    with pytest.raises(errors.ArgumentError, match=r"missing.*Mend: sbc\(model, y\)"):
+        sbc(model)
+    with pytest.raises(errors.ArgumentError, match=r"'bogus'.*Mend: sbc"):
+        sbc(model, *data(), bogus=1)
