@@ -30,6 +30,13 @@ class ArgumentError(BLRError, ValueError):
     """An argument of ``BLR``, of a guide or of a step cannot be used."""
 
 
+class UnknownNameError(BLRError, KeyError):
+    """There is nothing of a name that was asked for."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # a KeyError would quote the sentence
+
+
 class GuideError(BLRError, ValueError):
     """The guide and the model do not fit: a site without a guide, or a guide without a site."""
 
@@ -107,6 +114,14 @@ class SkippedStepWarning(UserWarning):
 
 class LeftOutWarning(UserWarning):
     """A part of what was asked for is left out, since it cannot be had."""
+
+
+class RenamedWarning(UserWarning):
+    """A site has another name in what was made, as its own is taken there."""
+
+
+class NonFiniteWarning(UserWarning):
+    """A value that a model computes of its latents is NaN or infinite at some draws."""
 
 
 class MemoryLimitError(BLRError, MemoryError):

@@ -92,7 +92,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "stopwatch": (),
     "isolation": ("guides.leaf", "random_state"),
-    "trace_report": ("html_table", "text_table", "fit"),
+    "trace_report": ("errors", "html_table", "text_table", "fit"),
     "factor_times": ("lifting", "energy", "objective", "stopwatch", "trace_report"),
     "profiling": (
         *("factor_times", "isolation", "loop", "objective"),
@@ -108,7 +108,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("fit", "loop", "engine", "diagnosis", "picture", "influence"),
         *("profiling", "trace_report"),
     ),
-    "draws": ("errors", "_compat", "families", "energy", "guides", "rules", "fit", "blr"),
+    "draws": ("errors", "_compat", "families", "energy", "guides", "rules", "fit", "diagnosis", "blr"),
     "arviz": ("errors", "_version", "random_state", "fit", "draws"),
     "diagnostics": (
         *("errors", "_compat", "families", "lifting.blocks", "energy", "guides", "fit", "blr"),
