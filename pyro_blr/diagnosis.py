@@ -90,7 +90,7 @@ def called(
             given = "those of the fit" if caller not in ("fit", "step") else "the data"
             raise errors.ArgumentError(
                 f"{caller} calls the model, whose arguments are {signature}, and what was given "
-                f"does not fit: {why}. Mend: give {caller} the model's arguments as well, {given}."
+                f"does not fit: {why}. Mend: call {caller} with these arguments, {given}."
             ) from error
         raise
 

@@ -47,7 +47,7 @@ class Groups:
             own = self.names.of(name, dims[name], (whole or {}).get(name))
             held[self.names.variable(name)] = (
                 (*SAMPLES, *own),
-                _numpy(value, (1, -1, *dims[name].shape)),
+                _numpy(value, (1, len(value), *dims[name].shape)),
             )
         return self._dataset(held)
 

@@ -137,7 +137,7 @@ def _check_finite(value: Tensor, what: str, mend: str) -> None:
     """Refuse values that are not finite at every draw."""
     if not value.is_floating_point():
         return
-    bad = ~torch.isfinite(value).reshape(len(value), -1).all(-1)
+    bad = ~torch.isfinite(value).reshape(len(value), value[0].numel()).all(-1)
     if bad.any():
         first = int(bad.nonzero()[0])
         raise errors.NonFiniteError(

@@ -76,7 +76,7 @@ def _of_blocks(guide: LatentGuide, num_draws: int) -> GuideDraws:
 
 def _summed(log_density: Tensor) -> Tensor:
     """The sum over all dims but the first, on the host. # shape: (S,)"""
-    return log_density.double().cpu().reshape(len(log_density), -1).sum(-1)
+    return log_density.double().cpu().reshape(len(log_density), log_density[0].numel()).sum(-1)
 
 
 # A guide that is run
