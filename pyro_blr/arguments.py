@@ -27,6 +27,7 @@ RESERVED: Mapping[str, tuple[str, ...]] = {
     "fit": ("max_steps", "tol", "progress"),
     "influence": ("site", "plate"),
     "trace_report": ("max_steps",),
+    "to_arviz": ("num_samples", "groups", "dims", "coords", "seed", "container"),
 }
 
 

@@ -72,7 +72,8 @@ class Groups:
         if draws.log_q is not None:
             held["log_q"] = (SAMPLES, _numpy(draws.log_q, (1, -1)))
         points = {"points": sorted(draws.points)} if draws.points else {}
-        return self._dataset(held, points)
+        auxiliary = {"auxiliary": sorted(draws.auxiliary)} if draws.auxiliary else {}
+        return self._dataset(held, {**points, **auxiliary})
 
     def history(self, fit: Fit) -> Any:
         """-ELBO at the entry of each step, and how the fit ended."""

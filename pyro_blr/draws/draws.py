@@ -3,7 +3,7 @@
 
 """Draws of q, the model's log densities at each, and what they lie along."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -37,6 +37,8 @@ class Draws:
     :param prior_dims: how each log prior lies.
     :param likelihood_dims: how each log likelihood lies.
     :param plates: the size of each plate.
+    :param auxiliary: what the guide draws beside the latents; they have no density of their own
+        then, as it is the integral over these.
     """
 
     latents: Mapping[str, Tensor]
@@ -51,6 +53,7 @@ class Draws:
     prior_dims: Mapping[str, Dims]
     likelihood_dims: Mapping[str, Dims]
     plates: Mapping[str, int]
+    auxiliary: frozenset[str] = frozenset()
 
     @property
     def data_sites(self) -> frozenset[str]:
@@ -66,6 +69,8 @@ class Draws:
     def log_q(self) -> Tensor | None:
         """The log density of q at each draw, in float64; None where all of q is a point.
 
+        It is None as well where it is not known, beside ``auxiliary`` sites.
+
         Where a part of q is a point, it is the density of the rest. # shape: (S,)
         """
         parts = list(self.log_q_parts.values())
@@ -75,14 +80,28 @@ class Draws:
     def log_weights(self) -> Tensor:
         """``log_p - log_q``, whose mean is the ELBO. # shape: (S,)
 
-        :raises GuideError: if q is a point.
+        :raises GuideError: if q is a point, or its density is not known.
         """
+        if self.auxiliary:
+            raise errors.GuideError(f"{no_density(self.auxiliary)} {WITHOUT_AUXILIARY}")
         if self.log_q is None:
             raise errors.GuideError(
                 f"q holds {sorted(self.points)} as points and has no density, so its draws have no "
                 "weights. Mend: use a guide with a density, AutoNatural(model)."
             )
         return self.log_p - self.log_q
+
+
+WITHOUT_AUXILIARY = "Mend: use a guide without them, such as AutoNatural(model)."
+
+
+def no_density(auxiliary: frozenset[str]) -> str:
+    """Why there is no log q."""
+    return (
+        f"the guide draws {sorted(auxiliary)} beside the latents (infer={{'is_auxiliary': True}}), "
+        "so that the density of the latents alone is an integral that is not known, and log_p - "
+        "log_q would be no ratio of densities of the same latents."
+    )
 
 
 def draws_of(
@@ -117,11 +136,15 @@ def draws_of(
     for name, value in drawn.values.items():
         _check_finite(value, f"site {name!r} in the guide", FEED)
     for names, log_q in drawn.log_q.items():
-        _check_finite(log_q, f"the guide's log density of {', '.join(map(repr, names))}", FEED)
+        held = [drawn.values[n] for n in names if n in drawn.values]
+        mend = _mend(log_q, held, FEED)
+        _check_finite(log_q, f"the guide's log density of {', '.join(map(repr, names))}", mend)
     program = Program(own.target, args, kwargs, caller, must_know=True)
     sites = at_draws(program, drawn.values, num_samples)
     for name, site in sites.items():
-        _check_finite(site.total, f"the model's log density of site {name!r}", SUPPORT)
+        held = [drawn.values[name]] if name in drawn.values else []
+        mend = _mend(site.total, held, SUPPORT)
+        _check_finite(site.total, f"the model's log density of site {name!r}", mend)
     return _draws(drawn, sites)
 
 
@@ -131,6 +154,28 @@ SUPPORT = (
     "give q a law inside the support of the model's (a guide for that site on its own support), or "
     "keep arguments that overflow (exp) in bounds"
 )
+
+
+def _mend(log_density: Tensor, values: Sequence[Tensor], otherwise: str) -> str:
+    """What mends log densities that are not finite, if some are: draws may have been rounded.
+
+    :param values: of the sites that have the density. # shape: (S, *site)
+    """
+    bad = ~torch.isfinite(log_density)
+    for value in values:
+        held = value[bad.to(value.device)]
+        if not len(held) or not held.is_floating_point():
+            continue
+        own = held.reshape(len(held), held[0].numel())
+        if bool(((own == 0) | (own == 1)).any(-1).all()):
+            dtype = str(value.dtype).removeprefix("torch.")
+            finer = "give the model data and arguments in torch.float64, and fit again; or "
+            return (
+                f"these draws lie so near an edge of the support that {dtype} rounds them to it, "
+                f"where the density is 0 or infinite: {finer if dtype != 'float64' else ''}"
+                "choose a prior with less of its mass at the edge"
+            )
+    return otherwise
 
 
 def _check_finite(value: Tensor, what: str, mend: str) -> None:
@@ -167,4 +212,5 @@ def _draws(drawn: GuideDraws, sites: Mapping[str, Site]) -> Draws:
         {n: s.dims_of_log_prob for n, s in latent.items()},
         {n: s.dims_of_log_prob for n, s in observed.items()},
         plates,
+        drawn.auxiliary,
     )
