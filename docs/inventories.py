@@ -20,7 +20,8 @@ PYTHON = {
     **{
         name: f"library/exceptions.html#{name}"
         for name in (
-            *("Exception", "ValueError", "RuntimeError", "MemoryError", "Warning", "UserWarning"),
+            *("Exception", "ValueError", "RuntimeError", "KeyError", "MemoryError"),
+            *("Warning", "UserWarning"),
             "NotImplementedError",
         )
     },

@@ -31,6 +31,7 @@ RESERVED: Mapping[str, tuple[str, ...]] = {
     "site_khat": ("num_samples",),
     "against_nuts": ("num_samples", "warmup_steps", "num_chains"),
     "sbc": ("fit", "simulate", "num", "num_samples", "progress"),
+    "to_arviz": ("num_samples", "groups", "dims", "coords", "seed", "container"),
 }
 
 

@@ -69,7 +69,7 @@ def _call_of_model(method: Method) -> Method:
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
-            diagnosed(self.model, self.guide, args, given),
+            diagnosed(self.model, self.guide, args, given, method.__name__),
         ):
             return method(self, *args, **kwargs)
 

@@ -3,6 +3,7 @@
 
 """What is behind an error of Pyro's or torch's that names no plate and no site."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -47,14 +48,17 @@ def diagnosed(
     guide: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
+    caller: str,
 ) -> Iterator[None]:
     """Give errors that name no plate and no site one that does, where a run finds the cause.
 
+    :param str caller: the function that the user called, for errors.
+    :raises ArgumentError: for a call that the model does not take.
     :raises SubsampleError: for a minibatch that does not fit its plate.
     :raises GuideError: for a site whose sizes in the guide and in the model differ.
     """
     try:
-        with PlateChecks():
+        with PlateChecks(), called(model, args, kwargs, caller):
             yield
     except errors.BLRError:
         raise
@@ -63,6 +67,32 @@ def diagnosed(
         if cause is None:
             raise
         raise cause from error
+
+
+@contextmanager
+def called(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], caller: str
+) -> Iterator[None]:
+    """Say of a call that a model does not take which arguments it needs.
+
+    :raises ArgumentError: in the place of the model's own ``TypeError``.
+    """
+    try:
+        yield
+    except TypeError as error:
+        try:
+            signature = inspect.signature(getattr(model, "forward", model))
+        except (TypeError, ValueError):
+            raise error from None
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as why:
+            given = "those of the fit" if caller not in ("fit", "step") else "the data"
+            raise errors.ArgumentError(
+                f"{caller} calls the model, whose arguments are {signature}, and what was given "
+                f"does not fit: {why}. Mend: call {caller} with these arguments, {given}."
+            ) from error
+        raise
 
 
 @contextmanager

@@ -38,6 +38,13 @@ class ArgumentError(BLRError, ValueError):
     """An argument of ``BLR``, of a guide or of a step cannot be used."""
 
 
+class UnknownNameError(BLRError, KeyError):
+    """There is nothing of a name that was asked for."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # a KeyError would quote the sentence
+
+
 class GuideError(BLRError, ValueError):
     """The guide and the model do not fit: a site without a guide, or a guide without a site."""
 
@@ -127,6 +134,14 @@ class LeftOutWarning(UserWarning):
 
 class RunningStatisticsWarning(UserWarning):
     """A BatchNorm layer gathers its running statistics at drawn weights."""
+
+
+class RenamedWarning(UserWarning):
+    """A site has another name in what was made, as its own is taken there."""
+
+
+class NonFiniteWarning(UserWarning):
+    """A value that a model computes of its latents is NaN or infinite at some draws."""
 
 
 class MemoryLimitError(BLRError, MemoryError):

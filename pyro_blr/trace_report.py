@@ -5,6 +5,7 @@
 
 from dataclasses import dataclass
 
+from . import errors
 from .fit import counted
 from .html_table import html_table, tier
 from .text_table import text_table
@@ -69,7 +70,13 @@ class TraceReport:
     notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> PartTime:
-        return next(p for p in self.parts if p.name == name)
+        found = [p for p in self.parts if p.name == name]
+        if not found:
+            raise errors.UnknownNameError(
+                f"no part is called {name!r}; there are {[p.name for p in self.parts]}, and of "
+                f"factors, in .factors, {[f.site for f in self.factors]}. Mend: use one of these."
+            )
+        return found[0]
 
     @property
     def costliest(self) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_blr import BLR
+from pyro_blr import BLR, errors
 from pyro_blr.guides import AutoNatural
 
 X = torch.linspace(-1.0, 2.0, 40, dtype=torch.float64).reshape(20, 2)
@@ -77,3 +77,39 @@ def test_the_marginal_of_a_positive_latent_is_log_normal() -> None:
     assert isinstance(posterior, dist.LogNormal)
     draws = guide.sample_posterior(20000)["tau"]
     assert abs(draws.mean() - posterior.mean) < 5 * posterior.stddev / 20000**0.5
+
+
+def _mean(y: Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(0.0, 2.0))
+    with pyro.plate("d", len(y)):
+        pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+@pytest.mark.parametrize(
+    "method", ["step", "fit", "evaluate_loss", "explain", "messages", "influence", "trace_report"]
+)
+def test_a_call_that_the_model_does_not_take_says_what_it_needs(method: str) -> None:
+    y = torch.ones(3)
+    blr = BLR(_mean, AutoNatural(_mean))
+    blr.fit(y)
+    for args in ((), (y, y)):
+        with pytest.raises(errors.ArgumentError, match=rf"{method} calls the model.*\(y"):
+            getattr(blr, method)(*args)
+    with pytest.raises(errors.ArgumentError, match="'bogus'"):
+        getattr(blr, method)(y, bogus=1)
+
+
+def test_a_type_error_inside_a_model_stays_what_it_is() -> None:
+    def model(y: Tensor) -> None:
+        pyro.sample("z", dist.Normal(0.0, len(3)))  # type: ignore[arg-type]
+
+    with pytest.raises(TypeError, match="len"):
+        BLR(model, AutoNatural(model)).explain(torch.ones(3))
+
+
+@pytest.mark.parametrize("method", ["explain", "trace_report"])
+def test_a_name_that_is_not_there_says_which_are(method: str) -> None:
+    blr = BLR(_mean, AutoNatural(_mean))
+    with pytest.raises(KeyError, match=r"'nope'; there are \[.*'y'") as caught:
+        getattr(blr, method)(torch.ones(3))["nope"]
+    assert isinstance(caught.value, errors.UnknownNameError)

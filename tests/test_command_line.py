@@ -337,6 +337,8 @@ def refused(folder: Path, file: str, content: bytes | None, match: str) -> None:
         ("text.csv", b"a,b\n1,2\nx,3\n", r"row 3 of the column 'a' is 'x'.*Mend"),
         ("hole.csv", b"a,b\n1,2\n,3\n", r"row 3 of the column 'a' is ''.*nan"),
         ("twice.csv", b"a,a\n1,2\n", r"two columns of one name"),
+        ("gap.csv", b"X.1,X.3\n1,2\n", r"'X' .*X\.2 is missing.*Mend"),
+        ("late.csv", b"X.2,X.3\n1,2\n", r"'X' .*X\.1 is missing.*Mend"),
         ("utf.csv", b"\xff\xfe\x00", r"cannot be read as \.csv"),
     ],
 )
@@ -384,6 +386,30 @@ def test_an_error_of_the_model_has_its_trace_and_a_hint(
     assert "the model's own" in shown
     assert "cl_models.py" in shown
     assert "error: the model raised RuntimeError. Mend" in shown
+    assert "1.0" not in shown
+
+
+def test_whole_numbers_in_the_place_of_real_ones_get_a_hint(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(folder, ".json", {"X": [[1, 2], [3, 4]], "y": [1.0, 2.0]})
+    assert main(["explain", "cl_models:regression", "--data", data]) == 1
+    assert "write 1.0 where a real number is meant" in capsys.readouterr().err
+
+
+def test_data_that_are_nan_are_counted_by_argument(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(folder, ".npz", {"X": X, "y": np.where(np.arange(len(Y)) < 2, np.nan, Y)})
+    main(["explain", "cl_models:regression", "--data", data])
+    x, y = capsys.readouterr().out.splitlines()[:2]
+    assert "NaN" not in x
+    assert "NaN or infinite in 2 places" in y
+
+
+def test_text_is_no_data(folder: Path) -> None:
+    np.savez(folder / "text.npz", y=np.array(["a", "b"]))
+    refused(folder, "text.npz", None, r"'y' holds text.*Mend: save labels as whole numbers")
 
 
 @pytest.mark.parametrize("device", ["nothing", "cuda:99"])

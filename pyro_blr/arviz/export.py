@@ -14,12 +14,14 @@ from torch import Tensor
 
 from .. import errors
 from .._version import __version__
+from ..arguments import plain_number, reject_unknown
 from ..draws import Draws, Fitted, Predictions, draws_of, fitted, predictive, prior
+from ..draws.draws import WITHOUT_AUXILIARY, no_density
 from ..random_state import same_random_state
 from .constants import constants
 from .container import holder
 from .groups import Groups
-from .names import Names
+from .names import RESERVED_DIMS, Names
 
 #: Every group that there may be, in order.
 GROUPS = (
@@ -62,7 +64,8 @@ def to_arviz(
     - ``prior`` and ``prior_predictive``: draws of the model without its data;
     - ``observed_data``; ``constant_data``: the other tensors among the model's arguments;
     - ``sample_stats``: ``log_p``, the log joint that q was fitted to, and ``log_q``, of each draw,
-      in nats; there is no ``log_q`` where q is a point;
+      in nats; there is no ``log_q`` where q is a point, nor where the guide draws more than latents
+      (``is_auxiliary``);
     - ``fit``: ``loss``, -ELBO by step, with the fit's ``residual``, ``gap`` and ``reason`` as
       attributes, if ``fit`` is what :meth:`~pyro_blr.BLR.fit` returned.
 
@@ -85,13 +88,18 @@ def to_arviz(
     :param str container: ``"datatree"``, ``"inferencedata"`` (ArviZ before 1.0), or ``"auto"``: a
         tree, unless only an ArviZ before 1.0 is installed.
     :return: an ``xarray.DataTree``, or an ``arviz.InferenceData``.
-    :raises ArgumentError: if an argument cannot be used, or ArviZ is missing.
+    :raises ArgumentError: if an argument cannot be used, or ArviZ is missing, or the model does not
+        take such a call.
     :raises DiscreteLatentError: if a discrete latent cannot be summed out.
     :raises GuideError: if the guide and the model do not hold the same latents.
     :raises NonFiniteError: if a draw or its log density is NaN or infinite, naming the site.
     :raises PlateSizeError: if the model takes a subsample of a plate.
     """
     own = fitted(fit, CALLER)
+    reject_unknown(own.model, CALLER, kwargs)
+    num_samples, seed = plain_number(num_samples), plain_number(seed)
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise errors.ArgumentError(f"seed must be a whole number, not {seed!r}. Mend: seed=0.")
     given = {"groups": groups, "dims": dims, "coords": coords, "seed": seed}
     _check_names(own, args, [n for n, value in given.items() if value is not None])
     wanted, make = _wanted(groups), holder(container)
@@ -191,6 +199,13 @@ class _Export:
                 )
         if left_out:
             errors.warn(_left_out(left_out), errors.LeftOutWarning)
+        if draws.auxiliary and "sample_stats" in wanted:
+            why = no_density(draws.auxiliary)
+            errors.warn(f"log_q is left out: {why} {WITHOUT_AUXILIARY}", errors.LeftOutWarning)
+        if "posterior" in wanted:
+            _warn_of_non_finite(draws.deterministic)
+        if names.renamed:
+            errors.warn(_renamed(names.renamed), errors.RenamedWarning)
         names.check_used()
         return found
 
@@ -222,6 +237,28 @@ class _Export:
     @cached_property
     def _prior(self) -> tuple[Predictions, dict[str, Tensor]]:
         return prior(self.own, self.args, self.kwargs, self.draws.num_samples, CALLER)
+
+
+def _warn_of_non_finite(computed: Mapping[str, Tensor]) -> None:
+    """Say which ``pyro.deterministic`` sites have draws that no mean can be taken of."""
+    for name, value in computed.items():
+        own = value.reshape(len(value), value[0].numel())
+        bad = int((~torch.isfinite(own).all(-1)).sum()) if value.is_floating_point() else 0
+        if bad:
+            errors.warn(
+                f"the deterministic site {name!r} is NaN or infinite at {bad} of {len(value)} "
+                "draws, and so are its mean and its quantiles. Mend: compute it where it is "
+                f"defined, or take the draws that are: tree['posterior'][{name!r}].",
+                errors.NonFiniteWarning,
+            )
+
+
+def _renamed(names: Mapping[str, str]) -> str:
+    listed = ", ".join(f"{old!r} is called {new!r}" for old, new in names.items())
+    return (
+        f"{listed}: ArviZ keeps {list(RESERVED_DIMS)} for the dims of draws, and no two variables "
+        "may have one name. Mend: rename them in the model, or use the new names."
+    )
 
 
 def _left_out(groups: Mapping[str, Exception]) -> str:

@@ -47,7 +47,7 @@ class Groups:
             own = self.names.of(name, dims[name], (whole or {}).get(name))
             held[self.names.variable(name)] = (
                 (*SAMPLES, *own),
-                _numpy(value, (1, -1, *dims[name].shape)),
+                _numpy(value, (1, len(value), *dims[name].shape)),
             )
         return self._dataset(held)
 
@@ -72,7 +72,8 @@ class Groups:
         if draws.log_q is not None:
             held["log_q"] = (SAMPLES, _numpy(draws.log_q, (1, -1)))
         points = {"points": sorted(draws.points)} if draws.points else {}
-        return self._dataset(held, points)
+        auxiliary = {"auxiliary": sorted(draws.auxiliary)} if draws.auxiliary else {}
+        return self._dataset(held, {**points, **auxiliary})
 
     def history(self, fit: Fit) -> Any:
         """-ELBO at the entry of each step, and how the fit ended."""

@@ -12,6 +12,9 @@ import numpy as np
 
 from .. import errors
 
+#: Draws from which on ArviZ fits a Pareto distribution to the five largest weights of a datum.
+FEWEST = 25
+
 #: Log weights whose spread is below this, in nats, are the same but for rounding.
 ROUNDING = 1e-9
 
@@ -30,11 +33,13 @@ def loo(tree: Any, var_name: str | None = None) -> Any:
     :param str var_name: the observed site, if there are several.
     :return: what ArviZ's ``loo`` returns with ``pointwise=True``, for ``compare`` and
         ``plot_khat``.
-    :raises ArgumentError: if there is no log likelihood, or more than one and none is named.
+    :raises ArgumentError: if there is no log likelihood, or more than one and none is named; if
+        there are no weights, or too few draws for a tail.
     """
     name = _variable(tree, var_name)
     log_likelihood = tree["log_likelihood"][name]
     stats = tree["sample_stats"]
+    _check_draws(log_likelihood, stats)
     values = np.asarray(log_likelihood.values, dtype=float)
     log_ratios = -values
     if "log_q" in stats:
@@ -52,8 +57,34 @@ def loo(tree: Any, var_name: str | None = None) -> Any:
     return arviz_stats.loo(tree, var_name=name, **options)
 
 
+def _check_draws(log_likelihood: Any, stats: Any) -> None:
+    """Refuse draws that have no weights, or are too few for a tail."""
+    if "auxiliary" in stats.attrs:
+        raise errors.ArgumentError(
+            f"the guide draws {list(stats.attrs['auxiliary'])} beside the latents, so that its "
+            "draws have no log_q and no weights. Mend: use a guide without them, such as "
+            "AutoNatural(model)."
+        )
+    count = log_likelihood.shape[0] * log_likelihood.shape[1]
+    if "log_q" in stats and count < FEWEST:
+        raise errors.ArgumentError(
+            f"num_samples was {count}, and a Pareto k needs the largest weights of at least "
+            f"{FEWEST}. Mend: to_arviz(fit, *args, num_samples=1000)."
+        )
+
+
 def _variable(tree: Any, var_name: str | None) -> str:
+    if not hasattr(tree, "groups"):
+        raise errors.ArgumentError(
+            f"loo takes what to_arviz returned, not {type(tree).__name__}. Mend: "
+            "loo(to_arviz(fit, *args))."
+        )
     groups = tree.groups() if callable(tree.groups) else [g.strip("/") for g in tree.groups]
+    if "log_likelihood" in groups and "sample_stats" not in groups:
+        raise errors.ArgumentError(
+            "there is no group 'sample_stats', which holds the weights of the draws. Mend: "
+            'to_arviz(fit, *args, groups=["log_likelihood", "sample_stats", ...]).'
+        )
     names = list(tree["log_likelihood"].data_vars) if "log_likelihood" in groups else []
     if var_name is None and len(names) == 1:
         return str(names[0])

@@ -18,7 +18,8 @@ RESERVED_DIMS = ("chain", "draw", "sample")
 class Names:
     """Names of variables and of their dims, and labels along them.
 
-    A slash, as scopes put it into the names of sites, is a path to a tree: a dot stands for it.
+    A slash, as scopes put it into the names of sites, is a path to a tree: a dot stands for it. A
+    name that is taken, by another site or by ArviZ, gets a ``_`` behind it, and is in ``renamed``.
 
     :param plates: the names of the plates.
     :param variables: the names of variables, which no dim may have.
@@ -51,6 +52,11 @@ class Names:
                 name += "_dim"
             self._plates[plate] = name
         self._sizes: dict[str, int] = {}
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """The variables whose own name is taken, with what they are called."""
+        return {n: own for n, own in self._variables.items() if own != n.replace("/", ".")}
 
     def variable(self, name: str) -> str:
         """What a site or an argument is called."""
@@ -134,9 +140,9 @@ def _names(argument: str, variable: str, names: Any) -> list[str]:
 def _without_slashes(names: Iterable[str]) -> dict[str, str]:
     """A name for each that a tree can hold; they stay different."""
     found: dict[str, str] = {}
-    for name in sorted(names, key=lambda n: "/" in n):
+    for name in sorted(names, key=lambda n: ("/" in n or n in RESERVED_DIMS, n)):
         own = name.replace("/", ".")
-        while own in found.values():
+        while own in found.values() or own in RESERVED_DIMS:
             own += "_"
         found[name] = own
     return found

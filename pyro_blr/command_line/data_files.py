@@ -87,13 +87,20 @@ def _of_npz(path: Path, wanted: Collection[str] | None) -> Data:
     with np.load(path, allow_pickle=False) as arrays:
         names = [n for n in arrays.files if wanted is None or n in wanted]
         others = tuple(n for n in arrays.files if n not in names)
-        return Data({name: _of_array(arrays[name]) for name in names}, others)
+        return Data({name: _of_array(name, arrays[name]) for name in names}, others)
 
 
-def _of_array(array: Any) -> Any:
-    """A tensor; text as a list."""
-    if array.dtype.kind in "US":
-        return array.tolist()
+def _of_array(name: str, array: Any) -> Tensor:
+    """A tensor.
+
+    :raises ArgumentError: for text, dates and whatever else is no number.
+    """
+    if array.dtype.kind not in "biufc":
+        what = "text" if array.dtype.kind in "US" else str(array.dtype)
+        raise errors.ArgumentError(
+            f"the array {name!r} holds {what}, and no numbers. Mend: save labels as whole numbers, "
+            "numpy.unique(labels, return_inverse=True)[1]."
+        )
     if array.dtype.kind == "u":
         array = array.astype(np.int64)
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
@@ -180,11 +187,22 @@ def _columns(cells: Mapping[str, list[str]], wanted: Collection[str] | None) -> 
             values[name] = _column(name, own)
         else:
             others.append(name)
-    return Data({**values, **{n: _matrix(m) for n, m in matrices.items()}}, tuple(others))
+    return Data({**values, **{n: _matrix(n, m) for n, m in matrices.items()}}, tuple(others))
 
 
-def _matrix(parts: dict[int, Tensor]) -> Tensor:
-    """The columns of a matrix in the order of their numbers."""
+def _matrix(name: str, parts: dict[int, Tensor]) -> Tensor:
+    """The columns of a matrix in the order of their numbers.
+
+    :raises ArgumentError: naming a column that is missing.
+    """
+    first = min(min(parts), 1)
+    missing = [i for i in range(first, max(parts) + 1) if i not in parts]
+    if missing:
+        raise errors.ArgumentError(
+            f"of the matrix {name!r} the columns {[f'{name}.{i}' for i in sorted(parts)]} are there"
+            f", and {', '.join(f'{name}.{i}' for i in missing[:5])} is missing. Mend: number the "
+            f"columns from {name}.1 (or {name}.0) without a gap."
+        )
     columns = [parts[i] for i in sorted(parts)]
     if len({column.dtype for column in columns}) > 1:
         columns = [column.double() for column in columns]

@@ -4,6 +4,7 @@
 """The command ``explain``: how a model's factors are evaluated, without a fit."""
 
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,6 +20,9 @@ from ..blr import BLR
 from ..guides import AutoNatural
 from .data_files import HINTS, Data, read_data
 from .model_names import model_of, working_folder
+
+#: What torch says of whole numbers in the place of real ones.
+OF_DTYPES = re.compile(r"dtype|scalar type|Long|Int\b|int64|floating", re.IGNORECASE)
 
 Parameters = Mapping[str, inspect.Parameter]
 
@@ -55,12 +59,19 @@ def _explained(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
         traceback.print_exc()
         print(
             f"error: the model raised {type(error).__name__}. Mend: call it with such data in "
-            "Python first; whole numbers of a file stay whole, so write 1.0 where a real number "
-            "is meant.",
+            f"Python first{_hint((*args, *kwargs.values()), error)}.",
             file=sys.stderr,
         )
         return 1
     return 0
+
+
+def _hint(values: Sequence[Any], error: Exception) -> str:
+    """What may be wrong with data that hold whole numbers, if the error is one of dtypes."""
+    is_whole = any(isinstance(v, Tensor) and not v.is_floating_point() for v in values)
+    if not is_whole or not OF_DTYPES.search(str(error)):
+        return ""
+    return "; whole numbers of a file stay whole, so write 1.0 where a real number is meant"
 
 
 @contextmanager
@@ -137,5 +148,7 @@ def _split(
 def _described(value: Any) -> str:
     if isinstance(value, Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
-        return f"{dtype} of shape {tuple(value.shape)}"
+        bad = int((~torch.isfinite(value)).sum())
+        said = f", NaN or infinite in {bad} places (mask them: poutine.mask)" if bad else ""
+        return f"{dtype} of shape {tuple(value.shape)}{said}"
     return repr(value) if isinstance(value, int | float | str) else type(value).__name__

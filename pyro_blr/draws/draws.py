@@ -37,6 +37,8 @@ class Draws:
     :param prior_dims: how each log prior lies.
     :param likelihood_dims: how each log likelihood lies.
     :param plates: the size of each plate.
+    :param auxiliary: what the guide draws beside the latents; they have no density of their own
+        then, as it is the integral over these.
     """
 
     latents: Mapping[str, Tensor]
@@ -51,6 +53,7 @@ class Draws:
     prior_dims: Mapping[str, Dims]
     likelihood_dims: Mapping[str, Dims]
     plates: Mapping[str, int]
+    auxiliary: frozenset[str] = frozenset()
 
     @property
     def data_sites(self) -> frozenset[str]:
@@ -66,6 +69,8 @@ class Draws:
     def log_q(self) -> Tensor | None:
         """The log density of q at each draw, in float64; None where all of q is a point.
 
+        It is None as well where it is not known, beside ``auxiliary`` sites.
+
         Where a part of q is a point, it is the density of the rest. # shape: (S,)
         """
         parts = list(self.log_q_parts.values())
@@ -75,14 +80,28 @@ class Draws:
     def log_weights(self) -> Tensor:
         """``log_p - log_q``, whose mean is the ELBO. # shape: (S,)
 
-        :raises GuideError: if q is a point.
+        :raises GuideError: if q is a point, or its density is not known.
         """
+        if self.auxiliary:
+            raise errors.GuideError(f"{no_density(self.auxiliary)} {WITHOUT_AUXILIARY}")
         if self.log_q is None:
             raise errors.GuideError(
                 f"q holds {sorted(self.points)} as points and has no density, so its draws have no "
                 "weights. Mend: use a guide with a density, AutoNatural(model)."
             )
         return self.log_p - self.log_q
+
+
+WITHOUT_AUXILIARY = "Mend: use a guide without them, such as AutoNatural(model)."
+
+
+def no_density(auxiliary: frozenset[str]) -> str:
+    """Why there is no log q."""
+    return (
+        f"the guide draws {sorted(auxiliary)} beside the latents (infer={{'is_auxiliary': True}}), "
+        "so that the density of the latents alone is an integral that is not known, and log_p - "
+        "log_q would be no ratio of densities of the same latents."
+    )
 
 
 def draws_of(
@@ -144,7 +163,7 @@ def _check_finite(
     """
     if not value.is_floating_point():
         return
-    bad = ~torch.isfinite(value).reshape(len(value), -1).all(-1)
+    bad = ~torch.isfinite(value).reshape(len(value), value[0].numel()).all(-1)
     if bad.any():
         first = int(bad.nonzero()[0])
         mend = _edge(draws or {}, bad) or mend
@@ -190,4 +209,5 @@ def _draws(drawn: GuideDraws, sites: Mapping[str, Site]) -> Draws:
         {n: s.dims_of_log_prob for n, s in latent.items()},
         {n: s.dims_of_log_prob for n, s in observed.items()},
         plates,
+        drawn.auxiliary,
     )

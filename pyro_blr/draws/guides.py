@@ -27,11 +27,14 @@ class GuideDraws:
     :param log_q: the log density of each part of q, by the sites that the part holds, given the
         parts before. # shape: (S,)
     :param points: the sites that are points, and in no part.
+    :param auxiliary: what the guide draws beside the latents, which has to be integrated out before
+        they have a density; there is then no part.
     """
 
     values: dict[str, Tensor]
     log_q: dict[tuple[str, ...], Tensor]
     points: frozenset[str]
+    auxiliary: frozenset[str] = frozenset()
 
 
 def guide_draws(
@@ -51,6 +54,7 @@ def guide_draws(
             {n: v[:num_draws] for n, v in drawn.values.items()},
             {n: q[:num_draws] for n, q in drawn.log_q.items()},
             drawn.points,
+            drawn.auxiliary,
         )
 
 
@@ -76,7 +80,7 @@ def _of_blocks(guide: LatentGuide, num_draws: int) -> GuideDraws:
 
 def _summed(log_density: Tensor) -> Tensor:
     """The sum over all dims but the first, on the host. # shape: (S,)"""
-    return log_density.double().cpu().reshape(len(log_density), -1).sum(-1)
+    return log_density.double().cpu().reshape(len(log_density), log_density[0].numel()).sum(-1)
 
 
 # A guide that is run
@@ -94,7 +98,9 @@ def _of_runs(sites: Mapping[str, Site]) -> GuideDraws:
         n: s.values for n, s in sampled.items() if not s.entry.is_auxiliary and s.values is not None
     }
     log_q: dict[tuple[str, ...], Tensor] = {}
+    auxiliary: set[str] = set()
     for part in _parts([s for n, s in sampled.items() if n not in points]):
+        auxiliary |= _beside(part)
         names = tuple(s.entry.name for s in part if not s.entry.is_auxiliary)
         key = names or tuple(s.entry.name for s in part)
         log_q[key] = torch.stack([_summed(s.log_prob) for s in part]).sum(0)
@@ -102,7 +108,18 @@ def _of_runs(sites: Mapping[str, Site]) -> GuideDraws:
         raise errors.GuideError(
             "the guide samples no latent in this call. Mend: sample in it each latent of the model."
         )
-    return GuideDraws(values, log_q, points)
+    return GuideDraws(values, {} if auxiliary else log_q, points, frozenset(auxiliary))
+
+
+def _beside(part: Sequence[Site]) -> set[str]:
+    """The auxiliary sites of a part that has more numbers than the latents computed from them."""
+    drawn = {s.entry.name: _count(s) for s in part if s.entry.is_auxiliary}
+    images = sum(_count(s) for s in part if not s.entry.is_auxiliary)
+    return set(drawn) if sum(drawn.values()) > images else set()
+
+
+def _count(site: Site) -> int:
+    return 0 if site.entry.value is None else site.entry.value.numel()
 
 
 def _parts(sites: Sequence[Site]) -> Iterator[list[Site]]:

@@ -6,7 +6,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from .. import errors
 from .._compat import site_is_subsample
+from ..diagnosis import called
 from ..energy.enumeration import DEEPEST, check_declared, is_discrete, summed_out
 from ..energy.trace import missing_site
+from .data import Data, KnownData, check_plates
 from .entries import Entry, entries_of, is_computed
 from .randomness import DirectDirichlets
 from .summed import without_choices
@@ -39,12 +41,17 @@ class Program:
     caller: str
     is_free: bool = False
     must_know: bool = False
+    data: KnownData = field(default_factory=KnownData)
 
-    def run(self, given: Mapping[str, Tensor], nesting: int = DEEPEST) -> list[Entry]:
+    def run(
+        self, given: Mapping[str, Tensor], nesting: int = DEEPEST, *, checks: bool = True
+    ) -> list[Entry]:
         """The sites of one run.
 
         :param given: values of sites.
         :param nesting: the dims that batches and plates take.
+        :param checks: whether data can be looked at: not under ``vmap``.
+        :raises ArgumentError: for a call that the model does not take.
         :raises GuideError: if only one of model and guide has a latent.
         """
         known = _Known(nesting)
@@ -56,17 +63,19 @@ class Program:
             if self.must_know:
                 stack.enter_context(EnumMessenger(first_available_dim=-1 - nesting))
             stack.enter_context(DirectDirichlets())
+            stack.enter_context(Data(self.data, checks))
             stack.enter_context(_WholePlates(self.caller))
             if self.must_know:
                 stack.enter_context(known)
             if self.is_free:
                 stack.enter_context(_Unobserved())
             stack.enter_context(_Given(given))
-            self.code(*self.args, **self.kwargs)
+            with called(self.code, self.args, self.kwargs, self.caller):
+                self.code(*self.args, **self.kwargs)
             if self.must_know:
                 self._check_latents(given, known.missing, tracer.trace)
             tracer.trace.compute_log_prob()
-            entries = entries_of(tracer.trace, given)
+            entries = self.data.observed(entries_of(tracer.trace, given))
             return without_choices(tracer.trace, entries) if self.must_know else entries
 
     def _check_latents(
@@ -91,6 +100,7 @@ class _Given(Messenger):
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if msg["name"] in self.values and not site_is_subsample(msg):
+            check_plates(msg["name"], msg, self.values[msg["name"]])
             msg["value"], msg["is_observed"] = self.values[msg["name"]], False
             msg["infer"] = {k: v for k, v in msg["infer"].items() if k != "enumerate"}
 

@@ -202,7 +202,7 @@ def _checked(name: str, fn: Any, value: Tensor, mask: Any) -> Any:
     if _is_real(support):
         return value
     if not constants.memo(_inside, (value,), _Same(support)):
-        raise _outside(name, fn, value)
+        raise outside(name, fn, value)
     if support.is_discrete and not constants.memo(_is_exact_count, (value,)):
         raise errors.SupportError(
             f"a count of site {name!r} is beyond 2**{_exact_bits(value.dtype)}, from where on "
@@ -253,7 +253,8 @@ def _is_exact_count(value: Tensor) -> bool:
     return host.truth((value.abs() <= 2 ** _exact_bits(value.dtype)).all())
 
 
-def _outside(name: str, fn: Any, value: Tensor) -> errors.BLRError:
+def outside(name: str, fn: Any, value: Tensor) -> errors.BLRError:
+    """The error for data that the distribution of a site cannot have."""
     if value.is_floating_point() and not host.truth(torch.isfinite(value).all()):
         return errors.NonFiniteError(
             f"the data of site {name!r} hold a NaN or an infinity. Mend: remove these rows, or "

@@ -95,7 +95,13 @@ class Explanation:
     drawer: Callable[..., Any] | None = field(default=None, compare=False)
 
     def __getitem__(self, site: str) -> FactorExplanation:
-        return next(f for f in self.factors if f.site == site)
+        found = [f for f in self.factors if f.site == site]
+        if not found:
+            raise errors.UnknownNameError(
+                f"no factor is of a site {site!r}; there are {[f.site for f in self.factors]}. "
+                "Mend: use one of these."
+            )
+        return found[0]
 
     def __getstate__(self) -> dict[str, Any]:
         # The drawer holds the model and its data, which a pickle need not be able to hold.

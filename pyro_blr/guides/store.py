@@ -121,7 +121,8 @@ def _parameter_names(block: Block) -> tuple[str, ...]:
 
 
 def _module_name(block: Block) -> str:
-    return block.name.replace(".", "/")  # a module's name may not contain a dot
+    # A module's name may not contain a dot; two slashes, as "a/w" may stand beside "a.w".
+    return block.name.replace(".", "//")
 
 
 def _leaf(value: Any) -> Tensor:
