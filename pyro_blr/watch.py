@@ -110,7 +110,8 @@ class Watch:
             return True
         before = objective.value(blr.state(objective)).elbo
         moved = self._follow(blr, objective, curvature, certificate)
-        if not moved or objective.value(blr.state(objective)).elbo - before < fit.residual:
+        gain = objective.value(blr.state(objective)).elbo - before
+        if not moved or (certificate.saddle and gain < fit.residual):
             # A sweep gains as much, and several of them tell the acceleration where to go.
             self.next_check = fit.steps + 5
         return False
