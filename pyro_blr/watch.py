@@ -110,9 +110,11 @@ class Watch:
             return True
         before = objective.value(blr.state(objective)).elbo
         moved = self._follow(blr, objective, curvature, certificate)
+        # Where a sweep gains as much, several of them tell the acceleration where to go: but not on
+        # the ridges of a curved family, where steps are no linear iteration.
+        is_curved = any(b.family.is_curved for b in objective.blocks)
         gain = objective.value(blr.state(objective)).elbo - before
-        if not moved or (certificate.saddle and gain < fit.residual):
-            # A sweep gains as much, and several of them tell the acceleration where to go.
+        if not moved or (gain < fit.residual and not is_curved):
             self.next_check = fit.steps + 5
         return False
 
