@@ -108,15 +108,19 @@ class Watch:
         fit.gap = certificate.gap
         if near and fit.gap <= tol:
             return True
-        before = objective.value(blr.state(objective)).elbo
-        moved = self._follow(blr, objective, curvature, certificate)
         # Where a sweep gains as much, several of them tell the acceleration where to go: but not on
         # the ridges of a curved family, where steps are no linear iteration.
         is_curved = any(b.family.is_curved for b in objective.blocks)
-        gain = objective.value(blr.state(objective)).elbo - before
-        if not moved or (gain < fit.residual and not is_curved):
+        before = -math.inf if is_curved else objective.value(blr.state(objective)).elbo
+        moved = self._follow(blr, objective, curvature, certificate)
+        if not moved or (not is_curved and self._gain(blr, objective, before) < fit.residual):
             self.next_check = fit.steps + 5
         return False
+
+    @staticmethod
+    def _gain(blr: Any, objective: EnergyObjective, before: float) -> float:
+        """How much higher the ELBO is now."""
+        return objective.value(blr.state(objective)).elbo - before
 
     def _follow(
         self,
