@@ -17,9 +17,9 @@ from .energy.value import Value
 from .families import Natural
 from .lifting import constants
 from .lifting.blocks import Block
-from .lifting.moments import Moments
+from .lifting.moments import Moments, differentiated
 from .lifting.points import statistics_of
-from .lifting.statistics import Statistic, sufficient_statistics
+from .lifting.statistics import sufficient_statistics, sum_of_coefficients
 
 Naturals = Mapping[Block, Natural]
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -131,18 +131,13 @@ class EnergyObjective:
 
     def _coefficients(self, block: Block, moments: Mapping[Block, Moments]) -> Natural | None:
         """The sum of the factors' coefficients in a block's mean parameters, or None."""
-        statistics = sufficient_statistics(block)
-        total: dict[Statistic, Tensor] = {}
         if block in self.energy.points or not self.is_conjugate_in(block):
             return None
-        for factor in self.energy.factors:
-            if block not in factor.blocks:
-                continue
-            own = factor.coefficients(moments, block)
-            if own is None:
-                return None
-            for which, value in own.items():
-                total[which] = total[which] + value if which in total else value
+        own = (f.coefficients(moments, block) for f in self.energy.factors if block in f.blocks)
+        total = sum_of_coefficients(own)
+        if total is None:
+            return None
+        statistics = sufficient_statistics(block)
         message = moments[block].of_coefficients([total.get(s) for s in statistics])
         return self._local(block, moments[block], message)
 
@@ -150,20 +145,10 @@ class EnergyObjective:
         """The messages from an evaluation that still has its graph (it keeps it)."""
         self.energy.count(self.draws, blocks)
         moments = [value.moments[b] for b in blocks]
-        leaves = [leaf for m in moments for leaf in m.leaves]
-        if leaves and value.expected_log_joint.requires_grad:
-            gradient: tuple[Tensor | None, ...] = torch.autograd.grad(
-                value.expected_log_joint, leaves, retain_graph=True, allow_unused=True
-            )
-        else:
-            gradient = (None,) * len(leaves)
-        filled = iter(
-            torch.zeros_like(leaf) if g is None else g
-            for g, leaf in zip(gradient, leaves, strict=True)
-        )
+        messages = differentiated(value.expected_log_joint, moments)
         return {
-            b: self._local(b, m, m.message(tuple(next(filled) for _ in m.leaves)))
-            for b, m in zip(blocks, moments, strict=True)
+            b: self._local(b, m, message)
+            for b, m, message in zip(blocks, moments, messages, strict=True)
         }
 
     def _local(self, block: Block, moments: Moments, message: Natural) -> Natural:

@@ -17,6 +17,7 @@ from ..lifting.blocks import Block
 from ..lifting.fused import FusedPlan
 from ..lifting.moments import Moments
 from ..lifting.plan import Plan
+from ..lifting.statistics import sum_of_coefficients
 from .draws import Draws
 from .factors import Coefficients, Factor, MomentsMap, QuadratureFactor, Value
 
@@ -282,16 +283,11 @@ class EliminatedFactor(Factor):
         return all(p.is_linear_in(block) for p in self.parts)
 
     def coefficients(self, moments: MomentsMap, block: Block) -> Coefficients | None:
-        total: Coefficients = {}
-        for part, weights in zip(self.parts, self.weights(moments), strict=True):
-            if block not in part.blocks:
-                continue
-            own = part.coefficients(moments, block, weights)
-            if own is None:
-                return None
-            for which, value in own.items():
-                total[which] = total[which] + value if which in total else value
-        return total
+        return sum_of_coefficients(
+            part.coefficients(moments, block, weights)
+            for part, weights in zip(self.parts, self.weights(moments), strict=True)
+            if block in part.blocks
+        )
 
 
 @dataclass(frozen=True, eq=False)

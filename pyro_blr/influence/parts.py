@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..families import Natural
 from ..lifting.blocks import Block
-from ..lifting.moments import Moments
+from ..lifting.moments import Moments, differentiated
 from ..lifting.points import statistics_of
-from ..lifting.statistics import Statistic, sufficient_statistics
+from ..lifting.statistics import sufficient_statistics, sum_of_coefficients
 from .copies import Copies
 from .terms import CopiedTerm
 
@@ -85,13 +85,9 @@ def messages_of(
 def _coefficients(
     terms: Sequence[CopiedTerm], block: Block, moments: Mapping[Block, Moments]
 ) -> Natural | None:
-    total: dict[Statistic, Tensor] = {}
-    for term in terms:
-        own = term.coefficients(moments, block)
-        if own is None:
-            return None
-        for which, value in own.items():
-            total[which] = total[which] + value if which in total else value
+    total = sum_of_coefficients(term.coefficients(moments, block) for term in terms)
+    if total is None:
+        return None
     return moments[block].of_coefficients([total.get(s) for s in sufficient_statistics(block)])
 
 
@@ -103,14 +99,4 @@ def _differentiated(
 ) -> dict[Block, Natural]:
     total = torch.stack([t.values(moments)[: copies.count].sum() for t in terms]).sum()
     own = [moments[copies.blocks[b]] for b in blocks]
-    leaves = [leaf for m in own for leaf in m.leaves]
-    given: tuple[Tensor | None, ...] = (None,) * len(leaves)
-    if total.requires_grad:
-        given = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
-    filled = iter(
-        torch.zeros_like(leaf) if g is None else g for g, leaf in zip(given, leaves, strict=True)
-    )
-    return {
-        b: m.message(tuple(next(filled) for _ in m.leaves))
-        for b, m in zip(blocks, own, strict=True)
-    }
+    return dict(zip(blocks, differentiated(total, own), strict=True))

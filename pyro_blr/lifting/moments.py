@@ -308,3 +308,15 @@ class JointMoments(MeanParamsMoments):
         scale = family.scale_marginal(natural)
         value: Tensor = family.scale_family.expected_power(scale, power)
         return value
+
+
+def differentiated(total: Tensor, moments: Sequence[Moments]) -> list[Natural]:
+    """d total / dmean_params of each block, by one backward pass that keeps the graph."""
+    leaves = [leaf for m in moments for leaf in m.leaves]
+    gradient: tuple[Tensor | None, ...] = (None,) * len(leaves)
+    if leaves and total.requires_grad:
+        gradient = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
+    filled = iter(
+        torch.zeros_like(leaf) if g is None else g for g, leaf in zip(gradient, leaves, strict=True)
+    )
+    return [m.message(tuple(next(filled) for _ in m.leaves)) for m in moments]

@@ -3,6 +3,10 @@
 
 """The names of a block's statistics, and which of them are its mean parameters."""
 
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
 from .arrow_blocks import ArrowBlock
 from .blocks import Block
 from .chain_blocks import ChainBlock
@@ -58,6 +62,19 @@ _SUFFICIENT: dict[str, tuple[Statistic, ...]] = {
     "ChainNormal": (CHAIN_MEAN, CHAIN_SECOND, NEXT_SECOND),
     "ArrowNormal": (GLOBAL_MEAN, LOCAL_MEAN, GLOBAL_SECOND, CROSS_SECOND, LOCAL_SECOND),
 }
+
+
+def sum_of_coefficients(
+    each: Iterable[Mapping[Statistic, Tensor] | None],
+) -> dict[Statistic, Tensor] | None:
+    """What multiplies each statistic in a sum of terms; None from the first that does not say."""
+    total: dict[Statistic, Tensor] = {}
+    for own in each:
+        if own is None:
+            return None
+        for which, value in own.items():
+            total[which] = total[which] + value if which in total else value
+    return total
 
 
 def sufficient_statistics(block: Block) -> tuple[Statistic, ...]:
