@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import errors
 from .guides import AutoNatural
+from .signatures import signature_of
 from .steps.schedule import check_step_size
 
 #: Keywords of methods that take the model's arguments, which a model cannot have as its own.
@@ -220,13 +221,11 @@ def reject_reserved(model: Callable[..., Any], method: str) -> None:
 
     :raises ArgumentError: naming the argument.
     """
-    function = getattr(model, "forward", model)
-    try:
-        names = inspect.signature(function).parameters
-    except (TypeError, ValueError):
+    signature = signature_of(model)
+    if signature is None:
         return
     for name in RESERVED[method]:
-        if name in names:
+        if name in signature.parameters:
             other = ", or loop over blr.step" if method == "fit" else ""
             raise errors.ArgumentError(
                 f"the model has an argument {name!r}, which BLR.{method} takes for itself. Mend: "
@@ -239,10 +238,10 @@ def reject_unknown(model: Callable[..., Any], method: str, kwargs: Mapping[str, 
 
     :raises ArgumentError: naming the keyword.
     """
-    try:
-        names = inspect.signature(getattr(model, "forward", model)).parameters
-    except (TypeError, ValueError):
+    signature = signature_of(model)
+    if signature is None:
         return
+    names = signature.parameters
     unknown = sorted(set(kwargs) - set(names))
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in names.values())
     if unknown and not takes_any:

@@ -3,7 +3,6 @@
 
 """What is behind an error of Pyro's or torch's that names no plate and no site."""
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,6 +16,7 @@ from . import errors
 from ._compat import site_is_subsample
 from .energy.subsamples import Subsamples
 from .random_state import same_random_state
+from .signatures import misfit, signature_of
 
 
 class PlateChecks(Messenger):
@@ -80,19 +80,14 @@ def called(
     try:
         yield
     except TypeError as error:
-        try:
-            signature = inspect.signature(getattr(model, "forward", model))
-        except (TypeError, ValueError):
-            raise error from None
-        try:
-            signature.bind(*args, **kwargs)
-        except TypeError as why:
-            given = "those of the fit" if caller not in ("fit", "step") else "the data"
-            raise errors.ArgumentError(
-                f"{caller} calls the model, whose arguments are {signature}, and what was given "
-                f"does not fit: {why}. Mend: call {caller} with these arguments, {given}."
-            ) from error
-        raise
+        why = misfit(model, args, kwargs)
+        if why is None:
+            raise
+        given = "those of the fit" if caller not in ("fit", "step") else "the data"
+        raise errors.ArgumentError(
+            f"{caller} calls the model, whose arguments are {signature_of(model)}, and what was "
+            f"given does not fit: {why}. Mend: call {caller} with these arguments, {given}."
+        ) from error
 
 
 @contextmanager

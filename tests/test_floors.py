@@ -19,6 +19,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     **{name: () for name in GROUND},
     "html_table": (),
     "text_table": (),
+    "signatures": (),
     "drawing": ("errors",),
     "families": ("errors", "html_table"),
     "linear_algebra": (),
@@ -63,7 +64,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "progress": ("fit",),
     "watch": ("steps", "objective", "joint_objective", "sampling", "gaps", "fit"),
     "loop": ("gaps", "fit", "objective", "progress", "watch"),
-    "arguments": ("errors", "guides", "steps"),
+    "arguments": ("errors", "signatures", "guides", "steps"),
     "saved_parameters": ("errors", "_compat", "energy"),
     "model_parameters": (
         *("errors", "families", "lifting", "energy", "steps", "objective", "saved_parameters"),
@@ -79,7 +80,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("errors", "_compat", "energy", "guides", "steps", "skips", "random_state"),
         *("guide_copies", "guide_parameters", "model_parameters", "sampling"),
     ),
-    "diagnosis": ("errors", "_compat", "energy", "random_state"),
+    "diagnosis": ("errors", "_compat", "signatures", "energy", "random_state"),
     "engine": (
         *("errors", "families", "lifting", "energy", "guides", "steps"),
         *(
@@ -125,9 +126,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "arviz": ("errors", "_version", "arguments", "random_state", "fit", "draws"),
     "diagnostics": (
         *("errors", "_compat", "families", "lifting.blocks", "energy", "guides", "fit", "blr"),
-        *("arguments", "draws", "text_table"),
+        *("signatures", "arguments", "draws", "text_table"),
     ),
-    "command_line": ("errors", "_version", "guides", "isolation", "fit", "blr"),
+    "command_line": ("errors", "_version", "signatures", "guides", "isolation", "fit", "blr"),
     "__main__": ("command_line",),
     "extend": ("lifting",),
     # Stands apart: the idea in two files, an oracle for the tests.

@@ -18,6 +18,7 @@ from torch import Tensor
 from .. import errors
 from ..blr import BLR
 from ..guides import AutoNatural
+from ..signatures import signature_of
 from .data_files import HINTS, Data, read_data
 from .model_names import model_of, working_folder
 
@@ -97,10 +98,8 @@ def _defaults(device: str, dtype: str | None) -> Iterator[torch.device]:
 
 def _parameters(model: Callable[..., Any]) -> Parameters | None:
     """The arguments of a model; None where Python does not know them."""
-    try:
-        return inspect.signature(getattr(model, "forward", model)).parameters
-    except (TypeError, ValueError):
-        return None
+    signature = signature_of(model)
+    return None if signature is None else signature.parameters
 
 
 def _wanted(parameters: Parameters | None) -> Collection[str] | None:

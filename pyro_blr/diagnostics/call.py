@@ -3,7 +3,6 @@
 
 """The call of a model that a diagnosis is of: its arguments, its data, its discrete latents."""
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from .. import errors
 from ..arguments import reject_unknown
 from ..draws.fitted import Fitted
+from ..signatures import misfit, signature_of
 
 
 def check_call(
@@ -25,15 +25,10 @@ def check_call(
     :raises ArgumentError: naming the argument.
     """
     reject_unknown(model, caller, kwargs)
-    try:
-        signature = inspect.signature(getattr(model, "forward", model))
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
+    signature, error = signature_of(model), misfit(model, args, kwargs)
+    if signature is not None and error is not None:
         first = "model" if caller == "sbc" else "fit"
-        names = ", ".join(n for n in signature.parameters)
+        names = ", ".join(signature.parameters)
         raise errors.ArgumentError(
             f"{caller} passes on to the model what it is given after the {first}, and the model "
             f"cannot be called with it: {error}. Mend: {caller}({first}, {names})."
