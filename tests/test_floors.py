@@ -20,6 +20,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "html_table": (),
     "text_table": (),
     "signatures": (),
+    "plotting": ("errors",),
     "drawing": ("errors",),
     "families": ("errors", "html_table"),
     "linear_algebra": (),
@@ -104,7 +105,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "influence": (
         *("errors", "_compat", "families", "lifting", "energy", "estimators", "guides", "steps"),
-        *("objective", "fit", "state", "engine"),
+        *("plotting", "objective", "fit", "state", "engine"),
     ),
     "blr": (
         *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
@@ -126,7 +127,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "arviz": ("errors", "_version", "arguments", "random_state", "fit", "draws"),
     "diagnostics": (
         *("errors", "_compat", "families", "lifting.blocks", "energy", "guides", "fit", "blr"),
-        *("signatures", "arguments", "draws", "text_table"),
+        *("signatures", "plotting", "arguments", "draws", "text_table"),
     ),
     "command_line": ("errors", "_version", "signatures", "guides", "isolation", "fit", "blr"),
     "__main__": ("command_line",),

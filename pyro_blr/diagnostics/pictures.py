@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import errors
 from ..fit import Fit
+from ..plotting import pyplot
 
 BLUE, RED, GREY = "#1f5a92", "#c0504d", "0.55"
 STYLE: dict[Any, Any] = {
@@ -238,12 +239,5 @@ def _wrapped(text: str, width: int = 110) -> str:
 
 def _matplotlib() -> tuple[Any, Any]:
     """Matplotlib's pyplot, and the style of these pictures as a context."""
-    try:
-        from matplotlib import pyplot as plt
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        raise errors.ArgumentError(
-            "pictures need matplotlib, which is not installed. Mend: pip install matplotlib"
-        ) from error
+    plt = pyplot()
     return plt, plt.rc_context(STYLE)

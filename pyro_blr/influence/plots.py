@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import errors
+from ..plotting import pyplot
 from .data import Data
 
 #: The colours of data and of those that are labelled.
@@ -26,7 +26,7 @@ def plot(data: Data, values: Tensor, top: Tensor, label: str, ax: Any = None) ->
     :param label: of the vertical axis.
     :raises ArgumentError: if matplotlib is missing.
     """
-    ax = _pyplot().subplots(figsize=(8, 4), layout="constrained")[1] if ax is None else ax
+    ax = pyplot().subplots(figsize=(8, 4), layout="constrained")[1] if ax is None else ax
     flat = values.detach().reshape(-1).double().cpu()
     places = torch.arange(data.count)
     names = " x ".join(data.plates.values())
@@ -75,13 +75,3 @@ def _levels(chosen: Tensor, flat: Tensor) -> list[int]:
         placed.append((n, value + (level if up else -level) * height, up))
         levels.append(level)
     return levels
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise errors.ArgumentError(
-            "plot needs matplotlib, which is not installed. Mend: pip install matplotlib."
-        ) from error
-    return plt
