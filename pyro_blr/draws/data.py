@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import errors
 from .._compat import site_is_subsample
-from ..energy.domains import outside
+from ..energy.domains import harmless, outside
 from ..energy.subsamples import changed_size
 from .entries import Entry, is_computed
 
@@ -93,9 +93,8 @@ def _checked(name: str, fn: Any, value: Tensor, mask: Any) -> Tensor:
     hidden = ~torch.as_tensor(True if mask is None else mask, device=good.device)
     if not bool((good | hidden).all()):
         raise outside(name, fn, value)
-    filler = 1.0 if bool(fn.support.check(torch.ones_like(value)).all()) else 0.0
     shown = good.reshape(good.shape + (1,) * (value.dim() - good.dim()))
-    return torch.where(shown, value, torch.full_like(value, filler))
+    return harmless(value, shown, fn.support)
 
 
 def check_plates(name: str, msg: Mapping[str, Any], value: Tensor) -> None:

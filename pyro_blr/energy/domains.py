@@ -322,5 +322,10 @@ def _filled(value: Tensor, mask: Tensor, same: _Same) -> Tensor:
     good = inside.reshape(inside.shape + (1,) * event_dim)
     if host.truth(good.all()):
         return value
+    return harmless(value, shown | good, support)
+
+
+def harmless(value: Tensor, kept: Tensor, support: Any) -> Tensor:
+    """The data with a number of the support, 1 or 0, where they are not kept."""
     filler = 1.0 if host.truth(support.check(torch.ones_like(value)).all()) else 0.0
-    return torch.where(shown | good, value, torch.full_like(value, filler))
+    return torch.where(kept, value, torch.full_like(value, filler))
