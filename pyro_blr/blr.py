@@ -4,7 +4,7 @@
 """The Bayesian Learning Rule with the signature of ``SVI``."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -15,6 +15,7 @@ from . import errors
 from .arguments import (
     RESERVED,
     check_arguments,
+    check_group,
     check_limits,
     check_rule,
     discrete_of,
@@ -24,6 +25,7 @@ from .arguments import (
     plain_number,
     reject_reserved,
     reject_unknown,
+    sharded_plates,
 )
 from .diagnosis import diagnosed
 from .energy.builder import EnergyBuilder
@@ -41,7 +43,9 @@ from .lifting.blocks import Block
 from .lifting.quadrature import QUAD_TOL
 from .loop import run, run_rule
 from .model_parameters import ModelParameters
+from .parted import Spread
 from .picture import drawable
+from .processes import Together
 from .profiling import trace_report
 from .sampling import SAMPLED_TOL, Sampling
 from .skips import Skips
@@ -69,6 +73,7 @@ def _call_of_model(method: Method) -> Method:
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
+            self._known_to_all(),
             diagnosed(self.model, self.guide, args, given, method.__name__),
         ):
             return method(self, *args, **kwargs)
@@ -132,6 +137,10 @@ class BLR(Engine):
         ``loss=TraceEnum_ELBO()``): the sum is inside the expectation, at draws of q; its bound is
         tighter. A sum of which a factor is sampled is ``"marginal"`` in any case.
     :param check_every: compare with a trace without any cache at every so many steps.
+    :param process_group: of ``torch.distributed``, whose processes have the same model, each with
+        its own rows of the data: messages are summed over all of them.
+    :param sharded: the plate, or plates, by name, whose elements are spread over the parts of the
+        data; that of the observed sites if None.
     :raises ArgumentError: for arguments that cannot be used.
     """
 
@@ -153,6 +162,8 @@ class BLR(Engine):
         estimator: str = "auto",
         discrete: str | None = None,
         check_every: int | None = None,
+        process_group: Any = None,
+        sharded: str | Sequence[str] | None = None,
     ) -> None:
         step_size, temperature, momentum, quad_tol, num_draws, check_every = map(
             plain_number, (step_size, temperature, momentum, quad_tol, num_draws, check_every)
@@ -198,6 +209,12 @@ class BLR(Engine):
         self._notes: tuple[str, ...] = ()
         self._is_laid_out = False
         self._skips = Skips()
+        self.process_group = process_group
+        self.sharded = sharded_plates(sharded)
+        if process_group is not None:
+            check_group(process_group)
+            self._spread = Spread(Together(process_group), self.sharded)
+            self.sampling.new_seed = self._spread.seed
         self._fit_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def __repr__(self) -> str:
@@ -233,7 +250,7 @@ class BLR(Engine):
             return rule.loss(args, kwargs)
         objective = self._objective(args, kwargs)
         value = objective.value(self.view.naturals())
-        objective.energy.check_finite(value, objective.draws)
+        objective.check_finite(value)
         return -value.elbo
 
     # What SVI has not

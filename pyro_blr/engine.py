@@ -4,8 +4,8 @@
 """The parts of a step: from a call of the model to new natural parameters of the guide."""
 
 import math
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from .info import Info
 from .lifting.blocks import Block
 from .lifting.points import PointBlock
 from .objective import EnergyObjective
+from .parted import Spread, no_messages
 from .random_state import same_random_state
 from .rules import Rule, choose
 from .seeding import seeded, seeded_in_q
@@ -35,6 +36,7 @@ from .steps.cone import TRUST, Safety, residual
 from .steps.local import settle
 from .steps.schedule import StepSize, scheduled
 from .steps.sweep import noisy_parallel, parallel, sweep
+from .summed_objective import SummedObjective
 
 
 class Engine(Resumable):
@@ -56,6 +58,8 @@ class Engine(Resumable):
     rule: Rule | None
     #: The messages of draws of their own where steps last converged on theirs.
     fresh_messages: dict[Block, Natural] | None = None
+    #: The processes that the data are spread over, if they are.
+    _spread: Spread | None = None
 
     @property
     def work(self) -> Work:
@@ -84,12 +88,23 @@ class Engine(Resumable):
         self._skips.in_a_row = 0
         return loss, objective
 
+    @contextmanager
+    def _known_to_all(self) -> Iterator[None]:
+        """An error of one process ends the call on all of them."""
+        try:
+            yield
+        except Exception as error:
+            raised = error if self._spread is None else self._spread.together.fail(error)
+            if raised is error:
+                raise
+            raise raised from error
+
     def _is_finite(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether the ELBO of a call is finite when it is evaluated anew."""
         try:
             objective = self._objective(args, kwargs)
             value = objective.value(self.view.naturals())
-            objective.energy.check_finite(value, objective.draws)
+            objective.check_finite(value)
         except errors.NonFiniteError:
             return False
         return True
@@ -105,6 +120,8 @@ class Engine(Resumable):
                     *(self.sampling.noisy_count, self._hessian, args, kwargs),
                 )
             if isinstance(chosen, Rule):
+                if self._spread is not None:
+                    raise no_messages(self.guide)
                 check_lifted_options(self.params, self.momentum)
                 self._builder.report_drawn(chosen.reason)
                 self.rule, self._is_resuming = chosen, False
@@ -130,6 +147,11 @@ class Engine(Resumable):
         self.info = Info(loss, rule.safety)
         return loss
 
+    def load_state_dict(self, state: Mapping[str, Any], *, with_random: bool = True) -> None:
+        super().load_state_dict(state, with_random=with_random)
+        if self._spread is not None:
+            self._spread.has_started = False
+
     def _objective(
         self,
         args: tuple[Any, ...],
@@ -140,19 +162,32 @@ class Engine(Resumable):
 
         :param kept: quadrature rules of the steps before, which serve as long as q moves little.
         """
-        self._resume(args, kwargs)
-        self.view.set_up(args, kwargs, self._builder)
-        energy = self._energy(args, kwargs)
-        objective = objective_of(
-            charts_of(self.view), energy, None, self._builder.cache, (args, kwargs)
-        )
-        if energy.needs_rules:
-            with torch.no_grad():
-                energy.calibrate(objective.by_block(self.view.naturals()), self.quad_tol, kept)
+        if self._spread is None:
+            objective = self.traced_objective(args, kwargs)
+            self.calibrate(objective, kept)
+        else:
+            objective = self._spread.objective(self, args, kwargs, kept)
+        energy = objective.energy
         if energy.has_sampled:
             objective.draws = self.sampling.fresh(self.view.latents, energy.is_subsampled)
         self._builder.report_sampled(energy)
         return objective
+
+    def traced_objective(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> EnergyObjective:
+        """The objective of a call before quadrature rules are chosen and q is drawn from."""
+        self._resume(args, kwargs)
+        self.view.set_up(args, kwargs, self._builder)
+        energy = self._energy(args, kwargs)
+        return objective_of(charts_of(self.view), energy, None, self._builder.cache, (args, kwargs))
+
+    def calibrate(
+        self, objective: EnergyObjective, kept: dict[str, KeptRule] | None = None
+    ) -> None:
+        """Choose the rules of an objective's quadrature factors at the guide's state."""
+        if objective.energy.needs_rules:
+            with torch.no_grad():
+                naturals = objective.by_block(self.view.naturals())
+                objective.energy.calibrate(naturals, self.quad_tol, kept)
 
     def _energy(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Energy:
         """Trace the model, its conjugate parameters lifted if they are to be maximised."""
@@ -207,7 +242,7 @@ class Engine(Resumable):
         plain = few and objective.is_conjugate_in(objective.blocks[0]) and not energy.has_parameters
         local = () if searched else energy.local_blocks
         value = (objective.value if plain or local else objective.evaluate)(naturals)
-        energy.check_finite(value, objective.draws)
+        objective.check_finite(value)
         if self.check_every and self.num_steps % self.check_every == 0:
             self._check(objective, value, naturals)
         safety, rho, at = Safety(), 1.0, value
@@ -254,15 +289,22 @@ class Engine(Resumable):
         self, objective: EnergyObjective, naturals: Mapping[Block, Natural]
     ) -> dict[Block, Natural]:
         """Where steps start: elsewhere only if discrete latents cannot tell latents apart."""
+        if isinstance(objective, SummedObjective):
+            assert self._spread is not None
+            return self._spread.seeded(objective, naturals, lambda o: self._seeded(o, naturals))
         energy = objective.energy
         naturals = seeded_in_q(objective, naturals)
         if not energy.traced.has_choices:
             return naturals
         if self.discrete == "marginal":
             layout = self.view.layout
-            energy = self._builder.build(
-                energy.traced, self.view.latents, layout, discrete="mean_field"
+            share, energy = (
+                energy.share,
+                self._builder.build(
+                    energy.traced, self.view.latents, layout, discrete="mean_field"
+                ),
             )
+            energy.share = share
             objective = objective_of(
                 charts_of(self.view), energy, objective.draws, self._builder.cache, objective.call
             )
@@ -311,10 +353,14 @@ class Engine(Resumable):
 
         :raises StaleDataError: if they differ by more than rounding.
         """
+        if isinstance(objective, SummedObjective):  # each process looks at its own rows
+            objective = objective.first
+            value = objective.value(naturals)
         fresh = self._builder.fresh()
         call, latents, points = objective.call, self.view.latents, self.parameters.points
         traced = fresh.trace(*call, latents, points.lifted)
         energy = fresh.build(traced, latents, self.view.layout, points.blocks)
+        energy.share = objective.energy.share
         other = objective_of(charts_of(self.view), energy, objective.draws, fresh.cache, call)
         energy.calibrate(other.by_block(naturals), self.quad_tol)
         now = other.value(naturals)

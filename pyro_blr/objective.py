@@ -3,7 +3,7 @@
 
 """The energy of one traced call as the objective of a step."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +32,9 @@ class EnergyObjective:
     :param cache: the cache of constants that evaluations may use.
     :param call: the arguments and keywords that the model was called with.
     """
+
+    #: Whether its evaluations have a graph in all that they depend on, and not messages alone.
+    is_whole = True
 
     def __init__(
         self, energy: Energy, draws: Draws | None, cache: constants.ConstantCache, call: Call
@@ -79,6 +82,19 @@ class EnergyObjective:
         """The ELBO without gradients."""
         with torch.no_grad(), constants.using(self.cache):
             return self.energy.evaluate(self._moments(naturals), self.draws, touching)
+
+    def check_finite(self, value: Value) -> None:
+        """Raise if the ELBO is not finite, naming the factor that made it so."""
+        self.energy.check_finite(value, self.draws)
+
+    def parameter_gradients(
+        self, value: Value, leaves: Sequence[Tensor]
+    ) -> tuple[Tensor | None, ...]:
+        """The gradient of an evaluation in leaves of ``pyro.param``; None where it has none."""
+        total = value.expected_log_joint
+        if not leaves or not total.requires_grad:
+            return (None,) * len(leaves)
+        return torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
 
     def _moments(self, naturals: Naturals) -> dict[Block, Moments]:
         """The moments of every block; those of a block that has not moved are taken again.
@@ -133,7 +149,7 @@ class EnergyObjective:
         """The sum of the factors' coefficients in a block's mean parameters, or None."""
         if block in self.energy.points or not self.is_conjugate_in(block):
             return None
-        own = (f.coefficients(moments, block) for f in self.energy.factors if block in f.blocks)
+        own = (f.coefficients(moments, block) for f in self.energy.counted if block in f.blocks)
         total = sum_of_coefficients(own)
         if total is None:
             return None

@@ -4,7 +4,7 @@
 """L(mean_params) = E_q[log p(x, z)] of an ordinary Pyro model, and the ELBO."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ from .draws import Draws
 from .eliminated import EliminatedFactor, QuadraturePart
 from .factors import Factor, KeptRule, QuadratureFactor
 from .latents import Latents
+from .parts import WHOLE
 from .points import packed
 from .sampled import HELD_NUMBERS, SampledFactor, estimate
 from .trace import Traced
@@ -76,6 +77,16 @@ class Energy:
         #: The value of each point where the model was traced.
         self.points: dict[Block, Natural] = {b: (packed(b, traced),) for b in points}
         self.factors = build_factors(traced.sites, self.layout, estimator, discrete)
+        #: The terms that are counted here, where the data are in parts.
+        self.share = WHOLE
+        #: The least that the sizes of sampled programs count as: those of the largest part.
+        self.largest = 0, 0
+
+    @property
+    def counted(self) -> list[Factor]:
+        """The factors that are counted here."""
+        names = self.share.factors
+        return self.factors if names is None else [f for f in self.factors if f.name in names]
 
     @property
     def is_deterministic(self) -> bool:
@@ -101,12 +112,14 @@ class Energy:
     @property
     def sampled_numbers(self) -> int:
         """The numbers that the programs of the sampled factors hold for one draw."""
-        return sum(f.numbers for f in self.factors if isinstance(f, SampledFactor))
+        own = sum(f.numbers for f in self.factors if isinstance(f, SampledFactor))
+        return max(own, self.largest[0])
 
     @property
     def sampled_operations(self) -> int:
         """How many operations these programs have."""
-        return sum(f.operations for f in self.factors if isinstance(f, SampledFactor))
+        own = sum(f.operations for f in self.factors if isinstance(f, SampledFactor))
+        return max(own, self.largest[1])
 
     @property
     def is_in_parts(self) -> bool:
@@ -179,6 +192,10 @@ class Energy:
             scalars = refused.scalars(moments)
             if not host.truth(_are_finite((*scalars.means, *scalars.variances))):
                 raise non_finite(refused.name)
+        self._resample(place, refused)
+
+    def _resample(self, place: int, refused: QuadratureFactor) -> None:
+        """Put a factor of which some quadrature was refused at draws."""
         factor = self.factors[place]
         if isinstance(factor, WeightedFactor):
             raise no_expectation(factor.name, factor.summed.node, refused.refusal)
@@ -186,6 +203,14 @@ class Energy:
             self.factors[place] = factor.at_draws(f"{refused.refusal}; {refused.reason}")
         else:
             self.factors[place] = resample(refused, self.estimator)
+
+    def give_up(self, names: Collection[str], why: str) -> None:
+        """Replace factors by quadrature by ones at draws, by name, for a reason."""
+        for place, factor in enumerate(self.factors):
+            rules = _quadratures(factor)
+            if rules and factor.name in names:
+                rules[0].refusal = why
+                self._resample(place, rules[0])
 
     def moments(self, naturals: Naturals) -> dict[Block, Moments]:
         """The moments of every block and point, to be differentiated in their leaves.
@@ -208,7 +233,7 @@ class Energy:
         total = zero_of(moments)
         sizes: list[Tensor | Callable[[], Tensor]] = []
         sampled = []
-        for factor in self.factors:
+        for factor in self.counted:
             if touching is not None and touching not in factor.blocks:
                 continue
             if isinstance(factor, SampledFactor):
@@ -224,11 +249,13 @@ class Energy:
             total = total + estimated.value
             sizes.append(estimated.magnitude)
             each = estimated.each
-        return Value(total, sizes, moments, lambda: self.entropy(moments, touching), each)
+        return Value(total, sizes, moments, lambda: self._entropy(moments, touching), each)
 
-    def entropy(self, moments: Mapping[Block, Moments], touching: Block | None = None) -> Tensor:
-        """The entropy of q; of a latent in a subsampled plate, its rows scaled up."""
+    def _entropy(self, moments: Mapping[Block, Moments], touching: Block | None = None) -> Tensor:
+        """The entropy of q, if it is counted; of a subsampled plate's latent, its rows scaled."""
         total = zero_of(moments)
+        if not self.share.entropy:
+            return total
         for block in self.blocks if touching is None else (touching,):
             own = moments[block]
             rows = self.rows(block)
@@ -286,7 +313,7 @@ class Energy:
         """
         if value.elbo - value.elbo == 0:
             return
-        for factor in self.factors:
+        for factor in self.counted:
             number, _ = factor.evaluate(value.moments, draws, None)
             if not host.truth(torch.isfinite(number)):
                 raise non_finite(_culprit(factor, value.moments))

@@ -20,6 +20,21 @@ from .trace import Traced, TracedSite
 
 
 @dataclass(frozen=True)
+class Share:
+    """Which terms of the ELBO an energy counts.
+
+    :param factors: by name; all of them if None.
+    :param entropy: whether the entropy of q is among them.
+    """
+
+    factors: frozenset[str] | None = None
+    entropy: bool = True
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
 class Split:
     """The factors of a model whose data are in parts.
 
@@ -33,6 +48,10 @@ class Split:
     shared: frozenset[str]
     own: frozenset[str]
     local: frozenset[str]
+
+    def share(self, is_first: bool) -> Share:
+        """What a part counts: its own factors, and one of the parts what all of them share."""
+        return Share(self.own | self.shared if is_first else self.own, is_first)
 
 
 def split(traced: Traced, plates: Collection[str] = ()) -> Split:
@@ -78,9 +97,9 @@ def _found(traced: Traced) -> frozenset[str]:
     if len(candidates) > 1 and latents:
         listed = "; ".join(f"latent {s.name!r} in {sorted(s.plates)}" for s in latents)
         raise errors.ArgumentError(
-            f"observed sites are in the plates {candidates}, of which some hold latents ({listed}): "
-            "which latents all parts share is not known. Mend: name the plate whose elements are "
-            f"spread over the parts, sharded={candidates[0]!r}."
+            f"observed sites are in the plates {candidates}, of which some hold latents "
+            f"({listed}): which latents all parts share is not known. Mend: name the plate whose "
+            f"elements are spread over the parts, sharded={candidates[0]!r}."
         )
     return frozenset(candidates)
 

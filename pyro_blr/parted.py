@@ -1,0 +1,222 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""An engine whose data are spread over processes: what they must have in common, and its start."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from . import errors
+from .energy.draws import Draws
+from .energy.energy import Energy
+from .energy.factors import KeptRule
+from .energy.parts import Split, split
+from .energy.trace import Traced
+from .families import Natural
+from .guides.views import charts_of
+from .lifting import host
+from .lifting.blocks import Block
+from .objective import EnergyObjective
+from .processes import Together
+from .summed_objective import SummedObjective
+
+Result = TypeVar("Result")
+
+
+class OwnRows:
+    """The one part that this process holds."""
+
+    is_resident = True
+
+    def __init__(self, part: EnergyObjective) -> None:
+        self.part = part
+
+    def each(self, draws: Draws | None) -> Iterator[EnergyObjective]:
+        """That part, on some draws."""
+        self.part.draws = draws
+        yield self.part
+
+
+class Spread:
+    """The rows of an engine's data, spread over processes.
+
+    :param together: the processes.
+    :param plates: whose elements are spread; those of the observed sites if none is named.
+    """
+
+    def __init__(self, together: Together, plates: tuple[str, ...]) -> None:
+        self.together = together
+        self.plates = plates
+        #: Whether the processes have the same start.
+        self.has_started = False
+        self._shared: frozenset[str] = frozenset()
+
+    def seed(self) -> int:
+        """A seed that all processes have."""
+        return self.together.seed(host.seed())
+
+    def guarded(self, compute: Callable[[], Result]) -> Result:
+        """What is computed here; where it fails, all processes fail."""
+        try:
+            return compute()
+        except Exception as error:
+            raised = self.together.fail(error)
+            if raised is error:
+                raise
+            raise raised from error
+
+    def split(self, traced: Traced) -> Split:
+        """Which factors all processes share."""
+        return split(traced, self.plates)
+
+    def objective(
+        self,
+        blr: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        kept: dict[str, KeptRule] | None,
+    ) -> SummedObjective:
+        """The objective of a call whose rows all processes have, each its own.
+
+        :raises ProcessError: if some process failed, or is at another place.
+        """
+        part = self.guarded(lambda: self._part(blr, args, kwargs))
+        if not self.has_started:
+            self._start(blr, part)
+            part = self.guarded(lambda: self._part(blr, args, kwargs))
+        self.together.agree(_state(blr, part.energy, self._shared))
+        energy = part.energy
+        if energy.needs_rules:
+            before = _by_rule(energy)
+            self.guarded(lambda: blr.calibrate(part, kept))
+            refused = self.together.union(sorted(before - _by_rule(energy)), "factors without rule")
+            self.guarded(lambda: energy.give_up(refused, "another process has no rule for it"))
+        if energy.has_sampled:
+            own = [energy.sampled_numbers, energy.sampled_operations]
+            table = self.together.of_each(own, "sizes of programs")
+            numbers, operations = (int(max(column)) for column in zip(*table, strict=True))
+            energy.largest = numbers, operations
+        return SummedObjective(part, OwnRows(part), self.together)
+
+    def _part(self, blr: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> EnergyObjective:
+        """This process's own, which nothing was exchanged for."""
+        part: EnergyObjective = blr.traced_objective(args, kwargs)
+        energy = part.energy
+        found = self.split(energy.traced)
+        _check_served(blr, energy, found)
+        energy.share = found.share(self.together.is_first)
+        self._shared = found.shared
+        return part
+
+    def _start(self, blr: Any, part: EnergyObjective) -> None:
+        """Where the first process starts, all do: q, and the model's parameters."""
+        self.together.agree(_layout(part.energy))
+        naturals = blr.view.naturals()
+        blr.view.write(self._of_first(naturals, "the start of q"))
+        leaves = [p.leaf for _, p in sorted(part.energy.traced.parameters.items())]
+        if leaves:
+            flat = torch.cat([leaf.detach().reshape(-1).double() for leaf in leaves])
+            flat = self.together.of_first(flat, "the start of parameters")
+            with torch.no_grad():
+                for leaf, own in zip(leaves, flat.split([x.numel() for x in leaves]), strict=True):
+                    leaf.copy_(own.reshape(leaf.shape))
+        self.has_started = True
+
+    def seeded(
+        self,
+        objective: SummedObjective,
+        naturals: Mapping[Block, Natural],
+        seeded: Callable[[EnergyObjective], dict[Block, Natural]],
+    ) -> dict[Block, Natural]:
+        """Where the first process would start with its own rows, on every process."""
+        start = dict(naturals)
+        objective.first.draws = objective.draws
+        if self.together.is_first:
+            start = self.guarded(lambda: seeded(objective.first))
+        return self._of_first(start, "where steps start")
+
+    def _of_first(self, naturals: Mapping[Block, Natural], what: str) -> dict[Block, Natural]:
+        flat = torch.cat([t.detach().reshape(-1) for n in naturals.values() for t in n])
+        pieces = iter(
+            self.together.of_first(flat, what).split(
+                [t.numel() for n in naturals.values() for t in n]
+            )
+        )
+        return {b: tuple(next(pieces).reshape(t.shape) for t in n) for b, n in naturals.items()}
+
+
+def _check_served(blr: Any, energy: Energy, found: Split) -> None:
+    """Refuse what is no sum over parts.
+
+    :raises SubsampleError: for a minibatch.
+    :raises GuideError: for a guide whose coordinates are not natural ones, or with local latents.
+    """
+    if energy.is_subsampled:
+        raise errors.SubsampleError(
+            "a plate holds a part of its rows, and the data are in parts already: the messages of "
+            "all parts are summed, and none of them is scaled up. Mend: pass all rows of the part, "
+            "pyro.plate(name, len(y)), without subsample."
+        )
+    if charts_of(blr.view):
+        raise errors.GuideError(
+            f"the guide {type(blr.guide).__name__} has parameters that are no natural ones, whose "
+            "steps are no sums of messages. Mend: use AutoNatural(model)."
+        )
+    held = sorted(found.local & set(energy.latents))
+    if held:
+        raise errors.GuideError(
+            f"latents {held} are in the plates {sorted(found.plates)}, whose elements are spread "
+            "over the parts. Mend: name another plate, sharded=..., or integrate them out."
+        )
+
+
+def no_messages(guide: Any) -> errors.GuideError:
+    """The error for a guide that is known by its draws alone."""
+    return errors.GuideError(
+        f"{type(guide).__name__} is known by its draws alone, or is a point mass, and has no "
+        "messages that could be summed over processes. Mend: use AutoNatural(model)."
+    )
+
+
+def _by_rule(energy: Energy) -> set[str]:
+    """The factors by quadrature."""
+    return {f.name for f in energy.factors if f.tier == "quadrature"}
+
+
+def _layout(energy: Energy) -> str:
+    """The blocks of q and the parameters, in words."""
+    blocks = ", ".join(
+        f"{b.name} ({b.family.name} {tuple(b.batch_shape)} {b.event_size or ''})"
+        for b in energy.blocks
+    )
+    parameters = sorted((n, tuple(p.value.shape)) for n, p in energy.traced.parameters.items())
+    return f"blocks {blocks}; parameters {parameters}; EM of {[b.name for b in energy.points]}"
+
+
+def _state(blr: Any, energy: Energy, shared: frozenset[str]) -> str:
+    """What all processes must have in common before they step, in words."""
+    own = {
+        (f.tier, tuple(sorted((b.name, f.is_conjugate_in(b)) for b in f.blocks)))
+        for f in energy.factors
+        if f.name not in shared
+    }
+    common = sorted((f.name, f.tier) for f in energy.factors if f.name in shared)
+    held = blr.view.naturals()
+    leaves = [p.leaf for _, p in sorted(energy.traced.parameters.items())]
+    return (
+        f"step {blr.num_steps} of a model with {_layout(energy)}; shared factors {common}; own "
+        f"factors {sorted(own)}; posterior {_digest([t for n in held.values() for t in n])}; "
+        f"parameters at {_digest(leaves)}"
+    )
+
+
+def _digest(tensors: list[Tensor]) -> str:
+    """A short name of numbers, other for other bits."""
+    bits = hashlib.blake2b(digest_size=6)
+    for tensor in tensors:
+        bits.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return bits.hexdigest()
