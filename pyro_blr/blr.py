@@ -304,6 +304,7 @@ class BLR(Engine):
         :raises ArgumentError: if the model has an argument of that name, or none of the name of
             another keyword.
         """
+        self._alone("trace_report")
         reject_reserved(self.model, "trace_report")
         reject_unknown(self.model, "trace_report", kwargs)
         max_steps = plain_number(max_steps)
@@ -366,6 +367,7 @@ class BLR(Engine):
         :raises SampledFactorError: for a model with factors at draws of q.
         :raises SubsampleError: for a minibatch.
         """
+        self._alone("influence")
         reject_reserved(self.model, "influence")
         reject_unknown(self.model, "influence", kwargs)
         if self._rule(args, kwargs) is not None:

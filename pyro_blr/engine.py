@@ -99,6 +99,22 @@ class Engine(Resumable):
                 raise
             raise raised from error
 
+    def _alone(self, what: str) -> None:
+        """Refuse what one process cannot answer.
+
+        :raises ArgumentError: where the data are spread over processes.
+        """
+        if self._spread is not None:
+            raise errors.ArgumentError(
+                f"{what} needs all data in one place, and those of this BLR are spread over "
+                "processes. Mend: load the state into a BLR without process_group, "
+                "other.load_state_dict(blr.state_dict()), with the data it is to look at."
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._alone("a pickle or a copy")
+        return super().__reduce__()
+
     def _is_finite(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether the ELBO of a call is finite when it is evaluated anew."""
         try:
