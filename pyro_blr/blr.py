@@ -5,6 +5,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
@@ -27,6 +28,7 @@ from .arguments import (
     reject_unknown,
     sharded_plates,
 )
+from .chunks import first_call, parts_in
 from .diagnosis import diagnosed
 from .energy.builder import EnergyBuilder
 from .energy.discrete_marginals import discrete_marginals
@@ -43,9 +45,9 @@ from .lifting.blocks import Block
 from .lifting.quadrature import QUAD_TOL
 from .loop import run, run_rule
 from .model_parameters import ModelParameters
-from .parted import Spread
+from .parted import Parted
 from .picture import drawable
-from .processes import Together
+from .processes import Alone, Together
 from .profiling import trace_report
 from .sampling import SAMPLED_TOL, Sampling
 from .skips import Skips
@@ -70,11 +72,12 @@ def _call_of_model(method: Method) -> Method:
     def wrapped(self: "BLR", *args: Any, **kwargs: Any) -> Any:
         own = RESERVED.get(method.__name__, ())
         given = {k: v for k, v in kwargs.items() if k not in own}
+        run = self.model, self.guide, args, given
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
             self._known_to_all(),
-            diagnosed(self.model, self.guide, args, given, method.__name__),
+            nullcontext() if parts_in(args, given) else diagnosed(*run, method.__name__),
         ):
             return method(self, *args, **kwargs)
 
@@ -213,8 +216,9 @@ class BLR(Engine):
         self.sharded = sharded_plates(sharded)
         if process_group is not None:
             check_group(process_group)
-            self._spread = Spread(Together(process_group), self.sharded)
-            self.sampling.new_seed = self._spread.seed
+        together = Alone() if process_group is None else Together(process_group)
+        self._parted = Parted(together, self.sharded)
+        self.sampling.new_seed = self._parted.seed
         self._fit_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def __repr__(self) -> str:
@@ -281,7 +285,11 @@ class BLR(Engine):
         limits: dict[str, Any] = {"max_steps": max_steps, "tol": tol, "progress": progress}
         if (rule := self._rule(args, kwargs)) is not None:
             return run_rule(self, rule, args, kwargs, **limits)
-        return run(self, args, kwargs, **limits)
+        self._parted.shown = progress
+        try:
+            return run(self, args, kwargs, **limits)
+        finally:
+            self._parted.shown = False
 
     @_call_of_model
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
@@ -290,7 +298,8 @@ class BLR(Engine):
             return drawable(rule.explain(args, kwargs), self.model, args, kwargs)
         energy = self._objective(args, kwargs).energy
         parameters = {**_explained(self.view), **self.parameters.explain(energy.traced)}
-        return drawable(explain(energy, self._notes, parameters), self.model, args, kwargs)
+        call = first_call(args, kwargs)
+        return drawable(explain(energy, self._notes, parameters), self.model, *call)
 
     @_call_of_model
     def trace_report(self, *args: Any, max_steps: int = 10, **kwargs: Any) -> TraceReport:
@@ -304,7 +313,7 @@ class BLR(Engine):
         :raises ArgumentError: if the model has an argument of that name, or none of the name of
             another keyword.
         """
-        self._alone("trace_report")
+        self._in_one_place("trace_report", args, kwargs)
         reject_reserved(self.model, "trace_report")
         reject_unknown(self.model, "trace_report", kwargs)
         max_steps = plain_number(max_steps)
@@ -339,6 +348,8 @@ class BLR(Engine):
 
         :raises GuideError: for a guide that is known by its draws alone, or a point mass.
         """
+        if parts_in(args, kwargs) is not None:
+            self._in_one_place("discrete_marginals", args, kwargs)
         if self._rule(args, kwargs) is not None:
             raise errors.GuideError(
                 f"{type(self.guide).__name__} is known by its draws alone, or is a point mass. "
@@ -367,7 +378,7 @@ class BLR(Engine):
         :raises SampledFactorError: for a model with factors at draws of q.
         :raises SubsampleError: for a minibatch.
         """
-        self._alone("influence")
+        self._in_one_place("influence", args, kwargs)
         reject_reserved(self.model, "influence")
         reject_unknown(self.model, "influence", kwargs)
         if self._rule(args, kwargs) is not None:

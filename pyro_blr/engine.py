@@ -13,6 +13,7 @@ import torch
 from . import errors
 from .arguments import check_lifted_options
 from .charted_objective import objective_of
+from .chunks import first_call, parts_in
 from .energy.energy import Energy, Work
 from .energy.factors import KeptRule
 from .energy.parameters import LiftedParameter
@@ -27,7 +28,7 @@ from .info import Info
 from .lifting.blocks import Block
 from .lifting.points import PointBlock
 from .objective import EnergyObjective
-from .parted import Spread, no_messages
+from .parted import Parted, no_messages
 from .random_state import same_random_state
 from .rules import Rule, choose
 from .seeding import seeded, seeded_in_q
@@ -37,6 +38,8 @@ from .steps.local import settle
 from .steps.schedule import StepSize, scheduled
 from .steps.sweep import noisy_parallel, parallel, sweep
 from .summed_objective import SummedObjective
+
+NOTHING: Mapping[str, Any] = {}
 
 
 class Engine(Resumable):
@@ -58,8 +61,8 @@ class Engine(Resumable):
     rule: Rule | None
     #: The messages of draws of their own where steps last converged on theirs.
     fresh_messages: dict[Block, Natural] | None = None
-    #: The processes that the data are spread over, if they are.
-    _spread: Spread | None = None
+    #: The data in parts, over processes if there are several.
+    _parted: Parted
 
     @property
     def work(self) -> Work:
@@ -94,25 +97,30 @@ class Engine(Resumable):
         try:
             yield
         except Exception as error:
-            raised = error if self._spread is None else self._spread.together.fail(error)
+            raised = self._parted.together.fail(error)
             if raised is error:
                 raise
             raise raised from error
 
-    def _alone(self, what: str) -> None:
-        """Refuse what one process cannot answer.
+    def _is_parted(self, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = NOTHING) -> bool:
+        """Whether the data are spread over processes, or those of a call read in parts."""
+        return not self._parted.is_alone or parts_in(args, kwargs) is not None
 
-        :raises ArgumentError: where the data are spread over processes.
+    def _in_one_place(self, what: str, *call: Any) -> None:
+        """Refuse what is not answered where the data are in parts.
+
+        :raises ArgumentError: saying how it is had nevertheless.
         """
-        if self._spread is not None:
+        if self._is_parted(*call):
             raise errors.ArgumentError(
-                f"{what} needs all data in one place, and those of this BLR are spread over "
-                "processes. Mend: load the state into a BLR without process_group, "
-                "other.load_state_dict(blr.state_dict()), with the data it is to look at."
+                f"{what} needs all data in one place, and those of this BLR are in parts, on "
+                "several processes or read one after the other. Mend: load the state into a BLR "
+                "without process_group, other.load_state_dict(blr.state_dict()), and give it the "
+                "data that it is to look at."
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        self._alone("a pickle or a copy")
+        self._in_one_place("a pickle or a copy")
         return super().__reduce__()
 
     def _is_finite(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -128,24 +136,25 @@ class Engine(Resumable):
     def _rule(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Rule | None:
         """The rule of a guide whose latents cannot be lifted; None where they can."""
         if self.view is None and self.rule is None:
+            call = first_call(args, kwargs)
             if self._copied is not None:
                 self.load_state_dict(self._copied, with_random=False)
             with same_random_state() if self._is_resuming else nullcontext():
                 chosen = choose(
                     *(self.guide, self._builder, self.loss, self.optim),
-                    *(self.sampling.noisy_count, self._hessian, args, kwargs),
+                    *(self.sampling.noisy_count, self._hessian, *call),
                 )
             if isinstance(chosen, Rule):
-                if self._spread is not None:
-                    raise no_messages(self.guide)
                 check_lifted_options(self.params, self.momentum)
                 self._builder.report_drawn(chosen.reason)
                 self.rule, self._is_resuming = chosen, False
             else:
                 self.view = chosen
                 self.parameters.of_guide = parameters_of_points(chosen)
+        if self.rule is not None and self._is_parted(args, kwargs):
+            raise no_messages(self.guide)
         if isinstance(self._guide_part, GuideParameters):
-            self._guide_part.take_up(args, kwargs)
+            self._guide_part.take_up(*first_call(args, kwargs))
         return self.rule
 
     def rule_step(self, rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
@@ -165,8 +174,7 @@ class Engine(Resumable):
 
     def load_state_dict(self, state: Mapping[str, Any], *, with_random: bool = True) -> None:
         super().load_state_dict(state, with_random=with_random)
-        if self._spread is not None:
-            self._spread.has_started = False
+        self._parted.has_started = self._parted.is_alone
 
     def _objective(
         self,
@@ -178,11 +186,11 @@ class Engine(Resumable):
 
         :param kept: quadrature rules of the steps before, which serve as long as q moves little.
         """
-        if self._spread is None:
+        if self._is_parted(args, kwargs):
+            objective: EnergyObjective = self._parted.objective(self, args, kwargs, kept)
+        else:
             objective = self.traced_objective(args, kwargs)
             self.calibrate(objective, kept)
-        else:
-            objective = self._spread.objective(self, args, kwargs, kept)
         energy = objective.energy
         if energy.has_sampled:
             objective.draws = self.sampling.fresh(self.view.latents, energy.is_subsampled)
@@ -256,6 +264,7 @@ class Engine(Resumable):
         few = searched and not watched
         # Conjugate messages are coefficients: the ELBO at the entry is then a number and no more.
         plain = few and objective.is_conjugate_in(objective.blocks[0]) and not energy.has_parameters
+        plain &= objective.is_whole  # elsewhere messages come with the value, by the same sum
         local = () if searched else energy.local_blocks
         value = (objective.value if plain or local else objective.evaluate)(naturals)
         objective.check_finite(value)
@@ -306,8 +315,7 @@ class Engine(Resumable):
     ) -> dict[Block, Natural]:
         """Where steps start: elsewhere only if discrete latents cannot tell latents apart."""
         if isinstance(objective, SummedObjective):
-            assert self._spread is not None
-            return self._spread.seeded(objective, naturals, lambda o: self._seeded(o, naturals))
+            return self._parted.seeded(objective, naturals, lambda o: self._seeded(o, naturals))
         energy = objective.energy
         naturals = seeded_in_q(objective, naturals)
         if not energy.traced.has_choices:

@@ -35,6 +35,8 @@ class EnergyObjective:
 
     #: Whether its evaluations have a graph in all that they depend on, and not messages alone.
     is_whole = True
+    #: Whether all data stay in memory, and an evaluation does not read them anew.
+    is_resident = True
 
     def __init__(
         self, energy: Energy, draws: Draws | None, cache: constants.ConstantCache, call: Call
@@ -135,15 +137,20 @@ class EnergyObjective:
         coefficients; the others' are differentiated.
         """
         blocks = self.blocks if only is None else (only,)
+        found = self.coefficients(naturals, blocks)
+        left = tuple(b for b in blocks if b not in found)
+        if left:
+            found |= self.messages_of(self.evaluate(naturals, only), left)
+        return {b: found[b] for b in blocks}
+
+    def coefficients(self, naturals: Naturals, blocks: Sequence[Block]) -> dict[Block, Natural]:
+        """The messages to those blocks for which they are coefficients of a polynomial."""
         with torch.no_grad(), constants.using(self.cache):
             moments = self._moments(naturals)
             found = {b: m for b in blocks if (m := self._coefficients(b, moments)) is not None}
         if found:
             self.count_gradients(1)
-        left = tuple(b for b in blocks if b not in found)
-        if left:
-            found |= self.messages_of(self.evaluate(naturals, only), left)
-        return {b: found[b] for b in blocks}
+        return found
 
     def _coefficients(self, block: Block, moments: Mapping[Block, Moments]) -> Natural | None:
         """The sum of the factors' coefficients in a block's mean parameters, or None."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import errors
+from .chunks import Call, Parts, in_part, parts_in
 from .energy.draws import Draws
 from .energy.energy import Energy
 from .energy.factors import KeptRule
@@ -21,10 +22,13 @@ from .guides.views import charts_of
 from .lifting import host
 from .lifting.blocks import Block
 from .objective import EnergyObjective
-from .processes import Together
+from .processes import Alone, Together
 from .summed_objective import SummedObjective
 
 Result = TypeVar("Result")
+
+#: Why a factor that has a quadrature rule here is at draws.
+OF_OTHERS = "another part of the data has no rule for it"
 
 
 class OwnRows:
@@ -41,19 +45,45 @@ class OwnRows:
         yield self.part
 
 
-class Spread:
-    """The rows of an engine's data, spread over processes.
+class Chunks:
+    """The parts that this process reads, one after the other.
+
+    :param prepared: the objective of a call; of the first of all parts with what all share.
+    """
+
+    is_resident = False
+
+    def __init__(
+        self, parts: Parts, prepared: Callable[[Call, bool], EnergyObjective], shown: bool
+    ) -> None:
+        self._parts, self._prepared, self._shown = parts, prepared, shown
+
+    def each(self, draws: Draws | None) -> Iterator[EnergyObjective]:
+        """The objective of each part, which is forgotten when the next one is asked for."""
+        for number, call in self._parts.calls(self._shown):
+            with in_part(number):
+                part = self._prepared(call, number == 0)
+                part.draws = draws
+                yield part
+
+
+class Parted:
+    """The data of an engine in parts: spread over processes, or read one after the other.
 
     :param together: the processes.
     :param plates: whose elements are spread; those of the observed sites if none is named.
     """
 
-    def __init__(self, together: Together, plates: tuple[str, ...]) -> None:
+    def __init__(self, together: Alone | Together, plates: tuple[str, ...]) -> None:
         self.together = together
         self.plates = plates
+        self.is_alone = isinstance(together, Alone)
         #: Whether the processes have the same start.
-        self.has_started = False
+        self.has_started = self.is_alone
+        #: Whether passes over parts that are read have a progress bar.
+        self.shown = False
         self._shared: frozenset[str] = frozenset()
+        self._refused: list[str] = []
 
     def seed(self) -> int:
         """A seed that all processes have."""
@@ -80,35 +110,70 @@ class Spread:
         kwargs: Mapping[str, Any],
         kept: dict[str, KeptRule] | None,
     ) -> SummedObjective:
-        """The objective of a call whose rows all processes have, each its own.
+        """The objective of a call whose data are in parts.
 
         :raises ProcessError: if some process failed, or is at another place.
         """
-        part = self.guarded(lambda: self._part(blr, args, kwargs))
+        data = self.guarded(lambda: parts_in(args, kwargs))
+        call: Call = (args, dict(kwargs)) if data is None else self.guarded(data.first)
+        self._refused = []
+        part = self.guarded(lambda: self._part(blr, call, True))
         if not self.has_started:
             self._start(blr, part)
-            part = self.guarded(lambda: self._part(blr, args, kwargs))
-        self.together.agree(_state(blr, part.energy, self._shared))
+            part = self.guarded(lambda: self._part(blr, call, True))
         energy = part.energy
+        self.together.agree(_state(blr, energy, self._shared))
         if energy.needs_rules:
             before = _by_rule(energy)
-            self.guarded(lambda: blr.calibrate(part, kept))
-            refused = self.together.union(sorted(before - _by_rule(energy)), "factors without rule")
-            self.guarded(lambda: energy.give_up(refused, "another process has no rule for it"))
+            self.guarded(lambda: blr.calibrate(part, kept if data is None else None))
+            own = sorted(before - _by_rule(energy))
+            self._refused = self.together.union(own, "factors without a rule")
+            self.guarded(lambda: energy.give_up(self._refused, OF_OTHERS))
         if energy.has_sampled:
-            own = [energy.sampled_numbers, energy.sampled_operations]
-            table = self.together.of_each(own, "sizes of programs")
+            own_sizes = [energy.sampled_numbers, energy.sampled_operations]
+            table = self.together.of_each(own_sizes, "sizes of programs")
             numbers, operations = (int(max(column)) for column in zip(*table, strict=True))
             energy.largest = numbers, operations
-        return SummedObjective(part, OwnRows(part), self.together)
+        if data is None:
+            return SummedObjective(part, OwnRows(part), self.together)
+        tiers = _tiers(energy)
 
-    def _part(self, blr: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> EnergyObjective:
-        """This process's own, which nothing was exchanged for."""
-        part: EnergyObjective = blr.traced_objective(args, kwargs)
+        def prepared(call: Call, is_first: bool) -> EnergyObjective:
+            return self._chunk(blr, call, is_first, tiers)
+
+        return SummedObjective(part, Chunks(data, prepared, self.shown), self.together)
+
+    def _chunk(
+        self, blr: Any, call: Call, is_first: bool, tiers: Mapping[str, str]
+    ) -> EnergyObjective:
+        """The objective of a part that was just read, on the tiers of all parts.
+
+        :raises SampledFactorError: for a part of which a factor has no rule, unlike the others.
+        """
+        blr.invalidate()  # what was made of the last part's constants
+        part = self._part(blr, call, is_first)
+        part.energy.give_up(self._refused, OF_OTHERS)
+        blr.calibrate(part)
+        own = _tiers(part.energy)
+        for name in own.keys() & tiers.keys():
+            if own[name] != tiers[name]:
+                raise errors.SampledFactorError(
+                    f"factor {name!r} is {own[name]} here and {tiers[name]} in the first part: its "
+                    "expectation has no quadrature rule here. Mend: scale or clean the covariates, "
+                    "or a larger quad_tol."
+                )
+        return part
+
+    def _part(self, blr: Any, call: Call, is_first: bool) -> EnergyObjective:
+        """One of this process's own, which nothing was exchanged for.
+
+        :param is_first: whether it is the first one here.
+        """
+        part: EnergyObjective = blr.traced_objective(*call)
         energy = part.energy
         found = self.split(energy.traced)
         _check_served(blr, energy, found)
-        energy.share = found.share(self.together.is_first)
+        energy.share = found.share(is_first and self.together.is_first)
         self._shared = found.shared
         return part
 
@@ -180,6 +245,11 @@ def no_messages(guide: Any) -> errors.GuideError:
         f"{type(guide).__name__} is known by its draws alone, or is a point mass, and has no "
         "messages that could be summed over processes. Mend: use AutoNatural(model)."
     )
+
+
+def _tiers(energy: Energy) -> dict[str, str]:
+    """The tier of each factor, by name."""
+    return {f.name: f.tier for f in energy.factors}
 
 
 def _by_rule(energy: Energy) -> set[str]:

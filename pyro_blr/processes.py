@@ -24,6 +24,40 @@ from . import errors
 ROOM = 2048
 
 
+class Alone:
+    """One process, which has nothing to exchange."""
+
+    is_first = True
+    rank, size, exchanges = 0, 1, 0
+
+    def total(self, numbers: Tensor, what: str) -> Tensor:
+        """The numbers."""
+        return numbers
+
+    def of_first(self, numbers: Tensor, what: str) -> Tensor:
+        """The numbers."""
+        return numbers
+
+    def of_each(self, numbers: Sequence[float], what: str) -> list[list[float]]:
+        """The numbers, as those of the one process."""
+        return [list(numbers)]
+
+    def agree(self, state: str) -> None:
+        """Nothing to agree on."""
+
+    def seed(self, own: int) -> int:
+        """The seed."""
+        return own
+
+    def union(self, own: Sequence[str], what: str) -> list[str]:
+        """The names, sorted."""
+        return sorted(own)
+
+    def fail(self, error: Exception) -> Exception:
+        """The error."""
+        return error
+
+
 class Together:
     """The processes of a group, each with its own part of the data.
 

@@ -13,12 +13,13 @@ other, and then over processes, by one exchange.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .chunks import in_part
 from .energy.draws import Draws
 from .energy.energy import non_finite
 from .energy.value import Value
@@ -26,9 +27,12 @@ from .families import Natural
 from .lifting import host
 from .lifting.blocks import Block
 from .objective import EnergyObjective, Naturals
+from .processes import Alone, Together
+
+Result = TypeVar("Result")
 
 
-class Parts(Protocol):
+class Source(Protocol):
     """The parts of the data that this process holds, or reads."""
 
     #: Whether there is one part, which stays in memory: what was computed from it may be kept.
@@ -36,19 +40,6 @@ class Parts(Protocol):
 
     def each(self, draws: Draws | None) -> Iterator[EnergyObjective]:
         """The objective of each part in turn, on some draws."""
-
-
-class Over(Protocol):
-    """What adds up over processes; see :class:`~pyro_blr.processes.Together`."""
-
-    def total(self, numbers: Tensor, what: str) -> Tensor:
-        """The sum over processes."""
-
-    def agree(self, state: str) -> None:
-        """Raise on all processes what any of them raised."""
-
-    def fail(self, error: Exception) -> Exception:
-        """Let all processes know of an error."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +67,12 @@ class SummedObjective(EnergyObjective):
 
     is_whole = False
 
-    def __init__(self, first: EnergyObjective, parts: Parts, over: Over) -> None:
+    def __init__(self, first: EnergyObjective, parts: Source, over: Alone | Together) -> None:
         super().__init__(first.energy, first.draws, first.cache, first.call)
         self.first = first
         self.parts = parts
         self.over = over
+        self.is_resident = parts.is_resident
         self._given: Naturals | None = None
 
     def with_draws(self, draws: Draws | None) -> "SummedObjective":
@@ -90,17 +82,21 @@ class SummedObjective(EnergyObjective):
 
     # The sum
 
-    def _each(self) -> Iterator[EnergyObjective]:
-        for part in self.parts.each(self.draws):
+    def _each(self, of_part: Callable[[EnergyObjective], Result]) -> Iterator[Result]:
+        for number, part in enumerate(self.parts.each(self.draws)):
             given = nullcontext() if self._given is None else part.given_discrete(self._given)
-            with given:
-                yield part
+            with nullcontext() if self.is_resident else in_part(number), given:
+                found = of_part(part)
+            yield found
 
     def _sum(self, of_part: Callable[[EnergyObjective], Iterable[Tensor]], what: str) -> Tensor:
         """The numbers of each part, added up over parts and processes. # shape: (n,)"""
+
+        def flat(part: EnergyObjective) -> Tensor:
+            return torch.cat([t.detach().reshape(-1).double() for t in of_part(part)])
+
         total: Tensor | None = None
-        for part in self._each():
-            own = torch.cat([t.detach().reshape(-1).double() for t in of_part(part)])
+        for own in self._each(flat):
             total = own if total is None else total + own
         assert total is not None
         return self.over.total(total, what)
@@ -120,8 +116,12 @@ class SummedObjective(EnergyObjective):
         parameters = {n: p.leaf for n, p in self.energy.traced.parameters.items() if p.is_free}
 
         def of_part(part: EnergyObjective) -> Iterable[Tensor]:
-            value = part.evaluate(naturals, touching)
-            messages = part.messages_of(value, blocks)
+            messages = part.coefficients(naturals, blocks)
+            left = tuple(b for b in blocks if b not in messages)
+            plain = not (left or parameters)
+            value = (part.value if plain else part.evaluate)(naturals, touching)
+            if left:
+                messages |= part.messages_of(value, left)
             alike.update(messages)
             own = part.energy.traced.parameters
             leaves = [own[n].leaf for n in parameters]
@@ -172,8 +172,8 @@ class SummedObjective(EnergyObjective):
             return
         assert isinstance(value, SummedValue)
         try:
-            for part in self._each():
-                part.check_finite(part.value(value.at))
+            for _ in self._each(lambda part: part.check_finite(part.value(value.at))):
+                pass
         except Exception as error:
             raise self.over.fail(error) from error
         self.over.agree("a look for what is not finite")
@@ -181,7 +181,7 @@ class SummedObjective(EnergyObjective):
 
     @contextmanager
     def given_discrete(self, naturals: Naturals) -> Iterator[None]:
-        if self.parts.is_resident:
+        if self.is_resident:
             (part,) = self.parts.each(self.draws)
             with part.given_discrete(naturals):
                 yield
@@ -230,7 +230,7 @@ class _Loss:
 
         def of_part(part: EnergyObjective) -> Iterable[Tensor]:
             loss, leaf, gradient = self._gradient_of(part, at)
-            if self.objective.parts.is_resident:
+            if self.objective.is_resident:
                 self._kept = leaf, gradient
             return loss, gradient
 

@@ -55,10 +55,14 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
     "processes": ("errors",),
-    "summed_objective": ("families", "lifting", "energy", "objective"),
+    "chunks": ("errors",),
+    "summed_objective": (
+        *("families", "lifting", "energy"),
+        *("objective", "processes", "chunks"),
+    ),
     "parted": (
         *("errors", "families", "lifting", "energy", "guides"),
-        *("objective", "processes", "summed_objective"),
+        *("objective", "processes", "chunks", "summed_objective"),
     ),
     "charted_objective": ("families", "lifting", "energy", "guides", "objective"),
     "rules": ("errors", "_compat", "families", "energy", "guides", "steps", "random_state"),
@@ -93,6 +97,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *(
             "objective",
             "charted_objective",
+            "chunks",
             "parted",
             "rules",
             "sampling",
@@ -118,7 +123,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "blr": (
         *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
         *("arguments", "guide_parameters", "info", "model_parameters", "sampling", "skips"),
-        *("parted", "processes"),
+        *("chunks", "parted", "processes"),
         *("fit", "loop", "engine", "diagnosis", "picture", "influence"),
         *("profiling", "trace_report"),
     ),
@@ -145,7 +150,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "minimal": ("errors",),
     "__init__": (
         *(*GROUND, "families", "guides", "latent", "optim", "nn"),
-        *("blr", "arviz", "diagnostics", "extend"),
+        *("blr", "chunks", "arviz", "diagnostics", "extend"),
     ),
 }
 

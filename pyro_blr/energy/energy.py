@@ -24,7 +24,7 @@ from .build import build_factors, resample
 from .curvature import GAUSS_NEWTON
 from .draws import Draws
 from .eliminated import EliminatedFactor, QuadraturePart
-from .factors import Factor, KeptRule, QuadratureFactor
+from .factors import ConstantFactor, ExactFactor, Factor, KeptRule, QuadratureFactor
 from .latents import Latents
 from .parts import WHOLE
 from .points import packed
@@ -155,6 +155,19 @@ class Energy:
             for point in self.points
             for factor in self.factors
             if point in factor.blocks
+        )
+
+    @property
+    def has_constant_messages(self) -> bool:
+        """Whether no message depends on q: every product has one mean parameter."""
+        exact = [f for f in self.factors if isinstance(f, ExactFactor)]
+        constant = [f for f in self.factors if isinstance(f, ConstantFactor)]
+        if self.points or len(exact) + len(constant) < len(self.factors):
+            return False
+        return all(
+            len(p.stats) < 2 and all(f.plan.is_linear_in(b) for b in p.blocks)
+            for f in exact
+            for p in f.plan.products
         )
 
     @property

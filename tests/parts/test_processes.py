@@ -25,8 +25,8 @@ def found(tmp_path_factory):
 def close(found, expected, tolerance: float) -> None:
     """Posteriors, or messages, are the same to a relative tolerance."""
     assert found.keys() == expected.keys()
-    for name, naturals in expected.items():
-        for own, other in zip(found[name], naturals, strict=True):
+    for name, tensors in expected.items():
+        for own, other in zip(found[name], tensors, strict=True):
             torch.testing.assert_close(own, other, rtol=tolerance, atol=tolerance)
 
 
