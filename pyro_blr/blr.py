@@ -219,6 +219,8 @@ class BLR(Engine):
         together = Alone() if process_group is None else Together(process_group)
         self._parted = Parted(together, self.sharded)
         self.sampling.new_seed = self._parted.seed
+        if process_group is not None:
+            self._builder.sharded = self._parted.plates_of
         self._fit_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def __repr__(self) -> str:

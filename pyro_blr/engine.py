@@ -145,6 +145,8 @@ class Engine(Resumable):
                     *(self.sampling.noisy_count, self._hessian, *call),
                 )
             if isinstance(chosen, Rule):
+                if self._is_parted(args, kwargs):
+                    raise no_messages(self.guide)
                 check_lifted_options(self.params, self.momentum)
                 self._builder.report_drawn(chosen.reason)
                 self.rule, self._is_resuming = chosen, False
@@ -252,7 +254,7 @@ class Engine(Resumable):
             are taken from one backward pass; a sweep needs the first block's only.
         """
         energy = objective.energy
-        naturals = detached(self.view.naturals())
+        naturals = objective.moved(detached(self.view.naturals()))
         size = scheduled(self.step_size, self.num_steps)
         noisy = energy.is_subsampled or energy.has_jumps
         searched = not noisy and (size is None or size == 1.0)
@@ -346,7 +348,7 @@ class Engine(Resumable):
 
         def measured() -> float:
             fresh = objective.with_draws(self.sampling.fresh(self.view.latents))
-            naturals = detached(self.view.naturals())
+            naturals = objective.moved(detached(self.view.naturals()))
             self.fresh_messages = fresh.messages(naturals)
             return residual(naturals, self.fresh_messages)
 
@@ -367,7 +369,8 @@ class Engine(Resumable):
 
         Rounding makes the products of a step unsymmetric, and steps would add it up.
         """
-        self.view.write({b: b.family.symmetrize(new[b]) for b in objective.blocks})
+        moved = {**objective.moved(new), **objective.local_naturals(new)}
+        self.view.write({b: b.family.symmetrize(n) for b, n in moved.items()})
         self.parameters.write(new, objective.energy.traced)
 
     def _check(

@@ -126,6 +126,18 @@ class EnergyObjective:
             for factor in free:
                 factor.held = None
 
+    def moved(self, naturals: Naturals) -> dict[Block, Natural]:
+        """The natural parameters of the blocks that steps move."""
+        return {b: naturals[b] for b in self.blocks}
+
+    def local_naturals(self, naturals: Naturals) -> dict[Block, Natural]:
+        """Of blocks that no step moves, as they follow the others: those given the others."""
+        return {}
+
+    def local_messages(self, naturals: Naturals) -> dict[Block, Natural]:
+        """The messages to blocks that no step moves."""
+        return {}
+
     def natural_messages(self, naturals: Naturals) -> dict[Block, Natural]:
         """The messages of every block in natural coordinates, whatever it moves in."""
         return self.messages(naturals)

@@ -23,6 +23,7 @@ from .lifting import host
 from .lifting.blocks import Block
 from .objective import EnergyObjective
 from .processes import Alone, Together
+from .profile_objective import ProfileObjective
 from .summed_objective import SummedObjective
 
 Result = TypeVar("Result")
@@ -99,6 +100,10 @@ class Parted:
                 raise
             raise raised from error
 
+    def plates_of(self, traced: Traced) -> frozenset[str]:
+        """The plates whose elements are spread."""
+        return self.split(traced).plates
+
     def split(self, traced: Traced) -> Split:
         """Which factors all processes share."""
         return split(traced, self.plates)
@@ -117,12 +122,12 @@ class Parted:
         data = self.guarded(lambda: parts_in(args, kwargs))
         call: Call = (args, dict(kwargs)) if data is None else self.guarded(data.first)
         self._refused = []
-        part = self.guarded(lambda: self._part(blr, call, True))
+        part = self.guarded(lambda: self._part(blr, call, True, data is not None))
         if not self.has_started:
             self._start(blr, part)
-            part = self.guarded(lambda: self._part(blr, call, True))
+            part = self.guarded(lambda: self._part(blr, call, True, data is not None))
         energy = part.energy
-        self.together.agree(_state(blr, energy, self._shared))
+        self.together.agree(_state(blr, part, self._shared))
         if energy.needs_rules:
             before = _by_rule(energy)
             self.guarded(lambda: blr.calibrate(part, kept if data is None else None))
@@ -151,7 +156,7 @@ class Parted:
         :raises SampledFactorError: for a part of which a factor has no rule, unlike the others.
         """
         blr.invalidate()  # what was made of the last part's constants
-        part = self._part(blr, call, is_first)
+        part = self._part(blr, call, is_first, True)
         part.energy.give_up(self._refused, OF_OTHERS)
         blr.calibrate(part)
         own = _tiers(part.energy)
@@ -164,24 +169,29 @@ class Parted:
                 )
         return part
 
-    def _part(self, blr: Any, call: Call, is_first: bool) -> EnergyObjective:
+    def _part(self, blr: Any, call: Call, is_first: bool, is_read: bool) -> EnergyObjective:
         """One of this process's own, which nothing was exchanged for.
 
         :param is_first: whether it is the first one here.
+        :param is_read: whether it is one of those that are read in turn.
         """
         part: EnergyObjective = blr.traced_objective(*call)
         energy = part.energy
         found = self.split(energy.traced)
-        _check_served(blr, energy, found)
+        _check_served(blr, energy)
         energy.share = found.share(is_first and self.together.is_first)
         self._shared = found.shared
-        return part
+        local = local_blocks(energy, found)
+        if not local:
+            return part
+        if is_read:
+            raise _read_in_turn(local, found)
+        return ProfileObjective(part, local, blr.view.naturals())
 
     def _start(self, blr: Any, part: EnergyObjective) -> None:
         """Where the first process starts, all do: q, and the model's parameters."""
-        self.together.agree(_layout(part.energy))
-        naturals = blr.view.naturals()
-        blr.view.write(self._of_first(naturals, "the start of q"))
+        self.together.agree(_layout(part))
+        blr.view.write(self._of_first(part.moved(blr.view.naturals()), "the start of q"))
         leaves = [p.leaf for _, p in sorted(part.energy.traced.parameters.items())]
         if leaves:
             flat = torch.cat([leaf.detach().reshape(-1).double() for leaf in leaves])
@@ -202,7 +212,7 @@ class Parted:
         objective.first.draws = objective.draws
         if self.together.is_first:
             start = self.guarded(lambda: seeded(objective.first))
-        return self._of_first(start, "where steps start")
+        return self._of_first(objective.moved(start), "where steps start")
 
     def _of_first(self, naturals: Mapping[Block, Natural], what: str) -> dict[Block, Natural]:
         flat = torch.cat([t.detach().reshape(-1) for n in naturals.values() for t in n])
@@ -214,11 +224,11 @@ class Parted:
         return {b: tuple(next(pieces).reshape(t.shape) for t in n) for b, n in naturals.items()}
 
 
-def _check_served(blr: Any, energy: Energy, found: Split) -> None:
+def _check_served(blr: Any, energy: Energy) -> None:
     """Refuse what is no sum over parts.
 
     :raises SubsampleError: for a minibatch.
-    :raises GuideError: for a guide whose coordinates are not natural ones, or with local latents.
+    :raises GuideError: for a guide whose coordinates are not natural ones.
     """
     if energy.is_subsampled:
         raise errors.SubsampleError(
@@ -231,12 +241,48 @@ def _check_served(blr: Any, energy: Energy, found: Split) -> None:
             f"the guide {type(blr.guide).__name__} has parameters that are no natural ones, whose "
             "steps are no sums of messages. Mend: use AutoNatural(model)."
         )
-    held = sorted(found.local & set(energy.latents))
-    if held:
+
+
+def local_blocks(energy: Energy, found: Split) -> tuple[Block, ...]:
+    """The blocks of latents that are a part's own.
+
+    :raises GuideError: where they are not seen by the part alone, or factors are at draws.
+    """
+    names = found.local
+    local = tuple(b for b in energy.blocks if any(s.name in names for s in b.sites))
+    plates = sorted(found.plates)
+    for block in local:
+        if not all(s.name in names for s in block.sites):
+            raise errors.GuideError(
+                f"block {block.name!r} couples latents of the plates {plates}, whose elements are "
+                "spread over the parts, with latents that all parts share. Mend: "
+                "AutoNatural(model), which keeps them apart; or all data in one part."
+            )
+    for factor in energy.factors:
+        met = sorted(b.name for b in factor.blocks & set(local))
+        if met and factor.name in found.shared:
+            raise errors.GuideError(
+                f"factor {factor.name!r} is outside of the plates {plates}, whose elements are "
+                f"spread over the parts, and depends on their latents {met}: no part sees all of "
+                "them. Mend: put it into the plate, or all data in one part."
+            )
+    if local and energy.has_sampled:
+        sampled = sorted(f.name for f in energy.factors if f.tier == "sampled")
         raise errors.GuideError(
-            f"latents {held} are in the plates {sorted(found.plates)}, whose elements are spread "
-            "over the parts. Mend: name another plate, sharded=..., or integrate them out."
+            f"the factors {sampled} are at draws of q, and the optimum of the part's own latents "
+            f"{[b.name for b in local]} is then known up to noise. Mend: the spelling that keeps "
+            "factors deterministic, see explain of a BLR without process_group."
         )
+    return local
+
+
+def _read_in_turn(local: tuple[Block, ...], found: Split) -> errors.GuideError:
+    return errors.GuideError(
+        f"the latents {[b.name for b in local]} are in the plates {sorted(found.plates)}, whose "
+        "elements are read part by part, and q holds all of them. Mend: several processes, each "
+        "with its rows (process_group=...), or minibatches of a plate of full size, "
+        "pyro.plate(name, size, subsample=index)."
+    )
 
 
 def no_messages(guide: Any) -> errors.GuideError:
@@ -257,28 +303,32 @@ def _by_rule(energy: Energy) -> set[str]:
     return {f.name for f in energy.factors if f.tier == "quadrature"}
 
 
-def _layout(energy: Energy) -> str:
+def _layout(part: EnergyObjective) -> str:
     """The blocks of q and the parameters, in words."""
-    blocks = ", ".join(
+    energy = part.energy
+    shared = ", ".join(
         f"{b.name} ({b.family.name} {tuple(b.batch_shape)} {b.event_size or ''})"
-        for b in energy.blocks
+        for b in part.blocks
     )
+    local = ", ".join(f"{b.name} ({b.family.name})" for b in energy.blocks if b not in part.blocks)
+    blocks = f"{shared}{'; local ' if local else ''}{local}"
     parameters = sorted((n, tuple(p.value.shape)) for n, p in energy.traced.parameters.items())
     return f"blocks {blocks}; parameters {parameters}; EM of {[b.name for b in energy.points]}"
 
 
-def _state(blr: Any, energy: Energy, shared: frozenset[str]) -> str:
+def _state(blr: Any, part: EnergyObjective, shared: frozenset[str]) -> str:
     """What all processes must have in common before they step, in words."""
+    energy = part.energy
     own = {
         (f.tier, tuple(sorted((b.name, f.is_conjugate_in(b)) for b in f.blocks)))
         for f in energy.factors
         if f.name not in shared
     }
     common = sorted((f.name, f.tier) for f in energy.factors if f.name in shared)
-    held = blr.view.naturals()
+    held = part.moved(blr.view.naturals())
     leaves = [p.leaf for _, p in sorted(energy.traced.parameters.items())]
     return (
-        f"step {blr.num_steps} of a model with {_layout(energy)}; shared factors {common}; own "
+        f"step {blr.num_steps} of a model with {_layout(part)}; shared factors {common}; own "
         f"factors {sorted(own)}; posterior {_digest([t for n in held.values() for t in n])}; "
         f"parameters at {_digest(leaves)}"
     )

@@ -13,13 +13,13 @@ other, and then over processes, by one exchange.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .chunks import in_part
+from .derivatives import Pieces, applied
 from .energy.draws import Draws
 from .energy.energy import non_finite
 from .energy.value import Value
@@ -73,7 +73,17 @@ class SummedObjective(EnergyObjective):
         self.parts = parts
         self.over = over
         self.is_resident = parts.is_resident
+        self._blocks = first.blocks
         self._given: Naturals | None = None
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks that all parts share."""
+        return self._blocks
+
+    def is_linear_in(self, block: Block) -> bool:
+        """Whether L is linear in a block, as it is in each part."""
+        return self.first.is_linear_in(block)
 
     def with_draws(self, draws: Draws | None) -> "SummedObjective":
         other = SummedObjective(self.first, self.parts, self.over)
@@ -133,7 +143,7 @@ class SummedObjective(EnergyObjective):
             yield from _numbers(value)
 
         numbers = self._sum(of_part, "value and messages")
-        pieces = _Pieces(numbers)
+        pieces = Pieces(numbers)
         messages = {b: tuple(pieces.take(t) for t in alike[b]) for b in blocks}
         gradients = {}
         for name, leaf in parameters.items():
@@ -151,8 +161,15 @@ class SummedObjective(EnergyObjective):
             alike.update(own)
             return [t for b in blocks for t in own[b]]
 
-        pieces = _Pieces(self._sum(of_part, "messages"))
+        pieces = Pieces(self._sum(of_part, "messages"))
         return {b: tuple(pieces.take(t) for t in alike[b]) for b in blocks}
+
+    def natural_messages(self, naturals: Naturals) -> dict[Block, Natural]:
+        """The messages to what all parts share, and those to this process's own latents."""
+        return {**self.messages(naturals), **self.first.local_messages(naturals)}
+
+    def local_naturals(self, naturals: Naturals) -> dict[Block, Natural]:
+        return self.first.local_naturals(naturals)
 
     def messages_of(self, value: Value, blocks: tuple[Block, ...]) -> dict[Block, Natural]:
         """The messages that came with an evaluation."""
@@ -196,10 +213,10 @@ class SummedObjective(EnergyObjective):
 
     def negative_elbo(self, naturals: Naturals) -> Tensor:
         self.count_gradients(1)
-        shapes = {b: tuple(t.shape for t in n) for b, n in naturals.items()}
-        flat = torch.cat([t.reshape(-1) for n in naturals.values() for t in n])
-        total: Tensor = _Total.apply(flat, _Loss(self, shapes))  # type: ignore[no-untyped-call]
-        return total
+        given = {b: n for b, n in naturals.items() if b in self.blocks or b in self.points}
+        shapes = {b: tuple(t.shape for t in n) for b, n in given.items()}
+        flat = torch.cat([t.reshape(-1) for n in given.values() for t in n])
+        return applied(_Loss(self, shapes), flat)
 
 
 class _Loss:
@@ -217,7 +234,7 @@ class _Loss:
         """The value, the point as a leaf, and the gradient there with its graph."""
         with torch.enable_grad():
             leaf = at.detach().clone().requires_grad_()
-            pieces = _Pieces(leaf)
+            pieces = Pieces(leaf)
             naturals = {b: tuple(pieces.of(s) for s in n) for b, n in self.shapes.items()}
             loss = part.negative_elbo(naturals)
             if not loss.requires_grad:  # a part that says nothing of q
@@ -258,62 +275,6 @@ def _product(gradient: Tensor, leaf: Tensor, vector: Tensor) -> Tensor:
             gradient, leaf, vector, retain_graph=True, allow_unused=True
         )
     return torch.zeros_like(vector) if product is None else product
-
-
-class _Total(torch.autograd.Function):
-    """-ELBO: its derivative is :class:`_Gradient`."""
-
-    @staticmethod
-    def forward(ctx: Any, flat: Tensor, loss: _Loss) -> Tensor:
-        value, gradient = loss.value_and_gradient(flat)
-        ctx.save_for_backward(flat, gradient)
-        ctx.loss = loss
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, None]:
-        flat, gradient = ctx.saved_tensors
-        own = _Gradient.apply(flat, gradient, ctx.loss)  # type: ignore[no-untyped-call]
-        return weight * own, None
-
-
-class _Gradient(torch.autograd.Function):
-    """The gradient of -ELBO: its derivative is the Hessian."""
-
-    @staticmethod
-    def forward(ctx: Any, flat: Tensor, gradient: Tensor, loss: _Loss) -> Tensor:
-        ctx.save_for_backward(flat)
-        ctx.loss = loss
-        return gradient.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, vector: Tensor) -> tuple[Tensor, None, None]:
-        (flat,) = ctx.saved_tensors
-        return ctx.loss.times(flat, vector), None, None
-
-
-class _Pieces:
-    """Tensors cut from a flat one, in turn."""
-
-    def __init__(self, flat: Tensor) -> None:
-        self._flat = flat
-        self._at = 0
-
-    def of(self, shape: torch.Size) -> Tensor:
-        """The next piece, of some shape."""
-        size = shape.numel()
-        piece = self._flat[self._at : self._at + size].reshape(shape)
-        self._at += size
-        return piece
-
-    def take(self, like: Tensor) -> Tensor:
-        """The next piece, as another tensor is, apart from the others."""
-        return self.of(like.shape).to(like).clone()
-
-    def rest(self) -> Tensor:
-        """What is left."""
-        return self._flat[self._at :]
 
 
 def _numbers(value: Value) -> list[Tensor]:

@@ -265,11 +265,12 @@ class Energy:
         return Value(total, sizes, moments, lambda: self._entropy(moments, touching), each)
 
     def _entropy(self, moments: Mapping[Block, Moments], touching: Block | None = None) -> Tensor:
-        """The entropy of q, if it is counted; of a subsampled plate's latent, its rows scaled."""
+        """The entropy of q that is counted; of a subsampled plate's latent, its rows scaled up."""
         total = zero_of(moments)
-        if not self.share.entropy:
-            return total
+        counted = self.share.entropies
         for block in self.blocks if touching is None else (touching,):
+            if counted is not None and block.sites[0].name not in counted:
+                continue
             own = moments[block]
             rows = self.rows(block)
             if rows is None:

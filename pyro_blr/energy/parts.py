@@ -24,11 +24,11 @@ class Share:
     """Which terms of the ELBO an energy counts.
 
     :param factors: by name; all of them if None.
-    :param entropy: whether the entropy of q is among them.
+    :param entropies: the latents whose entropy is among them, by name; all of them if None.
     """
 
     factors: frozenset[str] | None = None
-    entropy: bool = True
+    entropies: frozenset[str] | None = None
 
 
 WHOLE = Share()
@@ -51,7 +51,9 @@ class Split:
 
     def share(self, is_first: bool) -> Share:
         """What a part counts: its own factors, and one of the parts what all of them share."""
-        return Share(self.own | self.shared if is_first else self.own, is_first)
+        if is_first:
+            return Share(self.own | self.shared)
+        return Share(self.own, self.local)
 
 
 def split(traced: Traced, plates: Collection[str] = ()) -> Split:

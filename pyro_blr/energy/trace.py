@@ -113,6 +113,8 @@ class Traced:
     lifted: dict[str, LiftedParameter] = field(default_factory=dict)
     is_subsampled: bool = False
     nesting: int = 0
+    #: For each latent in a plate whose elements are spread over parts, the dims of these.
+    sharded: dict[str, frozenset[int]] = field(default_factory=dict)
 
     @property
     def has_choices(self) -> bool:

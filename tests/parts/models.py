@@ -80,6 +80,25 @@ def learnt(x: Tensor, y: Tensor) -> None:
         pyro.sample("y", dist.Normal(x @ w, scale), obs=y)
 
 
+def scores(x: Tensor) -> None:
+    """Latents of the rows' own, conjugate given the loadings."""
+    with pyro.plate("features", D, dim=-1):
+        w = pyro.sample("w", dist.Normal(torch.zeros(2, dtype=x.dtype), 1.0).to_event(1))
+        tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    with pyro.plate("data", len(x), dim=-2):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=x.dtype), 1.0).to_event(1))
+        with pyro.plate("columns", D, dim=-1):
+            pyro.sample("x", dist.Normal((z * w).sum(-1), tau.rsqrt()), obs=x)
+
+
+def dispersed(x: Tensor, y: Tensor) -> None:
+    """Latents of the rows' own that are not conjugate."""
+    w = pyro.sample("w", dist.Normal(torch.zeros(D, dtype=x.dtype), 1.0).to_event(1))
+    with pyro.plate("data", len(y)):
+        e = pyro.sample("e", dist.Normal(0.0, 0.5))
+        pyro.sample("y", dist.Poisson((0.3 * x @ w + e).exp()), obs=y)
+
+
 @dataclass(frozen=True)
 class Example:
     """A model, its rows, and where it starts if that is not left to it.
@@ -101,6 +120,11 @@ def _apart() -> dict[str, Any]:
     return {"loc": dist.Normal(torch.tensor([-1.0, 1.0], dtype=torch.float64), 0.5)}
 
 
+def _loadings() -> dict[str, Any]:
+    loc = torch.tensor([[1.0, 0.2], [-0.5, 0.8], [0.3, -1.0]], dtype=torch.float64)
+    return {"w": dist.MultivariateNormal(loc, 0.1 * torch.eye(2, dtype=torch.float64))}
+
+
 EXAMPLES: dict[str, Example] = {
     "regression": Example(regression, (X, Y)),
     "hierarchy": Example(hierarchy, (torch.arange(N) % 3, Y)),
@@ -112,4 +136,10 @@ EXAMPLES: dict[str, Example] = {
     ),
     "learnt": Example(learnt, (X, Y)),
     "maximised": Example(learnt, (X, Y), {"params": "em"}),
+}
+
+#: With latents of the rows' own, whose optimum each part has for itself.
+LOCAL: dict[str, Example] = {
+    "scores": Example(scores, (X,), {"sharded": "data"}, _loadings),
+    "dispersed": Example(dispersed, (X, COUNTS)),
 }

@@ -21,7 +21,7 @@ from torch import Tensor
 from pyro_blr import BLR, errors
 from pyro_blr.guides import AutoNatural
 
-from .models import EXAMPLES, Example, N, X, Y, poisson, regression
+from .models import EXAMPLES, LOCAL, Example, N, X, Y, poisson, regression
 
 #: Rows of the first process; the second has the others.
 FIRST = 14
@@ -44,6 +44,8 @@ def started(example: Example, **options: Any) -> BLR:
 def naturals(blr: BLR) -> dict[str, list[Tensor]]:
     """The posterior, and the parameters."""
     found = {b.name: [t.clone() for t in n] for b, n in blr.guide.naturals().items()}
+    for name in ("z", "e"):  # of the rows' own
+        found.pop(name, None)
     params = {f"param {n}": [v.detach().clone()] for n, v in pyro.get_param_store().items()}
     return {**found, **{n: v for n, v in params.items() if "natural" not in n}}
 
@@ -59,7 +61,7 @@ def run(example: Example, where: slice, steps: int, **options: Any) -> dict[str,
     return {
         "losses": losses,
         "steps": after,
-        "messages": {n: list(m) for n, m in blr.messages(*args).items()},
+        "messages": {n: list(m) for n, m in blr.messages(*args).items() if n in after},
         "fit": naturals(blr),
         "converged": fit.converged,
         "gap": fit.gap,
@@ -71,7 +73,7 @@ def every_example(rank: int, size: int, folder: Path) -> dict[str, Any]:
     group = distributed.group.WORLD
     return {
         name: run(example, rows(rank, size), 2, process_group=group)
-        for name, example in EXAMPLES.items()
+        for name, example in {**EXAMPLES, **LOCAL}.items()
     }
 
 

@@ -189,7 +189,7 @@ def test_local_latents_and_minibatches_are_refused():
         with pyro.plate("data", len(y), subsample_size=2) as rows:
             pyro.sample("y", dist.Normal(w, 1.0), obs=y[rows])
 
-    with pytest.raises(errors.GuideError, match=r"\['z'\] are in the plates"):
+    with pytest.raises(errors.GuideError, match=r"\['z'\] are in the plates.*part by part"):
         fitted([Y], local)
     with pytest.raises(errors.SubsampleError, match="in parts already"):
         fitted([Y], minibatches)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from .launch import start, together
-from .models import EXAMPLES
+from .models import EXAMPLES, LOCAL
 from .scenarios import naturals, rows, run, started
 
 #: Conjugate ones come first; the others search, or are at draws of q.
@@ -42,7 +42,17 @@ def test_two_processes_are_one(found, name):
     assert two["gap"] == pytest.approx(one["gap"], rel=1e-3, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", LOCAL)
+def test_latents_of_the_rows_stay_on_their_process(found, name):
+    """Each process brings its own to their optimum, so the way there is another one."""
+    example = LOCAL[name]
+    # Those of one row are in no block with what all share.
+    one = run(example, rows(0, 1), 2, blocks="site" if name == "dispersed" else "auto")
+    assert found[0][name]["converged"]
+    assert found[0][name]["loss"] == pytest.approx(one["loss"], abs=2e-6)
+
+
+@pytest.mark.parametrize("name", {**EXAMPLES, **LOCAL})
 def test_processes_stay_the_same_bit_for_bit(found, name):
     first, second = (f[name] for f in found)
     assert first["losses"] == second["losses"]
