@@ -54,15 +54,20 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "nn": ("errors", "lifting.host"),
     "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
+    "derivatives": (),
+    "profile_objective": (
+        *("families", "lifting", "energy", "steps"),
+        *("conjugate_gradients", "derivatives", "objective"),
+    ),
     "processes": ("errors",),
     "chunks": ("errors",),
     "summed_objective": (
         *("families", "lifting", "energy"),
-        *("objective", "processes", "chunks"),
+        *("derivatives", "objective", "processes", "chunks"),
     ),
     "parted": (
         *("errors", "families", "lifting", "energy", "guides"),
-        *("objective", "processes", "chunks", "summed_objective"),
+        *("objective", "processes", "chunks", "profile_objective", "summed_objective"),
     ),
     "charted_objective": ("families", "lifting", "energy", "guides", "objective"),
     "rules": ("errors", "_compat", "families", "energy", "guides", "steps", "random_state"),
