@@ -120,6 +120,15 @@ def test_what_one_process_cannot_answer_is_refused(mistakes):
         assert re.match("ArgumentError: .*processes.*Mend: ", text), text
 
 
+def test_a_run_of_two_is_resumed_bit_for_bit(mistakes):
+    assert [f["resumed"] for f in mistakes] == ["True", "True"]
+
+
+def test_rows_that_hold_latents_beside_discrete_ones(mistakes):
+    """The start is found on the first process, and -ELBO never rises."""
+    assert [f["topics"] for f in mistakes] == ["True", "True"]
+
+
 def test_mistakes_leave_the_group_as_it_was(mistakes):
     assert float(mistakes[0]["good"]) == float(mistakes[1]["good"])
 
