@@ -20,6 +20,7 @@ from pyro.infer.autoguide import AutoIAFNormal
 from torch import Tensor
 
 from pyro_blr import BLR, errors
+from pyro_blr.fit import Fit
 from pyro_blr.guides import AutoNatural
 
 from .models import EXAMPLES, LOCAL, Example, N, X, Y, poisson, regression, topics
@@ -51,14 +52,19 @@ def naturals(blr: BLR) -> dict[str, list[Tensor]]:
     return {**found, **{n: v for n, v in params.items() if "natural" not in n}}
 
 
-def run(example: Example, where: slice, steps: int, **options: Any) -> dict[str, Any]:
-    """Some steps, then a fit."""
+#: Of these steps are enough; the others are fitted too.
+STEPPED = ("hierarchy", "poisson", "learnt")
+
+
+def run(name: str, where: slice, **options: Any) -> dict[str, Any]:
+    """Two steps, then a fit."""
+    example = {**EXAMPLES, **LOCAL}[name]
     pyro.set_rng_seed(3)
     blr = started(example, **options)
     args = example.part(where)
-    losses = [blr.step(*args) for _ in range(steps)]
+    losses = [blr.step(*args) for _ in range(2)]
     after = naturals(blr)
-    fit = blr.fit(*args, max_steps=30)
+    fit = Fit() if name in STEPPED else blr.fit(*args, max_steps=30)
     return {
         "losses": losses,
         "steps": after,
@@ -72,9 +78,14 @@ def run(example: Example, where: slice, steps: int, **options: Any) -> dict[str,
 
 def every_example(rank: int, size: int, folder: Path) -> dict[str, Any]:
     group = distributed.group.WORLD
+    return {name: run(name, rows(rank, size), process_group=group) for name in (*EXAMPLES, *LOCAL)}
+
+
+def everything(rank: int, size: int, folder: Path) -> dict[str, Any]:
+    """Both, in one pair of processes."""
     return {
-        name: run(example, rows(rank, size), 2, process_group=group)
-        for name, example in {**EXAMPLES, **LOCAL}.items()
+        "examples": every_example(rank, size, folder),
+        "mistakes": mistakes(rank, size, folder),
     }
 
 
