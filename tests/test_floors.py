@@ -20,17 +20,19 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "html_table": (),
     "text_table": (),
     "signatures": (),
+    "shapes": (),
     "plotting": ("errors",),
     "drawing": ("errors",),
-    "families": ("errors", "html_table"),
+    "families": ("errors", "html_table", "shapes"),
     "linear_algebra": (),
-    "lifting": ("errors", "html_table", "families", "linear_algebra"),
+    "lifting": ("errors", "html_table", "shapes", "families", "linear_algebra"),
     "estimators": ("linear_algebra",),
     "energy": (
         "errors",
         "_compat",
         "html_table",
         "text_table",
+        "shapes",
         "families",
         "lifting",
         "estimators",
@@ -38,7 +40,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "random_state": (),
     "conjugate_gradients": ("lifting.host",),
     "guides": (
-        *("errors", "_compat", "html_table", "families", "lifting", "energy"),
+        *("errors", "_compat", "html_table", "shapes", "families", "lifting", "energy"),
         *("random_state", "conjugate_gradients"),
     ),
     "structure": ("errors", "_compat", "guides", "random_state"),
@@ -46,7 +48,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     # A step sees families and an objective: no trace, no guide, and of lifting the waits alone.
     "steps": ("errors", "families", "lifting.host", "conjugate_gradients"),
     "latent": (
-        *("errors", "_compat", "families", "energy", "random_state"),
+        *("errors", "_compat", "shapes", "families", "energy", "random_state"),
         *("conjugate_gradients", "steps"),
     ),
     # Of steps it has that of a diagonal Gaussian, which the core takes too.
@@ -105,7 +107,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "influence": (
         *("errors", "_compat", "families", "lifting", "energy", "estimators", "guides", "steps"),
-        *("plotting", "objective", "fit", "state", "engine"),
+        *("plotting", "shapes", "objective", "fit", "state", "engine"),
     ),
     "blr": (
         *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
@@ -116,6 +118,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "draws": (
         "errors",
         "_compat",
+        "shapes",
         "families",
         "energy",
         "guides",
