@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data that are impossible at some values of a discrete latent: these have no probability."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -85,3 +88,99 @@ def test_what_is_impossible_at_every_value_is_refused() -> None:
     blr, _ = engine(abundance, START)
     with pytest.raises(SupportError, match=r"'y' lies outside the support of Binomial\. Mend"):
         blr.step(COUNTS + MOST)
+
+
+# ------------------------------------------------------------- probabilities and rates that are 0
+
+VISITS = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+NOTHING = torch.tensor(1e-300)  # as good as 0, and has a logarithm
+Law = Callable[[Tensor, Tensor], Any]
+
+
+def latents_and_data(law: Law, prior: Any) -> Callable[[Tensor], None]:
+    """A latent that is there or not, for each row. # shape of the data: (rows, visits)"""
+
+    def model(y: Tensor) -> None:
+        psi = pyro.sample("psi", dist.Beta(1.0, 1.0))
+        x = pyro.sample("x", prior)
+        with pyro.plate("rows", y.shape[0], dim=-2):
+            z = pyro.sample("z", dist.Bernoulli(psi))
+            with pyro.plate("visits", y.shape[1], dim=-1):
+                pyro.sample("y", law(z, x), obs=y)
+
+    return model
+
+
+OCCUPIED: dict[str, Law] = {
+    "product": lambda z, p: dist.Bernoulli(z * p),
+    "where": lambda z, p: dist.Bernoulli(torch.where(z == 1, p, 0.0)),
+    "table": lambda z, p: dist.Bernoulli(torch.stack([torch.zeros(()), p])[z.long()]),
+    "Binomial": lambda z, p: dist.Binomial(1, p * z),
+}
+INFLATED: dict[str, Law] = {
+    "product": lambda z, rate: dist.Poisson(z * rate),
+    "where": lambda z, rate: dist.Poisson(torch.where(z == 1, rate, 0.0)),
+    "of the other": lambda z, rate: dist.Poisson(2 * rate * (z == 1) / 2),
+}
+ROWS = [(n, law, dist.Beta(1.0, 1.0), dist.Bernoulli) for n, law in OCCUPIED.items()] + [
+    (n, law, dist.Gamma(1.0, 1.0), dist.Poisson) for n, law in INFLATED.items()
+]
+
+
+@pytest.mark.parametrize(("name", "law", "prior", "kind"), ROWS, ids=lambda a: str(a)[:12])
+def test_what_is_0_is_as_what_is_nearly_so(name: str, law: Law, prior: Any, kind: Any) -> None:
+    y = VISITS if kind is dist.Bernoulli else 3 * VISITS
+    blr, guide = engine(latents_and_data(law, prior), on_sampled="error")
+    nearly = latents_and_data(lambda z, x: kind(torch.where(z == 1, x, NOTHING)), prior)
+    expected, other = engine(nearly, on_sampled="error")
+    for _ in range(3):
+        assert blr.step(y) == pytest.approx(expected.step(y), rel=1e-11)
+    torch.testing.assert_close(guide.marginal("x").mean, other.marginal("x").mean)
+    found, wanted = (e.discrete_marginals(y)["z"].probs for e in (blr, expected))
+    torch.testing.assert_close(found, wanted)
+    assert {(f.tier, f.conjugate) for f in blr.explain(y).factors} == {("exact", True)}
+    assert blr.fit(y).converged
+
+
+def test_a_chain_of_what_lives_and_is_seen() -> None:
+    """Survival ``phi * z`` and detection ``rho * z``, with the first ones masked."""
+    y = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+
+    def lives(y: Tensor, nothing: Tensor) -> None:
+        phi = pyro.sample("phi", dist.Beta(1.0, 1.0))
+        rho = pyro.sample("rho", dist.Beta(1.0, 1.0))
+        with pyro.plate("animals", len(y)):
+            z, caught = torch.ones(len(y)), torch.zeros(len(y), dtype=torch.bool)
+            for t in pyro.markov(range(y.shape[1])):
+                with poutine.mask(mask=caught):
+                    alive = phi * z if nothing == 0 else torch.where(z == 1, phi, nothing)
+                    z = pyro.sample(f"z{t}", dist.Bernoulli(alive))
+                    seen = rho * z if nothing == 0 else torch.where(z == 1, rho, nothing)
+                    pyro.sample(f"y{t}", dist.Bernoulli(seen), obs=y[:, t])
+                caught = caught | y[:, t].bool()
+
+    blr, _ = engine(lives, on_sampled="error")
+    expected, _ = engine(lives, on_sampled="error")
+    for _ in range(3):
+        found, wanted = blr.step(y, torch.zeros(())), expected.step(y, NOTHING)
+        assert found == pytest.approx(wanted, rel=1e-11)
+    assert blr.fit(y, torch.zeros(())).converged
+
+
+def test_a_hurdle_by_a_factor() -> None:
+    """An infinite branch of `torch.where` beside a latent one."""
+
+    def hurdle(y: Tensor, nothing: float) -> None:
+        gate = pyro.sample("gate", dist.Beta(1.0, 1.0))
+        rate = pyro.sample("rate", dist.Gamma(1.0, 1.0))
+        with pyro.plate("rows", len(y)):
+            z = pyro.sample("z", dist.Bernoulli(gate))
+            empty = torch.where(y == 0, 0.0, nothing)
+            pyro.factor("y", torch.where(z == 1, dist.Poisson(rate).log_prob(y), empty))
+
+    y = torch.tensor([0.0, 0.0, 3.0, 1.0, 0.0])
+    blr, _ = engine(hurdle, on_sampled="error")
+    expected, _ = engine(hurdle, on_sampled="error")
+    for _ in range(3):
+        assert blr.step(y, -torch.inf) == pytest.approx(expected.step(y, -1e3), rel=1e-11)
+    assert blr.fit(y, -torch.inf).converged
