@@ -223,7 +223,7 @@ class LiftMessenger(Messenger):
         self.traced.is_subsampled |= any(s is not None and s.is_a_part for s in own)
         check_arguments(msg["name"], fn)
         if msg["is_observed"] and not isinstance(value, LiftedTensor):
-            value = checked_value(msg["name"], fn, value, mask)
+            value = checked_value(msg["name"], fn, value, mask, self.nesting)
         variable = msg["infer"].get("_pyro_blr_variable")
         if variable is None:
             log_prob = log_density(fn, value)

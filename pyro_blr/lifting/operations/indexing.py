@@ -167,9 +167,9 @@ def _table(
         renaming[axis] = Gather(constants.memo(_wrapped, (key.reshape(()),), axis.size), ())
         return
     table = key.reshape([a.size for a, _ in live])
-    renaming[axis] = Gather(
-        constants.memo(_wrapped, (table,), axis.size), tuple(a for a, _ in live)
-    )
+    address = Gather(constants.memo(_wrapped, (table,), axis.size), tuple(a for a, _ in live))
+    in_order = len(live) == 1 and constants.memo(_is_in_order, (table,), axis.size)
+    renaming[axis] = live[0][0] if in_order else address  # a slice that `Vindex` spells as a table
 
 
 def _wrapped(index: Tensor, size: int) -> Tensor:
@@ -179,6 +179,13 @@ def _wrapped(index: Tensor, size: int) -> Tensor:
     if on_host and bool(((wrapped < 0) | (wrapped >= size)).any()):
         raise IndexError(f"an index is out of bounds for a dim of size {size}")
     return wrapped
+
+
+def _is_in_order(table: Tensor, size: int) -> bool:
+    """Whether a table is 0 ... size - 1. One on a device is not waited for."""
+    if len(table) != size or table.device.type != "cpu" or not host.readable(table):
+        return False
+    return torch.equal(table, torch.arange(size))
 
 
 @operation("index_select")
