@@ -130,22 +130,6 @@ def test_torchs_default_device_is_followed(monkeypatch):
         assert devices([t for n in blr.guide.naturals().values() for t in n]) == {DEVICE}
 
 
-def test_a_scalar_prior_on_the_host_meets_data_on_the_device(monkeypatch):
-    """As torch mixes a 0-d CPU tensor with any device, a latent may have its prior on the CPU."""
-
-    def model(y):
-        mu = pyro.sample("mu", dist.Normal(torch.zeros(()), torch.ones(())))
-        tau = pyro.sample("tau", dist.Gamma(*torch.ones(2, device=DEVICE).unbind()))
-        pyro.sample("y", dist.Normal(mu, tau**-0.5).expand(y.shape).to_event(1), obs=y)
-
-    # Its gradient comes back from the device: torch copies it, whoever holds the latent.
-    with fake_device(monkeypatch, copies=True):
-        blr = BLR(model, AutoNatural(model))
-        blr.step(torch.empty(20, device=DEVICE))
-        held = {b.name: devices(n) for b, n in blr.guide.naturals().items()}
-    assert held == {"mu": {"cpu"}, "tau": {DEVICE}}
-
-
 @pytest.mark.parametrize("curvature", ["positive", "negative"])
 @pytest.mark.parametrize("name", ["gamma noise", "schools", "minibatch"])
 def test_the_certificate_stays_on_the_device(name, curvature, monkeypatch):

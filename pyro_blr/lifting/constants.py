@@ -124,6 +124,14 @@ def key_of(tensor: Tensor) -> Hashable:
     return _name(tensor) if cache is None else cache.key_of(tensor)
 
 
+def small_content(tensor: Tensor) -> tuple[Any, ...] | None:
+    """The elements of a small constant, read once a trace; None of what is larger or has none."""
+    if tensor.numel() > SMALL or tensor.requires_grad or not host.readable(tensor):
+        return None
+    *_, content = key_of(tensor)  # type: ignore[misc]
+    return content  # type: ignore[no-any-return, has-type]
+
+
 def same_tensor(first: Tensor, second: Tensor) -> bool:
     """Whether two constants are recognised as the same."""
     return first is second or key_of(first) == key_of(second)
