@@ -20,6 +20,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "html_table": (),
     "text_table": (),
     "signatures": (),
+    "on_host": (),
+    "devices": ("errors",),
     "plotting": ("errors",),
     "drawing": ("errors",),
     "families": ("errors", "html_table"),
@@ -39,7 +41,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "conjugate_gradients": ("lifting.host",),
     "guides": (
         *("errors", "_compat", "html_table", "families", "lifting", "energy"),
-        *("random_state", "conjugate_gradients"),
+        *("random_state", "conjugate_gradients", "devices"),
     ),
     "structure": ("errors", "_compat", "guides", "random_state"),
     "picture": ("html_table", "drawing", "energy", "structure"),
@@ -81,7 +83,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("errors", "_compat", "energy", "guides", "steps", "skips", "random_state"),
         *("guide_copies", "guide_parameters", "model_parameters", "sampling"),
     ),
-    "diagnosis": ("errors", "_compat", "signatures", "energy", "random_state"),
+    "diagnosis": ("errors", "_compat", "devices", "signatures", "energy", "random_state"),
     "engine": (
         *("errors", "families", "lifting", "energy", "guides", "steps"),
         *(
@@ -127,7 +129,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "arviz": ("errors", "_version", "arguments", "random_state", "fit", "draws"),
     "diagnostics": (
         *("errors", "_compat", "families", "lifting.blocks", "energy", "guides", "fit", "blr"),
-        *("signatures", "plotting", "arguments", "draws", "text_table"),
+        *("signatures", "plotting", "arguments", "draws", "text_table", "on_host"),
     ),
     "command_line": ("errors", "_version", "signatures", "guides", "isolation", "fit", "blr"),
     "__main__": ("command_line",),

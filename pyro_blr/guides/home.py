@@ -9,16 +9,16 @@ do not. So latents go to the one accelerator that the call's tensors are on, unl
 mixes devices itself, having other tensors on the CPU.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import errors
 from .._compat import site_is_subsample
+from ..devices import accelerator_of, is_mix_of_devices
 
 
 class AtHome(Messenger):
@@ -60,30 +60,3 @@ def trace_at_home(
 def _is_latent_on_the_host(site: Mapping[str, Any]) -> bool:
     is_latent = site["type"] == "sample" and not site["is_observed"]
     return is_latent and not site_is_subsample(site) and site["value"].device.type == "cpu"
-
-
-def accelerator_of(given: Any) -> torch.device | None:
-    """The one device besides the CPU that tensors in arguments are on; None where none is."""
-    found = {t.device for t in _tensors(given) if t.device.type != "cpu"}
-    return found.pop() if len(found) == 1 else None
-
-
-def _tensors(given: Any) -> Iterator[Tensor]:
-    if isinstance(given, Tensor):
-        yield given
-    elif isinstance(given, nn.Module):
-        yield from given.parameters()
-        yield from given.buffers()
-    elif isinstance(given, Mapping):
-        yield from (t for v in given.values() for t in _tensors(v))
-    elif isinstance(given, list | tuple):
-        yield from (t for v in given for t in _tensors(v))
-
-
-def is_mix_of_devices(error: BaseException) -> bool:
-    """Whether torch refused tensors of two devices; its words differ from operation to operation."""
-    if isinstance(error, torch.OutOfMemoryError | errors.BLRError):
-        return False
-    text = str(error)
-    words = ("same device", "device type", "is on CPU", "on GPU", "expected device")
-    return not text.startswith("CUDA error") and any(w in text for w in words)
