@@ -12,7 +12,7 @@ import pyro
 import pytest
 import torch
 
-from tests.devices import HostSide, missing
+from tests.devices import missing, tests_on
 from tests.global_state import differences, restore, snapshot
 
 # At import, so that tensors in the parameters of tests are float64 too.
@@ -27,8 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make tensors on the device that was asked for, from before the tests are imported."""
     name = config.getoption("--device")
     if name != "cpu" and not missing(name):
-        torch.set_default_device(name)
-        HostSide().__enter__()  # for as long as the process lives
+        tests_on(name)
         DEVICES[:] = dict.fromkeys([*DEVICES, name])
 
 

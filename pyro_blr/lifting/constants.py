@@ -103,9 +103,17 @@ def memo(compute: Callable[..., Any], tensors: tuple[Tensor, ...], *extra: Hasha
     """
     cache = _active.get()
     if cache is None or any(t.requires_grad for t in tensors):
-        return compute(*tensors, *extra)
+        return compute(*_together(tensors), *extra)
     key = (compute, *(cache.key_of(t) for t in tensors), extra)
-    return cache.lookup(key, lambda: compute(*(own(t) for t in tensors), *extra), tensors)
+    return cache.lookup(
+        key, lambda: compute(*_together(tuple(own(t) for t in tensors)), *extra), tensors
+    )
+
+
+def _together(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The tensors where the first one that is not on the host is: plain numbers are on it."""
+    home = next((t.device for t in tensors if t.device.type != "cpu"), None)
+    return tensors if home is None else tuple(t.to(home) for t in tensors)
 
 
 def own(tensor: Tensor) -> Tensor:
