@@ -113,7 +113,7 @@ class StepOrderError(BLRError, RuntimeError):
 
 
 class DeviceError(BLRError, ValueError):
-    """A parameter, its gradient and its state are on different devices, or of different dtypes."""
+    """Tensors that must meet are on different devices, or of different or unusable dtypes."""
 
 
 class SampledFactorError(BLRError, RuntimeError):

@@ -21,6 +21,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "text_table": (),
     "signatures": (),
     "shapes": (),
+    "on_host": (),
+    "devices": ("errors",),
     "plotting": ("errors",),
     "drawing": ("errors",),
     "families": ("errors", "html_table", "shapes"),
@@ -42,6 +44,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "guides": (
         *("errors", "_compat", "html_table", "shapes", "families", "lifting", "energy"),
         *("random_state", "conjugate_gradients"),
+        *("devices",),
     ),
     "structure": ("errors", "_compat", "guides", "random_state"),
     "picture": ("html_table", "drawing", "energy", "structure"),
@@ -83,7 +86,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("errors", "_compat", "energy", "guides", "steps", "skips", "random_state"),
         *("guide_copies", "guide_parameters", "model_parameters", "sampling"),
     ),
-    "diagnosis": ("errors", "_compat", "signatures", "energy", "random_state"),
+    "diagnosis": ("errors", "_compat", "devices", "signatures", "energy", "random_state"),
     "engine": (
         *("errors", "families", "lifting", "energy", "guides", "steps"),
         *(
@@ -130,7 +133,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "arviz": ("errors", "_version", "arguments", "random_state", "fit", "draws"),
     "diagnostics": (
         *("errors", "_compat", "families", "lifting.blocks", "energy", "guides", "fit", "blr"),
-        *("signatures", "plotting", "arguments", "draws", "text_table"),
+        *("signatures", "plotting", "arguments", "draws", "text_table", "on_host"),
     ),
     "command_line": ("errors", "_version", "signatures", "guides", "isolation", "fit", "blr"),
     "__main__": ("command_line",),

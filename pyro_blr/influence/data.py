@@ -43,7 +43,7 @@ class Data:
     @cached_property
     def is_observed(self) -> Tensor:
         """Which data are not masked altogether. # shape: that of the plates"""
-        seen = torch.zeros(self.shape, dtype=torch.bool)
+        seen = torch.zeros(self.shape, dtype=torch.bool, device="cpu")
         for site in self.sites:
             mask = (
                 site.mask if isinstance(site.mask, Tensor) else torch.tensor(site.mask is not False)
@@ -59,7 +59,8 @@ class Data:
 
     def position(self, datum: int) -> tuple[int, ...]:
         """The place of a datum along the plates."""
-        return tuple(int(i) for i in torch.unravel_index(torch.tensor(datum), self.shape))
+        place = torch.unravel_index(torch.tensor(datum, device="cpu"), self.shape)
+        return tuple(int(i) for i in place)
 
     def flat(self, index: Any) -> Tensor:
         """The flat positions of some data.
@@ -68,7 +69,7 @@ class Data:
             several plates positions are flat or one tuple. # shape of a mask: that of the plates
         :raises ArgumentError: for positions that there are not.
         """
-        every = torch.arange(self.count).reshape(self.shape)
+        every = torch.arange(self.count, device="cpu").reshape(self.shape)
         if isinstance(index, tuple) and len(index) != len(self.shape):
             raise self._no_datum(index)
         try:
