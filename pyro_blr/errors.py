@@ -116,6 +116,10 @@ class DeviceError(BLRError, ValueError):
     """Tensors that must meet are on different devices, or of different or unusable dtypes."""
 
 
+class ProcessError(BLRError, RuntimeError):
+    """One of several processes failed, is gone, or is at another place of the run."""
+
+
 class SampledFactorError(BLRError, RuntimeError):
     """A factor needs draws of the guide, and ``on_sampled="error"`` forbids it."""
 

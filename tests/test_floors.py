@@ -59,12 +59,22 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "nn": ("errors", "lifting.host"),
     "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
+    "processes": ("errors",),
+    "chunks": ("errors",),
+    "summed_objective": (
+        *("families", "lifting", "energy"),
+        *("objective", "processes", "chunks"),
+    ),
+    "parted": (
+        *("errors", "families", "lifting", "energy", "guides"),
+        *("objective", "processes", "chunks", "summed_objective"),
+    ),
     "charted_objective": ("families", "lifting", "energy", "guides", "objective"),
     "rules": ("errors", "_compat", "families", "energy", "guides", "steps", "random_state"),
     "seeding": ("families", "lifting", "energy", "steps", "objective"),
     "info": ("families", "lifting", "energy", "steps", "objective"),
     "joint_objective": ("families", "lifting", "energy", "steps", "objective"),
-    "sampling": ("energy", "estimators"),
+    "sampling": ("energy", "estimators", "lifting.host"),
     "gaps": ("families", "lifting", "steps", "objective", "joint_objective"),
     "fit": ("html_table",),
     "progress": ("fit",),
@@ -92,9 +102,12 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *(
             "objective",
             "charted_objective",
+            "chunks",
+            "parted",
             "rules",
             "sampling",
             "seeding",
+            "summed_objective",
             "guide_parameters",
             "random_state",
         ),
@@ -115,6 +128,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "blr": (
         *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
         *("arguments", "guide_parameters", "info", "model_parameters", "sampling", "skips"),
+        *("chunks", "parted", "processes"),
         *("fit", "loop", "engine", "diagnosis", "picture", "influence"),
         *("profiling", "trace_report"),
     ),
@@ -142,7 +156,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "minimal": ("errors",),
     "__init__": (
         *(*GROUND, "families", "guides", "latent", "optim", "nn"),
-        *("blr", "arviz", "diagnostics", "extend"),
+        *("blr", "chunks", "arviz", "diagnostics", "extend"),
     ),
 }
 

@@ -58,6 +58,7 @@ class TracedSite:
     :param chain: the log factors of its hidden chain, if it is a hidden Markov model.
     :param no_chain: why one of Gaussian states has none.
     :param is_data: whether it is observed: a datum, or a term of ``pyro.factor``.
+    :param plates: the names of all plates that it is in, loops over a plate among them.
     """
 
     name: str
@@ -69,6 +70,7 @@ class TracedSite:
     chain: HiddenChain | GaussianChain | None = None
     no_chain: str = ""
     is_data: bool = False
+    plates: frozenset[str] = frozenset()
 
     @property
     def log_factors(self) -> tuple[Any, ...]:
@@ -112,6 +114,8 @@ class Traced:
     lifted: dict[str, LiftedParameter] = field(default_factory=dict)
     is_subsampled: bool = False
     nesting: int = 0
+    #: For each latent in a plate whose elements are spread over parts, the dims of these.
+    sharded: dict[str, frozenset[int]] = field(default_factory=dict)
 
     @property
     def has_choices(self) -> bool:
@@ -243,7 +247,8 @@ class LiftMessenger(Messenger):
         choice = choice_of(msg)
         chain, no_chain = _chain_of(fn, value)
         about = (msg["name"], log_prob, scale, mask, dims, choice, chain, no_chain)
-        site = TracedSite(*about, is_data=is_data)
+        plates = frozenset(f.name for f in msg["cond_indep_stack"])
+        site = TracedSite(*about, is_data=is_data, plates=plates)
         self.traced.sites.append(site)
 
     def _check_shape(self, msg: dict[str, Any], log_prob: Any, dims: Dims) -> None:
