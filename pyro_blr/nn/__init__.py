@@ -5,9 +5,11 @@
 
 from .bayesian import BayesianModule, bayesian
 from .calibration import accuracy, brier, ece, nll, predictive_entropy
+from .weight_posterior import WeightPosterior
 
 __all__ = [
     "BayesianModule",
+    "WeightPosterior",
     "accuracy",
     "bayesian",
     "brier",
