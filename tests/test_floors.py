@@ -56,7 +56,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     # Of steps it has that of a diagonal Gaussian, which the core takes too.
     "optim": ("errors", "families", "lifting.host", "steps.diagonal"),
-    "nn": ("errors", "lifting.host"),
+    "nn": ("errors", "lifting.host", "optim"),
     "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
     "processes": ("errors",),
@@ -170,6 +170,8 @@ PYRO = {
         "lifting.distribution",
         "lifting.low_rank_normal",
         "lifting.wrappers",
+        "nn.bayesian",
+        "nn.likelihoods",
         "energy.discrete_marginals",
         "energy.domains",
         "energy.elimination",
