@@ -15,7 +15,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from benchmarks import bilinear, cone, factorisation, optimisers, ppca, stan
+from benchmarks import bilinear, cone, factorisation, optimisers, out_of_core, ppca, stan
 from benchmarks.a1a import largest_fall, load
 from benchmarks.classification import Bound
 from benchmarks.family import Family, State
@@ -60,6 +60,13 @@ def test_noisy_steps_stay_in_the_cone_where_plain_ones_leave_it() -> None:
     one_draw = {check.name: check.value for check in rows[0].quality}
     assert one_draw["% messages outside the cone"] > 0
     assert one_draw["% plain runs that leave it"] > 0
+
+
+def test_rows_that_are_never_together_give_the_exact_posterior() -> None:
+    found = out_of_core.measured(4, 500)
+    assert max(found["mean"], found["precision"], found["tau"]) < out_of_core.ACCURACY
+    assert found["steps"] == 1
+    assert not found["not_converged"]
 
 
 def test_optimisers_are_timed_and_scored_in_turn() -> None:

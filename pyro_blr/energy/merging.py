@@ -16,6 +16,7 @@ from math import prod
 
 from ..families import MultivariateNormal, Normal
 from ..lifting.blocks import Block, Placement
+from ..lifting.chain_blocks import ChainBlock
 from .couplings import Coupling, is_mergeable, plate_names, structure
 from .latents import Latents
 from .trace import Traced
@@ -39,15 +40,15 @@ class Group:
 
 
 def merge(
-    traced: Traced, latents: Latents, chains: Sequence[Block] = ()
+    traced: Traced, latents: Latents, found: Sequence[Block] = ()
 ) -> tuple[list[Block], tuple[str, ...]]:
     """The blocks of ``blocks="auto"``, and a note for each merge that was too large.
 
-    :param chains: blocks that were found before; no latent joins them.
+    :param found: chains and independent elements, found before; no latent joins them.
     """
-    held = {s.name: block for block in chains for s in block.sites}
+    held = {s.name: block for block in found for s in block.sites}
     groups, notes = _groups(traced, latents, MAX_BLOCK_SIZE, held)
-    blocks = list(chains)
+    blocks = list(found)
     for group in groups:
         if group.coupled:
             blocks.append(_merged_block(group, latents))
@@ -58,12 +59,14 @@ def merge(
     return ordered, tuple(dict.fromkeys(notes))
 
 
-def linear_groups(traced: Traced, latents: Latents) -> list[Group]:
+def linear_groups(traced: Traced, latents: Latents, held: Sequence[Block] = ()) -> list[Group]:
     """The latents that are jointly linear-Gaussian and coupled, however many elements they have.
 
     A Gaussian that is coupled with no other is a group of its own.
+
+    :param held: blocks that were found before, whose latents are left out.
     """
-    groups, _ = _groups(traced, latents, None, {})
+    groups, _ = _groups(traced, latents, None, {s.name: b for b in held for s in b.sites})
     return [g for g in groups if all(is_mergeable(latents[n]) for n in g.names)]
 
 
@@ -92,17 +95,19 @@ def _groups(
             notes.append(_across(coupling, min(across), apart[min(across)]))
         elif ends & held.keys():
             if len({held.get(name) for name in ends}) > 1:
-                notes.append(_beside_chain(coupling))
+                notes.append(_beside(coupling, [held[n] for n in ends if n in held]))
         else:
             _join(coupling, groups, _Joining(latents, order, terms, limit, notes))
     return list(dict.fromkeys(groups.values())), notes
 
 
-def _beside_chain(coupling: Coupling) -> str:
-    """The note on a latent that is coupled with a chain, and is no part of it."""
+def _beside(coupling: Coupling, found: Sequence[Block]) -> str:
+    """The note on a latent that is coupled with a block found before, and is no part of it."""
+    is_chain = any(isinstance(b, ChainBlock) for b in found)
+    kind = "a chain along time" if is_chain else "a block of independent elements"
     return (
-        f"{coupling.first} and {coupling.second} are coupled, and one of them is a chain along "
-        "time, of which the other is no part: they stay apart"
+        f"{coupling.first} and {coupling.second} are coupled, and one of them is {kind}, of which "
+        "the other is no part: they stay apart"
     )
 
 

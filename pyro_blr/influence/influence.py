@@ -232,7 +232,8 @@ class Influence:
             leaving = self._removal.leaving(part)
             value = function(part, leaving).detach()
             if leaving.unsettled:
-                wrong = torch.isin(part.copies.rows[: len(value)], torch.tensor(leaving.unsettled))
+                unsettled = torch.tensor(leaving.unsettled, device="cpu")
+                wrong = torch.isin(part.copies.rows[: len(value)], unsettled)
                 value[wrong.to(value.device)] = math.nan
             found.append(value)
         every = torch.cat(found)
