@@ -70,11 +70,6 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("families", "lifting", "energy"),
         *("derivatives", "objective", "processes", "chunks"),
     ),
-    "part_checks": ("errors", "lifting", "energy", "guides", "objective", "state"),
-    "parted": (
-        *("families", "lifting", "energy", "objective", "part_checks"),
-        *("errors", "processes", "chunks", "profile_objective", "summed_objective"),
-    ),
     "charted_objective": ("families", "lifting", "energy", "guides", "objective"),
     "rules": ("errors", "_compat", "families", "energy", "guides", "steps", "random_state"),
     "seeding": ("families", "lifting", "energy", "steps", "objective"),
@@ -103,6 +98,11 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("guide_copies", "guide_parameters", "model_parameters", "sampling"),
     ),
     "diagnosis": ("errors", "_compat", "devices", "signatures", "energy", "random_state"),
+    "part_checks": ("errors", "lifting", "energy", "guides", "objective", "state"),
+    "parted": (
+        *("families", "lifting", "energy", "objective", "part_checks"),
+        *("errors", "processes", "chunks", "profile_objective", "summed_objective"),
+    ),
     "in_parts": ("errors", "chunks", "parted", "state"),
     "engine": (
         *("errors", "families", "lifting", "energy", "guides", "steps"),
