@@ -127,6 +127,10 @@ class LiftedDistribution(TorchDistribution):
     def mask(self, mask: Any) -> "LiftedDistribution":
         return self._with(masks=(*self.masks, (self.reinterpreted, mask)))
 
+    def with_masks(self, masks: tuple[tuple[int, Any], ...]) -> "LiftedDistribution":
+        """The same with other masks, each with the event dims that it acts behind."""
+        return self._with(masks=masks)
+
     def built(self, valued: Callable[[Any], Any]) -> Any:
         """The real distribution with values for what is lifted, shaped and masked as this one.
 

@@ -57,6 +57,25 @@ def log_density(fn: Any, value: Any) -> Any:
     return result
 
 
+def without_mask(fn: Any) -> tuple[Any, Any]:
+    """A distribution without the constant masks of its whole events, and these as one, or None."""
+    masks: list[Any] = []
+    if isinstance(fn, LiftedDistribution):
+        masks = [mask for level, mask in fn.masks if level == fn.reinterpreted]
+        if any(isinstance(mask, LiftedTensor) for mask in masks):
+            return fn, None
+        kept = tuple(pair for pair in fn.masks if pair[0] != fn.reinterpreted)
+        fn = fn.with_masks(kept) if masks else fn
+    while isinstance(fn, dist.MaskedDistribution) and not isinstance(fn._mask, LiftedTensor):
+        masks.append(fn._mask)
+        fn = fn.base_dist
+    if not masks:
+        return fn, None
+    total = torch.stack(torch.broadcast_tensors(*map(torch.as_tensor, masks))).all(0)
+    shape = torch.broadcast_shapes(total.shape, fn.batch_shape)
+    return fn if shape == fn.batch_shape else fn.expand(shape), total
+
+
 def _rule_of(fn: Any) -> Callable[[Any, Any], Any] | None:
     if isinstance(fn, dist.Independent | torch.distributions.Independent):
         return _independent
