@@ -25,6 +25,7 @@ from ..lifting.densities import as_given, density_of
 from ..lifting.distribution import LiftedDistribution
 from ..lifting.elementwise import is_affine
 from ..lifting.tensor import LiftedTensor
+from ..shapes import broadcast_shapes
 
 
 def check_arguments(name: str, fn: Any) -> None:
@@ -233,7 +234,7 @@ def _check_shape(name: str, fn: Any, value: Tensor) -> None:
         event = (value.shape[cut], *event[1:])
     if cut >= 0 and tuple(value.shape[cut:]) == event:
         try:
-            torch.broadcast_shapes(fn.batch_shape, value.shape[:cut])
+            broadcast_shapes(fn.batch_shape, value.shape[:cut])
             return
         except RuntimeError:
             pass

@@ -81,7 +81,9 @@ class FusedPlan:
                 found.append(member)
         if len(found) < 2 or not rows:
             return None, self.plan
-        features = torch.cat([_features(m, rows) for m in found], 1)
+        each = [_features(m, rows) for m in found]
+        device = common_device(each)  # those made of plain numbers are on the host
+        features = torch.cat([f.to(device) for f in each], 1)
         return _Group(rows, columns, tuple(found), features), Plan(self.plan.dims, tuple(left))
 
     def values(self, moments: Mapping[Block, Moments], free: tuple[Tensor, ...]) -> Tensor:

@@ -18,6 +18,8 @@ from torch.distributions.transforms import IndependentTransform, Transform
 from torch.nn.functional import logsigmoid
 
 from ..errors import ControlFlowError
+from ..shapes import broadcast_shapes
+from . import constants
 from .declared import event_dim_of
 from .densities import Density, density_of
 from .distribution import LiftedDistribution
@@ -69,11 +71,20 @@ def without_mask(fn: Any) -> tuple[Any, Any]:
     while isinstance(fn, dist.MaskedDistribution) and not isinstance(fn._mask, LiftedTensor):
         masks.append(fn._mask)
         fn = fn.base_dist
-    if not masks:
-        return fn, None
-    total = torch.stack(torch.broadcast_tensors(*map(torch.as_tensor, masks))).all(0)
-    shape = torch.broadcast_shapes(total.shape, fn.batch_shape)
+    total: Any = None
+    for mask in masks:
+        total = both_masks(total, mask)
+    shape = broadcast_shapes(getattr(total, "shape", ()), fn.batch_shape)
     return fn if shape == fn.batch_shape else fn.expand(shape), total
+
+
+def both_masks(first: Any, second: Any) -> Any:
+    """What two masks leave; None and True leave everything. Of the same ones it is the same."""
+    if first is None or second is None or first is True or second is True:
+        return second if first is None or first is True else first
+    if first is False or second is False:
+        return False
+    return constants.memo(torch.logical_and, (first, second))
 
 
 def _rule_of(fn: Any) -> Callable[[Any, Any], Any] | None:
@@ -96,14 +107,14 @@ def _rule_of(fn: Any) -> Callable[[Any, Any], Any] | None:
 
 def _independent(fn: Any, value: Any) -> Any:
     inner = log_density(fn.base_dist, value)
-    shape = torch.broadcast_shapes(inner.shape, fn.base_dist.batch_shape)
+    shape = broadcast_shapes(inner.shape, fn.base_dist.batch_shape)
     inner = inner if tuple(inner.shape) == tuple(shape) else inner.expand(shape)
     return sum_rightmost(inner, fn.reinterpreted_batch_ndims)
 
 
 def _expanded(fn: Any, value: Any) -> Any:
     inner = log_density(fn.base_dist, value)
-    return inner.expand(torch.broadcast_shapes(inner.shape, fn.batch_shape))
+    return inner.expand(broadcast_shapes(inner.shape, fn.batch_shape))
 
 
 def _masked(fn: Any, value: Any) -> Any:
@@ -207,7 +218,7 @@ def _opaque(fn: Any, value: Any, reason: NotPolynomial) -> Any:
     call = LogDensity(fn, elementwise).of(value)
     like = call.inputs[0]
     batch = value.shape[: value.dim() - len(fn.event_shape)]
-    shape = torch.broadcast_shapes(fn.batch_shape, batch)
+    shape = broadcast_shapes(fn.batch_shape, batch)
     dtype = density_dtype(like)
     return LiftedTensor(shape, dtype, like.device, poly=None, call=call, reason=str(reason))
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...shapes import broadcast_shapes
 from .. import constants, host
 from ..polynomial import Numeric, Polynomial, polynomial
 from ..terms import NotPolynomial
@@ -300,5 +301,5 @@ def broadcast_tensors(*values: Any) -> tuple[Polynomial, ...]:
     """The values, broadcast against each other."""
     if len(values) == 1 and isinstance(values[0], list | tuple):
         values = tuple(values[0])
-    shape = torch.broadcast_shapes(*(v.shape for v in values))
+    shape = broadcast_shapes(*(v.shape for v in values))
     return tuple(polynomial(v).expand_to(shape) for v in values)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...shapes import broadcast_shapes
 from .. import constants, host
 from ..axes import Address, Axis, Gather
 from ..polynomial import Polynomial
@@ -29,7 +30,7 @@ def getitem(value: Polynomial, key: Any) -> Polynomial:
     renaming: dict[Axis, Address] = {}
     shared: list[Axis | None] | None = None
     tensors = [k for k in keys if isinstance(k, Tensor)]
-    shape = torch.broadcast_shapes(*(t.shape for t in tensors)) if tensors else torch.Size()
+    shape = broadcast_shapes(*(t.shape for t in tensors)) if tensors else torch.Size()
     split = _tables_apart(keys)
     source = iter(value.dims)
     for k in keys:
