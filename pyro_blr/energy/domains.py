@@ -200,9 +200,9 @@ def _checked(name: str, fn: Any, value: Tensor, mask: Any, room: int | None) -> 
     if support is None:
         return value
     if isinstance(mask, Tensor):
-        value = constants.memo(_filled, (value, mask), _Same(support))
+        value = filled(value, mask, support)
     elif mask is False:
-        return constants.memo(_filled, (value, torch.zeros((), dtype=torch.bool)), _Same(support))
+        return filled(value, torch.zeros((), dtype=torch.bool), support)
     if _is_real(support):
         return value
     if not constants.memo(_possible, (value,), _Same(support), room):
@@ -327,6 +327,11 @@ def _possible(value: Tensor, same: _Same, room: int | None) -> bool:
     inside = same.support.check(value)
     values = 0 if room is None else max(0, inside.dim() - room)
     return host.truth((inside.flatten(0, values - 1).any(0) if values else inside).all())
+
+
+def filled(value: Tensor, mask: Tensor, support: Any) -> Tensor:
+    """The data with numbers of the support at masked places."""
+    return constants.memo(_filled, (value, mask), _Same(support))  # type: ignore[no-any-return]
 
 
 def _filled(value: Tensor, mask: Tensor, same: _Same) -> Tensor:
