@@ -57,6 +57,7 @@ class TracedSite:
     :param chain: the log factors of its hidden chain, if it is a hidden Markov model.
     :param no_chain: why one of Gaussian states has none.
     :param is_data: whether it is observed: a datum, or a term of ``pyro.factor``.
+    :param plates: the names of all plates that it is in, loops over a plate among them.
     """
 
     name: str
@@ -68,6 +69,7 @@ class TracedSite:
     chain: HiddenChain | GaussianChain | None = None
     no_chain: str = ""
     is_data: bool = False
+    plates: frozenset[str] = frozenset()
 
     @property
     def log_factors(self) -> tuple[Any, ...]:
@@ -242,7 +244,8 @@ class LiftMessenger(Messenger):
         choice = choice_of(msg)
         chain, no_chain = _chain_of(fn, value)
         about = (msg["name"], log_prob, scale, mask, dims, choice, chain, no_chain)
-        site = TracedSite(*about, is_data=is_data)
+        plates = frozenset(f.name for f in msg["cond_indep_stack"])
+        site = TracedSite(*about, is_data=is_data, plates=plates)
         self.traced.sites.append(site)
 
     def _check_shape(self, msg: dict[str, Any], log_prob: Any, dims: Dims) -> None:
