@@ -107,8 +107,12 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("errors", "_compat", "families", "lifting", "energy", "estimators", "guides", "steps"),
         *("plotting", "objective", "fit", "state", "engine"),
     ),
+    "streaming": (
+        *("errors", "families", "lifting", "energy", "guides"),
+        *("objective", "fit", "loop", "state", "engine", "influence.checks"),
+    ),
     "blr": (
-        *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
+        *("errors", "families", "lifting", "energy", "guides", "steps", "rules", "streaming"),
         *("arguments", "guide_parameters", "info", "model_parameters", "sampling", "skips"),
         *("fit", "loop", "engine", "diagnosis", "picture", "influence"),
         *("profiling", "trace_report"),
@@ -158,6 +162,7 @@ PYRO = {
         "energy.log_einsum",
         "energy.trace",
         "influence.weighting",
+        "streaming.checks",
         "latent.conjugation",
         "latent.evidence_metric",
         "latent.peeling",

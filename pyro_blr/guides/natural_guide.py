@@ -60,6 +60,9 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
     #: Whether discrete latents are part of q, and not summed out by the engine.
     holds_discrete = False
 
+    #: Whether q is the posterior of some data, and not where steps start.
+    holds_posterior = False
+
     def __init__(
         self,
         model: Callable[..., Any],
@@ -286,6 +289,10 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         own = {name: self._own_natural(name) for name in self.latents}
         self._store({block: self._block_natural(block, own) for block in blocks})
 
+    def hold(self, naturals: Mapping[Block, Natural]) -> None:
+        """Change to other blocks, of which the natural parameters are given."""
+        self._store(naturals, from_store=False)
+
     def _hold(self, naturals: Mapping[Block, Natural]) -> None:
         """Where q starts, stored when it is first asked for: blocks that are merged before that,
         or share a covariance, never have a matrix for each element.
@@ -308,7 +315,10 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
             prefix = self._pyro_get_fullname("natural")
             self._loaded = {**self._loaded, **take_loaded(prefix)} if from_store else {}
             self.natural = NaturalStore()
+            loaded = len(self._loaded)
             self.natural.fill(prefix, naturals, self._loaded)
+        if len(self._loaded) < loaded:  # who saves a guide has most likely fitted it
+            self.holds_posterior = True
 
     def _repr_html_(self) -> str:
         return guide_table(self)
