@@ -5,8 +5,8 @@
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import pyro
@@ -288,6 +288,24 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         """Change to a layout of merged blocks; q itself does not change."""
         own = {name: self._own_natural(name) for name in self.latents}
         self._store({block: self._block_natural(block, own) for block in blocks})
+
+    @contextmanager
+    def as_before_an_error(self) -> Iterator[None]:
+        """Latents, blocks and natural parameters are what they were, if an error passes."""
+        if not self.is_set_up:
+            yield
+            return
+        kept = self.latents, self.prototype_trace, self._prototype_frames
+        naturals = {b: tuple(t.detach().clone() for t in n) for b, n in self.naturals().items()}
+        try:
+            yield
+        except BaseException:
+            self.latents, self.prototype_trace, self._prototype_frames = kept
+            if self._blocks == tuple(naturals):
+                self.write(naturals)
+            else:
+                self.hold(naturals)
+            raise
 
     def hold(self, naturals: Mapping[Block, Natural]) -> None:
         """Change to other blocks, of which the natural parameters are given."""

@@ -4,17 +4,21 @@
 """Fits that are to be merged: an engine, a guide or a saved state, block by block."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from .. import errors
+from ..energy.previous import shared_part
 from ..guides.checkpoint import KEYS, differences, guide_state, saved_blocks
 from ..guides.natural_guide import NaturalGuide
 from ..guides.views import View
 from ..lifting.blocks import Block
 from ..state import Resumable
 from .checks import holds_posterior
-from .prepared import Naturals, Prepared, with_rows
+from .prepared import Naturals, Prepared
+from .resizing import with_part, with_rows
 
 
 @dataclass(frozen=True)
@@ -80,31 +84,46 @@ def _state(other: Any) -> Mapping[str, Any]:
 
 
 def aligned(fit: Fitted, at: Prepared) -> Naturals:
-    """A fit's natural parameters by the blocks of the guide that they are merged into.
+    """What a fit says of the latents that all data share, by the blocks of another guide.
 
     :raises GuideError: for other sites, families, shapes or blocks.
     """
-    own = [b for b in at.naturals if any(s.name not in at.split.local for s in b.sites)]
-    names = {s.name for b in own for s in b.sites}
-    latents = {n: latent for n, latent in at.energy.latents.items() if n in names}
-    saved = {n: s for n, s in fit.state["latents"].items() if n not in at.split.local - names}
+    local = at.split.local
+    theirs = {_shared(b, local): (b, n) for b, n in _blocks_of(fit, at).items()}
+    result = {}
+    for block, own in at.naturals.items():
+        sites = _shared(block, local)
+        if not sites:
+            continue
+        other, natural = theirs.get(sites, (None, ()))
+        if other is not None and other.row_dims and not block.row_dims:
+            other, natural = with_rows(other, natural)
+        if other is not None and local & {s.name for b in (block, other) for s in b.sites}:
+            part = shared_part(other, natural, local)
+            assert part is not None
+            zeros = tuple(torch.zeros_like(t) for t in own)
+            result[block] = with_part(block, zeros, other, part[0], local)
+            continue
+        if other is None or _form(other) != _form(block):
+            raise _other_model(f"the block {block.name!r} holds other sites, or otherwise")
+        result[block] = natural
+    return result
+
+
+def _shared(block: Block, local: frozenset[str]) -> tuple[str, ...]:
+    return tuple(s.name for s in block.sites if s.name not in local)
+
+
+def _blocks_of(fit: Fitted, at: Prepared) -> Naturals:
+    """The blocks of a fit; latents of its data's own have its sizes."""
+    latents, saved = dict(at.energy.latents), fit.state["latents"]
+    for name in at.split.local & set(latents) & set(saved):
+        site = replace(latents[name].site, shape=tuple(saved[name]["shape"]))
+        latents[name] = replace(latents[name], site=site)
     wrong = differences(saved, latents)
     if wrong:
         raise _other_model("; ".join(wrong))
-    blocks = [b for b in fit.state["blocks"] if set(b["sites"]) & names]
-    state = {**fit.state, "latents": saved, "blocks": blocks}
-    theirs = {b.sites[0].name: (b, n) for b, n in saved_blocks(state, latents, {}).items()}
-    result = {}
-    for block in own:
-        other, natural = theirs.get(block.sites[0].name, (None, ()))
-        if other is not None and other.row_dims and not block.row_dims:
-            other, natural = with_rows(other, natural)
-        if other is None or _form(other) != _form(block):
-            raise _other_model(
-                f"the block {block.name!r} holds other sites, or holds them otherwise"
-            )
-        result[block] = natural
-    return result
+    return saved_blocks(fit.state, latents, {})
 
 
 def _form(block: Block) -> tuple[Any, ...]:

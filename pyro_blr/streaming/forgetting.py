@@ -26,6 +26,7 @@ from .prepared import (
     only,
     plus,
     prepared,
+    whole,
     write,
 )
 from .result import Streamed
@@ -44,6 +45,11 @@ def forget(blr: Any, call: Call, plate: str | None) -> Streamed:
         raise no_messages(blr, "forget")
     if not holds_posterior(blr):
         raise no_posterior("forget")
+    with whole(blr):
+        return _forgotten(blr, call, plate)
+
+
+def _forgotten(blr: Any, call: Call, plate: str | None) -> Streamed:
     at = prepared(blr, call, plate, "forget")
     exact = only(at.energy, at.split.own)
     if not exact:

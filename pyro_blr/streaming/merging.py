@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 from .. import errors
-from ..energy.previous import shared_parts
 from ..lifting.blocks import Block
 from .checks import Call, check_known, holds_posterior, no_messages, no_posterior
 from .fits import Fitted, aligned, fits_of
@@ -19,9 +18,10 @@ from .prepared import (
     only,
     plus,
     prepared,
-    with_rows,
+    whole,
     write,
 )
+from .resizing import with_rows
 from .result import Streamed
 
 EXACT = "the natural parameters of the fits were added, those of the prior counted once"
@@ -37,10 +37,15 @@ def merge(blr: Any, others: Any, call: Call, plate: str | None) -> Streamed:
     if not holds_posterior(blr):
         raise no_posterior("merge")
     fits = fits_of(blr, others)
+    with whole(blr):
+        return _merged(blr, fits, call, plate)
+
+
+def _merged(blr: Any, fits: list[Fitted], call: Call, plate: str | None) -> Streamed:
     at = prepared(blr, call, plate, "merge")
     at = _with_room(blr, call, plate, at, fits)
     exact = only(at.energy, at.split.own)
-    each = [shared_parts(aligned(fit, at), at.split.local) for fit in fits]
+    each = [aligned(fit, at) for fit in fits]
     prior = _prior(blr, call, at)
     new = at.naturals
     for natural in each:

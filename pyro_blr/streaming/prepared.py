@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from .. import errors
@@ -14,13 +14,14 @@ from ..energy.parts import Split
 from ..energy.previous import Previous
 from ..energy.sampled import SampledFactor
 from ..engine import detached
-from ..families import MultivariateNormal, Natural
+from ..families import Natural
 from ..guides.natural_guide import NaturalGuide
 from ..influence.checks import is_exact
 from ..lifting import host
 from ..lifting.blocks import Block
 from ..objective import EnergyObjective
 from .checks import Call, check_served, split_of
+from .resizing import energy_of
 
 Naturals = dict[Block, Natural]
 
@@ -49,37 +50,35 @@ def prepared(blr: Any, call: Call, plate: str | None, method: str) -> Prepared:
     if isinstance(blr.guide, NaturalGuide) and blr.guide.holds_posterior:
         blr._is_laid_out = True  # its blocks, which may be another engine's, hold a posterior
     blr.view.set_up(args, kwargs, blr._builder)
-    if blr._is_laid_out:
-        _give_rows_room(blr, call)
-    energy = blr._energy(args, kwargs)
+    energy = energy_of(blr, call, plate)
     check_served(blr, energy, method)
     return Prepared(energy, split_of(energy.traced, plate), detached(blr.view.naturals()))
 
 
-def _give_rows_room(blr: Any, call: Call) -> None:
-    """Rows that share a covariance get one each where the batch says different things of them."""
-    view = blr.view
-    if not any(b.row_dims for b in view.blocks):
+@contextmanager
+def whole(blr: Any) -> Iterator[None]:
+    """Whatever interrupts it leaves q as it was, and a guide that held no posterior without one."""
+    steps, held = blr.num_steps, blr.view.holds_posterior
+    try:
+        with _unchanged(blr.view):
+            yield
+    except BaseException:
+        blr.num_steps, blr.view.holds_posterior = steps, held
+        raise
+
+
+@contextmanager
+def _unchanged(view: Any) -> Iterator[None]:
+    if isinstance(view, NaturalGuide):
+        with view.as_before_an_error():
+            yield
         return
-    traced = blr._builder.trace(*call, view.latents)
-    energy = blr._builder.build(traced, view.latents, view.layout)
-    apart = [b for b in view.blocks if b.row_dims and not energy.is_conjugate_in(b)]
-    if apart:
-        view.hold(
-            dict(with_rows(b, n) if b in apart else (b, n) for b, n in view.naturals().items())
-        )
-
-
-def with_rows(block: Block, natural: Natural) -> tuple[Block, Natural]:
-    """The block with a covariance for each row, and its natural parameters; q is the same."""
-    if not block.row_dims:
-        return block, natural
-    linear, square = natural
-    size = linear.shape[-1]
-    matrix = square.reshape(*block.own_shape, *(1,) * block.row_dims, size, size)
-    own = replace(block, family=MultivariateNormal(), row_dims=0)
-    shape = block.batch_shape
-    return own, (linear.reshape(*shape, size), matrix.expand(*shape, size, size).clone())
+    before = detached(view.naturals())
+    try:
+        yield
+    except BaseException:
+        view.write(before)
+        raise
 
 
 def only(energy: Energy, names: frozenset[str]) -> bool:
@@ -108,19 +107,12 @@ def check_no_draws(energy: Energy, method: str) -> None:
 
 @contextmanager
 def under(blr: Any, previous: Previous) -> Iterator[None]:
-    """An engine whose prior is an earlier posterior, and that has taken no step yet.
-
-    Whatever interrupts it leaves the guide as it was.
-    """
-    before, steps = detached(blr.view.naturals()), blr.num_steps
+    """An engine whose prior is an earlier posterior, and that has taken no step yet."""
+    steps = blr.num_steps
     blr._previous = previous
     blr.begin()
     try:
         yield
-    except BaseException:
-        blr.view.write(before)
-        blr.num_steps = 0
-        raise
     finally:
         blr._previous = None
         blr.num_steps += steps
@@ -164,3 +156,4 @@ def write(blr: Any, new: Naturals) -> None:
     """Set q, as a posterior."""
     blr.view.write({b: b.family.symmetrize(n) for b, n in new.items()})
     blr.view.holds_posterior = True
+    blr.begin(blr.num_steps)  # averages of steps, say, are of another q

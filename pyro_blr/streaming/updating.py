@@ -27,6 +27,7 @@ from .prepared import (
     plus,
     prepared,
     under,
+    whole,
     write,
 )
 from .result import Streamed, of_fit
@@ -37,6 +38,11 @@ def update(blr: Any, call: Call, plate: str | None, limits: dict[str, Any]) -> S
     check_known(blr)
     if blr._rule(*call) is not None:
         raise no_messages(blr, "update")
+    with whole(blr):
+        return _updated(blr, call, plate, limits)
+
+
+def _updated(blr: Any, call: Call, plate: str | None, limits: dict[str, Any]) -> Streamed:
     at = prepared(blr, call, plate, "update")
     exact = only(at.energy, at.split.own)
     if not holds_posterior(blr):
