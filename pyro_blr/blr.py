@@ -427,19 +427,21 @@ class BLR(Engine):
 
     @_call_of_model
     def forget(self, *args: Any, plate: str | None = None, **kwargs: Any) -> Streamed:
-        """Take data out of the posterior again, that were added by :meth:`update` or :meth:`fit`.
+        """Take data out of the posterior again: what they added is subtracted.
 
-        Their messages are subtracted. Exact where these do not depend on q. Elsewhere they are
-        those at q as it stands: that undoes the last update, and of data before it is right to
-        first order in how far the later ones moved q; the result says so.
+        Given the data, their messages are; that is exact, and only for messages that do not depend
+        on q. Given what :meth:`update` (or ``merge``, or ``forget``) returned, that is undone,
+        without the data. It is as exact as it was itself: where messages depend on q it takes out
+        what the data added when they came, in whose light later data were read.
 
-        :param args: the model's arguments, with the data to forget.
+        :param args: the model's arguments, with the data to forget; or what :meth:`update`
+            returned for them.
         :param plate: the plate along which data arrive, if observed sites are in several.
         :raises GuideError: for a guide that holds no posterior, or has no natural parameters.
         :raises ImproperPosteriorError: if no distribution is left: data that were never added. The
             guide is as before after any error.
         :raises NonFiniteError: for NaN or infinite data.
-        :raises SampledFactorError: for a model with factors at draws of q.
+        :raises NotConjugatedError: for data whose messages depend on q.
         """
         check_stream(self.model, "forget", kwargs)
         return forget(self, (args, kwargs), plate)
@@ -448,7 +450,8 @@ class BLR(Engine):
     def merge(self, others: Any, *args: Any, plate: str | None = None, **kwargs: Any) -> Streamed:
         """Put fits of disjoint data together: ``sum natural - (K - 1) natural of the prior``.
 
-        Exact where messages do not depend on q; elsewhere the product of the fits, as each saw it.
+        Exact where messages do not depend on q; elsewhere the product of what each fit takes its
+        data to say. An engine that has seen no data takes the others' posterior.
 
         :param others: a BLR, a guide, or what ``BLR.state_dict()`` returned; or a list of them.
             They are left as they are.

@@ -82,7 +82,7 @@ def check_served(blr: Any, energy: Energy, method: str) -> None:
     :raises ParameterError: for parameters that may move.
     :raises SubsampleError: for a minibatch.
     """
-    if charts_of(blr.view):
+    if charts_of(blr.view) or any(b.family.is_curved for b in energy.blocks):
         raise errors.GuideError(
             f"the guide {type(blr.guide).__name__} has parameters that are no natural ones, and a "
             f"sum of theirs is no posterior: there is no {method}. Mend: use AutoNatural(model)."

@@ -1,24 +1,27 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Fits that are to be merged: an engine, a guide or a saved state, block by block."""
+"""Posteriors, and what was added to one, as states by block: engines, guides, what was saved."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from .. import errors
+from ..energy.latents import Latents
 from ..energy.previous import shared_part
+from ..engine import detached
+from ..families import Natural
 from ..guides.checkpoint import KEYS, differences, guide_state, saved_blocks
 from ..guides.natural_guide import NaturalGuide
 from ..guides.views import View
 from ..lifting.blocks import Block
 from ..state import Resumable
 from .checks import holds_posterior
-from .prepared import Naturals, Prepared
-from .resizing import with_part, with_rows
+from .laws import Naturals, law_of, shared_sites, with_law
+from .resizing import with_rows
 
 
 @dataclass(frozen=True)
@@ -83,47 +86,91 @@ def _state(other: Any) -> Mapping[str, Any]:
     return state
 
 
-def aligned(fit: Fitted, at: Prepared) -> Naturals:
-    """What a fit says of the latents that all data share, by the blocks of another guide.
+def change_of(
+    latents: Latents, local: frozenset[str], before: Naturals, after: Naturals
+) -> dict[str, Any]:
+    """What was added to the natural parameters of latents that all data share, to be kept.
 
+    :param local: the latents that belong to the data.
+    :param before: the shared parts, by block.
+    :param after: the natural parameters of all blocks.
+    """
+    blocks = {}
+    for block, natural in after.items():
+        part = shared_part(block, natural, local)
+        if part is not None:
+            added = tuple(a - b for a, b in zip(part[0], before[block], strict=True))
+            if local & {s.name for s in block.sites}:
+                block, added = law_of(block, added, local).alone(latents)
+            blocks[block] = added
+    names = {s.name for b in blocks for s in b.sites}
+    return guide_state({n: latent for n, latent in latents.items() if n in names}, blocks)
+
+
+def aligned(fit: Fitted, own: Naturals, latents: Latents, local: frozenset[str]) -> Naturals:
+    """What a state says of the latents that all data share, by the blocks of a guide.
+
+    :param own: the natural parameters of the guide.
+    :param local: the latents that belong to the data.
     :raises GuideError: for other sites, families, shapes or blocks.
     """
-    local = at.split.local
-    theirs = {_shared(b, local): (b, n) for b, n in _blocks_of(fit, at).items()}
+    every = _blocks_of(fit, latents, local)
+    theirs = {shared_sites(b, local): (b, n) for b, n in every.items()}
     result = {}
-    for block, own in at.naturals.items():
-        sites = _shared(block, local)
-        if not sites:
-            continue
-        other, natural = theirs.get(sites, (None, ()))
-        if other is not None and other.row_dims and not block.row_dims:
-            other, natural = with_rows(other, natural)
-        if other is not None and local & {s.name for b in (block, other) for s in b.sites}:
-            part = shared_part(other, natural, local)
-            assert part is not None
-            zeros = tuple(torch.zeros_like(t) for t in own)
-            result[block] = with_part(block, zeros, other, part[0], local)
-            continue
-        if other is None or _form(other) != _form(block):
-            raise _other_model(f"the block {block.name!r} holds other sites, or otherwise")
-        result[block] = natural
+    for block, natural in own.items():
+        sites = shared_sites(block, local)
+        if sites:
+            if sites not in theirs:
+                raise _other_model(f"the block {block.name!r} holds other sites")
+            result[block] = _in_block(block, natural, *theirs[sites], local)
     return result
 
 
-def _shared(block: Block, local: frozenset[str]) -> tuple[str, ...]:
-    return tuple(s.name for s in block.sites if s.name not in local)
+def give_room(view: Any, fits: Iterable[Fitted]) -> bool:
+    """Have rows a covariance each where those of some state have; whether that changed the guide.
+
+    :param view: the guide, as the engine sees it.
+    """
+    apart = {s for fit in fits for s in fit.sites_with_own_rows}
+    held = detached(view.naturals())
+    blocks = [b for b in held if b.row_dims and any(s.name in apart for s in b.sites)]
+    if blocks:
+        view.hold(dict(with_rows(b, n) if b in blocks else (b, n) for b, n in held.items()))
+    return bool(blocks)
 
 
-def _blocks_of(fit: Fitted, at: Prepared) -> Naturals:
-    """The blocks of a fit; latents of its data's own have its sizes."""
-    latents, saved = dict(at.energy.latents), fit.state["latents"]
-    for name in at.split.local & set(latents) & set(saved):
-        site = replace(latents[name].site, shape=tuple(saved[name]["shape"]))
-        latents[name] = replace(latents[name], site=site)
-    wrong = differences(saved, latents)
+def _in_block(
+    block: Block, own: Natural, other: Block, natural: Natural, local: frozenset[str]
+) -> Natural:
+    """What another fit's block says of shared latents, in the coordinates of a block."""
+    if other.row_dims and not block.row_dims:
+        other, natural = with_rows(other, natural)
+    if _form(other) == _form(block) and not local & {s.name for s in block.sites}:
+        return natural
+    part = shared_part(other, natural, local)
+    assert part is not None
+    zeros = tuple(torch.zeros_like(t) for t in own)
+    found = None
+    if local & {s.name for b in (block, other) for s in b.sites}:
+        found = with_law(block, zeros, law_of(other, part[0], local))
+    if found is None:
+        raise _other_model(f"the block {block.name!r} holds its sites in another form")
+    return found
+
+
+def _blocks_of(fit: Fitted, latents: Latents, local: frozenset[str]) -> Naturals:
+    """The blocks of a state; latents of its data's own, if it has them, have its sizes."""
+    saved, own = fit.state["latents"], {}
+    for name, latent in latents.items():
+        if name in local and name in saved:
+            site = replace(latent.site, shape=tuple(saved[name]["shape"]))
+            own[name] = replace(latent, site=site)
+        elif name not in local:
+            own[name] = latent
+    wrong = differences(saved, own)
     if wrong:
         raise _other_model("; ".join(wrong))
-    return saved_blocks(fit.state, latents, {})
+    return saved_blocks(fit.state, own, {})
 
 
 def _form(block: Block) -> tuple[Any, ...]:
@@ -137,6 +184,6 @@ def _form(block: Block) -> tuple[Any, ...]:
 
 def _other_model(why: str) -> errors.GuideError:
     return errors.GuideError(
-        f"a fit to merge is of another model or guide: {why}. Mend: merge fits of the same model, "
-        "whose guides and options (families, blocks) are the same."
+        f"it is of another model or guide: {why}. Mend: what is put together must be of the same "
+        "model, with the same guide and options (families, blocks)."
     )

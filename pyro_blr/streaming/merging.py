@@ -7,21 +7,21 @@ import math
 from typing import Any
 
 from .. import errors
+from ..energy.previous import shared_parts
 from ..lifting.blocks import Block
 from .checks import Call, check_known, holds_posterior, no_messages, no_posterior
-from .fits import Fitted, aligned, fits_of
+from .fits import Fitted, aligned, change_of, fits_of, give_room
+from .laws import Naturals
 from .prepared import (
-    Naturals,
     Prepared,
     check_sum,
-    objective_of,
+    messages_of,
     only,
     plus,
     prepared,
     whole,
     write,
 )
-from .resizing import with_rows
 from .result import Streamed
 
 EXACT = "the natural parameters of the fits were added, those of the prior counted once"
@@ -34,8 +34,6 @@ def merge(blr: Any, others: Any, call: Call, plate: str | None) -> Streamed:
     call = _call(blr, call)
     if blr._rule(*call) is not None:
         raise no_messages(blr, "merge")
-    if not holds_posterior(blr):
-        raise no_posterior("merge")
     fits = fits_of(blr, others)
     with whole(blr):
         return _merged(blr, fits, call, plate)
@@ -43,17 +41,31 @@ def merge(blr: Any, others: Any, call: Call, plate: str | None) -> Streamed:
 
 def _merged(blr: Any, fits: list[Fitted], call: Call, plate: str | None) -> Streamed:
     at = prepared(blr, call, plate, "merge")
-    at = _with_room(blr, call, plate, at, fits)
+    if give_room(blr.view, fits):
+        at = prepared(blr, call, plate, "merge")
     exact = only(at.energy, at.split.own)
-    each = [aligned(fit, at) for fit in fits]
-    prior = _prior(blr, call, at)
-    new = at.naturals
+    latents, local = at.energy.latents, at.split.local
+    each = [aligned(fit, at.naturals, latents, local) for fit in fits]
+    prior = prior_of(blr, call, at)
+    old = at.naturals if holds_posterior(blr) else _prior_alone(at, prior)
+    new = old
     for natural in each:
         new = plus(plus(new, natural, 1.0), {b: prior[b] for b in natural}, -1.0)
     check_sum(new, _improper)
     write(blr, new)
+    change = change_of(latents, local, shared_parts(old, local), new)
     gap = 0.0 if exact else math.inf
-    return Streamed(exact, None, 0, exact, gap, EXACT if exact else INEXACT)
+    return Streamed(exact, None, 0, exact, gap, EXACT if exact else INEXACT, change)
+
+
+def _prior_alone(at: Prepared, prior: Naturals) -> Naturals:
+    """What an engine knows that has seen no data.
+
+    :raises GuideError: for a model whose data have latents of their own in the guide.
+    """
+    if at.split.local & set(at.energy.latents):
+        raise no_posterior("merge")
+    return prior
 
 
 def _call(blr: Any, call: Call) -> Call:
@@ -72,20 +84,7 @@ def _call(blr: Any, call: Call) -> Call:
     return blr._fit_call  # type: ignore[no-any-return]
 
 
-def _with_room(
-    blr: Any, call: Call, plate: str | None, at: Prepared, fits: list[Fitted]
-) -> Prepared:
-    """The same call where rows have a covariance each, if those of some fit have."""
-    apart = {s for fit in fits for s in fit.sites_with_own_rows}
-    blocks = [b for b in at.naturals if b.row_dims and any(s.name in apart for s in b.sites)]
-    if not blocks:
-        return at
-    view = blr.view
-    view.hold(dict(with_rows(b, n) if b in blocks else (b, n) for b, n in at.naturals.items()))
-    return prepared(blr, call, plate, "merge")
-
-
-def _prior(blr: Any, call: Call, at: Prepared) -> Naturals:
+def prior_of(blr: Any, call: Call, at: Prepared) -> Naturals:
     """The natural parameters of the prior.
 
     :raises GuideError: for one that is no fixed distribution of q's family.
@@ -99,10 +98,7 @@ def _prior(blr: Any, call: Call, at: Prepared) -> Naturals:
                 "conjugate prior with fixed parameters; or fit all data with one engine, "
                 "blr.update(*args) batch by batch."
             )
-    every = at.energy.factors
-    found = objective_of(blr, call, at, shared).messages(at.naturals)
-    at.energy.factors = every
-    return found
+    return messages_of(blr, call, at, shared)
 
 
 def _improper(block: Block) -> str:

@@ -12,7 +12,6 @@ from .. import errors
 from ..energy.energy import Energy
 from ..energy.parts import Split
 from ..energy.previous import Previous
-from ..energy.sampled import SampledFactor
 from ..engine import detached
 from ..families import Natural
 from ..guides.natural_guide import NaturalGuide
@@ -21,9 +20,8 @@ from ..lifting import host
 from ..lifting.blocks import Block
 from ..objective import EnergyObjective
 from .checks import Call, check_served, split_of
+from .laws import Naturals
 from .resizing import energy_of
-
-Naturals = dict[Block, Natural]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,20 +89,6 @@ def only(energy: Energy, names: frozenset[str]) -> bool:
         energy.factors = every
 
 
-def check_no_draws(energy: Energy, method: str) -> None:
-    """Refuse factors at draws, whose messages have an error.
-
-    :raises SampledFactorError: naming the factor.
-    """
-    for factor in energy.factors:
-        if isinstance(factor, SampledFactor):
-            raise errors.SampledFactorError(
-                f"factor {factor.name!r} is at draws of q ({factor.reason}), so that {method} "
-                "would leave the error of its message in q. Mend: the spelling that keeps it "
-                "deterministic, see blr.explain(); or fit the data that are left."
-            )
-
-
 @contextmanager
 def under(blr: Any, previous: Previous) -> Iterator[None]:
     """An engine whose prior is an earlier posterior, and that has taken no step yet."""
@@ -131,6 +115,15 @@ def objective_of(blr: Any, call: Call, at: Prepared, names: frozenset[str]) -> E
     """Some of the factors alone."""
     at.energy.factors = [f for f in at.energy.factors if f.name in names]
     return EnergyObjective(at.energy, None, blr._builder.cache, call)
+
+
+def messages_of(blr: Any, call: Call, at: Prepared, names: frozenset[str]) -> Naturals:
+    """The messages of some of the factors at q."""
+    every = at.energy.factors
+    try:
+        return objective_of(blr, call, at, names).messages(at.naturals)
+    finally:
+        at.energy.factors = every
 
 
 def check_data(own: EnergyObjective, naturals: Naturals) -> None:

@@ -6,9 +6,6 @@
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from .. import errors
 from ..energy.energy import Energy
 from ..energy.latents import Latents
@@ -16,10 +13,9 @@ from ..energy.previous import shared_part
 from ..engine import detached
 from ..families import MultivariateNormal, Natural
 from ..guides.natural_guide import NaturalGuide
-from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.blocks import Block
-from ..lifting.chain_blocks import ChainBlock
 from .checks import Call, holds_posterior, split_of
+from .laws import Naturals, law_of, shared_sites, with_law
 
 
 def energy_of(blr: Any, call: Call, plate: str | None) -> Energy:
@@ -82,87 +78,49 @@ def with_rows(block: Block, natural: Natural) -> tuple[Block, Natural]:
 
 
 def _kept(
-    new: dict[Block, Natural],
-    before: dict[Block, Natural],
+    new: Naturals,
+    before: Naturals,
     latents: Latents,
     local: frozenset[str],
     error: errors.PlateSizeError,
-) -> dict[Block, Natural]:
-    """Where latents of the data's own start, and what was known of all others."""
-    old = {key: (b, n) for b, n in before.items() if (key := _shared_sites(b, local))}
-    result = {}
-    for block, natural in new.items():
-        key = _shared_sites(block, local)
-        if not key:
-            result[block] = natural
-            continue
-        if key not in old:
-            raise error
-        block, natural = _with_law(block, natural, *old[key], latents, local, error)
-        result[block] = natural
-    return result
+) -> Naturals:
+    """Where latents of the data's own start, and what was known of all others.
 
-
-def _shared_sites(block: Block, local: frozenset[str]) -> frozenset[str]:
-    return frozenset(s.name for s in block.sites) - local
-
-
-def _with_law(
-    block: Block,
-    natural: Natural,
-    old: Block,
-    known: Natural,
-    latents: Latents,
-    local: frozenset[str],
-    error: errors.PlateSizeError,
-) -> tuple[Block, Natural]:
-    """A block with the law that shared latents had; its local ones are independent of these."""
-    if any(s.shape != latents[s.name].site.shape for s in old.sites if s.name not in local):
-        raise error
-    if all(s.name not in local for s in old.sites) and len(old.sites) == len(block.sites):
-        return replace(old, sites=tuple(latents[s.name].site for s in old.sites)), known
-    part = shared_part(old, known, local)
-    assert part is not None
-    return block, with_part(block, natural, old, part[0], local)
-
-
-def with_part(
-    block: Block, natural: Natural, old: Block, part: Natural, local: frozenset[str]
-) -> Natural:
-    """A block's natural parameters with the law that shared latents have in another block.
-
-    :param natural: the block's own, of which what is said of local latents alone is kept.
-    :param part: in the coordinates of the other one, as ``shared_part`` returns it.
-    :raises GuideError: for a block that is no Gaussian vector.
+    :param new: the blocks that a new guide would have.
+    :raises PlateSizeError: for latents of other sizes that all data share.
     """
-    for each in (block, old):
-        if not each.gaussian or each.batch_shape or isinstance(each, ChainBlock):
-            raise errors.GuideError(
-                f"the block {each.name!r} holds latents of the data together with others, and is "
-                f"no Gaussian vector but {each.family.name}. Mend: batches of one size; or "
-                'BLR(..., blocks="site").'
-            )
-    names = [s.name for s in block.sites if s.name not in local]
-    here, there = (torch.cat([_places(b, n) for n in names]) for b in (block, old))
-    first, second = _matrices(old)
-    parts = [t.clone() for t in natural]
-    linear, square = (parts[i] for i in _matrices(block))
-    linear[here] = part[first][there]
-    square[here] = 0.0
-    square[:, here] = 0.0
-    square[here[:, None], here] = part[second][there[:, None], there]
-    if isinstance(block, ArrowBlock):
-        parts[3].zero_()  # what ties the groups to the global numbers
-    return tuple(parts)
+    left = dict(new)
+    result = {}
+    for block, natural in before.items():
+        shared = shared_sites(block, local)
+        if any(s.shape != latents[s.name].site.shape for s in block.sites if s.name in shared):
+            raise error
+        if shared:
+            meeting = {b: left.pop(b) for b in new if shared_sites(b, local) & shared and b in left}
+            own, law = _moved(block, natural, meeting, latents, local) or (None, ())
+            if own is None:
+                raise error
+            result[own] = law
+    return {**result, **left}
 
 
-def _places(block: Block, name: str) -> Tensor:
-    """Where the numbers of a site are in the vector, or among the global numbers."""
-    (site,) = (s for s in block.sites if s.name == name)
-    place = block.event_slice(site)
-    return torch.arange(place.start, place.stop)
+def _moved(
+    block: Block, natural: Natural, meeting: Naturals, latents: Latents, local: frozenset[str]
+) -> tuple[Block, Natural] | None:
+    """The law of a block's shared latents, in a block of the sizes that there are now.
 
-
-def _matrices(block: Block) -> tuple[int, int]:
-    """Which natural parameters are those of the vector, or of the global numbers."""
-    return (0, 2) if isinstance(block, ArrowBlock) else (0, 1)
+    :param meeting: the blocks that a new guide would have for these latents.
+    """
+    shared = shared_sites(block, local)
+    names = {s.name for b in meeting for s in b.sites}
+    if names == shared == {s.name for s in block.sites}:
+        return replace(block, sites=tuple(latents[s.name].site for s in block.sites)), natural
+    part = shared_part(block, natural, local)
+    assert part is not None
+    law = law_of(block, part[0], local)
+    if len(meeting) == 1:
+        ((own, start),) = meeting.items()
+        known = with_law(own, start, law) if shared_sites(own, local) == shared else None
+        if known is not None:
+            return own, known
+    return law.alone(latents) if names == shared else None

@@ -15,13 +15,18 @@ of Bayesian online natural gradients (arXiv 2405.19681).
 from typing import Any
 
 from ..energy.previous import Previous
+from ..engine import detached
+from ..fit import Fit
 from ..lifting.blocks import Block
 from ..loop import run
 from .checks import Call, check_known, holds_posterior, no_messages
+from .fits import change_of
+from .laws import Naturals, shared_sites
 from .prepared import (
     Prepared,
     check_data,
     check_sum,
+    messages_of,
     objective_of,
     only,
     plus,
@@ -30,7 +35,7 @@ from .prepared import (
     whole,
     write,
 )
-from .result import Streamed, of_fit
+from .result import Streamed
 
 
 def update(blr: Any, call: Call, plate: str | None, limits: dict[str, Any]) -> Streamed:
@@ -44,17 +49,41 @@ def update(blr: Any, call: Call, plate: str | None, limits: dict[str, Any]) -> S
 
 def _updated(blr: Any, call: Call, plate: str | None, limits: dict[str, Any]) -> Streamed:
     at = prepared(blr, call, plate, "update")
-    exact = only(at.energy, at.split.own)
     if not holds_posterior(blr):
-        fit = run(blr, *call, **limits)
-        return of_fit(fit, blr.evaluate_loss(*call[0], **call[1]), exact)
+        return _first(blr, call, at, limits)
     previous = Previous(at.split, at.naturals)
-    if exact:
+    if only(at.energy, at.split.own):
         return _added(blr, call, at, previous)
     with under(blr, previous):
         fit = run(blr, *call, **limits)
         loss = blr.evaluate_loss(*call[0], **call[1])
-    return of_fit(fit, loss, False)
+    return _stepped(blr, at, fit, loss, previous.naturals, False)
+
+
+def _first(blr: Any, call: Call, at: Prepared, limits: dict[str, Any]) -> Streamed:
+    """A fit, under the model's own prior."""
+    split, prior = at.split, None
+    if only(at.energy, split.shared):
+        sent = messages_of(blr, call, at, split.shared)
+        prior = {b: n for b, n in sent.items() if shared_sites(b, split.local)}
+    exact = prior is not None and only(at.energy, split.own)
+    fit = run(blr, *call, **limits)
+    loss = blr.evaluate_loss(*call[0], **call[1])
+    return _stepped(blr, at, fit, loss, prior, exact)
+
+
+def _stepped(
+    blr: Any, at: Prepared, fit: Fit, loss: float, before: Naturals | None, exact: bool
+) -> Streamed:
+    """What steps did.
+
+    :param before: what was known of latents that all data share; None if it is no fixed message.
+    """
+    change = None
+    if before is not None:
+        after = detached(blr.view.naturals())
+        change = change_of(at.energy.latents, at.split.local, before, after)
+    return Streamed(exact, loss, fit.steps, fit.converged, fit.gap, fit.reason, change)
 
 
 def _added(blr: Any, call: Call, at: Prepared, previous: Previous) -> Streamed:
@@ -66,7 +95,8 @@ def _added(blr: Any, call: Call, at: Prepared, previous: Previous) -> Streamed:
     previous.put_into(at.energy)
     loss = -own.value(new).elbo
     write(blr, new)
-    return Streamed(True, loss, 0, True, 0.0, "the messages of the data were added")
+    change = change_of(at.energy.latents, at.split.local, previous.naturals, new)
+    return Streamed(True, loss, 0, True, 0.0, "the messages of the data were added", change)
 
 
 def _improper(block: Block) -> str:

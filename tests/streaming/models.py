@@ -9,6 +9,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyro_blr import BLR
@@ -16,6 +17,9 @@ from pyro_blr.families import Natural
 from pyro_blr.guides import AutoNatural
 
 Args = tuple[Tensor, ...]
+
+#: Rows of each case.
+COUNT = 8
 
 
 def normal_mean(y: Tensor) -> None:
@@ -108,6 +112,46 @@ def no_plate(X: Tensor, y: Tensor) -> None:
     pyro.sample("y", dist.Normal(X @ w, 0.7).to_event(1), obs=y)
 
 
+def schools(y: Tensor) -> None:
+    """Each datum has a latent of its own, in one block with the mean that they share."""
+    mu = pyro.sample("mu", dist.Normal(y.new_zeros(()), 5.0))
+    with pyro.plate("schools", len(y)):
+        theta = pyro.sample("theta", dist.Normal(mu, 1.5))
+        pyro.sample("y", dist.Normal(theta, 0.7), obs=y)
+
+
+def schools_of_unknown_spread(y: Tensor) -> None:
+    """The same, where the spread of the latents is a latent that all data share."""
+    mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = pyro.sample("tau", dist.Gamma(torch.tensor(2.0), 2.0))
+    with pyro.plate("schools", len(y)):
+        theta = pyro.sample("theta", dist.Normal(mu, tau.rsqrt()))
+        pyro.sample("y", dist.Normal(theta, 0.7), obs=y)
+
+
+def mixture(x: Tensor) -> None:
+    p = pyro.sample("p", dist.Dirichlet(torch.ones(2)))
+    with pyro.plate("classes", 2):
+        mu = pyro.sample("mu", dist.Normal(torch.tensor([-2.0, 2.0]), 3.0))
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Categorical(p))
+        pyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+
+def logistic(X: Tensor, y: Tensor) -> None:
+    w = pyro.sample("w", dist.Normal(X.new_zeros(X.shape[1]), 2.0).to_event(1))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Bernoulli(logits=X @ w), obs=y)
+
+
+def masked_outputs(X: Tensor, y: Tensor, mask: Any) -> None:
+    """Outputs of which some are missing, so that rows do not share a covariance."""
+    with pyro.plate("outputs", y.shape[1], dim=-1):
+        w = pyro.sample("w", dist.Normal(X.new_zeros(X.shape[1]), 2.0).to_event(1))
+        with pyro.plate("data", len(y), dim=-2), poutine.mask(mask=mask):
+            pyro.sample("y", dist.Normal(X @ w.T, 0.7), obs=y)
+
+
 @dataclass(frozen=True)
 class Case:
     """A model, and data for it.
@@ -129,7 +173,7 @@ class Case:
         return len(self.data[0])
 
 
-def data(seed: int = 0, count: int = 12, dtype: torch.dtype = torch.float64) -> dict[str, Case]:
+def data(seed: int = 0, count: int = COUNT, dtype: torch.dtype = torch.float64) -> dict[str, Case]:
     """Every case."""
     g = torch.Generator().manual_seed(seed)
 
@@ -194,3 +238,10 @@ def difference(left: BLR, right: BLR) -> float:
                 size = max(float(b.abs().max()), 1e-300)
                 worst = max(worst, float((a - b).abs().max()) / size)
     return worst
+
+
+def is_as_before(blr: BLR, before: dict[str, Natural]) -> bool:
+    """Whether the guide holds what it held, bit for bit."""
+    now = naturals(blr)
+    pairs = (p for n in before for p in zip(before[n], now[n], strict=True))
+    return set(now) == set(before) and all(torch.equal(a, b) for a, b in pairs)

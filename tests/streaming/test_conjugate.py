@@ -9,17 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.streaming.models import data, difference, engine, fitted, streamed
+from tests.streaming.models import COUNT, data, difference, engine, fitted, streamed
 
 CASES = data()
-COUNT = 12
 
 
 @st.composite
 def cuts(draw: st.DrawFn) -> list[list[int]]:
     """The rows in some order, cut into parts."""
     order = draw(st.permutations(range(COUNT)))
-    ends = draw(st.sets(st.integers(1, COUNT - 1), max_size=4))
+    ends = draw(st.sets(st.integers(1, COUNT - 1), max_size=3))
     starts = [0, *sorted(ends)]
     return [list(order[a:b]) for a, b in zip(starts, [*starts[1:], COUNT], strict=True)]
 
@@ -31,7 +30,7 @@ def test_one_by_one_equals_a_fit(name: str) -> None:
     assert difference(one_by_one, fitted(case)) < 1e-12
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["joint_regression", "wishart", "group_effects", "many_outputs"])
 @settings(max_examples=4)
 @given(parts=cuts())
 def test_batches_in_any_order_equal_a_fit(name: str, parts: Sequence[list[int]]) -> None:
@@ -40,48 +39,42 @@ def test_batches_in_any_order_equal_a_fit(name: str, parts: Sequence[list[int]])
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_forgetting_undoes_updates_in_any_order(name: str) -> None:
+def test_a_stream_adds_forgets_and_sums_its_evidence(name: str) -> None:
     case = CASES[name]
-    blr = streamed(case, [slice(0, 5), slice(5, 9), slice(9, 12)])
-    forgotten = blr.forget(*case.rows(slice(5, 9)), plate=case.plate)
+    blr, total = engine(case.model), 0.0
+    for index in ([7, 1, 3], [0], [2, 5, 4, 6]):
+        done = blr.update(*case.rows(index), plate=case.plate)
+        assert done.is_exact
+        assert done.converged
+        assert done.loss is not None
+        total += done.loss
+    everything = fitted(case)
+    assert difference(blr, everything) < 1e-12
+    assert total == pytest.approx(everything.evaluate_loss(*case.data), rel=1e-10)
+    # What is left predicts the last batch as it did before that came.
+    forgotten = blr.forget(*case.rows([2, 5, 4, 6]), plate=case.plate)
     assert forgotten.is_exact
-    assert difference(blr, fitted(case, [0, 1, 2, 3, 4, 9, 10, 11])) < 1e-12
-    blr.forget(*case.rows([10, 9, 11]), plate=case.plate)
-    assert difference(blr, fitted(case, slice(0, 5))) < 1e-12
+    assert forgotten.loss == pytest.approx(done.loss, rel=1e-10)
+    blr.forget(*case.rows([3, 7]), plate=case.plate)
+    assert difference(blr, fitted(case, [0, 1])) < 1e-12
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_fits_of_disjoint_data_merge_to_one_of_all(name: str) -> None:
     case = CASES[name]
-    parts = [fitted(case, slice(a, b)) for a, b in ((0, 3), (3, 4), (4, 12))]
-    first, *others = parts
-    kept = [b.guide.state() for b in others]
-    merged = first.merge([others[0], others[1].guide], plate=case.plate)
+    first, second, third = (fitted(case, slice(a, b)) for a, b in ((0, 3), (3, 4), (4, 8)))
+    kept = second.guide.state()["blocks"]
+    merged = first.merge([second, third.guide], plate=case.plate)
     assert merged.is_exact
+    assert merged.loss is None
     assert difference(first, fitted(case)) < 1e-12
-    for other, state in zip(others, kept, strict=True):
-        now = other.guide.state()["blocks"]
-        for block, before in zip(now, state["blocks"], strict=True):
-            assert all(map(torch.equal, block["natural"], before["natural"]))
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_losses_add_up_to_the_evidence(name: str) -> None:
-    case = CASES[name]
-    blr, total = engine(case.model), 0.0
-    for index in (slice(0, 5), slice(5, 6), slice(6, 12)):
-        done = blr.update(*case.rows(index), plate=case.plate)
-        assert done.is_exact
-        assert done.loss is not None
-        total += done.loss
-    assert total == pytest.approx(fitted(case).evaluate_loss(*case.data), rel=1e-10)
-    # What is left predicts the last batch as it did before it came.
-    assert blr.forget(*case.rows(slice(6, 12)), plate=case.plate).loss == pytest.approx(done.loss)
+    for block, before in zip(second.guide.state()["blocks"], kept, strict=True):
+        assert all(map(torch.equal, block["natural"], before["natural"]))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_single_precision(name: str) -> None:
-    parts = [slice(0, 5), [11, 5, 6, 8, 7, 10, 9]]
+    parts = [slice(0, 5), [5, 7, 6]]
     torch.set_default_dtype(torch.float32)
     try:
         rounded = streamed(data(dtype=torch.float32)[name], parts)
