@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
+from pyro.infer.autoguide import AutoGuide
 from pyro.infer.elbo import ELBO
 from pyro.optim import Adam, PyroOptim
 
@@ -188,6 +189,9 @@ class BLR(Engine):
         self._builder = EnergyBuilder(model, on_sampled, self.temperature, estimator, how, nesting)
         self.parameters = ModelParameters(params, self.optim)
         self.view = guide if isinstance(guide, NaturalGuide) else None
+        # Whether nothing else has moved the guide yet; a natural one tells itself.
+        is_new = isinstance(guide, AutoGuide) and guide.prototype_trace is None
+        self._is_new_guide = isinstance(guide, NaturalGuide) or is_new
         self.rule = None
         self._notes: tuple[str, ...] = ()
         self._is_laid_out = False

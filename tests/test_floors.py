@@ -162,7 +162,6 @@ PYRO = {
         "energy.log_einsum",
         "energy.trace",
         "influence.weighting",
-        "streaming.checks",
         "latent.conjugation",
         "latent.evidence_metric",
         "latent.peeling",

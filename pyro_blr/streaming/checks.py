@@ -6,14 +6,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pyro.infer.autoguide import AutoGuide
-
 from .. import errors
 from ..energy.energy import Energy
 from ..energy.parts import Split, split
 from ..energy.trace import Traced
-from ..guides.natural_guide import NaturalGuide
 from ..guides.views import charts_of
+
+Call = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 
 def split_of(traced: Traced, plate: str | None) -> Split:
@@ -58,20 +57,23 @@ def _without_plates(traced: Traced) -> Split:
     return Split(frozenset(), shared, data, frozenset())
 
 
-def check_known(blr: Any) -> None:
-    """Refuse a guide of which it is not known whether it is a posterior or where steps start.
+def check_guide(blr: Any, call: Call, method: str) -> None:
+    """Refuse a guide without natural parameters, or of which it is not known whether it has data.
 
-    :raises GuideError: for a guide of Pyro's or of the user's that was run before.
+    :raises GuideError: naming the guide.
     """
-    if isinstance(blr.guide, NaturalGuide) or blr.num_steps or blr.view is not None:
-        return
-    new = isinstance(blr.guide, AutoGuide) and blr.guide.prototype_trace is None
-    if not new:
-        name = getattr(blr.guide, "__name__", type(blr.guide).__name__)
+    name = getattr(blr.guide, "__name__", type(blr.guide).__name__)
+    if blr._rule(*call) is not None:
+        raise errors.GuideError(
+            f"{name} is known by its draws alone, or is a point mass: it has no natural parameters "
+            f"that {method} could sum. Mend: use AutoNatural(model)."
+        )
+    if not (blr._is_new_guide or blr.num_steps):
         raise errors.GuideError(
             f"whether {name} is the posterior of earlier data, or stands where it starts, is not "
-            "known: this engine has taken no step yet. Mend: blr.fit(*args) with the data so far, "
-            "and blr.update(*args) from then on; or use AutoNatural(model), which knows."
+            "known: it was made before this engine, which has taken no step yet. Mend: "
+            "blr.fit(*args) with the data so far, and blr.update(*args) from then on; or use "
+            "AutoNatural(model), which knows."
         )
 
 
@@ -114,14 +116,3 @@ def no_posterior(method: str) -> errors.GuideError:
         f"the guide holds no posterior: no step has moved it, so there is nothing to {method}. "
         "Mend: blr.fit(*args) or blr.update(*args) first."
     )
-
-
-def no_messages(blr: Any, method: str) -> errors.GuideError:
-    """The error for a guide that is known by its draws."""
-    return errors.GuideError(
-        f"{type(blr.guide).__name__} is known by its draws alone, or is a point mass: it has no "
-        f"natural parameters that {method} could sum. Mend: use AutoNatural(model)."
-    )
-
-
-Call = tuple[tuple[Any, ...], Mapping[str, Any]]

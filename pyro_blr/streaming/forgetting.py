@@ -16,7 +16,7 @@ from .. import errors
 from ..energy.previous import Previous, shared_parts
 from ..engine import detached
 from ..lifting.blocks import Block
-from .checks import Call, check_known, holds_posterior, no_messages, no_posterior
+from .checks import Call, check_guide, holds_posterior, no_posterior
 from .fits import Fitted, aligned, change_of, give_room
 from .laws import Naturals
 from .prepared import (
@@ -38,9 +38,7 @@ def forget(blr: Any, call: Call, plate: str | None) -> Streamed:
     done = [a for a in call[0] if isinstance(a, Streamed)]
     if done:
         return _taken_back(blr, done[0])
-    check_known(blr)
-    if blr._rule(*call) is not None:
-        raise no_messages(blr, "forget")
+    check_guide(blr, call, "forget")
     if not holds_posterior(blr):
         raise no_posterior("forget")
     with whole(blr):

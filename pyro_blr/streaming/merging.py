@@ -9,7 +9,7 @@ from typing import Any
 from .. import errors
 from ..energy.previous import shared_parts
 from ..lifting.blocks import Block
-from .checks import Call, check_known, holds_posterior, no_messages, no_posterior
+from .checks import Call, check_guide, holds_posterior, no_posterior
 from .fits import Fitted, aligned, change_of, fits_of, give_room
 from .laws import Naturals
 from .prepared import (
@@ -30,10 +30,8 @@ INEXACT = f"{EXACT}: the product of what each fit takes its data to say"
 
 def merge(blr: Any, others: Any, call: Call, plate: str | None) -> Streamed:
     """Put fits together in the guide of one engine."""
-    check_known(blr)
     call = _call(blr, call)
-    if blr._rule(*call) is not None:
-        raise no_messages(blr, "merge")
+    check_guide(blr, call, "merge")
     fits = fits_of(blr, others)
     with whole(blr):
         return _merged(blr, fits, call, plate)

@@ -19,7 +19,7 @@ from ..engine import detached
 from ..fit import Fit
 from ..lifting.blocks import Block
 from ..loop import run
-from .checks import Call, check_known, holds_posterior, no_messages
+from .checks import Call, check_guide, holds_posterior
 from .fits import change_of
 from .laws import Naturals, shared_sites
 from .prepared import (
@@ -40,9 +40,7 @@ from .result import Streamed
 
 def update(blr: Any, call: Call, plate: str | None, limits: dict[str, Any]) -> Streamed:
     """Add the data of a call to a posterior; of a guide that has none, fit it."""
-    check_known(blr)
-    if blr._rule(*call) is not None:
-        raise no_messages(blr, "update")
+    check_guide(blr, call, "update")
     with whole(blr):
         return _updated(blr, call, plate, limits)
 

@@ -202,6 +202,15 @@ def data(seed: int = 0, count: int = COUNT, dtype: torch.dtype = torch.float64) 
     }
 
 
+def binary(count: int = 80) -> Case:
+    """A logistic regression."""
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(count, 3, generator=g, dtype=torch.float64)
+    chance = torch.sigmoid(X @ torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64))
+    y = (torch.rand(count, generator=g, dtype=torch.float64) < chance).double()
+    return Case(logistic, (X, y))
+
+
 def engine(model: Callable[..., Any], **options: Any) -> BLR:
     """A new engine with a new guide."""
     return BLR(model, AutoNatural(model), **options)

@@ -17,22 +17,14 @@ from pyro_blr.errors import GuideError, NotConjugatedError
 from pyro_blr.families import Natural
 from tests.streaming.models import (
     Case,
+    binary,
     difference,
     engine,
     fitted,
     is_as_before,
-    logistic,
     mixture,
     naturals,
 )
-
-
-def binary(count: int = 80) -> Case:
-    g = torch.Generator().manual_seed(0)
-    X = torch.randn(count, 3, generator=g, dtype=torch.float64)
-    chance = torch.sigmoid(X @ torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64))
-    y = (torch.rand(count, generator=g, dtype=torch.float64) < chance).double()
-    return Case(logistic, (X, y))
 
 
 def clusters(count: int = 60) -> Tensor:
