@@ -404,8 +404,8 @@ class BLR(Engine):
         parameters, once and exactly. Elsewhere steps are taken as in :meth:`fit`, to the optimum of
         ``E_q[log p(data | z)] - KL(q, q before)``; ``max_steps=1`` takes a single natural step. The
         first data have the model's prior, so that the first call, of a guide that no step has
-        moved, is a fit. :meth:`fit`, :meth:`step` and :meth:`evaluate_loss` always have the
-        model's own prior: they know nothing of data in earlier calls.
+        moved, does what a fit does. :meth:`fit`, :meth:`step` and :meth:`evaluate_loss` always have
+        the model's own prior: they know nothing of data in earlier calls.
 
         Data are what is under the plates of observed sites, latents of their own among them; all
         else is counted once, and is part of the prior from then on.

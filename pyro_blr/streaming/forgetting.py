@@ -41,7 +41,7 @@ def forget(blr: Any, call: Call, plate: str | None) -> Streamed:
     check_guide(blr, call, "forget")
     if not holds_posterior(blr):
         raise no_posterior("forget")
-    with whole(blr):
+    with whole(blr, call):
         return _forgotten(blr, call, plate)
 
 

@@ -33,7 +33,7 @@ def merge(blr: Any, others: Any, call: Call, plate: str | None) -> Streamed:
     call = _call(blr, call)
     check_guide(blr, call, "merge")
     fits = fits_of(blr, others)
-    with whole(blr):
+    with whole(blr, call):
         return _merged(blr, fits, call, plate)
 
 

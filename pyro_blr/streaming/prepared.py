@@ -4,7 +4,7 @@
 """A call with the data of a batch, and the posterior that they are added to or taken out of."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,30 +39,42 @@ class Prepared:
 
 
 def prepared(blr: Any, call: Call, plate: str | None, method: str) -> Prepared:
-    """Trace a call, its guide set up and laid out so that it has room for what the batch says.
+    """Trace a call, its guide laid out so that it has room for what the batch says.
 
     :raises ArgumentError: if it is not known which factors are those of the batch.
     """
-    args, kwargs = call
-    blr._resume(args, kwargs)
-    if isinstance(blr.guide, NaturalGuide) and blr.guide.holds_posterior:
-        blr._is_laid_out = True  # its blocks, which may be another engine's, hold a posterior
-    blr.view.set_up(args, kwargs, blr._builder)
     energy = energy_of(blr, call, plate)
     check_served(blr, energy, method)
     return Prepared(energy, split_of(energy.traced, plate), detached(blr.view.naturals()))
 
 
 @contextmanager
-def whole(blr: Any) -> Iterator[None]:
-    """Whatever interrupts it leaves q as it was, and a guide that held no posterior without one."""
-    steps, held = blr.num_steps, blr.view.holds_posterior
+def whole(blr: Any, call: Call | None = None) -> Iterator[None]:
+    """Whatever interrupts it leaves q as it was, and a guide that held no posterior without one.
+
+    :param call: by which a new guide is set up; None if it is not new.
+    """
+    view, is_new = blr.view, not blr.view.is_set_up
+    if call is not None:
+        _set_up(blr, call)
+    steps, held = blr.num_steps, view.holds_posterior
+    # A new guide is set up anew; asked for its parameters now, it would store them unmerged.
+    kept = nullcontext() if is_new and not held else _unchanged(view)
     try:
-        with _unchanged(blr.view):
+        with kept:
             yield
     except BaseException:
-        blr.num_steps, blr.view.holds_posterior = steps, held
+        blr.num_steps, view.holds_posterior = steps, held
+        if is_new and not held and isinstance(view, NaturalGuide):
+            view.latents, blr._is_laid_out = {}, False  # the next data may have other sizes
         raise
+
+
+def _set_up(blr: Any, call: Call) -> None:
+    blr._resume(*call)
+    if isinstance(blr.guide, NaturalGuide) and blr.guide.holds_posterior:
+        blr._is_laid_out = True  # its blocks, which may be another engine's, hold a posterior
+    blr.view.set_up(*call, blr._builder)
 
 
 @contextmanager
@@ -146,7 +158,7 @@ def check_sum(new: Naturals, explained: Callable[[Block], str]) -> None:
 
 
 def write(blr: Any, new: Naturals) -> None:
-    """Set q, as a posterior."""
+    """Set q, as a posterior: a sum of messages is one natural step of size 1."""
     blr.view.write({b: b.family.symmetrize(n) for b, n in new.items()})
     blr.view.holds_posterior = True
-    blr.begin(blr.num_steps)  # averages of steps, say, are of another q
+    blr.begin(blr.num_steps + 1)  # averages of steps, say, are of another q

@@ -41,38 +41,39 @@ from .result import Streamed
 def update(blr: Any, call: Call, plate: str | None, limits: dict[str, Any]) -> Streamed:
     """Add the data of a call to a posterior; of a guide that has none, fit it."""
     check_guide(blr, call, "update")
-    with whole(blr):
+    with whole(blr, call):
         return _updated(blr, call, plate, limits)
 
 
 def _updated(blr: Any, call: Call, plate: str | None, limits: dict[str, Any]) -> Streamed:
     at = prepared(blr, call, plate, "update")
+    is_sum = only(at.energy, at.split.own)
     if not holds_posterior(blr):
-        return _first(blr, call, at, limits)
+        before = _prior(blr, call, at)
+        if is_sum and before is not None:
+            return _added(blr, call, at, before)
+        fit = run(blr, *call, **limits)
+        loss = blr.evaluate_loss(*call[0], **call[1])
+        return _stepped(blr, at, fit, loss, before)
     previous = Previous(at.split, at.naturals)
-    if only(at.energy, at.split.own):
-        return _added(blr, call, at, previous)
+    if is_sum:
+        previous.put_into(at.energy)
+        return _added(blr, call, at, previous.naturals)
     with under(blr, previous):
         fit = run(blr, *call, **limits)
         loss = blr.evaluate_loss(*call[0], **call[1])
-    return _stepped(blr, at, fit, loss, previous.naturals, False)
+    return _stepped(blr, at, fit, loss, previous.naturals)
 
 
-def _first(blr: Any, call: Call, at: Prepared, limits: dict[str, Any]) -> Streamed:
-    """A fit, under the model's own prior."""
-    split, prior = at.split, None
-    if only(at.energy, split.shared):
-        sent = messages_of(blr, call, at, split.shared)
-        prior = {b: n for b, n in sent.items() if shared_sites(b, split.local)}
-    exact = prior is not None and only(at.energy, split.own)
-    fit = run(blr, *call, **limits)
-    loss = blr.evaluate_loss(*call[0], **call[1])
-    return _stepped(blr, at, fit, loss, prior, exact)
+def _prior(blr: Any, call: Call, at: Prepared) -> Naturals | None:
+    """The natural parameters of the model's own prior; None if they depend on q."""
+    if not only(at.energy, at.split.shared):
+        return None
+    sent = messages_of(blr, call, at, at.split.shared)
+    return {b: n for b, n in sent.items() if shared_sites(b, at.split.local)}
 
 
-def _stepped(
-    blr: Any, at: Prepared, fit: Fit, loss: float, before: Naturals | None, exact: bool
-) -> Streamed:
+def _stepped(blr: Any, at: Prepared, fit: Fit, loss: float, before: Naturals | None) -> Streamed:
     """What steps did.
 
     :param before: what was known of latents that all data share; None if it is no fixed message.
@@ -81,24 +82,26 @@ def _stepped(
     if before is not None:
         after = detached(blr.view.naturals())
         change = change_of(at.energy.latents, at.split.local, before, after)
-    return Streamed(exact, loss, fit.steps, fit.converged, fit.gap, fit.reason, change)
+    return Streamed(False, loss, fit.steps, fit.converged, fit.gap, fit.reason, change)
 
 
-def _added(blr: Any, call: Call, at: Prepared, previous: Previous) -> Streamed:
-    """The sum of what was known and the messages of new data."""
+def _added(blr: Any, call: Call, at: Prepared, before: Naturals) -> Streamed:
+    """The sum of what was known of shared latents and the messages of new data."""
+    every = at.energy.factors
     own = objective_of(blr, call, at, at.split.own)
-    new = plus(own.messages(at.naturals), previous.naturals, 1.0)
+    new = plus(own.messages(at.naturals), before, 1.0)
     check_data(own, at.naturals)
     check_sum(new, _improper)
-    previous.put_into(at.energy)
+    at.energy.factors = every
     loss = -own.value(new).elbo
     write(blr, new)
-    change = change_of(at.energy.latents, at.split.local, previous.naturals, new)
+    change = change_of(at.energy.latents, at.split.local, before, new)
     return Streamed(True, loss, 0, True, 0.0, "the messages of the data were added", change)
 
 
 def _improper(block: Block) -> str:
     return (
         f"with these data {block.name!r} is no proper {block.family.name}: their messages lead out "
-        "of its domain. Mend: check the sign and the scale of every pyro.factor."
+        "of its domain. Mend: a proper prior, or more data in the first batch; check the sign and "
+        "the scale of every pyro.factor."
     )
