@@ -20,6 +20,21 @@ from .trace import Traced, TracedSite
 
 
 @dataclass(frozen=True)
+class Share:
+    """Which terms of the ELBO an energy counts.
+
+    :param factors: by name; all of them if None.
+    :param entropies: the latents whose entropy is among them, by name; all of them if None.
+    """
+
+    factors: frozenset[str] | None = None
+    entropies: frozenset[str] | None = None
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
 class Split:
     """The factors of a model whose data are in parts.
 
@@ -33,6 +48,12 @@ class Split:
     shared: frozenset[str]
     own: frozenset[str]
     local: frozenset[str]
+
+    def share(self, is_first: bool) -> Share:
+        """What a part counts: its own factors, and one of the parts what all of them share."""
+        if is_first:
+            return Share(self.own | self.shared)
+        return Share(self.own, self.local)
 
 
 def split(traced: Traced, plates: Collection[str] = (), option: str = "sharded") -> Split:

@@ -60,8 +60,10 @@ def _without_plates(traced: Traced) -> Split:
 def check_guide(blr: Any, call: Call, method: str) -> None:
     """Refuse a guide without natural parameters, or of which it is not known whether it has data.
 
+    :raises ArgumentError: for data in parts, on several processes or read one after the other.
     :raises GuideError: naming the guide.
     """
+    blr._in_one_place(method, *call)
     name = getattr(blr.guide, "__name__", type(blr.guide).__name__)
     if blr._rule(*call) is not None:
         raise errors.GuideError(

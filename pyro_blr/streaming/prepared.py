@@ -15,7 +15,6 @@ from ..energy.previous import Previous
 from ..engine import detached
 from ..families import Natural
 from ..guides.natural_guide import NaturalGuide
-from ..influence.checks import is_exact
 from ..lifting import host
 from ..lifting.blocks import Block
 from ..objective import EnergyObjective
@@ -96,7 +95,7 @@ def only(energy: Energy, names: frozenset[str]) -> bool:
     every = energy.factors
     energy.factors = [f for f in every if f.name in names]
     try:
-        return is_exact(energy)
+        return energy.has_constant_messages
     finally:
         energy.factors = every
 
@@ -143,7 +142,7 @@ def check_data(own: EnergyObjective, naturals: Naturals) -> None:
 
     :raises NonFiniteError: naming the site.
     """
-    own.energy.check_finite(own.value(naturals), None)
+    own.check_finite(own.value(naturals))
 
 
 def check_sum(new: Naturals, explained: Callable[[Block], str]) -> None:

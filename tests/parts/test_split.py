@@ -90,7 +90,7 @@ def test_loops_over_a_plate_are_parts_too():
 
 def test_a_plate_is_named_where_several_hold_latents():
     y = torch.ones(3, 2)
-    with pytest.raises(errors.ArgumentError, match="'columns', 'data'.*latent 'z'.*sharded="):
+    with pytest.raises(errors.ArgumentError, match=r"'columns', 'data'.*latent 'z'.*sharded="):
         split_of(scores, y)
     assert split_of(scores, y, plates=["data"]).local == {"z"}
     with pytest.raises(errors.ArgumentError, match="no plate 'rows'; it has"):
