@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoIAFNormal, AutoLowRankMultivariateNormal
 from torch import Tensor
 
-from pyro_blr import BLR
+from pyro_blr import BLR, Parts
 from pyro_blr.errors import (
     ArgumentError,
     BLRError,
@@ -207,6 +207,17 @@ def test_terms_of_which_it_is_not_known_whether_they_are_data() -> None:
     assert difference(blr, everything) < 1e-12  # the term is counted once
     with pytest.raises(ArgumentError, match=r"no plate 'rows'.*plate= one of"):
         blr.update(Y, plate="rows")
+
+
+def test_data_in_parts() -> None:
+    parts = Parts([CASE.rows(slice(0, 4)), CASE.rows(slice(4, 8))])
+    blr = engine(CASE.model)
+    with pytest.raises(ArgumentError, match="all data in one place"):
+        blr.update(parts)
+    blr.fit(parts)
+    refused(blr, ArgumentError, "forget needs all data in one place", lambda: blr.forget(parts))
+    blr.forget(*CASE.rows(slice(4, 8)))  # one part by itself
+    assert difference(blr, fitted(CASE, slice(0, 4))) < 1e-12
 
 
 def test_no_observed_site() -> None:
