@@ -28,6 +28,9 @@ from .steps.schedule import check_step_size
 RESERVED: Mapping[str, tuple[str, ...]] = {
     "fit": ("max_steps", "tol", "progress"),
     "influence": ("site", "plate"),
+    "update": ("plate", "max_steps", "tol"),
+    "forget": ("plate",),
+    "merge": ("others", "plate"),
     "trace_report": ("max_steps",),
     "report": ("num_samples",),
     "site_khat": ("num_samples",),
@@ -279,6 +282,15 @@ def reject_unknown(model: Callable[..., Any], method: str, kwargs: Mapping[str, 
             f"{method} passes {', '.join(map(repr, unknown))} on to the model, which has no such "
             f"argument. Mend: {method}'s own keywords are {', '.join(RESERVED[method])}."
         )
+
+
+def check_stream(model: Callable[..., Any], method: str, kwargs: Mapping[str, Any]) -> None:
+    """Refuse a model, or keywords, that a method of streams cannot be given.
+
+    :raises ArgumentError: naming the argument.
+    """
+    reject_reserved(model, method)
+    reject_unknown(model, method, kwargs)
 
 
 def fitted_call(

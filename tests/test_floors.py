@@ -133,8 +133,12 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("errors", "_compat", "families", "lifting", "energy", "estimators", "guides", "steps"),
         *("plotting", "shapes", "objective", "fit", "state", "engine"),
     ),
+    "streaming": (
+        *("errors", "families", "lifting", "energy", "guides"),
+        *("objective", "fit", "loop", "state", "engine"),
+    ),
     "blr": (
-        *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
+        *("errors", "families", "lifting", "energy", "guides", "steps", "rules", "streaming"),
         *("arguments", "guide_parameters", "info", "model_parameters", "sampling", "skips"),
         *("chunks", "parted", "processes"),
         *("fit", "loop", "engine", "diagnosis", "picture", "influence"),
