@@ -78,6 +78,10 @@ class Watch:
         fit.residual = blr.info.residual
         if blr.parameters.others:
             return
+        if blr.info.is_exact:
+            fit.converged, fit.gap, fit.residual = True, 0.0, 0.0
+            fit.reason = "no message depends on q: one pass over the parts is the exact posterior"
+            return
         near = fit.residual <= self.tol
         if not self._is_due(fit, near):
             return

@@ -6,7 +6,8 @@
 A merge must leave every exact
 term at most quadratic in the merged block: ``y ~ Normal(a * b, 1)`` has the term ``a^2 b^2``, so a
 and b stay apart. Plates along which only equal elements are coupled (``a[g] + b[g] * x``) stay
-batch dims; a subsampled plate always does, as a step moves the rows of its subsample alone.
+batch dims; a subsampled plate always does, as a step moves the rows of its subsample alone, and so
+does one whose elements are spread over parts of the data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -79,14 +80,19 @@ def _groups(
     """
     terms, pairs = structure(traced, latents)
     groups = {name: Group([name]) for name in latents if name not in held}
-    subsampled = {latents[n].plates[d][0] for n, dims in traced.rows.items() for d in dims}
+    apart = {
+        latents[n].plates[d][0]: how
+        for how, by_name in (("subsampled", traced.rows), ("spread over parts", traced.sharded))
+        for n, dims in by_name.items()
+        for d in dims
+    }
     order = {name: i for i, name in enumerate(latents)}
     notes: list[str] = []
     for coupling in pairs:
-        across = coupling.broken & subsampled
+        across = coupling.broken & apart.keys()
         ends = {coupling.first, coupling.second}
         if across:
-            notes.append(_across(coupling, min(across)))
+            notes.append(_across(coupling, min(across), apart[min(across)]))
         elif ends & held.keys():
             if len({held.get(name) for name in ends}) > 1:
                 notes.append(_beside(coupling, [held[n] for n in ends if n in held]))
@@ -105,10 +111,10 @@ def _beside(coupling: Coupling, found: Sequence[Block]) -> str:
     )
 
 
-def _across(coupling: Coupling, plate: str) -> str:
-    """The note on elements of a subsampled plate, which move a few at a time."""
+def _across(coupling: Coupling, plate: str, how: str) -> str:
+    """The note on elements of a plate of which a step sees some at a time, or a part of them."""
     names = " and ".join(dict.fromkeys((coupling.first, coupling.second)))
-    return f"{names} are coupled across the plate {plate!r}, which is subsampled: they stay apart"
+    return f"{names} are coupled across the plate {plate!r}, which is {how}: they stay apart"
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from ..families.registry import unwrap
 from ..lifting.blocks import Block
 from ..random_state import same_random_state
 from .choice import TraceLatents, full_value
+from .home import trace_at_home
 from .marginals import own_law
 from .memory import check_latent
 from .merged import elementwise_natural, is_elementwise, marginal_natural, merged_natural
@@ -185,7 +186,7 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         with warnings.catch_warnings():
             # torch's Wishart tests whether its draws are regular and warns if they are.
             warnings.filterwarnings("ignore", "Singular sample detected", UserWarning)
-            trace = poutine.block(poutine.trace(hidden).get_trace)(*args, **kwargs)
+            trace = poutine.block(trace_at_home)(hidden, args, kwargs)
         self.prototype_trace = trace
         if self.master is not None:
             self.master()._check_prototype(self.prototype_trace)

@@ -79,6 +79,11 @@ def initial_natural(latent: Latent, site: Any, value: Tensor, init_scale: float)
 
     :param value: the initial value of the site, in full size.
     """
+    natural = _initial(latent, site, value, init_scale)
+    return tuple(n.to(latent.device) for n in natural)  # a prior in plain numbers is on the host
+
+
+def _initial(latent: Latent, site: Any, value: Tensor, init_scale: float) -> Natural:
     if latent.site.gaussian:
         variable = value if latent.transform is None else latent.transform.inv(value)
         mean = variable.double().reshape(latent.site.shape)
@@ -139,7 +144,7 @@ def from_location(latent: Latent, value: Tensor) -> Natural:
     family = latent.family
     if isinstance(family, Wishart):
         size = value.shape[-1]
-        df = torch.full(value.shape[:-2], START_SHAPE + size, dtype=value.dtype)
+        df = value.new_full(value.shape[:-2], START_SHAPE + size)
         return 0.5 * (df - size - 1), -0.5 * (START_SHAPE + size) * torch.linalg.inv(value)
     if family.lifted_statistics:
         return family.near(value)
