@@ -166,14 +166,14 @@ class IVON(GaussianOptimizer):
                 product.addcmul_(difference, parameter.grad.to(product.dtype), value=sign)
 
     def _check_draws(self, is_scaled: bool, is_unscaled: bool) -> None:
-        if self._ranks.has_copies:
+        if self._ranks.has_copies and not is_unscaled:
             self._check_products()
             return
-        if is_unscaled and self._draws.count > 1:
+        if is_unscaled and self._sums_products():
             raise ArgumentError(
-                "GradScaler.unscale_ divided the gradients of several draws, but not what was "
-                "summed over these draws. Mend: leave unscale_ out (scaler.step divides both; "
-                "clip_radius bounds a step), or take one draw a step."
+                "GradScaler.unscale_ divided the gradients of several draws or ranks, but not what "
+                "is summed over these. Mend: leave unscale_ out (scaler.step divides both; "
+                "clip_radius bounds a step), or take one draw a step without a process_group."
             )
 
     def _check_products(self) -> None:

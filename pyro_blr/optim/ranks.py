@@ -76,8 +76,8 @@ class Copies(Alone):
         self._group, self._distributed = group, distributed
         self.size, self.rank = group.size(), group.rank()
         self._first = distributed.get_global_rank(group, 0)
-        backend = distributed.get_backend(group)
-        self._device = torch.device("cuda" if backend == "nccl" else "cpu")
+        self._is_on_host = "gloo" in distributed.get_backend(group)
+        self._device = torch.device("cpu")
 
     def seed(self, seed: int) -> int:
         """That of the first rank."""
@@ -101,6 +101,8 @@ class Copies(Alone):
                 "DTensor, of which each has a part. Mend: leave process_group out; the mesh of "
                 "the parameters says which ranks there are."
             )
+        if not self._is_on_host:
+            self._device = parameters[0].device
         sizes = self.gathered([float(len(parameters)), float(sum(p.numel() for p in parameters))])
         if any(own != sizes[0] for own in sizes):
             said = "; ".join(f"{int(n)} of {int(m)} numbers" for n, m in sizes)
@@ -218,12 +220,13 @@ def _together() -> Iterator[None]:
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Tensors of one dtype and device, so many that they have BUCKET numbers, or a larger one."""
     held: list[Tensor] = []
+    count = 0
     for tensor in tensors:
-        kind = tensor.dtype, tensor.device
-        count = sum(t.numel() for t in held) + tensor.numel()
-        if held and ((held[0].dtype, held[0].device) != kind or count > BUCKET):
+        kind, size = (tensor.dtype, tensor.device), tensor.numel()
+        if held and ((held[0].dtype, held[0].device) != kind or count + size > BUCKET):
             yield held
-            held = []
+            held, count = [], 0
         held.append(tensor)
+        count += size
     if held:
         yield held
