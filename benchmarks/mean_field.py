@@ -24,11 +24,11 @@ from pyro_blr.optim import VOGN
 from .rows import Check, Row, Settings
 
 NAME = "mean_field"
-SIZE, FEATURES, BATCH, SEEDS = 600, 20, 50, 3
-LENGTHS = (60, 125, 250, 500, 1000, 2000, 4000, 8000)
+SIZE, FEATURES, BATCH, SEEDS = 600, 20, 50, 2
+LENGTHS = (125, 175, 250, 350, 500, 700, 1000, 1400, 2000)
 #: Nats below the optimum that count as arrived.
-GAPS = (1.0, 0.1)
-RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
+GAPS = (2.0, 0.5)
+RATES = (0.03, 0.1, 0.3)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def vogn(problem: Problem, rate: float, steps: int, seed: int) -> float:
     net = nn.Linear(FEATURES, 1, bias=False).double()
     nn.init.zeros_(net.weight)
     size = len(problem.y)
-    options = {"hessian_init": 0.1, "betas": (0.9, 0.99), "weight_decay": 1 / size}
+    options = {"hessian_init": 0.1, "betas": (0.9, 0.95), "weight_decay": 1 / size}
     optimizer = VOGN(net.parameters(), lr=rate, ess=size, seed=seed, **options)  # type: ignore[arg-type]
     rates = schedule(optimizer, steps)
     for x, y in batches(problem, steps, seed):

@@ -4,10 +4,10 @@
 """Regression on five UCI sets, 20 splits each: IVON against mean-field VI by Adam on one net.
 
 One hidden layer of 50 units; the noise's scale is a weight like the others. Both sides have one
-ELBO, the prior Normal(0, 1) of each weight, and as many gradients. Adam has the rate that is best on
-the *test* data; IVON's settings were chosen on parts of the training data and are the same for all
-sets. The nets of all splits are trained side by side as one net with a batch dim, whose splits know
-nothing of each other.
+ELBO, the prior Normal(0, 1) of each weight, and as many gradients. Adam has the rate that is best
+on the *test* data; IVON's settings were chosen on parts of the training data and are the same for
+all sets. The nets of all splits are trained side by side as one net with a batch dim, whose splits
+know nothing of each other.
 """
 
 import math
