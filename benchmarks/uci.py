@@ -159,7 +159,7 @@ Draw = Callable[[Tensor, Tensor], Tensor]
 def ivon(data: Splits, steps: int, lr: float = 0.1, **options: Any) -> Draw:
     """IVON; the log densities at a new draw of its posterior."""
     nets, size = Nets(len(data.y), data.x.shape[2]), data.y.shape[1]
-    given = {"hessian_init": 1.0, "betas": (0.9, 0.999), **options}
+    given = {"hessian_init": 1.0, "betas": (0.9, 0.9995), **options}
     optimizer = IVON(nets.parameters(), lr=lr, ess=size, weight_decay=1 / size, **given)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for x, y in batches(data, steps):

@@ -132,6 +132,10 @@ class IVON(GaussianOptimizer):
     def _sums_products(self) -> bool:
         return self._draws.count > 1 or self._ranks.has_copies
 
+    def _summed(self) -> set[Tensor]:
+        priced = [g["params"] for g in self.param_groups if g["hessian"] == "price"]
+        return {p for own in priced for p in own} if self._sums_products() else set()
+
     # Several ranks: (z_s - m) g_s of each backward pass, before another rank's are added to .grad.
 
     def _listen(self, kinds: Sequence[Kind]) -> list[Any]:
@@ -177,8 +181,7 @@ class IVON(GaussianOptimizer):
             )
 
     def _check_products(self) -> None:
-        priced = [g["params"] for g in self.param_groups if g["hessian"] == "price"]
-        parameters = [p for own in priced for p in own if p.grad is not None]
+        parameters = [p for p in self._summed() if p.grad is not None]
         if parameters and not any(p in self._draws.products for p in parameters):
             raise StepOrderError(
                 "there are gradients that no backward pass within sampled_params has added: those "

@@ -95,11 +95,11 @@ class Copies(Alone):
 
         :raises ArgumentError: if they are sharded, or differ in number or size between ranks.
         """
-        if any(is_sharded(p) for p in parameters):
+        if any(is_sharded(p) or hasattr(p, "_is_flat_param") for p in parameters):
             raise ArgumentError(
-                "process_group is for ranks that have all weights each, and a parameter is a "
-                "DTensor, of which each has a part. Mend: leave process_group out; the mesh of "
-                "the parameters says which ranks there are."
+                "process_group is for ranks that have all weights each, and a parameter is "
+                "sharded: each has a part. Mend: leave process_group out; the mesh of the "
+                "parameters of fully_shard says which ranks there are."
             )
         if not self._is_on_host:
             self._device = parameters[0].device
