@@ -113,7 +113,11 @@ class StepOrderError(BLRError, RuntimeError):
 
 
 class DeviceError(BLRError, ValueError):
-    """A parameter, its gradient and its state are on different devices, or of different dtypes."""
+    """Tensors that must meet are on different devices, or of different or unusable dtypes."""
+
+
+class ProcessError(BLRError, RuntimeError):
+    """One of several processes failed, is gone, or is at another place of the run."""
 
 
 class RankError(BLRError, RuntimeError):

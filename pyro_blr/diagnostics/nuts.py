@@ -18,6 +18,7 @@ from torch import Tensor
 from .. import errors
 from ..draws.fitted import Fitted, fitted
 from ..draws.guides import guide_draws
+from ..on_host import on_host
 from ..text_table import text_table
 from .call import check_call, discrete_sites, finite_data
 from .moments import Moments
@@ -225,6 +226,7 @@ def _run(
     return run
 
 
+@on_host
 def _compared(values: Tensor, chain: Tensor) -> Moments:
     """The moments of q and of chains.
 
