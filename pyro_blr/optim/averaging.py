@@ -33,7 +33,8 @@ def average(
     """
     low = noise.seed % 2**32
     own = [low, noise.steps, draws.weight, draws.data, is_finite]
-    rows = ranks.gathered([float(v) for v in [*own, *(p.grad is not None for p in parameters)]])
+    flags = [p.grad is not None for p in parameters]
+    rows = ranks.gathered([float(v) for v in [*own, *flags]], "a step of an optimiser")
     if any(row[:2] != rows[0][:2] for row in rows):
         said = ", ".join(f"rank {r}: {int(row[1])}" for r, row in enumerate(rows))
         raise CheckpointError(

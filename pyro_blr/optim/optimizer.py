@@ -82,10 +82,12 @@ class GaussianOptimizer(DrawingOptimizer):
         """
         try:
             return self._step(closure)
-        except BaseException:
+        except BaseException as error:
             # A GradScaler takes these back only after a step, and multiplies what it finds.
             for name in ("found_inf", "grad_scale"):
                 vars(self).pop(name, None)
+            if isinstance(error, Exception):
+                raise self._ranks.fail(error)  # noqa: B904
             raise
 
     def _step(self, closure: Closure | None) -> Any:

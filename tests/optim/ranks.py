@@ -4,6 +4,7 @@
 
 import os
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -358,6 +359,23 @@ def errors(rank: int) -> Any:
         IVON(module.parameters(), seed=1, **options)
     found["alone"] = [str(w.message) for w in said]
     return found
+
+
+def one_mistake(rank: int) -> Any:
+    """The second rank forgets its draw; whether all go on afterwards."""
+    module = net()
+    optimizer = IVON(module.parameters(), lr=0.2, ess=20.0, process_group=WORLD.WORLD, seed=1)
+    x, y = batch(10)
+    said = ""
+    try:
+        with nullcontext() if rank == 1 else optimizer.sampled_params():
+            F.cross_entropy(module(x), y).backward()
+        optimizer.step()
+    except Exception as error:
+        name, said = type(error).__name__, str(error)
+    optimizer.zero_grad()
+    take_step(module, optimizer, rank, 0)
+    return name, said, optimizer.state[next(module.parameters())]["step"] == 1
 
 
 def with_gradients_by_hand(rank: int) -> Any:

@@ -130,8 +130,8 @@ def test_a_rank_that_stops_is_an_error_of_the_others(tmp_path: Path) -> None:
     finally:
         pair.end()
     assert none is None
-    assert name == "RankError"
-    assert "one of them has stopped" in text
+    assert name == "ProcessError"
+    assert "one of them was killed" in text
     assert "load_state_dict" in text
     assert same
 
@@ -156,6 +156,14 @@ def test_mistakes_are_named_on_every_rank(team: Team) -> None:
         assert "ArgumentError: GradScaler.unscale_" in found["unscaled"]
         assert len(found["alone"]) == 1
         assert "Mend: process_group=torch.distributed.group.WORLD" in found["alone"][0]
+
+
+def test_a_mistake_of_one_rank_is_an_error_of_all(team: Team) -> None:
+    first, second = team.run(ranks.one_mistake)
+    assert first[0] == second[0] == "StepOrderError"
+    assert "since of 2 failed process 1: StepOrderError: step without a draw" in first[1]
+    assert "Mend" in second[1]
+    assert first[2] and second[2]
 
 
 def test_gradients_that_were_set_by_hand(team: Team) -> None:
