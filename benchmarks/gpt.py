@@ -74,24 +74,43 @@ def _start(module: nn.Module) -> None:
 class Language:
     """Each token is followed by one of a few, which are its own: 2.08 nats a token at best.
 
+    The sentences are made at once, so that a step of training only picks some of them.
+
+    :param int sentences: as many are made.
+    :param int length: tokens of each that are to be read.
     :param int successors: of a token, equally probable.
     """
 
-    def __init__(self, vocabulary: int, device: torch.device, successors: int = 8) -> None:
+    def __init__(
+        self,
+        vocabulary: int,
+        device: torch.device,
+        sentences: int,
+        length: int,
+        successors: int = 8,
+    ) -> None:
         self.generator = torch.Generator(device).manual_seed(0)
-        size = (vocabulary, successors)
-        self.table = torch.randint(vocabulary, size, generator=self.generator, device=device)
+        self.table = self._any(vocabulary, (vocabulary, successors))
+        self.kept = self.made(sentences, length)
 
-    def batch(self, sentences: int, length: int) -> tuple[Tensor, Tensor]:
-        """Tokens, and those that follow them. # shape: (sentences, length) each"""
+    def made(self, sentences: int, length: int) -> tuple[Tensor, Tensor]:
+        """New sentences, as :meth:`batch` gives those that are kept."""
         vocabulary, successors = self.table.shape
-        options = {"generator": self.generator, "device": self.table.device}
-        columns = [torch.randint(vocabulary, (sentences,), **options)]
-        choices = torch.randint(successors, (length, sentences), **options)
-        for choice in choices:
-            columns.append(self.table[columns[-1], choice])
+        columns = [self._any(vocabulary, (sentences,))]
+        for _ in range(length):
+            columns.append(self.table[columns[-1], self._any(successors, (sentences,))])
         text = torch.stack(columns, 1)
         return text[:, :-1], text[:, 1:]
+
+    def batch(self, count: int) -> tuple[Tensor, Tensor]:
+        """Tokens of some sentences, and those that follow them. # shape: (count, length) each"""
+        tokens, following = self.kept
+        rows = self._any(len(tokens), (count,))
+        return tokens[rows], following[rows]
+
+    def _any(self, below: int, size: tuple[int, ...]) -> Tensor:
+        device = self.generator.device
+        return torch.randint(below, size, generator=self.generator, device=device)
 
 
 def loss(net: nn.Module, tokens: Tensor, following: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ STEP_LIMIT, TRAINING_LIMIT, MEMORY_LIMIT = 3.0, 1.15, 1.0
 #: Memory that 1e9 weights need: five numbers each, and what a step holds on its way.
 LARGE_BYTES = 30e9
 GPT_SECONDS, SENTENCES, LENGTH = 60.0, 8, 1024
+#: Sentences of the language, and some that are not in the training.
+TRAINING, HELD_OUT = 8192, 32
 TINY = gpt.Shape(vocabulary=50, context=16, width=16, heads=2, layers=2)
 
 
@@ -159,10 +161,12 @@ def training(
     """A function that takes a step on new text and returns the loss, and the net."""
     torch.manual_seed(0)
     net = gpt.GPT(shape).to(device=device, dtype=torch.float32)
-    text, optimizer = gpt.Language(shape.vocabulary, device), optimisers(net, kind)
+    count, length = sizes
+    text = gpt.Language(shape.vocabulary, device, TRAINING, length)
+    optimizer = optimisers(net, kind)
 
     def step() -> torch.Tensor:
-        tokens, following = text.batch(*sizes)
+        tokens, following = text.batch(count)
         optimizer.zero_grad()
         if isinstance(optimizer, IVON):
             with optimizer.sampled_params():
@@ -193,6 +197,19 @@ def training_step(
     )
 
 
+@torch.no_grad()
+def new_loss(
+    net: nn.Module, device: torch.device, shape: gpt.Shape, sizes: tuple[int, int]
+) -> float:
+    """The mean loss of sentences of the same language that were not in the training."""
+    text = gpt.Language(shape.vocabulary, device, TRAINING, sizes[1])
+    losses = []
+    for _ in range(HELD_OUT // sizes[0]):
+        tokens, following = text.made(sizes[0], sizes[1])
+        losses.append(float(gpt.loss(net, tokens, following)))
+    return statistics.mean(losses)
+
+
 def language(device: torch.device, shape: gpt.Shape, sizes: tuple[int, int], seconds: float) -> Row:
     """The loss at the mean weights after equal times, and on the way there."""
     final, quality, size = {}, [], 0
@@ -209,10 +226,7 @@ def language(device: torch.device, shape: gpt.Shape, sizes: tuple[int, int], sec
             place = next(i for i, mark in enumerate(marks) if mark >= share * seconds)
             recent = losses[max(place - 10, 0) : place + 1]
             quality.append(Check(f"{kind} at {share * seconds:g} s", statistics.mean(recent)))
-        with torch.no_grad():
-            text = gpt.Language(shape.vocabulary, device)
-            text.generator.manual_seed(1)
-            final[kind] = float(gpt.loss(net, *text.batch(*sizes)))
+        final[kind] = new_loss(net, device, shape, sizes)
         quality += [
             Check(f"{kind} steps", float(len(losses))),
             Check(f"{kind} at end", final[kind]),
