@@ -54,8 +54,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("errors", "_compat", "shapes", "families", "energy", "random_state"),
         *("conjugate_gradients", "steps"),
     ),
+    "processes": ("errors",),
     # Of steps it has that of a diagonal Gaussian, which the core takes too.
-    "optim": ("errors", "families", "lifting.host", "steps.diagonal"),
+    "optim": ("errors", "families", "lifting.host", "steps.diagonal", "processes"),
     "nn": ("errors", "lifting.host", "optim"),
     "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
