@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which device the tensors of a call are on, and torch's refusals to mix devices."""
+"""Which device the tensors of a call are on, and torch's refusals to mix devices or dtypes."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -28,6 +28,13 @@ def _tensors(given: Any) -> Iterator[Tensor]:
         yield from (t for v in given.values() for t in _tensors(v))
     elif isinstance(given, list | tuple):
         yield from (t for v in given for t in _tensors(v))
+
+
+def is_mix_of_dtypes(error: BaseException) -> bool:
+    """Whether torch refused tensors of two dtypes, as products of matrices do."""
+    text = str(error)
+    words = ("same dtype", "expected scalar type", "expected dtype", "have dtype")
+    return not isinstance(error, BLRError) and any(w in text for w in words)
 
 
 def is_mix_of_devices(error: BaseException) -> bool:

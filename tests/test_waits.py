@@ -4,6 +4,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pyro
@@ -90,7 +91,7 @@ def test_a_block_more_is_one_wait_more():
 @pytest.mark.host("counts what the CPU does")
 @pytest.mark.parametrize("sizes", [(4, 3), (4, 64, 64, 64, 3)], ids=str)
 def test_an_optimisers_step_waits_once(sizes):
-    layers = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+    layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
     module, x = nn.Sequential(*layers), torch.randn(50, 4)
     y = torch.randint(3, (50,))
     optimizer = IVON(module.parameters(), lr=0.1, ess=50.0, seed=0)
