@@ -15,7 +15,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from benchmarks import bilinear, cone, factorisation, optimisers, ppca, stan
+from benchmarks import bilinear, cone, factorisation, gpu, optimisers, ppca, stan
 from benchmarks.a1a import largest_fall, load
 from benchmarks.classification import Bound
 from benchmarks.family import Family, State
@@ -69,6 +69,21 @@ def test_optimisers_are_timed_and_scored_in_turn() -> None:
     assert [check.name for check in step.quality] == ["buffers over AdamW"]
     for row in (scored, convolutional):
         assert [check.name for check in row.quality[:2]] == ["nll, difference", "ece, difference"]
+
+
+def test_a_gpu_is_held_against_the_cpu_and_its_memory() -> None:
+    copied, *models = gpu.run(Settings(tiny=True))
+    assert copied.headline.value > 0
+    assert [row.name.split(",")[0] for row in models] == ["regression", "mixture"]
+    for row in models:
+        assert set(row.seconds) == {"first", "later", "cpu first", "cpu later"}
+        assert math.isfinite(row.headline.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_measured() -> None:
+    with pytest.raises(Skipped, match="needs a GPU"):
+        list(gpu.run(Settings()))
 
 
 def test_a_start_is_the_same_on_both_sides() -> None:
