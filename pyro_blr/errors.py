@@ -116,6 +116,14 @@ class DeviceError(BLRError, ValueError):
     """Tensors that must meet are on different devices, or of different or unusable dtypes."""
 
 
+class ProcessError(BLRError, RuntimeError):
+    """One of several processes failed, is gone, or is at another place of the run."""
+
+
+class RankError(BLRError, RuntimeError):
+    """An exchange between the processes of a group failed: one has stopped, or they disagree."""
+
+
 class SampledFactorError(BLRError, RuntimeError):
     """A factor needs draws of the guide, and ``on_sampled="error"`` forbids it."""
 
@@ -130,6 +138,14 @@ class SkippedStepWarning(UserWarning):
 
 class LeftOutWarning(UserWarning):
     """A part of what was asked for is left out, since it cannot be had."""
+
+
+class ChangedRanksWarning(UserWarning):
+    """A state was saved on another number of processes than it is resumed on."""
+
+
+class LoneRankWarning(UserWarning):
+    """There are other processes, and nothing keeps their weights together."""
 
 
 class RunningStatisticsWarning(UserWarning):

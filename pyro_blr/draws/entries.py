@@ -7,13 +7,13 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from pyro.distributions import Delta, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from .._compat import site_is_subsample
 from ..families.registry import unwrap
+from ..shapes import broadcast_shapes
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def entry(name: str, site: Mapping[str, Any], latents: Container[str] = ()) -> E
     unscaled = scale_and_mask(site["unscaled_log_prob"], 1.0, site["mask"])
     kind, value, fn = kind_of(name, site, latents), site["value"], site["fn"]
     if kind in ("latent", "observed"):
-        value = value.expand(torch.broadcast_shapes(value.shape, _shape(site)))
+        value = value.expand(broadcast_shapes(value.shape, _shape(site)))
     scale = site["scale"]
     is_scaled = isinstance(scale, Tensor) or scale != 1
     scaled = site["log_prob"] if is_scaled else unscaled

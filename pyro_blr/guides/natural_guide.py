@@ -23,6 +23,7 @@ from ..energy.energy import Naturals
 from ..energy.enumeration import is_discrete
 from ..energy.home import run_at_home
 from ..energy.latents import Latent, block_values
+from ..energy.networks import independent_block
 from ..energy.trace import Traced, without_validation
 from ..families import Natural
 from ..families.registry import unwrap
@@ -360,9 +361,11 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
 
 
 def _is_own(block: Block, latent: Latent) -> bool:
-    """Whether a block is the site's own, with its covariance or as it starts."""
+    """Whether a block is the site's own, with its covariance or with independent elements."""
     form = block.batch_shape, block.event_size, block.family
-    each = (latent.block(), first_block(latent))
+    each = [latent.block()]
+    if latent.site.gaussian:
+        each.append(independent_block(latent))
     return len(block.sites) == 1 and any(
         form == (own.batch_shape, own.event_size, own.family) for own in each
     )

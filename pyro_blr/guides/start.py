@@ -17,19 +17,19 @@ from ..energy.domains import check_arguments
 from ..energy.enumeration import is_discrete
 from ..energy.latents import Latent
 from ..energy.merging import MAX_BLOCK_SIZE
+from ..energy.networks import independent_block
 from ..families import (
     Beta,
     ExponentialFamily,
     Gamma,
     InverseGamma,
     Natural,
-    Normal,
     Wishart,
     find_family,
 )
 from ..families.registry import unwrap
 from ..lifting import host
-from ..lifting.blocks import Block, Placement
+from ..lifting.blocks import Block
 
 #: The shape parameter of a Gamma, inverse Gamma, Beta, Dirichlet or (beside its size) Wishart that
 #: starts from a location alone, without a prior of its family: mean equal to the location, relative
@@ -122,9 +122,7 @@ def first_block(latent: Latent) -> Block:
     own = latent.block()
     if own.event_size is None or own.event_size <= MAX_BLOCK_SIZE or not own.gaussian:
         return own
-    site = latent.site
-    places = {site.name: Placement(tuple(range(len(site.shape))))}
-    return Block(own.name, Normal(), own.sites, site.shape, None, places)
+    return independent_block(latent)
 
 
 def gaussian_natural(block: Block, mean: Tensor, scale: float) -> Natural:

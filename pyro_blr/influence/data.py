@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import errors
 from ..energy.trace import Traced, TracedSite
+from ..shapes import broadcast_shapes
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Data:
             full = [1] * depth
             for dim, size in zip(self.dims, self.shape, strict=True):
                 full[dim] = size
-            every = mask.cpu().expand(torch.broadcast_shapes(mask.shape, full))
+            every = mask.cpu().expand(broadcast_shapes(mask.shape, full))
             front = torch.movedim(every, self.dims, tuple(range(len(self.dims))))
             seen = seen | front.reshape(*self.shape, -1).any(-1)
         return seen

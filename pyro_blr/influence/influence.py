@@ -17,7 +17,7 @@ from ..energy.energy import Energy
 from ..engine import detached
 from ..families import Natural
 from ..lifting.blocks import Block
-from .checks import check_optimum, check_served, is_exact
+from .checks import check_optimum, check_served
 from .coordinates import Coordinates
 from .data import Data, data_of
 from .parts import Part
@@ -84,7 +84,7 @@ class Influence:
         self._blr, self._objective = blr, objective
         check_served(blr, energy)
         terms = terms_of(self._data, {f.name: f for f in energy.factors})
-        self.is_exact = is_exact(energy)
+        self.is_exact = energy.has_constant_messages
         given = detached(blr.view.naturals())
         energy.check_finite(objective.value(given), None)
         messages = objective.natural_messages(given)

@@ -13,7 +13,7 @@ A test runs them on fake CUDA tensors, where any other read of a value raises. T
   whether a sum over discrete values is what the program says, once for its constants; whether a
   step is inside the cone; whether the messages of a hidden chain lost anything;
 * :func:`settled`: how an operation moves elements, once for its shapes and its index tables, and
-  whether a table names every element in order, once for a plan;
+  whether a table names every element in order or its constants are finite, once for a plan;
 * :func:`positions`: a boolean mask as an index, whose length is a value, once for a mask;
 * :func:`seed`: from torch's generator on the CPU (host memory, so no wait).
 """
