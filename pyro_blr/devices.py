@@ -32,15 +32,18 @@ def _tensors(given: Any) -> Iterator[Tensor]:
 
 def is_mix_of_dtypes(error: BaseException) -> bool:
     """Whether torch refused tensors of two dtypes, as products of matrices do."""
-    text = str(error)
     words = ("same dtype", "expected scalar type", "expected dtype", "have dtype")
-    return not isinstance(error, BLRError) and any(w in text for w in words)
+    return _is_of_torch(error) and any(w in str(error) for w in words)
 
 
 def is_mix_of_devices(error: BaseException) -> bool:
     """Whether torch refused tensors of two devices; its words depend on the operation."""
-    if isinstance(error, torch.OutOfMemoryError | BLRError):
-        return False
-    text = str(error)
     words = ("same device", "device type", "is on CPU", "on GPU", "expected device")
-    return not text.startswith("CUDA error") and any(w in text for w in words)
+    return _is_of_torch(error) and any(w in str(error) for w in words)
+
+
+def _is_of_torch(error: BaseException) -> bool:
+    """Whether it may be a refusal of torch's: not an error of the device itself, nor our own."""
+    if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError | BLRError):
+        return False
+    return not str(error).startswith("CUDA error")

@@ -34,11 +34,19 @@ class AtHome(Messenger):
         self.home = home
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if not site_is_subsample(msg) and not msg["infer"].get("_deterministic"):
-            msg["fn"] = realised(msg["fn"], {}, self._there)
+        if site_is_subsample(msg) or msg["infer"].get("_deterministic"):
+            return
+        moved: list[Tensor] = []
 
-    def _there(self, constant: Tensor) -> Tensor:
-        return constant.to(self.home) if constant.device.type == "cpu" else constant
+        def there(constant: Tensor) -> Tensor:
+            if constant.device.type != "cpu":
+                return constant
+            moved.append(constant)
+            return constant.to(self.home)
+
+        fn = realised(msg["fn"], {}, there)
+        if moved:
+            msg["fn"] = fn
 
 
 def run_at_home(
