@@ -38,13 +38,13 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "families",
         "lifting",
         "estimators",
+        "devices",
     ),
     "random_state": (),
     "conjugate_gradients": ("lifting.host",),
     "guides": (
         *("errors", "_compat", "html_table", "shapes", "families", "lifting", "energy"),
         *("random_state", "conjugate_gradients"),
-        *("devices",),
     ),
     "structure": ("errors", "_compat", "guides", "random_state"),
     "picture": ("html_table", "drawing", "energy", "structure"),
@@ -178,6 +178,7 @@ PYRO = {
     *(
         "_compat",
         "families",
+        "energy.home",
         "lifting.densities",
         "lifting.declared",
         "lifting.distribution",
