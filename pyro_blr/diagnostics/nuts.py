@@ -18,6 +18,7 @@ from torch import Tensor
 from .. import errors
 from ..draws.fitted import Fitted, fitted
 from ..draws.guides import guide_draws
+from ..draws.program import Program
 from ..text_table import text_table
 from .call import check_call, discrete_sites, finite_data
 from .moments import Moments
@@ -151,6 +152,7 @@ def against_nuts(
     :param int num_chains: how many chains. With 1 no other mode can be seen.
     :raises ArgumentError: if an argument cannot be used.
     :raises GuideError: if all latents are discrete, of which NUTS has no draws.
+    :raises PlateSizeError: if the model takes a subsample of a plate.
     """
     _check_counts(num_samples, warmup_steps, num_chains)
     own = fitted(fit, "against_nuts")
@@ -168,6 +170,9 @@ def against_nuts(
     each = max(FEWEST, -(-num_samples // num_chains))
     (start,) = central(latents, 1)
     near = {n: v[start].detach() for n, v in latents.items()}
+    with finite_data(args, kwargs, "against_nuts"):
+        # Refuses what NUTS does not take, such as a subsample of a plate, in words of its own.
+        Program(own.target, args, kwargs, "against_nuts", must_know=True).run(near)
     elsewhere = (init_to_sample, init_to_uniform, init_to_sample)
     starts = [init_to_value(values=near)]
     starts += [elsewhere[k % len(elsewhere)] for k in range(num_chains - 1)]
