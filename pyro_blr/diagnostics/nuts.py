@@ -5,7 +5,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 
 from .. import errors
+from ..draws.data import Data, KnownData
 from ..draws.fitted import Fitted, fitted
 from ..draws.guides import guide_draws
 from ..draws.program import Program
@@ -215,7 +216,7 @@ def _run(
     warmup_steps: int,
 ) -> Any:
     """A chain from a start."""
-    kernel = NUTS(config_enumerate(own.target), init_strategy=start)
+    kernel = NUTS(config_enumerate(_with_data(own.target)), init_strategy=start)
     run = MCMC(kernel, num_samples, warmup_steps=warmup_steps, disable_progbar=True)
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
@@ -227,6 +228,17 @@ def _run(
                 "a site of the model has a distribution without draws (an improper prior), and "
                 "Pyro's NUTS draws from all of them once. Mend: give it a proper prior."
             ) from error
+    return run
+
+
+def _with_data(model: Callable[..., Any]) -> Callable[..., Any]:
+    """A model whose data are those that a fit takes: labels of any dtype, NaN where masked."""
+    known = KnownData()
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with Data(known, checks=True):
+            return model(*args, **kwargs)
+
     return run
 
 

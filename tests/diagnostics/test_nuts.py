@@ -115,6 +115,18 @@ def test_an_improper_prior_is_refused():
         against_nuts(fitted(model, *DATA()), *DATA())
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_labels_of_any_dtype(dtype):
+    def model(y):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Bernoulli(logits=z), obs=y)
+
+    y = torch.tensor([1, 0, 1]).to(dtype)
+    found = against_nuts(fitted(model, y), y, num_samples=40, warmup_steps=20, num_chains=1)
+    assert found["z"].moments.target_mean.abs() < 2
+
+
 def test_a_subsample_of_a_plate_is_refused():
     def model(y):
         z = pyro.sample("z", dist.Normal(0.0, 3.0))
