@@ -21,6 +21,18 @@ from pyro_blr.lifting import densities, dispatch, elementwise
 # Configuration that only sphinx can run, the link to tutorials/, and what sphinx made.
 collect_ignore = ["docs/conf.py", "docs/tutorials", "docs/_build"]
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the choice of a device (it must stand here: in tests/ it would come too late)."""
+    parser.addoption(
+        "--device",
+        default="cpu",
+        metavar="NAME",
+        help="run tests/ with torch's default device there: cuda, cuda:1, or simulated (a second "
+        "device without hardware, built by a C++ compiler)",
+    )
+
+
 _dtype_before: list[torch.dtype] = []
 
 

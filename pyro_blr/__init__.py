@@ -7,9 +7,11 @@ from pyro_blr import diagnostics, errors, extend, families, guides, latent, nn, 
 from pyro_blr._version import __version__
 from pyro_blr.arviz import to_arviz
 from pyro_blr.blr import BLR
+from pyro_blr.chunks import Parts
 
 __all__ = [
     "BLR",
+    "Parts",
     "__version__",
     "diagnostics",
     "errors",

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import torch.distributed as distributed
 from pyro.infer.autoguide import AutoGuide
 from pyro.infer.elbo import ELBO
 from pyro.infer.renyi_elbo import RenyiELBO
@@ -173,6 +174,35 @@ def _check_loss(loss: Any) -> None:
             f"the loss {name} is not an ELBO whose natural gradient is the sum of messages. Mend: "
             "leave it out, or give pyro.infer.Trace_ELBO(num_particles=...)."
         )
+
+
+def check_group(group: Any) -> None:
+    """Refuse what is no group of processes that this one is in.
+
+    :raises ArgumentError: with what to write.
+    """
+    mend = (
+        "Mend: torch.distributed.init_process_group(...), and process_group="
+        "torch.distributed.group.WORLD."
+    )
+    if not (distributed.is_available() and isinstance(group, distributed.ProcessGroup)):
+        raise errors.ArgumentError(
+            f"process_group must be a group of torch.distributed, not {group!r}. {mend}"
+        )
+
+
+def sharded_plates(sharded: Any) -> tuple[str, ...]:
+    """The names of sharded plates as a tuple.
+
+    :raises ArgumentError: for what is no name.
+    """
+    names = (sharded,) if isinstance(sharded, str) else tuple(sharded or ())
+    if not all(isinstance(name, str) for name in names):
+        raise errors.ArgumentError(
+            f"sharded must be the name of a plate, or several, not {sharded!r}. Mend: "
+            'sharded="data".'
+        )
+    return names
 
 
 def draws_of(loss: ELBO | None) -> int:

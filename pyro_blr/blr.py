@@ -4,7 +4,8 @@
 """The Bayesian Learning Rule with the signature of ``SVI``."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
@@ -15,6 +16,7 @@ from . import errors
 from .arguments import (
     RESERVED,
     check_arguments,
+    check_group,
     check_limits,
     check_rule,
     discrete_of,
@@ -24,7 +26,9 @@ from .arguments import (
     plain_number,
     reject_reserved,
     reject_unknown,
+    sharded_plates,
 )
+from .chunks import first_call, parts_in
 from .diagnosis import diagnosed
 from .energy.builder import EnergyBuilder
 from .energy.discrete_marginals import discrete_marginals
@@ -41,7 +45,9 @@ from .lifting.blocks import Block
 from .lifting.quadrature import QUAD_TOL
 from .loop import run, run_rule
 from .model_parameters import ModelParameters
+from .parted import Parted
 from .picture import drawable
+from .processes import Alone, Together
 from .profiling import trace_report
 from .sampling import SAMPLED_TOL, Sampling
 from .skips import Skips
@@ -66,10 +72,12 @@ def _call_of_model(method: Method) -> Method:
     def wrapped(self: "BLR", *args: Any, **kwargs: Any) -> Any:
         own = RESERVED.get(method.__name__, ())
         given = {k: v for k, v in kwargs.items() if k not in own}
+        run = self.model, self.guide, args, given
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
-            diagnosed(self.model, self.guide, args, given, method.__name__),
+            self._known_to_all(),
+            nullcontext() if parts_in(args, given) else diagnosed(*run, method.__name__),
         ):
             return method(self, *args, **kwargs)
 
@@ -132,6 +140,10 @@ class BLR(Engine):
         ``loss=TraceEnum_ELBO()``): the sum is inside the expectation, at draws of q; its bound is
         tighter. A sum of which a factor is sampled is ``"marginal"`` in any case.
     :param check_every: compare with a trace without any cache at every so many steps.
+    :param process_group: of ``torch.distributed``, whose processes have the same model, each with
+        its own rows of the data: messages are summed over all of them.
+    :param sharded: the plate, or plates, by name, whose elements are spread over the parts of the
+        data; that of the observed sites if None.
     :raises ArgumentError: for arguments that cannot be used.
     """
 
@@ -153,6 +165,8 @@ class BLR(Engine):
         estimator: str = "auto",
         discrete: str | None = None,
         check_every: int | None = None,
+        process_group: Any = None,
+        sharded: str | Sequence[str] | None = None,
     ) -> None:
         step_size, temperature, momentum, quad_tol, num_draws, check_every = map(
             plain_number, (step_size, temperature, momentum, quad_tol, num_draws, check_every)
@@ -198,6 +212,15 @@ class BLR(Engine):
         self._notes: tuple[str, ...] = ()
         self._is_laid_out = False
         self._skips = Skips()
+        self.process_group = process_group
+        self.sharded = sharded_plates(sharded)
+        if process_group is not None:
+            check_group(process_group)
+        together = Alone() if process_group is None else Together(process_group)
+        self._parted = Parted(together, self.sharded)
+        self.sampling.new_seed = self._parted.seed
+        if process_group is not None:
+            self._builder.sharded = self._parted.plates_of
         self._fit_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def __repr__(self) -> str:
@@ -233,7 +256,7 @@ class BLR(Engine):
             return rule.loss(args, kwargs)
         objective = self._objective(args, kwargs)
         value = objective.value(self.view.naturals())
-        objective.energy.check_finite(value, objective.draws)
+        objective.check_finite(value)
         return -value.elbo
 
     # What SVI has not
@@ -264,7 +287,11 @@ class BLR(Engine):
         limits: dict[str, Any] = {"max_steps": max_steps, "tol": tol, "progress": progress}
         if (rule := self._rule(args, kwargs)) is not None:
             return run_rule(self, rule, args, kwargs, **limits)
-        return run(self, args, kwargs, **limits)
+        self._parted.shown = progress
+        try:
+            return run(self, args, kwargs, **limits)
+        finally:
+            self._parted.shown = False
 
     @_call_of_model
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
@@ -273,7 +300,8 @@ class BLR(Engine):
             return drawable(rule.explain(args, kwargs), self.model, args, kwargs)
         energy = self._objective(args, kwargs).energy
         parameters = {**_explained(self.view), **self.parameters.explain(energy.traced)}
-        return drawable(explain(energy, self._notes, parameters), self.model, args, kwargs)
+        call = first_call(args, kwargs)
+        return drawable(explain(energy, self._notes, parameters), self.model, *call)
 
     @_call_of_model
     def trace_report(self, *args: Any, max_steps: int = 10, **kwargs: Any) -> TraceReport:
@@ -287,6 +315,7 @@ class BLR(Engine):
         :raises ArgumentError: if the model has an argument of that name, or none of the name of
             another keyword.
         """
+        self._in_one_place("trace_report", args, kwargs)
         reject_reserved(self.model, "trace_report")
         reject_unknown(self.model, "trace_report", kwargs)
         max_steps = plain_number(max_steps)
@@ -321,6 +350,8 @@ class BLR(Engine):
 
         :raises GuideError: for a guide that is known by its draws alone, or a point mass.
         """
+        if parts_in(args, kwargs) is not None:
+            self._in_one_place("discrete_marginals", args, kwargs)
         if self._rule(args, kwargs) is not None:
             raise errors.GuideError(
                 f"{type(self.guide).__name__} is known by its draws alone, or is a point mass. "
@@ -349,6 +380,7 @@ class BLR(Engine):
         :raises SampledFactorError: for a model with factors at draws of q.
         :raises SubsampleError: for a minibatch.
         """
+        self._in_one_place("influence", args, kwargs)
         reject_reserved(self.model, "influence")
         reject_unknown(self.model, "influence", kwargs)
         if self._rule(args, kwargs) is not None:

@@ -14,6 +14,7 @@ from pyro.poutine.messenger import Messenger
 
 from . import errors
 from ._compat import site_is_subsample
+from .devices import is_mix_of_devices
 from .energy.subsamples import Subsamples
 from .random_state import same_random_state
 from .signatures import misfit, signature_of
@@ -56,6 +57,7 @@ def diagnosed(
     :raises ArgumentError: for a call that the model does not take.
     :raises SubsampleError: for a minibatch that does not fit its plate.
     :raises GuideError: for a site whose sizes in the guide and in the model differ.
+    :raises DeviceError: for a model that mixes devices.
     """
     try:
         with PlateChecks(), called(model, args, kwargs, caller):
@@ -63,7 +65,11 @@ def diagnosed(
     except errors.BLRError:
         raise
     except Exception as error:
-        cause = _of_plates(model, args, kwargs) or _of_shapes(model, guide, args, kwargs)
+        cause = (
+            _of_devices(error, model, args, kwargs)
+            or _of_plates(model, args, kwargs)
+            or _of_shapes(model, guide, args, kwargs)
+        )
         if cause is None:
             raise
         raise cause from error
@@ -108,6 +114,36 @@ def _of_plates(
     except Exception:  # the model's own, which the user has in hand
         return None
     return None
+
+
+class _LastSite(Messenger):
+    """Remembers the last site of a run."""
+
+    name: str | None = None
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        self.name = msg["name"]
+
+
+def _of_devices(
+    error: Exception, model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> errors.DeviceError | None:
+    """The error for a mix of devices, with the last site before it if the model alone has it."""
+    if not is_mix_of_devices(error):
+        return None
+    where = ""
+    try:
+        with _aside(), _LastSite() as last:
+            model(*args, **kwargs)
+    except Exception as again:
+        where = f" after site {last.name!r}" if last.name and is_mix_of_devices(again) else ""
+    said = str(error).split("\n")[0].rstrip(".!")
+    return errors.DeviceError(
+        f"the model mixes devices{where}: {said}. Mend: make its constants where the data are, "
+        "x.new_zeros(3) or torch.zeros(3, device=x.device), or call torch.set_default_device "
+        "before anything is made. Priors in plain numbers, dist.Normal(0.0, 1.0), follow the "
+        "arguments of the call."
+    )
 
 
 def _of_shapes(

@@ -4,8 +4,8 @@
 """The parts of a step: from a call of the model to new natural parameters of the guide."""
 
 import math
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from . import errors
 from .arguments import check_lifted_options
 from .charted_objective import objective_of
+from .chunks import first_call, parts_in
 from .energy.energy import Energy, Work
 from .energy.factors import KeptRule
 from .energy.parameters import LiftedParameter
@@ -27,6 +28,7 @@ from .info import Info
 from .lifting.blocks import Block
 from .lifting.points import PointBlock
 from .objective import EnergyObjective
+from .parted import Parted, no_messages
 from .random_state import same_random_state
 from .rules import Rule, choose
 from .seeding import seeded, seeded_in_q
@@ -35,6 +37,9 @@ from .steps.cone import TRUST, Safety, residual
 from .steps.local import settle
 from .steps.schedule import StepSize, scheduled
 from .steps.sweep import noisy_parallel, parallel, sweep
+from .summed_objective import SummedObjective
+
+NOTHING: Mapping[str, Any] = {}
 
 
 class Engine(Resumable):
@@ -56,6 +61,8 @@ class Engine(Resumable):
     rule: Rule | None
     #: The messages of draws of their own where steps last converged on theirs.
     fresh_messages: dict[Block, Natural] | None = None
+    #: The data in parts, over processes if there are several.
+    _parted: Parted
 
     @property
     def work(self) -> Work:
@@ -84,12 +91,44 @@ class Engine(Resumable):
         self._skips.in_a_row = 0
         return loss, objective
 
+    @contextmanager
+    def _known_to_all(self) -> Iterator[None]:
+        """An error of one process ends the call on all of them."""
+        try:
+            yield
+        except Exception as error:
+            raised = self._parted.together.fail(error)
+            if raised is error:
+                raise
+            raise raised from error
+
+    def _is_parted(self, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = NOTHING) -> bool:
+        """Whether the data are spread over processes, or those of a call read in parts."""
+        return not self._parted.is_alone or parts_in(args, kwargs) is not None
+
+    def _in_one_place(self, what: str, *call: Any) -> None:
+        """Refuse what is not answered where the data are in parts.
+
+        :raises ArgumentError: saying how it is had nevertheless.
+        """
+        if self._is_parted(*call):
+            raise errors.ArgumentError(
+                f"{what} needs all data in one place, and those of this BLR are in parts, on "
+                "several processes or read one after the other. Mend: load the state into a BLR "
+                "without process_group, other.load_state_dict(blr.state_dict()), and give it the "
+                "data that it is to look at."
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._in_one_place("a pickle or a copy")
+        return super().__reduce__()
+
     def _is_finite(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether the ELBO of a call is finite when it is evaluated anew."""
         try:
             objective = self._objective(args, kwargs)
             value = objective.value(self.view.naturals())
-            objective.energy.check_finite(value, objective.draws)
+            objective.check_finite(value)
         except errors.NonFiniteError:
             return False
         return True
@@ -97,22 +136,27 @@ class Engine(Resumable):
     def _rule(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Rule | None:
         """The rule of a guide whose latents cannot be lifted; None where they can."""
         if self.view is None and self.rule is None:
+            call = first_call(args, kwargs)
             if self._copied is not None:
                 self.load_state_dict(self._copied, with_random=False)
             with same_random_state() if self._is_resuming else nullcontext():
                 chosen = choose(
                     *(self.guide, self._builder, self.loss, self.optim),
-                    *(self.sampling.noisy_count, self._hessian, args, kwargs),
+                    *(self.sampling.noisy_count, self._hessian, *call),
                 )
             if isinstance(chosen, Rule):
+                if self._is_parted(args, kwargs):
+                    raise no_messages(self.guide)
                 check_lifted_options(self.params, self.momentum)
                 self._builder.report_drawn(chosen.reason)
                 self.rule, self._is_resuming = chosen, False
             else:
                 self.view = chosen
                 self.parameters.of_guide = parameters_of_points(chosen)
+        if self.rule is not None and self._is_parted(args, kwargs):
+            raise no_messages(self.guide)
         if isinstance(self._guide_part, GuideParameters):
-            self._guide_part.take_up(args, kwargs)
+            self._guide_part.take_up(*first_call(args, kwargs))
         return self.rule
 
     def rule_step(self, rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
@@ -130,6 +174,10 @@ class Engine(Resumable):
         self.info = Info(loss, rule.safety)
         return loss
 
+    def load_state_dict(self, state: Mapping[str, Any], *, with_random: bool = True) -> None:
+        super().load_state_dict(state, with_random=with_random)
+        self._parted.has_started = self._parted.is_alone
+
     def _objective(
         self,
         args: tuple[Any, ...],
@@ -140,19 +188,32 @@ class Engine(Resumable):
 
         :param kept: quadrature rules of the steps before, which serve as long as q moves little.
         """
-        self._resume(args, kwargs)
-        self.view.set_up(args, kwargs, self._builder)
-        energy = self._energy(args, kwargs)
-        objective = objective_of(
-            charts_of(self.view), energy, None, self._builder.cache, (args, kwargs)
-        )
-        if energy.needs_rules:
-            with torch.no_grad():
-                energy.calibrate(objective.by_block(self.view.naturals()), self.quad_tol, kept)
+        if self._is_parted(args, kwargs):
+            objective: EnergyObjective = self._parted.objective(self, args, kwargs, kept)
+        else:
+            objective = self.traced_objective(args, kwargs)
+            self.calibrate(objective, kept)
+        energy = objective.energy
         if energy.has_sampled:
             objective.draws = self.sampling.fresh(self.view.latents, energy.is_subsampled)
         self._builder.report_sampled(energy)
         return objective
+
+    def traced_objective(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> EnergyObjective:
+        """The objective of a call before quadrature rules are chosen and q is drawn from."""
+        self._resume(args, kwargs)
+        self.view.set_up(args, kwargs, self._builder)
+        energy = self._energy(args, kwargs)
+        return objective_of(charts_of(self.view), energy, None, self._builder.cache, (args, kwargs))
+
+    def calibrate(
+        self, objective: EnergyObjective, kept: dict[str, KeptRule] | None = None
+    ) -> None:
+        """Choose the rules of an objective's quadrature factors at the guide's state."""
+        if objective.energy.needs_rules:
+            with torch.no_grad():
+                naturals = objective.by_block(self.view.naturals())
+                objective.energy.calibrate(naturals, self.quad_tol, kept)
 
     def _energy(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Energy:
         """Trace the model, its conjugate parameters lifted if they are to be maximised."""
@@ -193,7 +254,7 @@ class Engine(Resumable):
             are taken from one backward pass; a sweep needs the first block's only.
         """
         energy = objective.energy
-        naturals = detached(self.view.naturals())
+        naturals = objective.moved(detached(self.view.naturals()))
         size = scheduled(self.step_size, self.num_steps)
         noisy = energy.is_subsampled or energy.has_jumps
         searched = not noisy and (size is None or size == 1.0)
@@ -205,9 +266,10 @@ class Engine(Resumable):
         few = searched and not watched
         # Conjugate messages are coefficients: the ELBO at the entry is then a number and no more.
         plain = few and objective.is_conjugate_in(objective.blocks[0]) and not energy.has_parameters
+        plain &= objective.is_whole  # elsewhere messages come with the value, by the same sum
         local = () if searched else energy.local_blocks
         value = (objective.value if plain or local else objective.evaluate)(naturals)
-        energy.check_finite(value, objective.draws)
+        objective.check_finite(value)
         if self.check_every and self.num_steps % self.check_every == 0:
             self._check(objective, value, naturals)
         safety, rho, at = Safety(), 1.0, value
@@ -254,15 +316,21 @@ class Engine(Resumable):
         self, objective: EnergyObjective, naturals: Mapping[Block, Natural]
     ) -> dict[Block, Natural]:
         """Where steps start: elsewhere only if discrete latents cannot tell latents apart."""
+        if isinstance(objective, SummedObjective):
+            return self._parted.seeded(objective, naturals, lambda o: self._seeded(o, naturals))
         energy = objective.energy
         naturals = seeded_in_q(objective, naturals)
         if not energy.traced.has_choices:
             return naturals
         if self.discrete == "marginal":
             layout = self.view.layout
-            energy = self._builder.build(
-                energy.traced, self.view.latents, layout, discrete="mean_field"
+            share, energy = (
+                energy.share,
+                self._builder.build(
+                    energy.traced, self.view.latents, layout, discrete="mean_field"
+                ),
             )
+            energy.share = share
             objective = objective_of(
                 charts_of(self.view), energy, objective.draws, self._builder.cache, objective.call
             )
@@ -280,7 +348,7 @@ class Engine(Resumable):
 
         def measured() -> float:
             fresh = objective.with_draws(self.sampling.fresh(self.view.latents))
-            naturals = detached(self.view.naturals())
+            naturals = objective.moved(detached(self.view.naturals()))
             self.fresh_messages = fresh.messages(naturals)
             return residual(naturals, self.fresh_messages)
 
@@ -301,7 +369,8 @@ class Engine(Resumable):
 
         Rounding makes the products of a step unsymmetric, and steps would add it up.
         """
-        self.view.write({b: b.family.symmetrize(new[b]) for b in objective.blocks})
+        moved = {**objective.moved(new), **objective.local_naturals(new)}
+        self.view.write({b: b.family.symmetrize(n) for b, n in moved.items()})
         self.parameters.write(new, objective.energy.traced)
 
     def _check(
@@ -311,10 +380,14 @@ class Engine(Resumable):
 
         :raises StaleDataError: if they differ by more than rounding.
         """
+        if isinstance(objective, SummedObjective):  # each process looks at its own rows
+            objective = objective.first
+            value = objective.value(naturals)
         fresh = self._builder.fresh()
         call, latents, points = objective.call, self.view.latents, self.parameters.points
         traced = fresh.trace(*call, latents, points.lifted)
         energy = fresh.build(traced, latents, self.view.layout, points.blocks)
+        energy.share = objective.energy.share
         other = objective_of(charts_of(self.view), energy, objective.draws, fresh.cache, call)
         energy.calibrate(other.by_block(naturals), self.quad_tol)
         now = other.value(naturals)

@@ -113,7 +113,15 @@ class StepOrderError(BLRError, RuntimeError):
 
 
 class DeviceError(BLRError, ValueError):
-    """A parameter, its gradient and its state are on different devices, or of different dtypes."""
+    """Tensors that must meet are on different devices, or of different or unusable dtypes."""
+
+
+class ProcessError(BLRError, RuntimeError):
+    """One of several processes failed, is gone, or is at another place of the run."""
+
+
+class RankError(BLRError, RuntimeError):
+    """An exchange between the processes of a group failed: one has stopped, or they disagree."""
 
 
 class SampledFactorError(BLRError, RuntimeError):
@@ -130,6 +138,14 @@ class SkippedStepWarning(UserWarning):
 
 class LeftOutWarning(UserWarning):
     """A part of what was asked for is left out, since it cannot be had."""
+
+
+class ChangedRanksWarning(UserWarning):
+    """A state was saved on another number of processes than it is resumed on."""
+
+
+class LoneRankWarning(UserWarning):
+    """There are other processes, and nothing keeps their weights together."""
 
 
 class RunningStatisticsWarning(UserWarning):

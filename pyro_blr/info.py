@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from .energy.value import Value
 from .families import Natural
 from .lifting.blocks import Block
@@ -67,6 +69,17 @@ class Info:
         if self._objective is None:
             return float("nan")
         return ROUNDING * float(self._objective.value(self._before).magnitude)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the step reached the exact posterior of data that were read in parts."""
+        if self._objective is None or self._objective.is_resident or not self.searched:
+            return False
+        messages = self._messages
+        return self._objective.energy.has_constant_messages and all(
+            block in messages and all(map(torch.equal, self._after[block], messages[block]))
+            for block in self._before
+        )
 
     @cached_property
     def residual(self) -> float:

@@ -163,17 +163,14 @@ class ModelParameters:
         for name in self.points.by_name:
             del others[name]
         leaves = [p.leaf for p in others.values()]
-        loss = -value.expected_log_joint
-        gradient: tuple[Tensor | None, ...] = (None,) * len(leaves)
-        if leaves and loss.requires_grad:
-            gradient = torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True)
+        gradient = objective.parameter_gradients(value, leaves)
         used = {
             n: p.leaf for (n, p), g in zip(others.items(), gradient, strict=True) if g is not None
         }
         self.others = set(others) if self.how == "optim" else set(used)
         self.by_newton = False
         of_newton = set(used) if self.how == "natural" else self.of_guide & set(used)
-        if of_newton and objective.energy.is_deterministic:
+        if of_newton and objective.energy.is_deterministic and objective.is_whole:
             chosen = [leaf for name, leaf in used.items() if name in of_newton]
             self.by_newton = _newton_step(objective, new, rho, chosen, retraced)
         if self.by_newton:
@@ -183,7 +180,7 @@ class ModelParameters:
         if not leaves or (self.by_newton and self.how == "natural"):
             return
         for leaf, g in zip(leaves, gradient, strict=True):
-            leaf.grad = torch.zeros_like(leaf) if g is None else g.to(leaf.dtype)
+            leaf.grad = torch.zeros_like(leaf) if g is None else -g.to(leaf.dtype)
         self.optim(set(leaves))
         for leaf in leaves:
             leaf.grad = None

@@ -3,7 +3,7 @@
 
 """The energy of one traced call as the objective of a step."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +32,11 @@ class EnergyObjective:
     :param cache: the cache of constants that evaluations may use.
     :param call: the arguments and keywords that the model was called with.
     """
+
+    #: Whether its evaluations have a graph in all that they depend on, and not messages alone.
+    is_whole = True
+    #: Whether all data stay in memory, and an evaluation does not read them anew.
+    is_resident = True
 
     def __init__(
         self, energy: Energy, draws: Draws | None, cache: constants.ConstantCache, call: Call
@@ -80,6 +85,19 @@ class EnergyObjective:
         with torch.no_grad(), constants.using(self.cache):
             return self.energy.evaluate(self._moments(naturals), self.draws, touching)
 
+    def check_finite(self, value: Value) -> None:
+        """Raise if the ELBO is not finite, naming the factor that made it so."""
+        self.energy.check_finite(value, self.draws)
+
+    def parameter_gradients(
+        self, value: Value, leaves: Sequence[Tensor]
+    ) -> tuple[Tensor | None, ...]:
+        """The gradient of an evaluation in leaves of ``pyro.param``; None where it has none."""
+        total = value.expected_log_joint
+        if not leaves or not total.requires_grad:
+            return (None,) * len(leaves)
+        return torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
+
     def _moments(self, naturals: Naturals) -> dict[Block, Moments]:
         """The moments of every block; those of a block that has not moved are taken again.
 
@@ -108,6 +126,18 @@ class EnergyObjective:
             for factor in free:
                 factor.held = None
 
+    def moved(self, naturals: Naturals) -> dict[Block, Natural]:
+        """The natural parameters of the blocks that steps move."""
+        return {b: naturals[b] for b in self.blocks}
+
+    def local_naturals(self, naturals: Naturals) -> dict[Block, Natural]:
+        """Of blocks that no step moves, as they follow the others: those given the others."""
+        return {}
+
+    def local_messages(self, naturals: Naturals) -> dict[Block, Natural]:
+        """The messages to blocks that no step moves."""
+        return {}
+
     def natural_messages(self, naturals: Naturals) -> dict[Block, Natural]:
         """The messages of every block in natural coordinates, whatever it moves in."""
         return self.messages(naturals)
@@ -119,21 +149,26 @@ class EnergyObjective:
         coefficients; the others' are differentiated.
         """
         blocks = self.blocks if only is None else (only,)
-        with torch.no_grad(), constants.using(self.cache):
-            moments = self._moments(naturals)
-            found = {b: m for b in blocks if (m := self._coefficients(b, moments)) is not None}
-        if found:
-            self.count_gradients(1)
+        found = self.coefficients(naturals, blocks)
         left = tuple(b for b in blocks if b not in found)
         if left:
             found |= self.messages_of(self.evaluate(naturals, only), left)
         return {b: found[b] for b in blocks}
 
+    def coefficients(self, naturals: Naturals, blocks: Sequence[Block]) -> dict[Block, Natural]:
+        """The messages to those blocks for which they are coefficients of a polynomial."""
+        with torch.no_grad(), constants.using(self.cache):
+            moments = self._moments(naturals)
+            found = {b: m for b in blocks if (m := self._coefficients(b, moments)) is not None}
+        if found:
+            self.count_gradients(1)
+        return found
+
     def _coefficients(self, block: Block, moments: Mapping[Block, Moments]) -> Natural | None:
         """The sum of the factors' coefficients in a block's mean parameters, or None."""
         if block in self.energy.points or not self.is_conjugate_in(block):
             return None
-        own = (f.coefficients(moments, block) for f in self.energy.factors if block in f.blocks)
+        own = (f.coefficients(moments, block) for f in self.energy.counted if block in f.blocks)
         total = sum_of_coefficients(own)
         if total is None:
             return None

@@ -19,6 +19,7 @@ from .energy.energy import Energy
 from .energy.latents import Latents
 from .energy.sampled import HELD_NUMBERS
 from .estimators.hessians import EXACT
+from .lifting import host
 
 #: Draws to begin with; in a dozen dimensions they cost less than the trace of a model.
 FIRST_DRAWS = 64
@@ -68,20 +69,23 @@ class Sampling:
         self._has_begun = False
         #: The seed of common draws that go on from a saved state.
         self._seed: int | None = None
+        #: Where seeds come from; where the data are in parts, all parts have the same.
+        self.new_seed: Callable[[], int] = host.seed
 
     def fresh(self, latents: Latents, noisy: bool = False) -> Draws:
         """New draws.
 
         :param noisy: as many as for a step that is not searched.
         """
-        return Draws(latents, self.noisy_count if noisy else self.count, matched=not noisy)
+        count = self.noisy_count if noisy else self.count
+        return Draws(latents, count, self.new_seed(), matched=not noisy)
 
     def begin(self, latents: Latents, energy: Energy) -> None:
         """Set the number of draws for a model: once, before the first step."""
         if self._has_begun or self.fixed:
             return
         self._has_begun = True
-        elements = sum(math.prod(latent.site.shape) for latent in latents.values())
+        elements = _elements(energy)
         wanted = 2 ** math.ceil(math.log2(max(1, DRAWS_PER_ELEMENT * elements)))
         columns = 1 + elements if elements <= EXACT else 1
         numbers = max(1, energy.sampled_numbers)
@@ -94,8 +98,8 @@ class Sampling:
     def common(self, latents: Latents) -> Draws:
         """The draws of the last step, if they were not renewed."""
         if self._common is None or self._common.latents is not latents:
-            self._common = Draws(latents, self.count, self._seed)
-            self._seed = None
+            seed = self.new_seed() if self._seed is None else self._seed
+            self._common, self._seed = Draws(latents, self.count, seed), None
         return self._common
 
     def are_common(self, draws: Draws) -> bool:
@@ -153,3 +157,14 @@ class Sampling:
         self._look, self._has_begun = float(state["look"]), bool(state["has_begun"])
         self._seed = None if state["seed"] < 0 else int(state["seed"])
         self._common = None
+
+
+def _elements(energy: Energy) -> int:
+    """The elements of q whose covariances draws are to see.
+
+    Those that many blocks hold independent (a network's weights) are left out: each variance is
+    seen by few draws, and no number of them that memory holds would make all products exact.
+    """
+    numbers = [math.prod(b.batch_shape) * (b.event_size or 1) for b in energy.blocks]
+    scalars = sum(n for b, n in zip(energy.blocks, numbers, strict=True) if b.event_size is None)
+    return sum(numbers) - (scalars if scalars > EXACT else 0)

@@ -31,6 +31,12 @@ MOST_ON_DRAWS = 20
 #: are more draws: kinks of few draws are corners, about which steps may go round for ever.
 STALLED, GAINED = 30, 0.1
 
+#: Of a factor whose Hessian is Gauss and Newton's.
+CURVATURE_LEFT_OUT = (
+    "a factor's Hessian is Gauss-Newton's, which leaves out the network's own curvature: q is near "
+    "the optimum, and how near is not known"
+)
+
 
 class Watch:
     """Decides when to pay for a certificate: once steps are small, or shrink slowly."""
@@ -71,6 +77,10 @@ class Watch:
         """Certify the state that the last step reached, or take the certificate's Newton step."""
         fit.residual = blr.info.residual
         if blr.parameters.others:
+            return
+        if blr.info.is_exact:
+            fit.converged, fit.gap, fit.residual = True, 0.0, 0.0
+            fit.reason = "no message depends on q: one pass over the parts is the exact posterior"
             return
         near = fit.residual <= self.tol
         if not self._is_due(fit, near):
@@ -155,10 +165,7 @@ class Watch:
             return
         if objective.energy.leaves_curvature_out:
             self.is_over = True
-            fit.reason = (
-                "steps have converged, but a factor's Hessian is Gauss-Newton's, which leaves out "
-                "the network's own curvature: q is near the optimum, and how near is not known"
-            )
+            fit.reason = f"steps have converged, but {CURVATURE_LEFT_OUT}"
             return
         if not known:
             fit.gap = math.inf
@@ -234,6 +241,9 @@ class Watch:
             fit.reason = (
                 "not certified: a sampled factor has jumps, which its gradient does not see"
             )
+            return
+        if objective.energy.leaves_curvature_out:
+            fit.reason = f"not certified: {CURVATURE_LEFT_OUT}"
             return
         self.next_check = math.ceil(CHECKED_AGAIN * fit.steps)
         mean, spread = sampled_residual(blr, blr.averaged(), call, fit.steps // SHARE)

@@ -12,6 +12,7 @@ import pyro
 import pytest
 import torch
 
+from tests.devices import missing, tests_on
 from tests.global_state import differences, restore, snapshot
 
 # At import, so that tensors in the parameters of tests are float64 too.
@@ -20,6 +21,27 @@ torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make tensors on the device that was asked for, from before the tests are imported."""
+    name = config.getoption("--device")
+    if name != "cpu" and not missing(name):
+        tests_on(name)
+        DEVICES[:] = dict.fromkeys([*DEVICES, name])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip everything, and say so once, where the device is absent; else what needs the host."""
+    name = config.getoption("--device")
+    why = missing(name) if name != "cpu" else ""
+    if why and items:
+        items[0].add_marker(pytest.mark.skip(reason=why))
+        config.hook.pytest_deselected(items=items[1:])
+        del items[1:]
+    for item in items if name != "cpu" else ():
+        for marker in item.iter_markers("host"):
+            item.add_marker(pytest.mark.skip(reason=f"on the host only: {marker.args[0]}"))
 
 
 class TorchRandom:
@@ -41,9 +63,11 @@ class TorchRandom:
 # Held here: hypothesis keeps only a weak reference.
 TORCH_RANDOM = TorchRandom()
 hypothesis.register_random(TORCH_RANDOM)
-# The same examples on every machine, however slow it is. To search for new counterexamples:
-# pytest --hypothesis-profile=explore
-hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
+# The same examples on every machine, however slow it is: more of them find nothing new. To search
+# for new counterexamples: pytest --hypothesis-profile=explore
+hypothesis.settings.register_profile(
+    "fixed", derandomize=True, deadline=None, print_blob=True, max_examples=50
+)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("fixed")
 
@@ -51,7 +75,8 @@ hypothesis.settings.load_profile("fixed")
 def pytest_report_header() -> str:
     """Say on which devices the parametrised tests run."""
     data = os.environ.get("PYRO_BLR_DATA", "not set: the tests marked data are skipped")
-    return f"devices: {', '.join(DEVICES)}; PYRO_BLR_DATA: {data}"
+    default = torch.get_default_device()
+    return f"devices: {', '.join(DEVICES)}; default device: {default}; PYRO_BLR_DATA: {data}"
 
 
 @pytest.fixture(autouse=True)

@@ -72,10 +72,17 @@ def fake_device(
 
         return read
 
+    def several(answer: Answer) -> Answer:
+        return lambda tensors: [answer(t) for t in tensors]  # type: ignore[return-value]
+
+    number, truth = number or (lambda _: 0.0), truth or (lambda _: True)
+
     forget_tables()
     with patch.context() as inner:
-        inner.setattr(host, "number", answered("number", number or (lambda _: 0.0)))
-        inner.setattr(host, "truth", answered("truth", truth or (lambda _: True)))
+        inner.setattr(host, "number", answered("number", number))
+        inner.setattr(host, "numbers", answered("number", several(number)))
+        inner.setattr(host, "truth", answered("truth", truth))
+        inner.setattr(host, "truths", answered("truth", several(truth)))
         inner.setattr(host, "seed", lambda: 1)
         inner.setattr(draws, "gaussian_points", _points)
         with FakeTensorMode(allow_non_fake_inputs=True), nullcontext() if copies else _NoTransfer():

@@ -111,6 +111,8 @@ _TEXT = {
         F.embedding_bag(IDX, m, torch.tensor([0, 1]), mode='sum');
         F.embedding_bag(IDX.reshape(2, 2), m); F.one_hot(IDX, 3).double() @ v;
         Vindex(t)[..., WIDE, :][..., 0]; Vindex(a)[IDX % 2, IDX]; Vindex(t)[:, IDX, 1];
+        Vindex(t)[IDX % 2, IDX]; Vindex(t)[torch.tensor(1), torch.tensor(2)];
+        t[torch.tensor(0), torch.tensor(1), :]; m[torch.arange(3), torch.arange(3)];
         v.scatter_add(0, IDX, C23.reshape(-1)[:4]); C3.scatter_add(0, IDX[:3], v);
         torch.scatter_add(a, dim=1, index=TABLE, src=C23); C23.scatter_add(0, TABLE % 2, a);
         torch.scatter_add(C23, 1, TABLE[:1, :2], a); v.index_add(0, IDX[:3], w, alpha=2);

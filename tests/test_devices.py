@@ -107,7 +107,7 @@ def test_sums_over_segments_are_those_of_the_host(device):
         values = torch.randn(shape)
         expected = torch.zeros(9, *shape[1:]).index_add(0, index, values)
         sums = [sorted_segment_sum(values.to(device), index.to(device), 9) for _ in range(2)]
-        torch.testing.assert_close(sums[0].cpu(), expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(sums[0].cpu(), expected.cpu(), rtol=1e-12, atol=1e-12)
         assert torch.equal(sums[0], sums[1])
 
 

@@ -90,7 +90,7 @@ def test_a_whole_step_stays_on_the_device(name, blocks, monkeypatch):
 
 @pytest.mark.parametrize("name", ["normal mean", "gamma noise", "groups", "walk"])
 def test_a_conjugate_step_waits_a_fixed_number_of_times(name, monkeypatch):
-    """Each block: in the cone, and again when it is written. Each evaluation: one magnitude."""
+    """Each block in the cone, all of them when they are written, and the loss."""
     with fake_device(monkeypatch) as reads:
         blr, data = engine(name, "site")
         blr.step(*data)
@@ -101,8 +101,8 @@ def test_a_conjugate_step_waits_a_fixed_number_of_times(name, monkeypatch):
             counts.append(reads - before)
         blocks = len(blr.guide.blocks)
     assert counts[0] == counts[1] == counts[2]
-    assert counts[0]["truth"] <= 2 * blocks
-    assert counts[0]["number"] <= blocks + 4
+    assert counts[0]["truth"] == blocks + 1
+    assert counts[0]["number"] == 1
 
 
 def test_the_list_of_waits_is_complete():
@@ -128,22 +128,6 @@ def test_torchs_default_device_is_followed(monkeypatch):
         blr.step(*data)
         certify(Curvature(blr.info._objective, blr.guide.naturals()), 1e-6)
         assert devices([t for n in blr.guide.naturals().values() for t in n]) == {DEVICE}
-
-
-def test_a_scalar_prior_on_the_host_meets_data_on_the_device(monkeypatch):
-    """As torch mixes a 0-d CPU tensor with any device, a latent may have its prior on the CPU."""
-
-    def model(y):
-        mu = pyro.sample("mu", dist.Normal(torch.zeros(()), torch.ones(())))
-        tau = pyro.sample("tau", dist.Gamma(*torch.ones(2, device=DEVICE).unbind()))
-        pyro.sample("y", dist.Normal(mu, tau**-0.5).expand(y.shape).to_event(1), obs=y)
-
-    # Its gradient comes back from the device: torch copies it, whoever holds the latent.
-    with fake_device(monkeypatch, copies=True):
-        blr = BLR(model, AutoNatural(model))
-        blr.step(torch.empty(20, device=DEVICE))
-        held = {b.name: devices(n) for b, n in blr.guide.naturals().items()}
-    assert held == {"mu": {"cpu"}, "tau": {DEVICE}}
 
 
 @pytest.mark.parametrize("curvature", ["positive", "negative"])

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..on_host import on_host
 from .moments import check_draws
 from .pareto import PSIS
 
@@ -77,6 +78,7 @@ def divergence_bound(smoothed: PSIS) -> float:
     return math.log(float(second + MARGIN * error))
 
 
+@on_host
 def error_bounds(values: Tensor, smoothed: PSIS) -> ErrorBounds:
     """Bounds on the errors of a site's means and sds.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import errors
+from ..on_host import on_host
 from ..text_table import text_table
 from .uniformity import corrected, symmetric_p_value, uniform_p_value
 
@@ -34,6 +35,7 @@ class Calibration:
     num_samples: int
 
     @classmethod
+    @on_host
     def of(
         cls, truths: Sequence[dict[str, Tensor]], draws: Sequence[dict[str, Tensor]]
     ) -> "Calibration":
@@ -116,6 +118,7 @@ class Calibration:
         words = "; ".join(f"{shape_of(self.worst(name)[1])} in site {name}" for name in bad)
         return f"not calibrated (p = {self.p_value:.2g}): {words}"
 
+    @on_host
     def worst(self, name: str) -> tuple[tuple[int, ...], Tensor]:
         """The element of a site with the least p-value: its index, and its numbers in (0, 1)."""
         p_values = self.each_p_value[name]

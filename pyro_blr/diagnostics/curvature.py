@@ -27,6 +27,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..on_host import on_host
+
 #: Directions up to which all of them are fitted together; of more each is fitted for itself, and
 #: what the others do to the log weights is noise.
 TOGETHER = 200
@@ -94,6 +96,7 @@ class Curvature:
         return math.isfinite(self.spread) and bool(((self.value - mean).abs() <= room).all())
 
 
+@on_host
 def curvatures(values: Mapping[str, Tensor], log_ratios: Tensor) -> dict[str, Curvature]:
     """The curvature of the log weights along the directions of each site.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import errors
+from ..on_host import on_host
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def check_draws(values: Tensor, weights: Tensor) -> None:
         )
 
 
+@on_host
 def moments(values: Tensor, weights: Tensor) -> Moments:
     """Compare the moments of q with the weighted ones.
 

@@ -20,6 +20,7 @@ from ..draws.data import Data, KnownData
 from ..draws.fitted import Fitted, fitted
 from ..draws.guides import guide_draws
 from ..draws.program import Program
+from ..on_host import on_host
 from ..text_table import text_table
 from .call import check_call, discrete_sites, finite_data
 from .moments import Moments
@@ -242,6 +243,7 @@ def _with_data(model: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+@on_host
 def _compared(values: Tensor, chain: Tensor) -> Moments:
     """The moments of q and of chains.
 

@@ -11,6 +11,7 @@ from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
 from .. import errors
+from ..on_host import on_host
 
 #: Fewer draws have too few in the tail for a fit of two parameters.
 FEWEST_DRAWS = 25
@@ -93,6 +94,7 @@ def khat_limit(num_draws: int) -> float:
     return min(1 - 1 / math.log10(num_draws), 0.7)
 
 
+@on_host
 def psis(log_ratios: Tensor, *, rounding: float = CONSTANT) -> PSIS:
     r"""Smooth the importance weights :math:`w_s \propto p(z_s) / q(z_s)` of draws of q.
 

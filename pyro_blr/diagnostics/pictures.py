@@ -147,7 +147,7 @@ def _weights(axes: Any, found: Any) -> None:
     """The weights in order, against what even ones would be."""
     smoothed = found.weighed.psis
     relative = (smoothed.weights * len(smoothed.weights)).sort(descending=True).values
-    share = (torch.arange(len(relative)) + 0.5) / len(relative)
+    share = (torch.arange(len(relative), device="cpu") + 0.5) / len(relative)
     axes.loglog(share.tolist(), relative.clamp(min=1e-6).tolist(), color=BLUE)
     axes.axhline(1.0, color=GREY, linewidth=1)
     if float(relative[0]) < 1.5:
@@ -188,7 +188,7 @@ def _moments(axes: Any, sites: Sequence[Any], reference: str) -> None:
         shifts, ratios = found.shift.reshape(-1), found.widening.exp().reshape(-1)
         for element in _chosen(found.widening, found.shift, MOST_ELEMENTS // max(len(sites), 1)):
             place = len(labels)
-            index = torch.unravel_index(torch.tensor(element), found.shift.shape)
+            index = torch.unravel_index(torch.tensor(element, device="cpu"), found.shift.shape)
             where = f"[{', '.join(str(int(i)) for i in index)}]" if found.shift.dim() else ""
             labels.append(f"{site.name}{where}")
             axes.plot([-2, 2], [place - 0.15] * 2, color=GREY, linewidth=4, solid_capstyle="butt")

@@ -8,12 +8,15 @@ import math
 import torch
 from torch import Tensor
 
+from ..on_host import on_host
+
 #: Above it the series loses its digits, and the limit law has its asymptotic tail to a hundredth.
 FAR = 25.0
 #: Terms of the series of the limit law, and points of its integrals: more do not change a digit.
 TERMS, POINTS = 20, 2000
 
 
+@on_host
 def uniform_p_value(numbers: Tensor) -> Tensor:
     """Anderson and Darling's (1954) test of uniformity: its p-value for each column.
 
@@ -33,6 +36,7 @@ def uniform_p_value(numbers: Tensor) -> Tensor:
     return torch.tensor(values, dtype=torch.float64).reshape(numbers.shape[1:])
 
 
+@on_host
 def symmetric_p_value(numbers: Tensor) -> Tensor:
     """Wilcoxon's signed-rank test of symmetry about 1/2: its two-sided p-value for each column.
 

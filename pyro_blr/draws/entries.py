@@ -8,7 +8,6 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from pyro.distributions import Delta, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch.distributions import constraints
 
 from .._compat import site_is_subsample
 from ..families.registry import unwrap
+from ..shapes import broadcast_shapes
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +72,11 @@ def entry(name: str, site: Mapping[str, Any], latents: Container[str] = ()) -> E
     scaled = site["log_prob"] if is_scaled else unscaled
     outside = _outside(fn, value) if name in latents else None
     if outside is not None:
-        outside = outside if site["mask"] is None else outside & torch.as_tensor(site["mask"])
+        outside = outside if site["mask"] is None else outside & site["mask"]
         unscaled = unscaled.masked_fill(outside, -math.inf)
         scaled = scaled.masked_fill(outside, -math.inf)
     if kind in ("latent", "observed"):
-        value = value.expand(torch.broadcast_shapes(value.shape, _shape(site)))
+        value = value.expand(broadcast_shapes(value.shape, _shape(site)))
     arguments = [v for v in vars(unwrap(fn)).values() if isinstance(v, Tensor)]
     return Entry(
         *(name, kind, value, unscaled, scaled, int(fn.event_dim), plates),

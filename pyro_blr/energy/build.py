@@ -22,6 +22,7 @@ from ..lifting.predictor import Predictor, find_predictor
 from ..lifting.recall import recalled
 from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import NotPolynomial
+from ..shapes import broadcast_shapes
 from .components import Component, build_component, components
 from .curvature import ways_of
 from .eliminated import ConstantPart, EliminatedFactor, ExactPart, Part, QuadraturePart, Role
@@ -253,11 +254,11 @@ def summed_polynomial(value: Polynomial, site: TracedSite) -> Polynomial:
     if site.mask is False:
         return Polynomial((), ())
     if isinstance(site.mask, Tensor):
-        shape = torch.broadcast_shapes(value.shape, site.mask.shape)
+        shape = broadcast_shapes(value.shape, site.mask.shape)
         mask = constants.memo(_as_double, (site.mask,))
         value = value.expand_to(shape) * polynomial(mask)
     if isinstance(site.scale, Tensor):
-        value = value.expand_to(torch.broadcast_shapes(value.shape, site.scale.shape))
+        value = value.expand_to(broadcast_shapes(value.shape, site.scale.shape))
         return (value * polynomial(site.scale)).sum_all()
     summed = value.sum_all()
     return summed if site.scale == 1 else summed * float(site.scale)

@@ -3,7 +3,7 @@
 
 """From calls of a model to energies: what they have in common, and what is said of them once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +51,8 @@ class EnergyBuilder:
         self.nesting = nesting
         self.cache = constants.ConstantCache()
         self.work = Work()
+        #: The plates whose elements are spread over parts of the data, of a run; None if none are.
+        self.sharded: Callable[[Traced], Collection[str]] | None = None
         self._enumerates = False
         self._warned: set[str] = set()
 
@@ -75,6 +77,11 @@ class EnergyBuilder:
         self.cache.next_trace()
         with constants.using(self.cache):
             traced = self._trace(args, kwargs, latents, lifted)
+        if self.sharded is not None:
+            plates = self.sharded(traced)
+            for name, latent in latents.items():
+                own = (d for d, (plate, _) in latent.plates.items() if plate in plates)
+                traced.sharded[name] = frozenset(own)
         if self.discrete == "marginal":
             # At draws a chain of Gaussian states is one density, for which families are chosen.
             traced.sites = [

@@ -59,10 +59,13 @@ class Chain:
         return tuple(notes)
 
 
-def find_chains(traced: Traced, latents: Latents) -> list[Chain]:
-    """The blocks of latents that are chains, where that is worth more than a dense matrix."""
+def find_chains(traced: Traced, latents: Latents, held: Sequence[Block] = ()) -> list[Chain]:
+    """The blocks of latents that are chains, where that is worth more than a dense matrix.
+
+    :param held: blocks that were found before; their latents are left out.
+    """
     found: list[Chain] = []
-    for group in linear_groups(traced, latents):
+    for group in linear_groups(traced, latents, held):
         for names in _parts(group, latents):
             chain = _chain_of(group, names, traced, latents)
             if chain is not None:

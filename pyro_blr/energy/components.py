@@ -171,9 +171,9 @@ def recorded(component: Component, sum_out: Elimination) -> LiftedTensor:
 def masks(component: Component) -> list[Tensor | None]:
     """Where each site counts.
 
-    A discrete latent whose own density is masked, or that nothing observed follows, adds nothing:
-    it is left out, as an expected log factor in its place would loosen the bound and pull at its
-    parents.
+    A discrete latent that nothing observed follows adds nothing: it is left out, as an expected log
+    factor in its place would loosen the bound and pull at its parents. Its own mask is what Pyro's
+    enumeration takes it for: nothing, as its density sums to 1.
     """
     found: list[Tensor | None] = []
     behind: dict[int, list[Tensor | None]] = {}
@@ -181,7 +181,7 @@ def masks(component: Component) -> list[Tensor | None]:
         own = _mask_of(site)
         if site.choice is not None:
             which = site.dims.choices[site.choice.dim]
-            own = _both(own, _any_of(behind.get(which, []), site))
+            own = _any_of(behind.get(which, []), site)
         found.append(own)
         for which in site.choices:
             behind.setdefault(which, []).append(own)
@@ -205,12 +205,6 @@ def _any_of(behind: list[Tensor | None], site: TracedSite) -> Tensor | None:
         reduced = mask.any(dims, keepdim=True) if dims else mask
         total = total | reduced.reshape(reduced.shape[max(0, reduced.dim() - site.dims.depth) :])
     return total
-
-
-def _both(left: Tensor | None, right: Tensor | None) -> Tensor | None:
-    if left is None or right is None:
-        return left if right is None else right
-    return left & right
 
 
 def _masked(site: TracedSite, value: Any, times: Any) -> Any:

@@ -55,25 +55,43 @@ def ways_of(
     the outputs of a network; else Hessian-vector products where events have at most 64 elements,
     and Stein's form. Kinks are seen by Stein's form alone, but for those inside such a network.
 
+    Where independent scalars of all blocks (a network's weights) are more than 128, Gauss and
+    Newton's part is taken for each of their blocks, and else Hessian-vector products.
+
     ``"hessian"`` takes Hessian-vector products for large events too, ``"gauss_newton"`` takes
     concave outputs for small blocks, and where they are no network's; ``"stein"`` takes Stein's
     form for all.
     """
-    return {b: _way(density, b, wanted, has_jumps, has_kinks) for b in blocks}
+    held = tuple(blocks)
+    scalars = sum(_numel(b) for b in held if b.gaussian and b.event_size is None)
+    is_wide = scalars > EXACT
+    return {b: _way(density, b, wanted, has_jumps, has_kinks, is_wide) for b in held}
 
 
-def _way(density: LiftedTensor, block: Block, wanted: str, jumps: bool, kinks: bool) -> Way:
+def _numel(block: Block) -> int:
+    return prod(block.batch_shape) * (block.event_size or 1)
+
+
+def _way(
+    density: LiftedTensor, block: Block, wanted: str, jumps: bool, kinks: bool, is_wide: bool
+) -> Way:
+    """The way of one block.
+
+    :param is_wide: whether the factor has so many independent scalars that none of their Hessians
+        is taken column by column, however small the block: a passage through all costs as much.
+    """
     if jumps:
         return Way(SCORE)
     if isinstance(block, PointBlock) or not block.gaussian:
         return Way(PATH)
-    size = prod(block.batch_shape) * (block.event_size or 1)
-    is_small = size <= EXACT
+    is_wide &= block.event_size is None
+    size = _numel(block)
+    is_small = size <= EXACT and not is_wide
     if isinstance(block, ArrowBlock | ChainBlock) or (block.family.is_curved and not is_small):
         return Way(PATH)
     if wanted == "stein":
         return Way(STEIN)
-    if wanted == "gauss_newton" or (wanted == "auto" and size > NETWORK):
+    if wanted == "gauss_newton" or (wanted == "auto" and (size > NETWORK or is_wide)):
         output = _output(density, block)
         if output is not None and (output.is_mixed or wanted == "gauss_newton"):
             return Way(GAUSS_NEWTON, output)
@@ -95,7 +113,9 @@ def _output(density: LiftedTensor, block: Block) -> Output | None:
 
 def named(ways: Mapping[Block, Way]) -> str:
     """The estimators in words: by block where there are several."""
-    names = {way.name for way in ways.values()}
-    if len(names) == 1:
-        return f"estimated by {names.pop()}"
-    return "estimated by " + ", ".join(f"{w.name} for {b.name}" for b, w in ways.items())
+    blocks: dict[str, list[str]] = {}
+    for block, way in ways.items():
+        blocks.setdefault(way.name, []).append(block.name)
+    if len(blocks) == 1:
+        return f"estimated by {next(iter(blocks))}"
+    return "estimated by " + ", ".join(f"{n} for {' and '.join(b)}" for n, b in blocks.items())

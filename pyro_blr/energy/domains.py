@@ -27,6 +27,7 @@ from ..lifting.densities import as_given, density_of
 from ..lifting.distribution import LiftedDistribution
 from ..lifting.elementwise import is_affine
 from ..lifting.tensor import LiftedTensor
+from ..shapes import broadcast_shapes
 
 
 def check_arguments(name: str, fn: Any) -> None:
@@ -170,16 +171,18 @@ def _mend(constraint: Any) -> str:
     return "correct the value, or map it into the domain, as F.softplus does for scales and rates"
 
 
-def checked_value(name: str, fn: Any, value: Any, mask: Any) -> Any:
+def checked_value(name: str, fn: Any, value: Any, mask: Any, room: int | None = None) -> Any:
     """An observed value as log densities take it, checked against its support once.
 
     Masked places may hold anything. Labels and counts of an integer or boolean dtype become
     float64, which holds each of them that is not refused: a log density does arithmetic on them.
 
+    :param room: how many dims plates may take; left of them are the values of discrete latents,
+        one of which has to allow the data. No latent is summed out if it is ``None``.
     :raises ArgumentError: for what is neither a tensor nor a number, such as a NumPy array.
     """
     if isinstance(value, Number):
-        value = _number(getattr(value, "item", lambda: value)(), torch.get_default_dtype())
+        value = _number(getattr(value, "item", lambda: value)(), *_defaults())
     if not isinstance(value, Tensor):
         raise errors.ArgumentError(
             f"the observed value of site {name!r} is a {type(value).__name__}, not a tensor. Mend: "
@@ -187,7 +190,7 @@ def checked_value(name: str, fn: Any, value: Any, mask: Any) -> Any:
         )
     if value.dtype is torch.bool:  # the check of a support does arithmetic too
         value = constants.memo(_as_double, (value,))
-    value = _checked(name, fn, value, mask)
+    value = _checked(name, fn, value, mask, room)
     is_real = value.is_floating_point() or value.is_complex()
     if not is_real:
         value = constants.memo(_as_double, (value,))
@@ -195,16 +198,20 @@ def checked_value(name: str, fn: Any, value: Any, mask: Any) -> Any:
 
 
 @lru_cache(maxsize=256, typed=True)
-def _number(value: Any, dtype: torch.dtype) -> Tensor:
+def _number(value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A number as a tensor, the same one at each call, so that it is known again."""
-    return torch.tensor(value, dtype=dtype if isinstance(value, float) else None)
+    return torch.tensor(value, dtype=dtype if isinstance(value, float) else None, device=device)
+
+
+def _defaults() -> tuple[torch.dtype, torch.device]:
+    return torch.get_default_dtype(), torch.get_default_device()
 
 
 def _as_double(value: Tensor) -> Tensor:
     return value.double()
 
 
-def _checked(name: str, fn: Any, value: Tensor, mask: Any) -> Any:
+def _checked(name: str, fn: Any, value: Tensor, mask: Any, room: int | None) -> Any:
     """The value, with harmless numbers at masked places."""
     _check_shape(name, fn, value)
     support = _support(fn)
@@ -216,7 +223,7 @@ def _checked(name: str, fn: Any, value: Tensor, mask: Any) -> Any:
         return constants.memo(_filled, (value, torch.zeros((), dtype=torch.bool)), _Same(support))
     if _is_real(support):
         return value
-    if not constants.memo(_inside, (value,), _Same(support)):
+    if not constants.memo(_possible, (value,), _Same(support), room):
         raise outside(name, fn, value)
     if support.is_discrete and not constants.memo(_is_exact_count, (value,)):
         raise errors.SupportError(
@@ -245,7 +252,7 @@ def _check_shape(name: str, fn: Any, value: Tensor) -> None:
         event = (value.shape[cut], *event[1:])
     if cut >= 0 and tuple(value.shape[cut:]) == event:
         try:
-            torch.broadcast_shapes(fn.batch_shape, value.shape[:cut])
+            broadcast_shapes(fn.batch_shape, value.shape[:cut])
             return
         except RuntimeError:
             pass
@@ -275,10 +282,14 @@ def outside(name: str, fn: Any, value: Tensor) -> errors.BLRError:
             f"the data of site {name!r} hold a NaN or an infinity. Mend: remove these rows, or "
             "mask them: poutine.mask(mask=~torch.isnan(y))."
         )
+    support = str(_support(fn))
+    shown = (
+        f", {support}" if len(support) < 120 and "\n" not in support else ""
+    )  # a tensor's bounds
     return errors.SupportError(
-        f"an observed value of site {name!r} lies outside the support of {_kind(fn)}, "
-        f"{_support(fn)}. Mend: check the data and their encoding, mask the wrong ones by "
-        "poutine.mask, or choose another distribution."
+        f"an observed value of site {name!r} lies outside the support of {_kind(fn)}{shown}. "
+        "Mend: check the data and their encoding, mask the wrong ones by poutine.mask, or choose "
+        "another distribution."
     )
 
 
@@ -327,6 +338,13 @@ def _content(item: Any) -> Any:
 
 def _inside(value: Tensor, same: _Same) -> bool:
     return host.truth(same.support.check(value).all())
+
+
+def _possible(value: Tensor, same: _Same, room: int | None) -> bool:
+    """Whether every datum is in the support at some value of the discrete latents."""
+    inside = same.support.check(value)
+    values = 0 if room is None else max(0, inside.dim() - room)
+    return host.truth((inside.flatten(0, values - 1).any(0) if values else inside).all())
 
 
 def _filled(value: Tensor, mask: Tensor, same: _Same) -> Tensor:

@@ -237,11 +237,15 @@ class EliminatedFactor(Factor):
         """What bounds the rounding error: the size of the log factors that take part.
 
         Each is a sum of a few terms that cancel, which are about as large as the log factors of
-        values that are far off; of the values of a latent about one takes part.
+        values that are far off; of the values of a latent about one takes part. What cannot be, at
+        -inf, takes no part.
         """
         if self.latents:
-            sized = zip(self.parts, values, strict=True)
-            sizes = [v.detach().abs().sum() / p.role.states for p, v in sized]
+            sized = [
+                (p, torch.where(v.isinf(), 0.0, v.detach()))
+                for p, v in zip(self.parts, values, strict=True)
+            ]
+            sizes = [v.abs().sum() / p.role.states for p, v in sized]
         else:
             weights = self._posterior(values)
             sizes = [(w * v.detach()).abs().sum() for w, v in zip(weights, values, strict=True)]

@@ -4,7 +4,7 @@
 """L(mean_params) = E_q[log p(x, z)] of an ordinary Pyro model, and the ELBO."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +24,9 @@ from .build import build_factors, resample
 from .curvature import GAUSS_NEWTON
 from .draws import Draws
 from .eliminated import EliminatedFactor, QuadraturePart
-from .factors import Factor, KeptRule, QuadratureFactor
+from .factors import ConstantFactor, ExactFactor, Factor, KeptRule, QuadratureFactor
 from .latents import Latents
+from .parts import WHOLE
 from .points import packed
 from .sampled import HELD_NUMBERS, SampledFactor, estimate
 from .trace import Traced
@@ -76,6 +77,16 @@ class Energy:
         #: The value of each point where the model was traced.
         self.points: dict[Block, Natural] = {b: (packed(b, traced),) for b in points}
         self.factors = build_factors(traced.sites, self.layout, estimator, discrete)
+        #: The terms that are counted here, where the data are in parts.
+        self.share = WHOLE
+        #: The least that the sizes of sampled programs count as: those of the largest part.
+        self.largest = 0, 0
+
+    @property
+    def counted(self) -> list[Factor]:
+        """The factors that are counted here."""
+        names = self.share.factors
+        return self.factors if names is None else [f for f in self.factors if f.name in names]
 
     @property
     def is_deterministic(self) -> bool:
@@ -101,12 +112,14 @@ class Energy:
     @property
     def sampled_numbers(self) -> int:
         """The numbers that the programs of the sampled factors hold for one draw."""
-        return sum(f.numbers for f in self.factors if isinstance(f, SampledFactor))
+        own = sum(f.numbers for f in self.factors if isinstance(f, SampledFactor))
+        return max(own, self.largest[0])
 
     @property
     def sampled_operations(self) -> int:
         """How many operations these programs have."""
-        return sum(f.operations for f in self.factors if isinstance(f, SampledFactor))
+        own = sum(f.operations for f in self.factors if isinstance(f, SampledFactor))
+        return max(own, self.largest[1])
 
     @property
     def is_in_parts(self) -> bool:
@@ -145,6 +158,19 @@ class Energy:
         )
 
     @property
+    def has_constant_messages(self) -> bool:
+        """Whether no message depends on q: every product has one mean parameter."""
+        exact = [f for f in self.factors if isinstance(f, ExactFactor)]
+        constant = [f for f in self.factors if isinstance(f, ConstantFactor)]
+        if self.points or len(exact) + len(constant) < len(self.factors):
+            return False
+        return all(
+            len(p.stats) < 2 and all(f.plan.is_linear_in(b) for b in p.blocks)
+            for f in exact
+            for p in f.plan.products
+        )
+
+    @property
     def has_parameters(self) -> bool:
         """Whether the model has a ``pyro.param`` that may move."""
         return any(p.is_free for p in self.traced.parameters.values())
@@ -179,6 +205,10 @@ class Energy:
             scalars = refused.scalars(moments)
             if not host.truth(_are_finite((*scalars.means, *scalars.variances))):
                 raise non_finite(refused.name)
+        self._resample(place, refused)
+
+    def _resample(self, place: int, refused: QuadratureFactor) -> None:
+        """Put a factor of which some quadrature was refused at draws."""
         factor = self.factors[place]
         if isinstance(factor, WeightedFactor):
             raise no_expectation(factor.name, factor.summed.node, refused.refusal)
@@ -186,6 +216,14 @@ class Energy:
             self.factors[place] = factor.at_draws(f"{refused.refusal}; {refused.reason}")
         else:
             self.factors[place] = resample(refused, self.estimator)
+
+    def give_up(self, names: Collection[str], why: str) -> None:
+        """Replace factors by quadrature by ones at draws, by name, for a reason."""
+        for place, factor in enumerate(self.factors):
+            rules = _quadratures(factor)
+            if rules and factor.name in names:
+                rules[0].refusal = why
+                self._resample(place, rules[0])
 
     def moments(self, naturals: Naturals) -> dict[Block, Moments]:
         """The moments of every block and point, to be differentiated in their leaves.
@@ -208,7 +246,7 @@ class Energy:
         total = zero_of(moments)
         sizes: list[Tensor | Callable[[], Tensor]] = []
         sampled = []
-        for factor in self.factors:
+        for factor in self.counted:
             if touching is not None and touching not in factor.blocks:
                 continue
             if isinstance(factor, SampledFactor):
@@ -224,12 +262,15 @@ class Energy:
             total = total + estimated.value
             sizes.append(estimated.magnitude)
             each = estimated.each
-        return Value(total, sizes, moments, lambda: self.entropy(moments, touching), each)
+        return Value(total, sizes, moments, lambda: self._entropy(moments, touching), each)
 
-    def entropy(self, moments: Mapping[Block, Moments], touching: Block | None = None) -> Tensor:
-        """The entropy of q; of a latent in a subsampled plate, its rows scaled up."""
+    def _entropy(self, moments: Mapping[Block, Moments], touching: Block | None = None) -> Tensor:
+        """The entropy of q that is counted; of a subsampled plate's latent, its rows scaled up."""
         total = zero_of(moments)
+        counted = self.share.entropies
         for block in self.blocks if touching is None else (touching,):
+            if counted is not None and block.sites[0].name not in counted:
+                continue
             own = moments[block]
             rows = self.rows(block)
             if rows is None:
@@ -286,7 +327,7 @@ class Energy:
         """
         if value.elbo - value.elbo == 0:
             return
-        for factor in self.factors:
+        for factor in self.counted:
             number, _ = factor.evaluate(value.moments, draws, None)
             if not host.truth(torch.isfinite(number)):
                 raise non_finite(_culprit(factor, value.moments))

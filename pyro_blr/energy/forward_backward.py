@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..lifting import host
+from ..shapes import broadcast_shapes
 from .chunked_messages import messages_of, moved
 from .log_einsum import largest, log_sum
 
@@ -83,7 +84,7 @@ def _smooth(initial: Tensor, transition: Tensor, observation: Tensor) -> _Smooth
     start, top = _scaled_exp(initial, [-1])
     moves, moves_top = _scaled_exp(transition, [-2, -1])
     seen, seen_top = _scaled_exp(observation.mT.contiguous(), [-2])  # shape: (*batch, S, T)
-    batch = torch.broadcast_shapes(start.shape[:-1], moves.shape[:-3], seen.shape[:-2])
+    batch = broadcast_shapes(start.shape[:-1], moves.shape[:-3], seen.shape[:-2])
     start = start.expand(*batch, *start.shape[-1:]).unsqueeze(-1)
     moves, seen = moves.expand(*batch, *moves.shape[-3:]), seen.expand(*batch, *seen.shape[-2:])
 

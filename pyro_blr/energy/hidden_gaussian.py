@@ -22,6 +22,7 @@ from ..lifting.distribution import LiftedDistribution
 from ..lifting.gaussian_form import GaussianForm, double, gaussian_form
 from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import NotPolynomial
+from ..shapes import broadcast_shapes
 from .hidden_markov import Sequences
 
 
@@ -117,7 +118,7 @@ class ChainIntegral:
         """The marginals of the states after each transition. # shape: (*batch, T), (D,)"""
         _, natural = self._of_states(*coefficients)
         mean, (covariance, _) = ChainNormal().moments(natural)
-        shape = torch.broadcast_shapes(mean.shape[:-2], self.count.shape)
+        shape = broadcast_shapes(mean.shape[:-2], self.count.shape)
         states = dist.MultivariateNormal(mean[..., 1:, :], covariance[..., 1:, :, :])
         return states.expand((*shape, mean.shape[-2] - 1))
 
@@ -129,7 +130,7 @@ class ChainIntegral:
         y = self.value
         seen = (see.linear - 0.5 * _apply(see.precision, y)).mul(y).sum(-1) + see.constant
         pull = _apply(see.gain, y) + see.pull
-        steps = torch.broadcast_shapes(
+        steps = broadcast_shapes(
             *(t.shape for t in (seen, move.constant, start.constant)),
             *(t.shape[:-1] for t in (pull, move.linear, move.pull, start.linear)),
             *(t.shape[:-2] for t in (see.outer, *move[1:3], move.gain, start.precision)),
@@ -169,7 +170,7 @@ def _quadratic(known: Mapping[tuple[str, str], Tensor], law: str) -> _Quadratic:
     gain = own.get("gain", zero.expand(1, 0, D))
     constant = own["half_log_det"] - 0.5 * own.get("level", zero) - 0.5 * LOG_TWO_PI * D
     return _Quadratic(
-        constant.expand(torch.broadcast_shapes(constant.shape, (1,))),
+        constant.expand(broadcast_shapes(constant.shape, (1,))),
         precision,
         own.get("outer", zero.expand(1, 0, 0)),
         gain,

@@ -15,6 +15,7 @@ from ..lifting.distribution import LiftedDistribution
 from ..lifting.tensor import LiftedTensor, polynomial_of
 from ..lifting.terms import NotPolynomial
 from ..lifting.wrappers import log_density
+from ..shapes import broadcast_shapes
 from .forward_backward import log_evidence
 
 
@@ -111,7 +112,7 @@ class Sequences:
         :param total: of each sequence. # shape: broadcasts to `shape`
         """
         mask = self.mask
-        total = total.expand(torch.broadcast_shapes(total.shape, self.shape))
+        total = total.expand(broadcast_shapes(total.shape, self.shape))
         if mask is False:  # still a function of the log factors
             mask = torch.zeros((), dtype=torch.bool, device=total.device)
         if isinstance(mask, Tensor):

@@ -90,12 +90,15 @@ def is_conjugate(
 def rows_move_alone(blocks: Iterable[Block], traced: Traced) -> bool:
     """Whether every subsampled plate is a batch dim with natural parameters of its own.
 
-    A step sees the rows of the subsample, and moves no other.
+    A step sees the rows of the subsample, and moves no other. Along a plate whose elements are
+    spread over parts a part has its own rows, which may share a covariance.
     """
     for block in blocks:
         own = len(block.own_shape)
         for name, placement in block.placements.items():
             if not set(traced.rows.get(name, ())) <= set(placement.batch_dims[:own]):
+                return False
+            if not traced.sharded.get(name, frozenset()) <= set(placement.batch_dims):
                 return False
     return True
 

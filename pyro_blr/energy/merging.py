@@ -6,7 +6,8 @@
 A merge must leave every exact
 term at most quadratic in the merged block: ``y ~ Normal(a * b, 1)`` has the term ``a^2 b^2``, so a
 and b stay apart. Plates along which only equal elements are coupled (``a[g] + b[g] * x``) stay
-batch dims; a subsampled plate always does, as a step moves the rows of its subsample alone.
+batch dims; a subsampled plate always does, as a step moves the rows of its subsample alone, and so
+does one whose elements are spread over parts of the data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from math import prod
 
 from ..families import MultivariateNormal, Normal
 from ..lifting.blocks import Block, Placement
+from ..lifting.chain_blocks import ChainBlock
 from .couplings import Coupling, is_mergeable, plate_names, structure
 from .latents import Latents
 from .trace import Traced
@@ -38,15 +40,15 @@ class Group:
 
 
 def merge(
-    traced: Traced, latents: Latents, chains: Sequence[Block] = ()
+    traced: Traced, latents: Latents, found: Sequence[Block] = ()
 ) -> tuple[list[Block], tuple[str, ...]]:
     """The blocks of ``blocks="auto"``, and a note for each merge that was too large.
 
-    :param chains: blocks that were found before; no latent joins them.
+    :param found: chains and independent elements, found before; no latent joins them.
     """
-    held = {s.name: block for block in chains for s in block.sites}
+    held = {s.name: block for block in found for s in block.sites}
     groups, notes = _groups(traced, latents, MAX_BLOCK_SIZE, held)
-    blocks = list(chains)
+    blocks = list(found)
     for group in groups:
         if group.coupled:
             blocks.append(_merged_block(group, latents))
@@ -57,12 +59,14 @@ def merge(
     return ordered, tuple(dict.fromkeys(notes))
 
 
-def linear_groups(traced: Traced, latents: Latents) -> list[Group]:
+def linear_groups(traced: Traced, latents: Latents, held: Sequence[Block] = ()) -> list[Group]:
     """The latents that are jointly linear-Gaussian and coupled, however many elements they have.
 
     A Gaussian that is coupled with no other is a group of its own.
+
+    :param held: blocks that were found before, whose latents are left out.
     """
-    groups, _ = _groups(traced, latents, None, {})
+    groups, _ = _groups(traced, latents, None, {s.name: b for b in held for s in b.sites})
     return [g for g in groups if all(is_mergeable(latents[n]) for n in g.names)]
 
 
@@ -76,34 +80,41 @@ def _groups(
     """
     terms, pairs = structure(traced, latents)
     groups = {name: Group([name]) for name in latents if name not in held}
-    subsampled = {latents[n].plates[d][0] for n, dims in traced.rows.items() for d in dims}
+    apart = {
+        latents[n].plates[d][0]: how
+        for how, by_name in (("subsampled", traced.rows), ("spread over parts", traced.sharded))
+        for n, dims in by_name.items()
+        for d in dims
+    }
     order = {name: i for i, name in enumerate(latents)}
     notes: list[str] = []
     for coupling in pairs:
-        across = coupling.broken & subsampled
+        across = coupling.broken & apart.keys()
         ends = {coupling.first, coupling.second}
         if across:
-            notes.append(_across(coupling, min(across)))
+            notes.append(_across(coupling, min(across), apart[min(across)]))
         elif ends & held.keys():
             if len({held.get(name) for name in ends}) > 1:
-                notes.append(_beside_chain(coupling))
+                notes.append(_beside(coupling, [held[n] for n in ends if n in held]))
         else:
             _join(coupling, groups, _Joining(latents, order, terms, limit, notes))
     return list(dict.fromkeys(groups.values())), notes
 
 
-def _beside_chain(coupling: Coupling) -> str:
-    """The note on a latent that is coupled with a chain, and is no part of it."""
+def _beside(coupling: Coupling, found: Sequence[Block]) -> str:
+    """The note on a latent that is coupled with a block found before, and is no part of it."""
+    is_chain = any(isinstance(b, ChainBlock) for b in found)
+    kind = "a chain along time" if is_chain else "a block of independent elements"
     return (
-        f"{coupling.first} and {coupling.second} are coupled, and one of them is a chain along "
-        "time, of which the other is no part: they stay apart"
+        f"{coupling.first} and {coupling.second} are coupled, and one of them is {kind}, of which "
+        "the other is no part: they stay apart"
     )
 
 
-def _across(coupling: Coupling, plate: str) -> str:
-    """The note on elements of a subsampled plate, which move a few at a time."""
+def _across(coupling: Coupling, plate: str, how: str) -> str:
+    """The note on elements of a plate of which a step sees some at a time, or a part of them."""
     names = " and ".join(dict.fromkeys((coupling.first, coupling.second)))
-    return f"{names} are coupled across the plate {plate!r}, which is subsampled: they stay apart"
+    return f"{names} are coupled across the plate {plate!r}, which is {how}: they stay apart"
 
 
 @dataclass(frozen=True)

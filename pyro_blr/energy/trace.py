@@ -25,6 +25,7 @@ from ..lifting.enumerated import over_values
 from ..lifting.tensor import LiftedTensor, last_refusal
 from ..lifting.transforms import forward, log_jacobian, sum_rightmost
 from ..lifting.wrappers import log_density, pulled_back
+from ..shapes import broadcast_shapes
 from .domains import check_arguments, checked_matrices, checked_value
 from .enumeration import (
     NO_DIMS,
@@ -57,6 +58,7 @@ class TracedSite:
     :param chain: the log factors of its hidden chain, if it is a hidden Markov model.
     :param no_chain: why one of Gaussian states has none.
     :param is_data: whether it is observed: a datum, or a term of ``pyro.factor``.
+    :param plates: the names of all plates that it is in, loops over a plate among them.
     """
 
     name: str
@@ -68,6 +70,7 @@ class TracedSite:
     chain: HiddenChain | GaussianChain | None = None
     no_chain: str = ""
     is_data: bool = False
+    plates: frozenset[str] = frozenset()
 
     @property
     def log_factors(self) -> tuple[Any, ...]:
@@ -111,6 +114,8 @@ class Traced:
     lifted: dict[str, LiftedParameter] = field(default_factory=dict)
     is_subsampled: bool = False
     nesting: int = 0
+    #: For each latent in a plate whose elements are spread over parts, the dims of these.
+    sharded: dict[str, frozenset[int]] = field(default_factory=dict)
 
     @property
     def has_choices(self) -> bool:
@@ -222,7 +227,7 @@ class LiftMessenger(Messenger):
         self.traced.is_subsampled |= any(s is not None and s.is_a_part for s in own)
         check_arguments(msg["name"], fn)
         if msg["is_observed"] and not isinstance(value, LiftedTensor):
-            value = checked_value(msg["name"], fn, value, mask)
+            value = checked_value(msg["name"], fn, value, mask, self.nesting)
         variable = msg["infer"].get("_pyro_blr_variable")
         if variable is None:
             log_prob = log_density(fn, value)
@@ -242,7 +247,8 @@ class LiftMessenger(Messenger):
         choice = choice_of(msg)
         chain, no_chain = _chain_of(fn, value)
         about = (msg["name"], log_prob, scale, mask, dims, choice, chain, no_chain)
-        site = TracedSite(*about, is_data=is_data)
+        plates = frozenset(f.name for f in msg["cond_indep_stack"])
+        site = TracedSite(*about, is_data=is_data, plates=plates)
         self.traced.sites.append(site)
 
     def _check_shape(self, msg: dict[str, Any], log_prob: Any, dims: Dims) -> None:
@@ -276,7 +282,7 @@ def _over_choices(log_prob: Any, weighers: tuple[Any, ...], dims: Dims) -> Any:
     own = tuple(getattr(log_prob, "shape", ()))
     if all(dims.depends_on(shape) <= dims.depends_on(own) for shape in shapes):
         return log_prob
-    return log_prob.expand(torch.broadcast_shapes(own, *shapes))
+    return log_prob.expand(broadcast_shapes(own, *shapes))
 
 
 def _chain_of(fn: Any, value: Any) -> tuple[HiddenChain | GaussianChain | None, str]:

@@ -38,15 +38,27 @@ class Value:
         return self.entropy_of()
 
     @cached_property
+    def _numbers(self) -> tuple[float, float]:
+        """The ELBO and its magnitude, by one wait for the device."""
+        terms = [size if isinstance(size, Tensor) else size() for size in self.sizes]
+        magnitude = sum(terms, start=self.entropy.detach().abs())
+        elbo, magnitude = host.numbers([self._elbo, magnitude])
+        return elbo, magnitude
+
+    @property
+    def _elbo(self) -> Tensor:
+        return (self.expected_log_joint + self.entropy).detach()
+
+    @property
     def magnitude(self) -> float:
         """The sum of the absolute terms; ``64 eps`` times it bounds the rounding error."""
-        terms = [size if isinstance(size, Tensor) else size() for size in self.sizes]
-        return host.number(sum(terms, start=self.entropy.detach().abs()))
+        return self._numbers[1]
 
     @cached_property
     def elbo(self) -> float:
         """In nats, a float (this waits for the device)."""
-        return host.number((self.expected_log_joint + self.entropy).detach())
+        known = "_numbers" in self.__dict__
+        return self._numbers[0] if known else host.number(self._elbo)
 
     def noise_against(self, other: "Value") -> float:
         """The standard error of the difference from another value on the same draws, in nats.

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from pyro_blr.families import matrices
 
+from ..shapes import broadcast_shapes
+
 Parts = tuple[Tensor, Tensor, Tensor]
 """S_gg, S_gn and S_nn.  # shapes: (*batch, G, G), (*batch, N, G, L), (*batch, N, L, L)"""
 
@@ -158,7 +160,7 @@ def unflatten(flat: Tensor, shape: torch.Size) -> Tensor:
 def pack(vector: Vector) -> Tensor:
     """Return (x_g, x_1, ..., x_N) as one vector.  # shape: (*batch, G + N L)"""
     first, local = vector[0], vector[1].flatten(-2)
-    batch = torch.broadcast_shapes(first.shape[:-1], local.shape[:-1])
+    batch = broadcast_shapes(first.shape[:-1], local.shape[:-1])
     return torch.cat([first.expand(*batch, -1), local.expand(*batch, -1)], -1)
 
 

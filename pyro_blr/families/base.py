@@ -14,6 +14,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from pyro_blr.errors import ArgumentError, DomainError
 
+from ..shapes import broadcast_shapes
 from .table import family_table
 
 Natural = tuple[Tensor, ...]
@@ -321,10 +322,9 @@ class ExponentialFamily(ABC):
             tensor.shape[: tensor.dim() - dims]
             for dims, tensor in zip(self.natural_event_dims, natural, strict=True)
         ]
-        # torch.broadcast_shapes costs as much as ten operations on small tensors.
         if all(shape == shapes[0] for shape in shapes):
             return shapes[0]
-        batch: torch.Size = torch.broadcast_shapes(*shapes)
+        batch: torch.Size = broadcast_shapes(*shapes)
         return batch
 
     def expand(self, natural: Natural, batch_shape: tuple[int, ...]) -> Natural:

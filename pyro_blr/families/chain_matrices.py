@@ -26,6 +26,8 @@ from torch.nn.functional import pad
 
 from pyro_blr.families import matrices
 
+from ..shapes import broadcast_shapes
+
 Parts = tuple[Tensor, Tensor]
 """S_tt and S_t,t+1.  # shapes: (*batch, T, D, D), (*batch, T - 1, D, D)"""
 
@@ -230,7 +232,7 @@ def dense(parts: Parts) -> Tensor:
     """Return S as one matrix.  # shape: (*batch, T D, T D)"""
     diagonal, beside = parts
     length, width = diagonal.shape[-3:-1]
-    batch = torch.broadcast_shapes(diagonal.shape[:-3], beside.shape[:-3])
+    batch = broadcast_shapes(diagonal.shape[:-3], beside.shape[:-3])
     matrix = diagonal.new_zeros(*batch, length, length, width, width)
     matrix.diagonal(0, -4, -3).copy_(diagonal.movedim(-3, -1))
     matrix.diagonal(1, -4, -3).copy_(beside.movedim(-3, -1))
@@ -330,6 +332,6 @@ def _interleaved(even: Tensor, odd: Tensor, dims: int) -> Tensor:
     total = even.shape[dim] + odd.shape[dim]
     if short:
         odd = pad(odd, (*(0, 0) * dims, 0, short))
-    lead = torch.broadcast_shapes(even.shape, odd.shape)
+    lead = broadcast_shapes(even.shape, odd.shape)
     both = torch.stack([even.expand(lead), odd.expand(lead)], dim)
     return both.flatten(dim - 1, dim).narrow(dim, 0, total)

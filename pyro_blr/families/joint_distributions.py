@@ -14,6 +14,8 @@ from torch import Tensor
 from pyro_blr.families import matrices
 from pyro_blr.families import wishart_functions as fn
 
+from ..shapes import broadcast_shapes
+
 
 class _VectorThenPositive(constraints.Constraint):
     """Vectors of real numbers, the last of which is positive."""
@@ -62,7 +64,7 @@ class _PackedDistribution(dist.TorchDistribution):
         self, size: int | torch.Size, validate_args: bool | None, **parameters: Tensor
     ) -> None:
         batches = (p.shape[: p.dim() - self.event_dims[name]] for name, p in parameters.items())
-        batch_shape = torch.broadcast_shapes(*batches)
+        batch_shape = broadcast_shapes(*batches)
         self._expand_parameters(batch_shape, parameters)
         event_shape = torch.Size((size,)) if isinstance(size, int) else size
         super().__init__(batch_shape, event_shape, validate_args=validate_args)

@@ -25,6 +25,8 @@ from pyro_blr.families import gamma_functions as fn
 from pyro_blr.families import matrices
 from pyro_blr.families.gamma_quantile import log_gamma_at
 
+from ..shapes import broadcast_shapes
+
 
 def shapes(x: Tensor, dim: int) -> Tensor:
     """Return x + j/2 for j = 0, ..., D - 1; the last one is a = nu/2.
@@ -162,7 +164,7 @@ def draws(x: Tensor, factor: Tensor, sample_shape: tuple[int, ...] = ()) -> tupl
     :return: root = K B, and B  # shapes: (*sample_shape, *batch, D, D)
     """
     # One draw of x for each matrix of the factor's batch, also where x has fewer.
-    each = x.expand(torch.broadcast_shapes(x.shape, factor.shape[:-2]))
+    each = x.expand(broadcast_shapes(x.shape, factor.shape[:-2]))
     bartlett = bartlett_factor(each, factor.shape[-1], sample_shape)
     return wishart_root(factor, bartlett), bartlett
 

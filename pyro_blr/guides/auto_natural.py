@@ -11,6 +11,7 @@ from ..energy.chains import find_chains, is_short
 from ..energy.joining import join, rows_move_alone
 from ..energy.latents import Latent
 from ..energy.merging import MAX_BLOCK_SIZE, merge
+from ..energy.networks import independent_blocks
 from ..energy.sharing import share
 from ..energy.trace import Traced
 from ..lifting.blocks import Block
@@ -81,16 +82,17 @@ class AutoNatural(NaturalGuide):
         A dense block that joins its precision says more than a chain beside it, and a short one
         that all rows of a plate share costs less than a chain for each.
         """
-        chains = find_chains(traced, self.latents)
+        single, singly = independent_blocks(traced, self.latents, self.families)
+        chains = find_chains(traced, self.latents, single)
         small = [c for c in chains if c.block.length * c.block.width <= MAX_BLOCK_SIZE]
         if small:
-            large = [c.block for c in chains if c not in small]
+            large = [*single, *(c.block for c in chains if c not in small)]
             dense = share(join(merge(traced, self.latents, large)[0], traced), traced)
             better = [b for b in dense if b.is_joint or (b.row_dims and is_short(b))]
             held = {s.name for b in better for s in b.sites}
             chains = [c for c in chains if held.isdisjoint(s.name for s in c.block.sites)]
-        blocks, notes = merge(traced, self.latents, [c.block for c in chains])
-        return join(blocks, traced), (*(n for c in chains for n in c.notes), *notes)
+        blocks, notes = merge(traced, self.latents, [*single, *(c.block for c in chains)])
+        return join(blocks, traced), (*singly, *(n for c in chains for n in c.notes), *notes)
 
     def suits(self, traced: Traced) -> bool:
         return rows_move_alone(self.blocks, traced)

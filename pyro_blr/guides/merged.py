@@ -16,6 +16,7 @@ from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.blocks import Block
 from ..lifting.chain_blocks import ChainBlock
 from ..lifting.terms import LatentSite
+from ..shapes import broadcast_shapes
 
 
 def merged_natural(block: Block, own: Mapping[str, Natural], latents: Latents) -> Natural:
@@ -126,7 +127,7 @@ def _gaussian_natural(
         vector, matrix = _dense(latent, own[site.name], block.placements[site.name].batch_dims)
         linear[..., places[-1]] = vector
         matrices.append(distinct(matrix))
-    shape = torch.broadcast_shapes(*(m.shape[:-2] for m in matrices))
+    shape = broadcast_shapes(*(m.shape[:-2] for m in matrices))
     square = torch.zeros(*shape, size, size, dtype=torch.float64, device=first.device)
     for place, matrix in zip(places, matrices, strict=True):
         square[..., place, place] = matrix

@@ -22,12 +22,14 @@ from ..energy.builder import EnergyBuilder
 from ..energy.energy import Naturals
 from ..energy.enumeration import is_discrete
 from ..energy.latents import Latent, block_values
+from ..energy.networks import independent_block
 from ..energy.trace import Traced, without_validation
 from ..families import Natural
 from ..families.registry import unwrap
 from ..lifting.blocks import Block
 from ..random_state import same_random_state
 from .choice import TraceLatents, full_value
+from .home import trace_at_home
 from .marginals import own_law
 from .memory import check_latent
 from .merged import elementwise_natural, is_elementwise, marginal_natural, merged_natural
@@ -184,7 +186,7 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         with warnings.catch_warnings():
             # torch's Wishart tests whether its draws are regular and warns if they are.
             warnings.filterwarnings("ignore", "Singular sample detected", UserWarning)
-            trace = poutine.block(poutine.trace(hidden).get_trace)(*args, **kwargs)
+            trace = poutine.block(trace_at_home)(hidden, args, kwargs)
         self.prototype_trace = trace
         if self.master is not None:
             self.master()._check_prototype(self.prototype_trace)
@@ -356,9 +358,11 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
 
 
 def _is_own(block: Block, latent: Latent) -> bool:
-    """Whether a block is the site's own, with its covariance or as it starts."""
+    """Whether a block is the site's own, with its covariance or with independent elements."""
     form = block.batch_shape, block.event_size, block.family
-    each = (latent.block(), first_block(latent))
+    each = [latent.block()]
+    if latent.site.gaussian:
+        each.append(independent_block(latent))
     return len(block.sites) == 1 and any(
         form == (own.batch_shape, own.event_size, own.family) for own in each
     )

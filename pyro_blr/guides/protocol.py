@@ -57,8 +57,9 @@ def check_domain(naturals: Naturals) -> None:
 
     :raises DomainError: if they are not inside their domain.
     """
-    for block, natural in naturals.items():
-        if not host.truth(block.family.in_domain(natural).all()):
+    inside = [b.family.in_domain(n).all() for b, n in naturals.items()]
+    for block, is_inside in zip(naturals, host.truths(inside), strict=True):
+        if not is_inside:
             raise errors.DomainError(
                 f"natural parameters outside the domain of {block.family.name} were refused for "
                 f"{block.name!r}; the guide keeps its last good state."

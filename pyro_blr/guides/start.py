@@ -17,19 +17,19 @@ from ..energy.domains import check_arguments
 from ..energy.enumeration import is_discrete
 from ..energy.latents import Latent
 from ..energy.merging import MAX_BLOCK_SIZE
+from ..energy.networks import independent_block
 from ..families import (
     Beta,
     ExponentialFamily,
     Gamma,
     InverseGamma,
     Natural,
-    Normal,
     Wishart,
     find_family,
 )
 from ..families.registry import unwrap
 from ..lifting import host
-from ..lifting.blocks import Block, Placement
+from ..lifting.blocks import Block
 
 #: The shape parameter of a Gamma, inverse Gamma, Beta, Dirichlet or (beside its size) Wishart that
 #: starts from a location alone, without a prior of its family: mean equal to the location, relative
@@ -79,6 +79,11 @@ def initial_natural(latent: Latent, site: Any, value: Tensor, init_scale: float)
 
     :param value: the initial value of the site, in full size.
     """
+    natural = _initial(latent, site, value, init_scale)
+    return tuple(n.to(latent.device) for n in natural)  # a prior in plain numbers is on the host
+
+
+def _initial(latent: Latent, site: Any, value: Tensor, init_scale: float) -> Natural:
     if latent.site.gaussian:
         variable = value if latent.transform is None else latent.transform.inv(value)
         mean = variable.double().reshape(latent.site.shape)
@@ -117,9 +122,7 @@ def first_block(latent: Latent) -> Block:
     own = latent.block()
     if own.event_size is None or own.event_size <= MAX_BLOCK_SIZE or not own.gaussian:
         return own
-    site = latent.site
-    places = {site.name: Placement(tuple(range(len(site.shape))))}
-    return Block(own.name, Normal(), own.sites, site.shape, None, places)
+    return independent_block(latent)
 
 
 def gaussian_natural(block: Block, mean: Tensor, scale: float) -> Natural:
@@ -141,7 +144,7 @@ def from_location(latent: Latent, value: Tensor) -> Natural:
     family = latent.family
     if isinstance(family, Wishart):
         size = value.shape[-1]
-        df = torch.full(value.shape[:-2], START_SHAPE + size, dtype=value.dtype)
+        df = value.new_full(value.shape[:-2], START_SHAPE + size)
         return 0.5 * (df - size - 1), -0.5 * (START_SHAPE + size) * torch.linalg.inv(value)
     if family.lifted_statistics:
         return family.near(value)

@@ -8,7 +8,6 @@ from typing import Any
 
 from .. import errors
 from ..energy.energy import Energy
-from ..energy.factors import ConstantFactor, ExactFactor
 from ..energy.sampled import SampledFactor
 from ..families import Natural
 from ..guides.views import charts_of
@@ -19,19 +18,6 @@ from .response import not_at_optimum
 
 #: The residual in nats above which a guide is not at an optimum.
 RESIDUAL = 1e-3
-
-
-def is_exact(energy: Energy) -> bool:
-    """Whether no message of the model depends on q: every product has one mean parameter."""
-    exact = [f for f in energy.factors if isinstance(f, ExactFactor)]
-    constant = [f for f in energy.factors if isinstance(f, ConstantFactor)]
-    if energy.points or len(exact) + len(constant) < len(energy.factors):
-        return False
-    return all(
-        len(p.stats) < 2 and all(f.plan.is_linear_in(b) for b in p.blocks)
-        for f in exact
-        for p in f.plan.products
-    )
 
 
 def check_served(blr: Any, energy: Energy) -> None:

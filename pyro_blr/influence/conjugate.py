@@ -239,13 +239,13 @@ class Conjugate(Prediction):
         copied = [part.copies.blocks[b] for b in self.others]
         shapes = [moments[c].noise_shape for c in copied]
         if self._is_one_number:
-            nodes = torch.linspace(-WIDTH, WIDTH, NODES, dtype=torch.float64)
+            nodes = torch.linspace(-WIDTH, WIDTH, NODES, dtype=torch.float64, device="cpu")
             weights = (-0.5 * nodes.square()).log_softmax(0)
             points = nodes.unsqueeze(-1)
         else:
             numbers = sum(math.prod(s[1:]) for s in shapes if s is not None)
             points = gaussian_points(DRAWS, numbers, 0)
-            weights = torch.full((DRAWS,), -math.log(DRAWS), dtype=torch.float64)
+            weights = points.new_full((DRAWS,), -math.log(DRAWS))
         sizes = [math.prod(s[1:]) for s in shapes if s is not None]
         for weight, point in zip(weights, points, strict=True):
             found = {}
@@ -285,7 +285,7 @@ class _Line:
 
 def conjugate_prediction(terms: Sequence[ExactTerm], removal: Removal) -> Conjugate | None:
     """The blocks in whose mean parameters the terms are linear given the others, if there are."""
-    one = removal.part(torch.zeros(1, dtype=torch.long))
+    one = removal.part(torch.zeros(1, dtype=torch.long, device="cpu"))
     products = [p for t in terms for p in t.at(one.copies).plan.products]
     original = {copied: b for b, copied in one.copies.blocks.items()}
     used = list(dict.fromkeys(b for p in products for b in p.blocks if b in original))

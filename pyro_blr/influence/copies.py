@@ -166,8 +166,8 @@ class Copies:
 
 
 def positions(shape: tuple[int, ...]) -> Tensor:
-    """The flat positions of all data of plates of some sizes."""
-    return torch.arange(prod(shape))
+    """The flat positions of all data of plates of some sizes, on the host."""
+    return torch.arange(prod(shape), device="cpu")
 
 
 def check_block(block: Block) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import errors
 from ..energy.trace import Traced, TracedSite
+from ..shapes import broadcast_shapes
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Data:
     @cached_property
     def is_observed(self) -> Tensor:
         """Which data are not masked altogether. # shape: that of the plates"""
-        seen = torch.zeros(self.shape, dtype=torch.bool)
+        seen = torch.zeros(self.shape, dtype=torch.bool, device="cpu")
         for site in self.sites:
             mask = (
                 site.mask if isinstance(site.mask, Tensor) else torch.tensor(site.mask is not False)
@@ -51,14 +52,15 @@ class Data:
             full = [1] * depth
             for dim, size in zip(self.dims, self.shape, strict=True):
                 full[dim] = size
-            every = mask.cpu().expand(torch.broadcast_shapes(mask.shape, full))
+            every = mask.cpu().expand(broadcast_shapes(mask.shape, full))
             front = torch.movedim(every, self.dims, tuple(range(len(self.dims))))
             seen = seen | front.reshape(*self.shape, -1).any(-1)
         return seen
 
     def position(self, datum: int) -> tuple[int, ...]:
         """The place of a datum along the plates."""
-        return tuple(int(i) for i in torch.unravel_index(torch.tensor(datum), self.shape))
+        place = torch.unravel_index(torch.tensor(datum, device="cpu"), self.shape)
+        return tuple(int(i) for i in place)
 
     def flat(self, index: Any) -> Tensor:
         """The flat positions of some data.
@@ -67,7 +69,7 @@ class Data:
             several plates positions are flat or one tuple. # shape of a mask: that of the plates
         :raises ArgumentError: for positions that there are not.
         """
-        every = torch.arange(self.count).reshape(self.shape)
+        every = torch.arange(self.count, device="cpu").reshape(self.shape)
         if isinstance(index, tuple) and len(index) != len(self.shape):
             raise self._no_datum(index)
         try:

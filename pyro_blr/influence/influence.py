@@ -17,7 +17,7 @@ from ..energy.energy import Energy
 from ..engine import detached
 from ..families import Natural
 from ..lifting.blocks import Block
-from .checks import check_optimum, check_served, is_exact
+from .checks import check_optimum, check_served
 from .coordinates import Coordinates
 from .data import Data, data_of
 from .parts import Part
@@ -84,7 +84,7 @@ class Influence:
         self._blr, self._objective = blr, objective
         check_served(blr, energy)
         terms = terms_of(self._data, {f.name: f for f in energy.factors})
-        self.is_exact = is_exact(energy)
+        self.is_exact = energy.has_constant_messages
         given = detached(blr.view.naturals())
         energy.check_finite(objective.value(given), None)
         messages = objective.natural_messages(given)
@@ -232,7 +232,8 @@ class Influence:
             leaving = self._removal.leaving(part)
             value = function(part, leaving).detach()
             if leaving.unsettled:
-                wrong = torch.isin(part.copies.rows[: len(value)], torch.tensor(leaving.unsettled))
+                unsettled = torch.tensor(leaving.unsettled, device="cpu")
+                wrong = torch.isin(part.copies.rows[: len(value)], unsettled)
                 value[wrong.to(value.device)] = math.nan
             found.append(value)
         every = torch.cat(found)

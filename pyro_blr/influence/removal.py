@@ -157,7 +157,9 @@ class Removal:
 
     def _settle(self, rows: Tensor, moved: Tensor) -> None:
         """Find the moves of data that matter: by passes, and by refits where they do not settle."""
-        new = torch.tensor([int(n) not in self._known for n in rows], dtype=torch.bool)
+        new = torch.tensor(
+            [n not in self._known for n in rows.tolist()], dtype=torch.bool, device="cpu"
+        )
         if not bool(new.any()):
             return
         rows, moved = rows[new], moved[new.to(moved.device)]

@@ -24,6 +24,7 @@ from ..lifting.quadrature import Rule
 from ..lifting.scalars import Scalars
 from ..lifting.statistics import Statistic
 from ..lifting.tensor import LiftedTensor, replay
+from ..shapes import broadcast_shapes
 from .copies import Copies
 from .data import Data
 
@@ -54,7 +55,7 @@ class Term(ABC):
         full = [1] * len(own)
         for dim, size in zip(self.data.dims, self.data.shape, strict=True):
             full[dim] = size
-        return tuple(torch.broadcast_shapes(own, tuple(full)))
+        return tuple(broadcast_shapes(own, tuple(full)))
 
     def by_datum(self, value: Tensor) -> Tensor:
         """A tensor like the log density as one with a row for each datum. # shape: (N, rest)"""

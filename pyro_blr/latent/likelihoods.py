@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import errors
 from ..families import ExponentialFamily, MultivariateNormal, Natural, find_family
+from ..shapes import broadcast_shapes
 from .peeling import narrowed, peel
 from .probe import Record
 
@@ -104,5 +105,5 @@ def entries(family: ExponentialFamily, blocks: Natural, elements: int) -> Tensor
         rest = block.reshape(*block.shape[: block.dim() - dims], prod(event))
         cut = rest.dim() - 1 - elements
         found.append(rest.reshape(*rest.shape[:cut], prod(rest.shape[cut:-1]), rest.shape[-1]))
-    lead = torch.broadcast_shapes(*(f.shape[:-1] for f in found))
+    lead = broadcast_shapes(*(f.shape[:-1] for f in found))
     return torch.cat([f.expand(*lead, f.shape[-1]) for f in found], -1)

@@ -18,6 +18,7 @@ from torch import Tensor
 from .. import errors
 from .._compat import site_is_subsample
 from ..random_state import same_random_state
+from ..shapes import broadcast_shapes
 from .peeling import MAX_STATES, finite_support, peel
 
 #: The seed of every draw that a result depends on: values of latents where functions are compared.
@@ -44,7 +45,7 @@ class Record:
         """
         value, peeled = self.value, peel(self.fn)
         gone = torch.isnan(value) if value.is_floating_point() else torch.zeros_like(value).bool()
-        gone = gone.expand(torch.broadcast_shapes(value.shape, self.fn.shape()))
+        gone = gone.expand(broadcast_shapes(value.shape, self.fn.shape()))
         for mask, inner in ((self.mask, peeled.elements + event_dim), (peeled.mask, event_dim)):
             if mask is not None:
                 mask = torch.as_tensor(mask, dtype=torch.bool, device=value.device)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import errors
 from ..families import MultivariateNormal, Natural, find_family
+from ..shapes import broadcast_shapes
 from .design import Design
 from .harmonium import Datum, Direct, Harmonium, Layout, Term
 from .likelihoods import Likelihood, entries, family_of, flat, likelihood_of
@@ -131,7 +132,7 @@ class Reading:
             total = total + self.log_prob(self.sites[name], self.sites[name].value)
         rows = [n.shape[:-1] for n in known if n is not None]
         first = (prod(self.states),) + (1,) * self.layout.depth
-        shape = torch.broadcast_shapes(first, (1, *total.shape[2:]), *rows)
+        shape = broadcast_shapes(first, (1, *total.shape[2:]), *rows)
         level, pieces = total.new_zeros(shape), [total.new_zeros((*shape, 0))]
         for part, natural in zip(self.space.parts, known, strict=True):
             if natural is None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..families import ExponentialFamily, MultivariateNormal, Natural
+from ..shapes import broadcast_shapes
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Part:
         for name, shape in zip(self.names, self.event_shapes, strict=True):
             value = values[name]
             flat.append(value.reshape(*value.shape[: value.dim() - len(shape)], prod(shape)))
-        lead = torch.broadcast_shapes(*(f.shape[:-1] for f in flat))
+        lead = broadcast_shapes(*(f.shape[:-1] for f in flat))
         return torch.cat([f.expand(*lead, f.shape[-1]) for f in flat], -1)
 
     def cut(self, value: Tensor) -> dict[str, Tensor]:
@@ -66,7 +67,7 @@ class Part:
         flat = []
         for block, shape in zip(blocks, self.block_shapes, strict=True):
             flat.append(block.reshape(*block.shape[: block.dim() - len(shape)], prod(shape)))
-        lead = torch.broadcast_shapes(*(f.shape[:-1] for f in flat))
+        lead = broadcast_shapes(*(f.shape[:-1] for f in flat))
         return torch.cat([f.expand(*lead, f.shape[-1]) for f in flat], -1)
 
     def unpack(self, vector: Tensor) -> Natural:

@@ -61,7 +61,7 @@ def _once(key: Hashable, held: tuple[Tensor, ...], look: Callable[[], bool]) -> 
 
 
 def _computes(density: LiftedTensor, compute: Computed) -> bool:
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     for _ in range(PROBES):
         values = {s: _probe_value(s, generator) for s in density.sites}
         with torch.no_grad():
@@ -78,14 +78,15 @@ def _computes(density: LiftedTensor, compute: Computed) -> bool:
 
 def _probe_value(site: LatentSite, generator: torch.Generator) -> Tensor:
     """A value that a latent might have."""
-    normal = torch.randn(site.shape, generator=generator, dtype=torch.float64)
+    normal = torch.randn(site.shape, generator=generator, dtype=torch.float64, device="cpu")
     if site.is_discrete:
         shape = site.shape[: len(site.shape) - site.event_dim]
-        return site.values_at(torch.randint(len(site.levels), shape, generator=generator))
+        places = torch.randint(len(site.levels), shape, generator=generator, device="cpu")
+        return site.values_at(places)
     if site.gaussian:
         return normal
     if site.event_dim == 2:
-        return normal @ normal.mT + torch.eye(site.shape[-1], dtype=torch.float64)
+        return normal @ normal.mT + torch.eye(site.shape[-1], dtype=torch.float64, device="cpu")
     return normal.softmax(-1) if site.event_dim else 0.2 + 0.6 * normal.sigmoid()
 
 

@@ -104,6 +104,12 @@ def _product(factors: tuple[Constant, ...], out: tuple[Axis, ...]) -> Operand:
     return contract(operands, axes), axes
 
 
+def shown_masks(masks: tuple[Constant, ...], dims: tuple[Axis | None, ...]) -> Tensor:
+    """The product of masks as a tensor that broadcasts to the dims."""
+    mask, axes = _product(masks, tuple(a for a in dims if a))
+    return mask.reshape([a.size if a in axes else 1 for a in dims])
+
+
 def _places(shown: list[Operand], out: tuple[Axis, ...]) -> Iterator[tuple[int, ...]]:
     for _, axes in shown:
         yield tuple(a.size if a in axes else 1 for a in out)

@@ -103,9 +103,17 @@ def memo(compute: Callable[..., Any], tensors: tuple[Tensor, ...], *extra: Hasha
     """
     cache = _active.get()
     if cache is None or any(t.requires_grad for t in tensors):
-        return compute(*tensors, *extra)
+        return compute(*_together(tensors), *extra)
     key = (compute, *(cache.key_of(t) for t in tensors), extra)
-    return cache.lookup(key, lambda: compute(*(own(t) for t in tensors), *extra), tensors)
+    return cache.lookup(
+        key, lambda: compute(*_together(tuple(own(t) for t in tensors)), *extra), tensors
+    )
+
+
+def _together(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The tensors where the first one that is not on the host is: plain numbers are on it."""
+    home = next((t.device for t in tensors if t.device.type != "cpu"), None)
+    return tensors if home is None else tuple(t.to(home) for t in tensors)
 
 
 def own(tensor: Tensor) -> Tensor:
@@ -122,6 +130,14 @@ def key_of(tensor: Tensor) -> Hashable:
     """The active cache's name of a constant."""
     cache = _active.get()
     return _name(tensor) if cache is None else cache.key_of(tensor)
+
+
+def small_content(tensor: Tensor) -> tuple[Any, ...] | None:
+    """The elements of a small constant, read once a trace; None of what is larger or has none."""
+    if tensor.numel() > SMALL or tensor.requires_grad or not host.readable(tensor):
+        return None
+    *_, content = key_of(tensor)  # type: ignore[misc]
+    return content  # type: ignore[no-any-return, has-type]
 
 
 def same_tensor(first: Tensor, second: Tensor) -> bool:

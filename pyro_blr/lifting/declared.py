@@ -12,6 +12,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..shapes import broadcast_shapes
 from .recorded import lifted_parts, realised, unchecked
 from .tensor import LiftedTensor
 
@@ -50,7 +51,7 @@ def _shapes_of_chain(arguments: Arguments) -> tuple[torch.Size, torch.Size]:
     first, matrix = arguments["initial_logits"], arguments["transition_logits"]
     if not law.batch_shape or first.dim() < 1 or matrix.dim() < 2:
         return _constructed_shapes(dist.DiscreteHMM, arguments)
-    batch = torch.broadcast_shapes((*first.shape[:-1], 1), matrix.shape[:-2], law.batch_shape[:-1])
+    batch = broadcast_shapes((*first.shape[:-1], 1), matrix.shape[:-2], law.batch_shape[:-1])
     steps = arguments.get("duration") or batch[-1]
     return batch[:-1], torch.Size((steps, *law.event_shape))
 
@@ -64,7 +65,7 @@ def _shapes_of_gaussian_chain(arguments: Arguments) -> tuple[torch.Size, torch.S
     if not fits or tuple(move.shape[-2:]) != (states, states):
         return _constructed_shapes(dist.GaussianHMM, arguments)  # whose checks say what is wrong
     laws = ((*first.batch_shape, 1), step.batch_shape, error.batch_shape)
-    batch = torch.broadcast_shapes(*laws, move.shape[:-2], see.shape[:-2])
+    batch = broadcast_shapes(*laws, move.shape[:-2], see.shape[:-2])
     return batch[:-1], torch.Size((arguments.get("duration") or batch[-1], seen))
 
 

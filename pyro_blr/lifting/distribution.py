@@ -19,6 +19,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from ..shapes import broadcast_shapes
 from .declared import event_dim_of, is_elementwise, shapes_of, support_of
 from .densities import density_of, takes_arguments_of
 from .polynomial import Polynomial
@@ -158,7 +159,7 @@ class LiftedDistribution(TorchDistribution):
         if any(mask is False for _, mask in self.masks):
             return torch.zeros(self.batch_shape)
         result = self._own_log_prob(value)
-        full = torch.broadcast_shapes(result.shape, self.full_batch)
+        full = broadcast_shapes(result.shape, self.full_batch)
         if tuple(result.shape) != tuple(full):
             result = result.expand(full)
         # A mask acts at the event dims that there were when it was set: Normal.mask(m).to_event(1)
@@ -186,7 +187,7 @@ class LiftedDistribution(TorchDistribution):
             call = LogDensity(self._bare(arguments), elementwise).of(shifted)
             like = call.inputs[0]
             own = value.shape[: len(value.shape) - len(self.own_event)]
-            shape = torch.broadcast_shapes(self.own_batch, own)
+            shape = broadcast_shapes(self.own_batch, own)
             return LiftedTensor(
                 shape, density_dtype(like), like.device, poly=None, call=call, reason=str(error)
             )

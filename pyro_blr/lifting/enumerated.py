@@ -189,4 +189,4 @@ def _called(function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
     wide = any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in args)
     value, *parts = (doubled(a) if wide else a for a in args)
     values = {id(t): v for t, v in zip(function.lifted, parts, strict=True)}
-    return log_density(realised(function.fn, values, wide=wide), value)
+    return log_density(realised(function.fn, values, doubled if wide else None), value)

@@ -16,6 +16,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from . import host
 from .axes import Axis, common_device
 from .blocks import Block
 from .contraction import Operand, along
@@ -74,13 +75,15 @@ class FusedPlan:
         left = []
         for product in self.plan.products:
             member = _member(product, rows, columns)
-            if member is None:
+            if member is None or not _is_finite(product):
                 left.append(product)
             else:
                 found.append(member)
         if len(found) < 2 or not rows:
             return None, self.plan
-        features = torch.cat([_features(m, rows) for m in found], 1)
+        each = [_features(m, rows) for m in found]
+        device = common_device(each)  # those made of plain numbers are on the host
+        features = torch.cat([f.to(device) for f in each], 1)
         return _Group(rows, columns, tuple(found), features), Plan(self.plan.dims, tuple(left))
 
     def values(self, moments: Mapping[Block, Moments], free: tuple[Tensor, ...]) -> Tensor:
@@ -148,6 +151,16 @@ def _member(product: Product, rows: tuple[Axis, ...], columns: tuple[Axis, ...])
         return None
     over = tuple(a for a in of_constants if a in of_stats)
     return _Member(product, over)
+
+
+def _is_finite(product: Product) -> bool:
+    """Whether a product may be a column of a matrix: the log of what cannot be may not.
+
+    It is -inf, and in the derivative of the matrix's product it would meet zeros.
+    """
+    if product.stats:
+        return True
+    return all(host.settled(constant.isfinite().all()) for constant, _ in product.constants)
 
 
 def _features(member: _Member, rows: tuple[Axis, ...]) -> Tensor:

@@ -8,17 +8,17 @@ A test runs them on fake CUDA tensors, where any other read of a value raises. T
 
 * :func:`content`: small constants of the model are read once a trace, to recognise them again;
 * :func:`checksum`: a sample of memory shared with NumPy (host memory, so no wait in practice);
-* :func:`number`: the loss, and the sizes by which a step is judged;
-* :func:`truth`: the checks of data, of constant arguments and of starts, once; whether a sum over
-  discrete values is what the program says, once for its constants; whether a step is inside the
-  cone; whether the messages of a hidden chain lost anything;
+* :func:`number` and :func:`numbers`: the loss, and the sizes by which a step is judged;
+* :func:`truth` and :func:`truths`: the checks of data, of constant arguments and of starts, once;
+  whether a sum over discrete values is what the program says, once for its constants; whether a
+  step is inside the cone; whether the messages of a hidden chain lost anything;
 * :func:`settled`: how an operation moves elements, once for its shapes and its index tables, and
-  whether a table names every element in order, once for a plan;
+  whether a table names every element in order or its constants are finite, once for a plan;
 * :func:`positions`: a boolean mask as an index, whose length is a value, once for a mask;
 * :func:`seed`: from torch's generator on the CPU (host memory, so no wait).
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -46,9 +46,23 @@ def number(tensor: Tensor) -> float:
     return float(tensor)
 
 
+def numbers(tensors: Sequence[Tensor]) -> list[float]:
+    """Several scalars as Python floats, by one wait where they are on one device."""
+    if len({t.device for t in tensors}) > 1:
+        return [number(t) for t in tensors]
+    return torch.stack([t.detach() for t in tensors]).tolist() if tensors else []
+
+
 def truth(tensor: Tensor) -> bool:
     """A scalar as a Python bool."""
     return bool(tensor)
+
+
+def truths(tensors: Sequence[Tensor]) -> list[bool]:
+    """Several scalars as Python bools, by one wait where they are on one device."""
+    if len({t.device for t in tensors}) > 1:
+        return [truth(t) for t in tensors]
+    return torch.stack(list(tensors)).tolist() if tensors else []
 
 
 def settled(check: Tensor) -> bool:

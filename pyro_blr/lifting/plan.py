@@ -186,6 +186,10 @@ class Plan:
         return frozenset(b for p in self.products for b in p.blocks)
 
     @cached_property
+    def _constants(self) -> tuple[Tensor, ...]:
+        return tuple(t for p in self.products for t, _ in p.constants)
+
+    @cached_property
     def _linear(self) -> dict[Block, bool]:
         return {}
 
@@ -277,7 +281,7 @@ class Plan:
         total: Tensor | None = None
         sizes: list[Tensor] = []
         known: dict[int, Tensor] = {}
-        device = common_device(moments[b].leaves[0] for b in self.blocks)
+        device = common_device((*(moments[b].leaves[0] for b in self.blocks), *self._constants))
         for product in self.products:
             if touching is not None and touching not in product.blocks:
                 continue

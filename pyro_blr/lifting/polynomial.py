@@ -18,7 +18,7 @@ from typing import Union
 import torch
 from torch import Tensor
 
-from . import constants, host
+from . import constants
 from .axes import Address, Axis, Gather, Renaming, address_key
 from .choices import Piece, choice, has_zeros, indexed, split_masks
 from .terms import (
@@ -32,7 +32,6 @@ from .terms import (
     atom_log,
     atom_power,
     exp_of,
-    is_host_number,
     log_of_number,
     real_power,
     with_fixed_numbers,
@@ -343,13 +342,14 @@ def polynomial(value: Numeric) -> Polynomial:
     core = value
     for i in reversed(range(value.dim())):
         core = core if i in kept else core.select(i, 0)
-    if core.numel() <= constants.SMALL and not core.requires_grad and is_host_number(core):
-        if not core.numel():  # no element: any number stands for all of them
+    content = constants.small_content(core)
+    if content is not None:
+        if not content:  # no element: any number stands for all of them
             return Polynomial(dims, (Term(1.0, (), ()),))
-        if not core.any():  # a prior's zero mean is no term
+        if not any(content):  # a prior's zero mean is no term
             return Polynomial(dims, ())
         if core.dim() == 0:
-            return Polynomial(dims, (Term(host.number(core), (), ()),))
+            return Polynomial(dims, (Term(float(content[0]), (), ()),))
     core = constants.own(core)
     return Polynomial(dims, (Term(1.0, (Constant(core, tuple(dims[i] for i in kept)),), ()),))  # type: ignore[misc]
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..shapes import broadcast_shapes
 from .commuting import commuted
 from .elementwise import LINEAR_TAIL, functions_of, is_affine, is_elementwise, name_of, rearranges
 from .polynomial import key_of
@@ -209,7 +210,7 @@ def _elements(density: LiftedTensor, frontier: Nodes, between: list[LiftedTensor
             if bool(((merged != own) & (merged >= 0) & (own >= 0)).any()):
                 return None
             merged = torch.maximum(merged, own)
-        numbers[id(node)] = merged.expand(torch.broadcast_shapes(merged.shape, node.shape))
+        numbers[id(node)] = merged.expand(broadcast_shapes(merged.shape, node.shape))
     return numbers[id(density)]
 
 

@@ -184,7 +184,8 @@ class Integrand:
             return [0.0 for _ in HALF_WIDTHS]
         largest = values.abs().reshape(len(HALF_WIDTHS), -1).amax(1)
         outside = [math.exp(-0.5 * r**2) for r in HALF_WIDTHS]
-        return [host.number(v) * p for v, p in zip(largest, outside, strict=True)]
+        found = host.numbers(largest.unbind())
+        return [v * p for v, p in zip(found, outside, strict=True)]
 
 
 def _directions(dims: int) -> Tensor:
@@ -226,7 +227,7 @@ def _refine(
             return Calibration(rule, error, refusal if error > tolerance else "")
         value = integrand.expectation(scalars, rule) if value is None else value
         finer = [integrand.expectation(scalars, rule.refined([i])) for i in dims]
-        errors = [_difference(fine, value) for fine in finer]
+        errors = _differences(finer, value)
         previous, error = error, sum(errors)
         if not math.isfinite(error):
             return Calibration(rule, error, _disagrees(error))
@@ -271,5 +272,7 @@ def _falls_slowly(rule: Rule, error: float) -> str:
     )
 
 
-def _difference(left: Tensor, right: Tensor) -> float:
-    return host.number((left - right).abs().max()) if left.numel() else 0.0
+def _differences(values: list[Tensor], other: Tensor) -> list[float]:
+    if not other.numel():
+        return [0.0 for _ in values]
+    return host.numbers([(v - other).abs().max() for v in values])

@@ -8,7 +8,7 @@ transform. :func:`lifted_parts` finds them, :func:`realised` gives the distribut
 their place.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions.transforms import Transform
 
+from .axes import common_device
 from .tensor import Call, LiftedTensor
 from .terms import NotPolynomial
 
@@ -41,13 +42,20 @@ class LogDensity:
         return Call(self, (value, *self.lifted), {})
 
     def __call__(self, value: Any, *parts: Tensor) -> Tensor:
+        tensors = [t for t in (value, *parts) if isinstance(t, Tensor)]
+        wide = bool(self.lifted) and torch.float64 in {t.dtype for t in tensors}
+        device = common_device(tensors)
+
+        def changed(constant: Tensor) -> Tensor:
+            # Plain numbers are on the host, where some of torch's densities take the value to.
+            placed = constant if device.type == "cpu" else constant.to(device)
+            return doubled(placed) if wide else placed
+
+        given = [doubled(t) if wide else t for t in (value, *parts)]
+        values = {id(t): v for t, v in zip(self.lifted, given[1:], strict=True)}
+        is_changed = wide or device.type != "cpu"
         with unchecked():
-            if not self.lifted:
-                return self.fn.log_prob(value)  # type: ignore[no-any-return]
-            wide = torch.float64 in {t.dtype for t in (value, *parts) if isinstance(t, Tensor)}
-            given = [doubled(t) if wide else t for t in (value, *parts)]
-            values = {id(t): v for t, v in zip(self.lifted, given[1:], strict=True)}
-            fn = realised(self.fn, values, wide=wide)
+            fn = realised(self.fn, values, changed if is_changed else None)
             return fn.log_prob(given[0])  # type: ignore[no-any-return]
 
 
@@ -103,36 +111,39 @@ def _inside(item: Any) -> list[Any]:
 
 
 def realised(
-    item: Any, values: Mapping[int, Tensor], done: dict[int, Any] | None = None, wide: bool = False
+    item: Any,
+    values: Mapping[int, Tensor],
+    changed: Callable[[Tensor], Tensor] | None = None,
+    done: dict[int, Any] | None = None,
 ) -> Any:
     """A copy with values in the place of lifted tensors; what holds none is not copied.
 
     :param values: by the ``id`` of the lifted tensors.
-    :param wide: whether floating constants become float64, since some of torch's densities return
-        their narrowest argument's dtype.
+    :param changed: what becomes of constants: float64, since some of torch's densities return their
+        narrowest argument's dtype, or on a device.
     """
     done = {} if done is None else done
     if isinstance(item, LiftedTensor):
         return values[id(item)]
     if isinstance(item, Tensor):
-        return doubled(item) if wide else item
+        return item if changed is None else changed(item)
     if isinstance(item, list | tuple) and not isinstance(item, torch.Size):
-        return type(item)(realised(i, values, done, wide) for i in item)
+        return type(item)(realised(i, values, changed, done) for i in item)
     if isinstance(item, dict):
-        return {k: realised(v, values, done, wide) for k, v in item.items()}
+        return {k: realised(v, values, changed, done) for k, v in item.items()}
     if not isinstance(item, Distribution | Transform):
         return item
     if id(item) in done:
         return done[id(item)]
-    if not lifted_parts(item) and not wide:
+    if changed is None and not lifted_parts(item):
         return item
     build = getattr(item, "built", None)
     if build is not None:
-        done[id(item)] = build(lambda inner: realised(inner, values, done, wide))
+        done[id(item)] = build(lambda inner: realised(inner, values, changed, done))
         return done[id(item)]
     copy = object.__new__(type(item))
     done[id(item)] = copy
-    copy.__dict__.update({k: realised(v, values, done, wide) for k, v in vars(item).items()})
+    copy.__dict__.update({k: realised(v, values, changed, done) for k, v in vars(item).items()})
     return copy
 
 

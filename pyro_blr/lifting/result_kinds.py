@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..shapes import broadcast_shapes
+
 #: Functions of tensors and numbers whose results have the arguments' common shape.
 COMMON_SHAPE = frozenset(
     """
@@ -37,7 +39,7 @@ def kind_by_rule(function: Any, args: Sequence[Any]) -> Kind | None:
     kinds = [a for a in args if isinstance(a, tuple)]
     try:
         if name in COMMON_SHAPE:
-            shape = torch.broadcast_shapes(*(shape for shape, _ in kinds))
+            shape = broadcast_shapes(*(shape for shape, _ in kinds))
         elif name in PRODUCTS and len(args) == len(kinds) == 2:
             swapped = kinds[::-1] if name == "__rmatmul__" else kinds
             shape = _of_product(*(shape for shape, _ in swapped))
@@ -71,5 +73,5 @@ def _of_product(left: torch.Size, right: torch.Size) -> torch.Size:
     inner = right[-2:-1] if len(right) > 1 else right
     if not left or not right or left[-1:] != inner:
         raise RuntimeError("no product")
-    batch: torch.Size = torch.broadcast_shapes(left[:-2], right[:-2])
+    batch: torch.Size = broadcast_shapes(left[:-2], right[:-2])
     return batch + rows + columns

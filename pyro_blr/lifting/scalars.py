@@ -78,10 +78,10 @@ class Scalars:
 
     def spreads(self) -> "Spreads":
         """The largest entries of the root over the elements (this waits for the device)."""
-        return tuple(
-            tuple(0.0 if entry is None else _largest(entry.detach()) for entry in row)
-            for row in self.root.rows()
-        )
+        rows = self.root.rows()
+        known = [e for row in rows for e in row if _counts(e)]
+        largest = iter(host.numbers([e.detach().abs().max() for e in known]))
+        return tuple(tuple(next(largest) if _counts(e) else 0.0 for e in row) for row in rows)
 
 
 def _cholesky(first: Tensor, second: Tensor, covariance: Tensor) -> Root:
@@ -108,5 +108,5 @@ def _column(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *(1,) * like.dim())
 
 
-def _largest(entry: Tensor) -> float:
-    return host.number(entry.abs().max()) if entry.numel() else 0.0
+def _counts(entry: Tensor | None) -> bool:
+    return entry is not None and bool(entry.numel())

@@ -166,20 +166,21 @@ def _empty(kind: Kind) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
+def _empty_or_index(kind: Kind) -> Tensor | int:
+    shape, dtype = kind
+    whole = (torch.long, torch.int, torch.short, torch.uint8)
+    return 0 if not shape and dtype in whole else _empty(kind)
+
+
 @lru_cache(maxsize=4096)
 def _run_on_meta(
     template: Template, lifted: tuple[Kind, ...], given: tuple[Kind, ...], default: torch.dtype
 ) -> Any:
     try:
-        operands: list[Any] = [_empty(k) for k in lifted]
-        if getattr(template.function, "__name__", "") == "__getitem__":
-            # torch reads an index without dims; a class among them picks as any number does.
-            whole = (torch.long, torch.int, torch.short, torch.uint8)
-            operands = [
-                0 if not shape and dtype in whole else t
-                for t, (shape, dtype) in zip(operands, lifted, strict=True)
-            ]
-        return template.filled(operands, [_empty(k) for k in given])
+        # torch reads an index without dims; a class among them picks as any number does.
+        is_index = getattr(template.function, "__name__", "") == "__getitem__"
+        make = _empty_or_index if is_index else _empty
+        return template.filled([make(k) for k in lifted], [make(k) for k in given])
     except RuntimeError as error:
         if "meta tensor" not in str(error):
             raise

@@ -186,11 +186,6 @@ class Term:
         return Term(self.number * number, self.constants, self.atoms, self.exponentials)
 
 
-def is_host_number(core: Tensor) -> bool:
-    """Whether a constant may be read without waiting for a device."""
-    return core.device.type == "cpu" and host.readable(core)
-
-
 def same_atoms(first: Atom, second: Atom) -> bool:
     """Whether two atoms are of the same element of the same latent everywhere."""
     return first.site is second.site and all(
@@ -219,11 +214,18 @@ def with_fixed_numbers(term: Term) -> Term:
     for constant in term.constants:
         fixed = all(isinstance(w, Gather) and isinstance(w.index, int) for w in constant.where)
         tensor = constant.tensor
-        if fixed and not tensor.requires_grad and is_host_number(tensor):
+        if fixed and not tensor.requires_grad and _may_be_read(tensor):
             number *= host.number(tensor[tuple(w.index for w in constant.where)])  # type: ignore[union-attr]
         else:
             left.append(constant)
     return Term(number, tuple(left), term.atoms, term.exponentials)
+
+
+def _may_be_read(tensor: Tensor) -> bool:
+    """Whether an element of a constant may be read: on a device only of what is read anyway."""
+    return host.readable(tensor) and (
+        tensor.device.type == "cpu" or tensor.numel() <= constants.SMALL
+    )
 
 
 def are_alike(first: Term, second: Term) -> bool:

@@ -19,6 +19,7 @@ from torch.distributions import transforms
 from torch.distributions.transforms import Transform
 
 from ..errors import ControlFlowError
+from ..shapes import broadcast_shapes
 from . import constants, host
 from .polynomial import Polynomial
 from .recorded import lifted_parts
@@ -80,7 +81,7 @@ def _log_jacobian_rule(transform: Transform, x: Any, y: Any) -> Any:
         return sum_rightmost(inner, transform.reinterpreted_batch_ndims)
     if isinstance(transform, transforms.AffineTransform):
         level = log_abs(transform.scale)
-        shape = torch.broadcast_shapes(x.shape, level.shape)
+        shape = broadcast_shapes(x.shape, level.shape)
         return sum_rightmost(level.expand(shape), transform.event_dim)
     if isinstance(transform, transforms.PowerTransform) and not lifted_parts(transform):
         exponent = transform.exponent

@@ -18,6 +18,7 @@ from torch.distributions.transforms import IndependentTransform, Transform
 from torch.nn.functional import logsigmoid
 
 from ..errors import ControlFlowError
+from ..shapes import broadcast_shapes
 from .declared import event_dim_of
 from .densities import Density, density_of
 from .distribution import LiftedDistribution
@@ -77,14 +78,14 @@ def _rule_of(fn: Any) -> Callable[[Any, Any], Any] | None:
 
 def _independent(fn: Any, value: Any) -> Any:
     inner = log_density(fn.base_dist, value)
-    shape = torch.broadcast_shapes(inner.shape, fn.base_dist.batch_shape)
+    shape = broadcast_shapes(inner.shape, fn.base_dist.batch_shape)
     inner = inner if tuple(inner.shape) == tuple(shape) else inner.expand(shape)
     return sum_rightmost(inner, fn.reinterpreted_batch_ndims)
 
 
 def _expanded(fn: Any, value: Any) -> Any:
     inner = log_density(fn.base_dist, value)
-    return inner.expand(torch.broadcast_shapes(inner.shape, fn.batch_shape))
+    return inner.expand(broadcast_shapes(inner.shape, fn.batch_shape))
 
 
 def _masked(fn: Any, value: Any) -> Any:
@@ -188,7 +189,7 @@ def _opaque(fn: Any, value: Any, reason: NotPolynomial) -> Any:
     call = LogDensity(fn, elementwise).of(value)
     like = call.inputs[0]
     batch = value.shape[: value.dim() - len(fn.event_shape)]
-    shape = torch.broadcast_shapes(fn.batch_shape, batch)
+    shape = broadcast_shapes(fn.batch_shape, batch)
     dtype = density_dtype(like)
     return LiftedTensor(shape, dtype, like.device, poly=None, call=call, reason=str(reason))
 

@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..errors import ArgumentError, StepOrderError
+from ..errors import ArgumentError, BLRError, StepOrderError
 from ..lifting import host
 from .batch_norm import BatchNormWatch
 from .draws import Draws, State
 from .noise import Noise
 from .options import check_options, listed
+from .ranks import Alone, Copies, Parts, warn_of_other_ranks
 from .rows import prepared, sorted_by
 from .saved import load, saved
+from .sharding import Gathered, meshes_of
 from .skipped import Skipped
 
 #: Why there is no draw.
@@ -35,17 +37,29 @@ class DrawingOptimizer(Optimizer):
     #: Whether the draw minus the mean is asked for.
     _needs_displacement: ClassVar[bool] = True
 
-    def __init__(self, params: Any, defaults: State, draws: int, seed: int | None) -> None:
+    def __init__(
+        self, params: Any, defaults: State, draws: int, seed: int | None, process_group: Any
+    ) -> None:
         name = type(self).__name__
         if not isinstance(draws, int) or isinstance(draws, bool) or draws < 1:
             raise ArgumentError(f"{name}: draws = {draws!r}. Mend: a positive integer.")
         self.draws_per_closure = draws
-        self._noise = Noise(host.seed() if seed is None else seed)
         self._skipped = Skipped()
         self._draws = Draws()
         self._is_active = self._is_closure = False
-        self._watch = BatchNormWatch()
+        self._watch, self._gathered = BatchNormWatch(), Gathered()
+        self._ranks = Alone() if process_group is None else Copies(process_group)
         super().__init__(listed(params, name), defaults)
+        meshes = meshes_of(self._everything())
+        if meshes:
+            self._ranks = Parts(meshes)
+        elif seed is None and process_group is None:
+            warn_of_other_ranks()
+        own = host.seed() if seed is None else seed
+        self._noise = self._ranks.noise(self._ranks.seed(own))
+
+    def _everything(self) -> list[Tensor]:
+        return [p for g in self.param_groups for p in g["params"]]
 
     def _before_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
         """Called before a further draw, with the last one's difference in its buffer."""
@@ -55,6 +69,10 @@ class DrawingOptimizer(Optimizer):
 
     def _after_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
         """Called after a further draw."""
+
+    def _listen(self, kinds: Sequence[Kind]) -> list[Any]:
+        """Hooks for the time of a draw of one of several ranks, with ``remove``."""
+        return []
 
     @contextmanager
     def sampled_params(self, train: bool = True, weight: float = 1.0) -> Iterator[None]:
@@ -67,29 +85,37 @@ class DrawingOptimizer(Optimizer):
             from torch's own generator, so that a prediction does not change the training.
         :param weight: the share of the loss that is passed backward in this block. Gradients are
             divided by the sum of weights: leave it at 1 where each block has the whole mean loss;
-            of k blocks with ``loss / k`` each give ``weight=1/k``.
+            of k blocks with ``loss / k`` each give ``weight=1/k``. Where ranks have batches of
+            different sizes, give the sum of the loss over data, and ``weight=len(x)``.
         :raises StepOrderError: within another draw.
         """
-        if not (isinstance(weight, int | float) and 0 < weight < math.inf):
+        is_good = isinstance(weight, int | float) and 0 <= weight < math.inf
+        if not is_good or (weight == 0 and not self._ranks.has_copies):
             raise ArgumentError(f"weight = {weight!r}. Mend: a number > 0.")
         # A draw that does not count leaves those that do as they are.
         draws = self._draws if train else Draws()
         with torch.no_grad():
             kinds = self._begin(draws)
-        self._is_active, ended = True, False
+        self._is_active, ended, hooks = True, False, []
         try:
             with torch.no_grad():
-                self._perturb(kinds, draws, self._noise if train else Noise(host.seed()))
+                noise = self._noise if train else self._ranks.passing_noise(host.seed())
+                self._perturb(kinds, draws, noise)
+            if train and self._ranks.has_copies:
+                hooks = self._listen(kinds)
             yield
             ended = True
         finally:
             self._is_active = False
+            for hook in hooks:
+                hook.remove()
             with torch.no_grad():
                 self._end(kinds, draws, ended and train, weight)
+                self._gathered.free(self._everything())
             if train and not ended:
                 draws.forget(FAILED)
 
-    def _begin(self, draws: Draws) -> list[tuple[State, list[Tensor]]]:
+    def _begin(self, draws: Draws) -> list[Kind]:
         """Keep the means of what is to be drawn."""
         if self._is_active:
             mend = "end the first `with` block before the second"
@@ -103,6 +129,7 @@ class DrawingOptimizer(Optimizer):
                 "net.requires_grad_(), or leave sampled_params out."
             )
         self._watch.look(p for _, alike in kinds for p in alike)
+        self._gathered.free(self._everything())
         if draws.count and all(p.grad is None for _, alike in kinds for p in alike):
             draws.forget()  # an earlier draw that no gradient was taken at
         try:
@@ -115,21 +142,21 @@ class DrawingOptimizer(Optimizer):
             raise
         return kinds
 
-    def _perturb(self, kinds: list[tuple[State, list[Tensor]]], draws: Draws, noise: Noise) -> None:
+    def _perturb(self, kinds: list[Kind], draws: Draws, noise: Noise) -> None:
+        noise.begin(draws.count)
         for group, parameters in kinds:
             hessians = [self.state[p]["hessian"] for p in parameters]
             draws.draw(parameters, hessians, noise, group)
             if draws.count:
                 self._at_draw(group, parameters)
 
-    def _end(
-        self, kinds: list[tuple[State, list[Tensor]]], draws: Draws, counts: bool, weight: float
-    ) -> None:
+    def _end(self, kinds: list[Kind], draws: Draws, counts: bool, weight: float) -> None:
         waiting = list(kinds)
+        is_used = counts and self._needs_displacement and not self._ranks.has_copies
         try:
             while waiting:
                 group, parameters = waiting.pop()
-                draws.restore(parameters, self.state, counts and self._needs_displacement)
+                draws.restore(parameters, self.state, is_used)
                 if counts and draws.count:
                     self._after_draw(group, parameters)
                 draws.drawn.update(parameters)
@@ -142,7 +169,7 @@ class DrawingOptimizer(Optimizer):
             draws.count += 1
             draws.weight += weight
 
-    def _kinds(self, is_wanted: Callable[[Tensor], bool]) -> Iterator[tuple[State, list[Tensor]]]:
+    def _kinds(self, is_wanted: Callable[[Tensor], bool]) -> Iterator[Kind]:
         """Parameters of one group, device, dtype and number of steps, with their state."""
         for group in self.param_groups:
             wanted = [p for p in group["params"] if is_wanted(p)]
@@ -172,10 +199,11 @@ class DrawingOptimizer(Optimizer):
         super().add_param_group(param_group)
         try:
             check_options(self.param_groups[-1], type(self).__name__)
-        except ArgumentError:
+            self._ranks.begin_with(self.param_groups[-1]["params"])
+        except BLRError:
             del self.param_groups[-1]
             raise
-        self._watch = BatchNormWatch()
+        self._watch, self._gathered = BatchNormWatch(), Gathered()
 
     def state_dict(self) -> State:
         """Everything to go on exactly: also step counts, the noise's generators, skipped steps."""
@@ -184,32 +212,42 @@ class DrawingOptimizer(Optimizer):
                 "state_dict within sampled_params: the weights are at a draw. Mend: save after "
                 "the `with` block."
             )
-        return super().state_dict() | saved(self._noise, self._skipped)
+        return super().state_dict() | self._saved()
+
+    def _saved(self) -> State:
+        return saved(self._noise, self._skipped) | {"ranks": self._ranks.size}
 
     def load_state_dict(self, state_dict: State) -> None:
         """Go on where ``state_dict`` was taken; load the module's own state as well.
 
+        On another number of ranks training goes on from the same posterior with other noise, and
+        says so in a :class:`~pyro_blr.errors.ChangedRanksWarning`.
+
         :raises CheckpointError: if it is the state of other parameters or another optimiser.
         """
-        noise, skipped, states = load(state_dict, self.param_groups, type(self).__name__)
+        noise, skipped, states = load(
+            state_dict, self.param_groups, type(self).__name__, self._ranks
+        )
         super().load_state_dict(state_dict)
         # torch rounds the state to the parameters' dtype, and shares tensors with what is loaded.
         self.state.update(states)
         self._noise, self._skipped, self._draws = noise, skipped, Draws()
 
     def __getstate__(self) -> State:
+        if type(self._ranks) is not Alone:
+            raise ArgumentError(
+                f"an {type(self).__name__} of several ranks cannot be copied or pickled, as the "
+                "connections of a process group cannot. Mend: state_dict() and load_state_dict."
+            )
         held: State = super().__getstate__()
-        return (
-            held
-            | {"draws_per_closure": self.draws_per_closure}
-            | {"_saved": saved(self._noise, self._skipped)}
-        )
+        return held | {"draws_per_closure": self.draws_per_closure} | {"_saved": self._saved()}
 
     def __setstate__(self, state: State) -> None:
         state = dict(state)
         own = state.pop("_saved", None)
         super().__setstate__(state)
         if own is not None:
-            self._noise, self._skipped = Noise.of(own["noise"]), Skipped(**own["skipped"])
-            self._draws, self._watch = Draws(), BatchNormWatch()
+            self._noise, self._skipped = Alone().noise_of(own["noise"]), Skipped(**own["skipped"])
+            self._draws, self._ranks = Draws(), Alone()
+            self._watch, self._gathered = BatchNormWatch(), Gathered()
             self._is_active = self._is_closure = False

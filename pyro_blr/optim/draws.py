@@ -18,6 +18,7 @@ from torch import Tensor
 from ..steps.diagonal import each
 from .noise import Noise
 from .parts import in_parts
+from .sharding import all_local, place_of
 
 State = dict[str, Any]
 
@@ -38,26 +39,29 @@ class Draws:
 
     :param count: how many have ended.
     :param weight: the sum of their weights, by which their gradients are divided.
-    :param data: whose own gradients were taken at them.
+    :param data: whose own gradients were taken at them; of several ranks their mean.
     :param reason: why there is none, where that is not plain.
     :param drawn: the parameters that were.
     :param buffers: one for each parameter, kept from step to step: its mean while a draw is active
         (or its draw, see above), the draw minus the mean afterwards.
     :param products: what an optimiser sums over draws, parameter by parameter.
+    :param gradients: means over several ranks.
     """
 
     count: int = 0
     weight: float = 0.0
-    data: int = 0
+    data: float = 0
     reason: str = ""
     drawn: set[Tensor] = field(default_factory=set)
     buffers: dict[Tensor, Tensor] = field(default_factory=dict)
     products: dict[Tensor, Tensor] = field(default_factory=dict)
+    gradients: dict[Tensor, Tensor] = field(default_factory=dict)
 
     def forget(self, reason: str = "") -> None:
         """Drop the draws that have ended."""
         self.count, self.weight, self.data, self.reason = 0, 0.0, 0, reason
         self.products.clear()
+        self.gradients.clear()
         self.drawn.clear()
 
     def product(self, parameter: Tensor) -> Tensor:
@@ -84,7 +88,7 @@ class Draws:
     ) -> None:
         """Add the noise to parameters whose means are kept.
 
-        :param parameters: of one device and dtype.
+        :param parameters: of one device, dtype and place.
         """
         buffers = [self.buffers[p] for p in parameters]
         points = buffers if is_rounded(parameters[0]) else parameters
@@ -92,9 +96,9 @@ class Draws:
             roots = each._foreach_add(hessian, group["weight_decay"])
             each._foreach_mul_(roots, group["ess"])
             each._foreach_sqrt_(roots)
-            each._foreach_addcdiv_(point, noise.like(point), roots)
+            each._foreach_addcdiv_(point, noise.like(point, place_of(parameters[0])), roots)
         if points is buffers:
-            each._foreach_copy_(parameters, buffers)
+            each._foreach_copy_(all_local(parameters), all_local(buffers))
 
     def restore(
         self, parameters: Sequence[Tensor], states: Mapping[Any, State], is_used: bool
@@ -106,9 +110,9 @@ class Draws:
         buffers = [self.buffers[p] for p in parameters]
         if is_rounded(parameters[0]):
             means = [states[p]["mean"] for p in parameters]
-            each._foreach_copy_(parameters, means)
+            each._foreach_copy_(all_local(parameters), all_local(means))
             if is_used:
-                each._foreach_sub_(buffers, means)
+                each._foreach_sub_(all_local(buffers), all_local(means))
             return
         parts, restored = list(in_parts(parameters, buffers)), 0
         try:

@@ -7,11 +7,14 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, StepOrderError
 from ..steps.diagonal import each, retraction
+from .drawing import Kind
 from .draws import State
+from .hooks import GradientHook
 from .optimizer import GaussianOptimizer
 
 
@@ -68,6 +71,9 @@ class IVON(GaussianOptimizer):
     :param int draws: draws of ``step(closure)``; without a closure enter ``sampled_params`` as
         often as you like.
     :param int seed: of the noise; from torch's generator if it is None.
+    :param process_group: ranks with a copy of the weights each: the first one's weights are taken
+        by all, each takes draws of its own, and their gradients and Hessians are averaged in
+        ``step``. By default the optimiser acts alone, or with the ranks of sharded parameters.
 
     **References** Shen et al., *Variational Learning is Effective for Large Deep Networks*,
     arXiv 2402.17641; the step that stays positive: Lin, Schmidt & Khan, arXiv 2002.10060.
@@ -88,13 +94,14 @@ class IVON(GaussianOptimizer):
         debias: bool = True,
         draws: int = 1,
         seed: int | None = None,
+        process_group: Any = None,
     ) -> None:
         defaults = {
             **{"lr": lr, "ess": ess, "hessian_init": hessian_init, "betas": betas},
             **{"weight_decay": weight_decay, "hessian": hessian, "batch_size": batch_size},
             **{"clip_radius": clip_radius, "rescale_lr": rescale_lr, "debias": debias},
         }
-        super().__init__(params, defaults, draws, seed)
+        super().__init__(params, defaults, draws, seed, process_group)
 
     def _estimates(
         self, group: State, scale: float, gradients: list[Tensor], source: list[Tensor],
@@ -104,10 +111,10 @@ class IVON(GaussianOptimizer):
             squares: list[Tensor] = each._foreach_mul(gradients, gradients)
             each._foreach_mul_(squares, group["batch_size"])
             return squares
-        if self._draws.count == 1:  # the draw minus the mean; else it was summed with gradients
-            each._foreach_mul_(source, gradients)
-        else:
+        if self._sums_products():
             each._foreach_mul_(source, scale)
+        else:  # the draw minus the mean
+            each._foreach_mul_(source, gradients)
         each._foreach_mul_(source, precisions)
         each._foreach_mul_(source, group["ess"])
         return source
@@ -118,9 +125,24 @@ class IVON(GaussianOptimizer):
     def _source(self, group: State, parameter: Tensor) -> Tensor:
         if group["hessian"] == "squared_gradient":
             return parameter  # not read
-        if self._draws.count == 1:
-            return self._draws.buffers[parameter]
-        return self._draws.product(parameter)
+        if self._sums_products():
+            return self._draws.product(parameter)
+        return self._draws.buffers[parameter]
+
+    def _sums_products(self) -> bool:
+        return self._draws.count > 1 or self._ranks.has_copies
+
+    # Several ranks: (z_s - m) g_s of each backward pass, before another rank's are added to .grad.
+
+    def _listen(self, kinds: Sequence[Kind]) -> list[Any]:
+        priced = [k for k in kinds if k[0]["hessian"] == "price"]
+        return [GradientHook(p, self._collect) for _, alike in priced for p in alike]
+
+    def _collect(self, parameter: Tensor, gradient: Tensor) -> None:
+        if gradient.layout == torch.strided:  # else the step refuses it
+            product = self._draws.product(parameter)
+            ((_, away),) = self._draws.displacements([parameter], self.state)
+            product.addcmul_(away, gradient.to(product.dtype))
 
     # Several draws: sum_s (z_s - m) g_s, where .grad holds the sum of gradients so far.
 
@@ -136,7 +158,7 @@ class IVON(GaussianOptimizer):
 
     def _add(self, group: State, away: Iterable[tuple[Tensor, Tensor]], sign: float) -> None:
         """Add draws minus means, times the gradients so far."""
-        if group["hessian"] == "squared_gradient":
+        if group["hessian"] == "squared_gradient" or self._ranks.has_copies:
             return
         for parameter, difference in away:
             if parameter.grad is not None:
@@ -144,9 +166,22 @@ class IVON(GaussianOptimizer):
                 product.addcmul_(difference, parameter.grad.to(product.dtype), value=sign)
 
     def _check_draws(self, is_scaled: bool, is_unscaled: bool) -> None:
+        if self._ranks.has_copies:
+            self._check_products()
+            return
         if is_unscaled and self._draws.count > 1:
             raise ArgumentError(
                 "GradScaler.unscale_ divided the gradients of several draws, but not what was "
                 "summed over these draws. Mend: leave unscale_ out (scaler.step divides both; "
                 "clip_radius bounds a step), or take one draw a step."
+            )
+
+    def _check_products(self) -> None:
+        priced = [g["params"] for g in self.param_groups if g["hessian"] == "price"]
+        parameters = [p for own in priced for p in own if p.grad is not None]
+        if parameters and not any(p in self._draws.products for p in parameters):
+            raise StepOrderError(
+                "there are gradients that no backward pass within sampled_params has added: those "
+                "of this rank alone are not known, and its Hessian is their product with its draw. "
+                'Mend: loss.backward() within sampled_params, or hessian="squared_gradient".'
             )

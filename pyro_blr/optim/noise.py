@@ -3,11 +3,15 @@
 
 """The standard normal numbers of the draws: a generator for each device, saved with the state."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+#: Where a rank, or its part of a parameter, is among those with noise of their own.
+Place = tuple[int, ...]
 
 
 class Noise:
@@ -18,19 +22,29 @@ class Noise:
     """
 
     def __init__(self, seed: int) -> None:
-        self.seed = seed
+        self.seed, self.steps = seed, 0
         self._generators: dict[str, torch.Generator | None] = {}
         self._saved: dict[str, Tensor] = {}
 
-    def like(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def begin(self, draw: int) -> None:
+        """Called before a draw.
+
+        :param draw: how many there were before it since the last step.
+        """
+
+    def end_step(self) -> None:
+        """Called after a step."""
+        self.steps += 1
+
+    def like(self, tensors: Sequence[Tensor], place: Place) -> list[Tensor]:
         """Standard normal tensors of the same shapes, dtype and device, drawn by one call."""
         first = tensors[0]
         sizes = [t.numel() for t in tensors]
         flat = torch.empty(sum(sizes), dtype=first.dtype, device=first.device)
-        flat.normal_(generator=self._generator(first.device))
+        flat.normal_(generator=self._generator(first.device, place))
         return [n.view(t.shape) for n, t in zip(flat.split(sizes), tensors, strict=True)]
 
-    def _generator(self, device: torch.device) -> torch.Generator | None:
+    def _generator(self, device: torch.device, place: Place) -> torch.Generator | None:
         name = str(device)
         if name not in self._generators:
             self._generators[name] = self._new(device)
@@ -48,11 +62,48 @@ class Noise:
     def state(self) -> dict[str, Any]:
         """The seed and the place in each stream, as tensors of the CPU."""
         places = {n: g.get_state().cpu() for n, g in self._generators.items() if g is not None}
-        return {"seed": self.seed, "generators": self._saved | places}
+        return {"seed": self.seed, "steps": self.steps, "generators": self._saved | places}
 
-    @classmethod
-    def of(cls, state: Mapping[str, Any]) -> "Noise":
-        """The noise that goes on where :meth:`state` was taken, device by device as it is asked."""
-        noise = cls(int(state["seed"]))
-        noise._saved = {name: place.cpu().clone() for name, place in state["generators"].items()}
-        return noise
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state` was taken, device by device as it is asked."""
+        self.steps = int(state.get("steps", 0))
+        self._saved = {name: place.cpu().clone() for name, place in state["generators"].items()}
+
+
+class SharedNoise(Noise):
+    """Noise of several ranks: that of any of them follows from the seed and the number of the step.
+
+    So the ranks have one state, and what one of them saves resumes all.
+
+    :param int seed: the same on all ranks.
+    :param place: of this rank, before the places of its parameters.
+    """
+
+    def __init__(self, seed: int, place: Place) -> None:
+        super().__init__(seed)
+        self._place, self._draw = place, 0
+        self._devices: list[torch.device] = []
+
+    def begin(self, draw: int) -> None:
+        """Forget the streams of the last draw."""
+        self._draw = draw
+        self._generators.clear()
+
+    def _generator(self, device: torch.device, place: Place) -> torch.Generator | None:
+        name = f"{device} {place}"
+        if name not in self._generators:
+            if device not in self._devices:
+                self._devices.append(device)
+            number = self._devices.index(device)  # names of devices differ between ranks
+            key = (self.seed, self.steps, self._draw, self._place, place, number)
+            self._generators[name] = None if device.type == "meta" else _seeded(device, key)
+        return self._generators[name]
+
+    def state(self) -> dict[str, Any]:
+        """The seed and the number of steps."""
+        return {"seed": self.seed, "steps": self.steps, "generators": {}}
+
+
+def _seeded(device: torch.device, key: tuple[Any, ...]) -> torch.Generator:
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)

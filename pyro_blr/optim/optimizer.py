@@ -15,10 +15,13 @@ from torch import Tensor
 from ..errors import StepOrderError
 from ..lifting import host
 from ..steps.diagonal import each, newton_directions
+from .averaging import average
 from .drawing import DrawingOptimizer
 from .draws import State
 from .parts import in_parts
+from .ranks import Copies
 from .rows import check_gradient, has_only_finite
+from .sharding import local
 
 Closure = Callable[[], Any]
 
@@ -58,6 +61,10 @@ class GaussianOptimizer(DrawingOptimizer):
     def _source(self, group: State, parameter: Tensor) -> Tensor:
         """The tensor from which a parameter's Hessian is estimated."""
 
+    @abstractmethod
+    def _sums_products(self) -> bool:
+        """Whether what the Hessian is estimated from is summed over draws."""
+
     def _check_draws(self, is_scaled: bool, is_unscaled: bool) -> None:
         """Refuse a step that the draws do not allow."""
 
@@ -89,14 +96,22 @@ class GaussianOptimizer(DrawingOptimizer):
         grad_scale: Tensor | None = getattr(self, "grad_scale", None)
         is_scaled = found_inf is not None
         self._check_draws(is_scaled, is_scaled and grad_scale is None)
-        used = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
+        used = [p for p in self._everything() if p.grad is not None]
         for parameter in used:
             check_gradient(parameter)
         is_finite = has_only_finite(used) if found_inf is None else not host.truth(found_inf)
+        scale = 1.0 if grad_scale is None else 1.0 / host.number(grad_scale)
+        if isinstance(self._ranks, Copies):
+            parameters, has_products = self._everything(), self._sums_products()
+            is_finite = average(
+                self._ranks, self._draws, self._noise, parameters, scale, is_finite, has_products
+            )
+            scale = 1.0
+        is_finite = self._ranks.all(is_finite)
         if is_finite:
-            scale = 1.0 if grad_scale is None else 1.0 / host.number(grad_scale)
             self._update(scale / self._draws.weight)
         self._draws.forget()
+        self._noise.end_step()
         if is_finite:
             self._skipped.taken()
         else:
@@ -112,7 +127,7 @@ class GaussianOptimizer(DrawingOptimizer):
                 "drops a draw that is not wanted)."
             )
         losses: list[Any] = []
-        everything = [p for g in self.param_groups for p in g["params"]]
+        everything = self._everything()
         self._is_closure = True
         try:
             for _ in range(self.draws_per_closure):
@@ -141,7 +156,7 @@ class GaussianOptimizer(DrawingOptimizer):
                 f"step without a draw{reason}. Mend: `with optimizer.sampled_params(): "
                 "loss_of(net).backward()` before each step, or step(closure)."
             )
-        if all(p.grad is None for g in self.param_groups for p in g["params"]):
+        if all(p.grad is None for p in self._everything()) and not self._ranks.has_copies:
             raise StepOrderError(
                 "step without a gradient: no parameter has one. Mend: call loss.backward() within "
                 "sampled_params, and zero_grad before it."
@@ -157,7 +172,7 @@ class GaussianOptimizer(DrawingOptimizer):
                 [s.get("mean", p) for p, s in zip(known, states, strict=True)],
                 [s["momentum"] for s in states],
                 [s["hessian"] for s in states],
-                [_like_memory(p.grad, p) for p in known],
+                [_like_memory(local(self._gradient(p)), local(p)) for p in known],
                 [self._source(group, p) for p in known],
             )
             for part in columns:
@@ -165,6 +180,9 @@ class GaussianOptimizer(DrawingOptimizer):
             for parameter, state in zip(known, states, strict=True):
                 if "mean" in state:
                     parameter.copy_(state["mean"])
+
+    def _gradient(self, parameter: Tensor) -> Any:
+        return self._draws.gradients.get(parameter, parameter.grad)
 
     def _advance(
         self, group: State, step: int, scale: float, means: list[Tensor], momenta: list[Tensor],
@@ -192,10 +210,10 @@ class GaussianOptimizer(DrawingOptimizer):
 
     def _least_precision(self) -> float:
         found = [
-            host.number((self.state[p]["hessian"] + g["weight_decay"]).min())
+            host.number((local(self.state[p]["hessian"]) + g["weight_decay"]).min())
             for g in self.param_groups
             for p in g["params"]
-            if p.numel() and "hessian" in self.state[p]
+            if local(p).numel() and "hessian" in self.state[p]
         ]
         return min(itertools.chain(found, [math.inf]))
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from .sharding import all_local
+
 #: Elements of a part on the CPU: some ten lists of 2^16 floats are within a core's own cache.
 CPU_PART = 2**16
 
@@ -18,12 +20,14 @@ DEVICE_PART = 2**24
 def in_parts(*columns: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
     """The same lists a part at a time: small tensors together, large ones as slices of them.
 
+    Of tensors that are spread over processes it is the parts that this process has.
+
     :param columns: lists of tensors; the i-th ones of all lists have one shape and one device.
     :return: for each part the lists of its tensors, which are views.
     """
     part: list[tuple[Tensor, ...]] = []
     held = 0
-    for row in zip(*columns, strict=True):
+    for row in zip(*map(all_local, columns), strict=True):
         limit = CPU_PART if row[0].device.type == "cpu" else DEVICE_PART
         for piece in _pieces(row, limit):
             count = piece[0].numel()

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from ..errors import ArgumentError
 from ..families import Normal
 from .optimizer import GaussianOptimizer
+from .sharding import is_sharded, whole
 
 
 def posterior(optimizer: GaussianOptimizer, parameter: Tensor) -> Any:
     """The Gaussian over one parameter, as a Pyro distribution whose event is the parameter.
+
+    Of a sharded parameter it is the whole one; each rank has to ask.
 
     :param optimizer: an IVON or VOGN.
     :param parameter: one of the optimiser's, which has been drawn before.
@@ -29,8 +32,8 @@ def posterior(optimizer: GaussianOptimizer, parameter: Tensor) -> Any:
             "of net.parameters() after a first `with optimizer.sampled_params():`."
         )
     with torch.no_grad():
-        precision = group["ess"] * (state["hessian"] + group["weight_decay"])
-        natural = precision * state.get("mean", parameter.detach()), -0.5 * precision
+        precision = group["ess"] * (whole(state["hessian"]) + group["weight_decay"])
+        natural = precision * whole(state.get("mean", parameter.detach())), -0.5 * precision
         return Normal().distribution(natural).to_event(parameter.dim())
 
 
@@ -45,6 +48,11 @@ def sample_posterior(
     :return: tensors  # shape: (S, *parameter)
     """
     _check(num_draws)
+    if any(is_sharded(p) for p in module.parameters()):
+        raise ArgumentError(
+            "sample_posterior gives whole weights, and a parameter is a DTensor, of which each "
+            "rank has a part. Mend: predict(optimizer, lambda: net(x)) on every rank."
+        )
     drawn: dict[str, Tensor] = {}
     for name, parameter in module.named_parameters():
         if optimizer.state.get(parameter) and parameter.requires_grad:

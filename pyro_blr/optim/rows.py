@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import ArgumentError, DeviceError
 from ..lifting import host
 from .draws import State, is_rounded, state_dtype
+from .sharding import is_sharded, layout, local, place_of
 
 
 def prepared(parameter: Tensor, state: State, hessian_init: float) -> None:
@@ -51,6 +52,8 @@ def check_gradient(parameter: Any) -> None:
             "a gradient is sparse; a diagonal Gaussian moves every weight at every step. Mend: "
             "Embedding(..., sparse=False)."
         )
+    if layout(gradient) != layout(parameter) and is_sharded(gradient):
+        parameter.grad = gradient = gradient.redistribute(placements=parameter.placements)
     if gradient.device != parameter.device or gradient.shape != parameter.shape:
         raise DeviceError(
             f"a parameter of shape {tuple(parameter.shape)} on {parameter.device} has a gradient "
@@ -65,19 +68,20 @@ def has_only_finite(parameters: Sequence[Tensor]) -> bool:
     for parameter in parameters:
         gradient: Any = parameter.grad
         # A sum costs a third of isfinite, which is asked only where the sum is not finite.
-        wide = gradient.sum(dtype=state_dtype(parameter))
+        wide = local(gradient).sum(dtype=state_dtype(parameter))
         sums.setdefault(gradient.device, []).append(wide)
     if all(host.truth(torch.stack([s.double() for s in own]).sum().isfinite()) for own in
            sums.values()):  # fmt: skip
         return True
     gradients: list[Any] = [p.grad for p in parameters]
-    return all(host.truth(g.isfinite().all()) for g in gradients)
+    return all(host.truth(local(g).isfinite().all()) for g in gradients)
 
 
 def sorted_by(parameters: Sequence[Tensor], states: Mapping[Any, State]) -> list[list[Tensor]]:
-    """Lists of parameters of one device, dtype and number of steps."""
+    """Lists of parameters of one device, dtype, place and number of steps."""
     found: dict[Any, list[Tensor]] = {}
     for parameter in parameters:
-        kind = parameter.device, parameter.dtype, states[parameter]["step"]
+        own = parameter.device, parameter.dtype, place_of(parameter)
+        kind = *own, states[parameter]["step"]
         found.setdefault(kind, []).append(parameter)
     return list(found.values())

@@ -8,9 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import ChangedRanksWarning, CheckpointError, warn
 from .draws import State, is_rounded, state_dtype
 from .noise import Noise
+from .ranks import Alone
+from .sharding import layout
 from .skipped import Skipped
 
 
@@ -20,12 +22,13 @@ def saved(noise: Noise, skipped: Skipped) -> State:
 
 
 def load(
-    state_dict: Mapping[str, Any], groups: Sequence[State], name: str
+    state_dict: Mapping[str, Any], groups: Sequence[State], name: str, ranks: Alone
 ) -> tuple[Noise, Skipped, dict[Tensor, State]]:
     """The noise, the counts and the state of each parameter, as copies in their own dtype.
 
     :param groups: the parameter groups of the optimiser that loads.
     :param name: of its class.
+    :param ranks: those that it is on.
     :raises CheckpointError: if something is missing, or belongs to other parameters.
     """
     missing = [k for k in ("state", "param_groups", "noise", "skipped") if k not in state_dict]
@@ -43,7 +46,22 @@ def load(
                 held = state_dict["state"][number]
                 states[parameter] = _copied(held, parameter, number, name)
     skipped = Skipped(**state_dict["skipped"])
-    return Noise.of(state_dict["noise"]), skipped, states
+    return _noise(state_dict, ranks, name), skipped, states
+
+
+def _noise(state_dict: Mapping[str, Any], ranks: Alone, name: str) -> Noise:
+    held, size = state_dict["noise"], state_dict.get("ranks", 1)
+    if size == ranks.size:
+        return ranks.noise_of(held)
+    warn(
+        f"the state was saved on {size} ranks, and this {name} is on {ranks.size}: training goes "
+        "on from the same posterior, but not as it would have gone on: the noise is another, and a "
+        f"step is the mean of draws of {ranks.size} ranks. Mend: nothing, or start {size} ranks.",
+        ChangedRanksWarning,
+    )
+    fresh = ranks.noise(int(held["seed"]))
+    fresh.steps = int(held.get("steps", 0))
+    return fresh
 
 
 def _copied(held: State, parameter: Tensor, number: Any, name: str) -> State:
@@ -56,6 +74,12 @@ def _copied(held: State, parameter: Tensor, number: Any, name: str) -> State:
         )
     tensors = {k: v for k, v in held.items() if k != "step"}
     for key, value in tensors.items():
+        if value.shape == parameter.shape and layout(value) != layout(parameter):
+            raise CheckpointError(
+                f"{key} of parameter {number} is not spread over the ranks as the parameter is. "
+                "Mend: save and load with torch.distributed.checkpoint, which brings each rank "
+                "its part; or start as many ranks as there were."
+            )
         if value.shape != parameter.shape or value.dtype != state_dtype(parameter):
             raise CheckpointError(
                 f"{key} of parameter {number} has shape {tuple(value.shape)} and {value.dtype}, "

@@ -15,6 +15,7 @@ from ..steps.diagonal import each
 from .draws import State
 from .optimizer import GaussianOptimizer
 from .per_example import sums_over_data
+from .sharding import is_sharded
 
 
 class VOGN(GaussianOptimizer):
@@ -59,6 +60,7 @@ class VOGN(GaussianOptimizer):
     :param bool debias: whether g is divided by ``1 - b1^t``.
     :param int draws: draws of ``step(closure)``.
     :param int seed: of the noise; from torch's generator if it is None.
+    :param process_group: ranks with a copy of the weights each, as of :class:`IVON`.
 
     **References** Khan et al., *Fast and Scalable Bayesian Deep Learning by Weight-Perturbation in
     Adam*, arXiv 1806.04854; momentum and damping: Osawa et al., arXiv 1906.02506.
@@ -79,13 +81,14 @@ class VOGN(GaussianOptimizer):
         debias: bool = True,
         draws: int = 1,
         seed: int | None = None,
+        process_group: Any = None,
     ) -> None:
         defaults = {
             **{"lr": lr, "ess": ess, "hessian_init": hessian_init, "betas": betas},
             **{"weight_decay": weight_decay, "damping": damping, "clip_radius": clip_radius},
             **{"rescale_lr": False, "debias": debias},
         }
-        super().__init__(params, defaults, draws, seed)
+        super().__init__(params, defaults, draws, seed, process_group)
 
     def backward(
         self,
@@ -112,7 +115,15 @@ class VOGN(GaussianOptimizer):
                 "VOGN.backward outside sampled_params: gradients are needed at a draw. Mend: "
                 "`with optimizer.sampled_params(): optimizer.backward(net, loss, x, y)`."
             )
-        own = {p for g in self.param_groups for p in g["params"] if p.requires_grad}
+        own = {p for p in self._everything() if p.requires_grad}
+        if any(map(is_sharded, own)):
+            raise ArgumentError(
+                "VOGN takes each datum's gradient of whole weights, and a parameter is a DTensor, "
+                "of which each rank has a part. Mend: IVON, or process_group= with a copy of the "
+                "weights on each rank."
+            )
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            module = module.module  # the optimiser averages
         sums = sums_over_data(module, loss, inputs, targets, own, chunk_size)
         scale = weight / sums.count
         with torch.no_grad():
@@ -140,6 +151,9 @@ class VOGN(GaussianOptimizer):
 
     def _source(self, group: State, parameter: Tensor) -> Tensor:
         return self._draws.product(parameter)
+
+    def _sums_products(self) -> bool:
+        return True
 
     def _check_draws(self, is_scaled: bool, is_unscaled: bool) -> None:
         if is_scaled:

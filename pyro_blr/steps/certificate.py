@@ -45,6 +45,11 @@ NOISY = 0.03
 #: Halvings of a step along the certificate's direction; one that gains nothing by then is no step.
 HALVINGS = 8
 
+#: The same where curvature is negative: the metric, in which lengths are taken there, may know
+#: nothing of a direction (of the factor of a low-rank covariance where that is small: 1e-5 of the
+#: Hessian), and the step is that much too long.
+HALVINGS_AT_SADDLES = 24
+
 #: Curvature below this share of the Fisher metric's is called negative; rounding is far smaller.
 NEGATIVE = -1e-7
 
@@ -244,9 +249,12 @@ def newton_step(
         return None if found is None else found[1]
     norm = _metric_norm(naturals, certificate.direction)
     scale = 0.1 / norm if norm > 0 else 1.0
-    steps = [_rising(objective, naturals, certificate.direction, (scale, -scale), before)]
-    if certificate.descent is not None:
-        steps.append(_rising(objective, naturals, certificate.descent, (1.0,), before))
+    directions = [(certificate.direction, (scale, -scale)), (certificate.descent, (1.0,))]
+    steps = [
+        _rising(objective, naturals, direction, rates, before, HALVINGS_AT_SADDLES)
+        for direction, rates in directions
+        if direction is not None
+    ]
     best = max((s for s in steps if s is not None), key=lambda s: s[0], default=None)
     return None if best is None else best[1]
 
@@ -273,9 +281,10 @@ def _rising(
     direction: dict[Block, Natural],
     rates: tuple[float, ...],
     before: float,
+    halvings: int = HALVINGS,
 ) -> tuple[float, dict[Block, Natural]] | None:
     """The longest halved step that raises the ELBO, and the ELBO there; or None."""
-    for power in range(HALVINGS):
+    for power in range(halvings):
         best: tuple[float, dict[Block, Natural]] | None = None
         for rate in rates:
             moved = _moved(naturals, direction, rate * 0.5**power)

@@ -29,6 +29,7 @@ def settle(
     local: tuple[Block, ...],
     safety: Safety,
     memory: SweepMemory,
+    gain: float = GAIN,
 ) -> dict[Block, Natural]:
     """Natural parameters with the rows of local blocks at their optimum given all others.
 
@@ -36,6 +37,7 @@ def settle(
     the minibatch does not fall.
 
     :param local: blocks whose part of the ELBO is deterministic.
+    :param gain: of a round, as a share of the ELBO's magnitude, at which they are at their optimum.
     :raises ImproperPosteriorError: if conjugate messages do not sum to a proper distribution.
     """
     current = dict(naturals)
@@ -47,7 +49,7 @@ def settle(
         if at_once:
             break
         after = objective.value(current)
-        if before is not None and after.elbo - before.elbo <= GAIN * after.magnitude:
+        if before is not None and after.elbo - before.elbo <= gain * after.magnitude:
             break
         before = after
     return current

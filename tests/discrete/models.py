@@ -318,6 +318,28 @@ def local_latents(y: Tensor, K: int = 2) -> None:
         pyro.sample("y", dist.Normal(x, 0.5), obs=y)
 
 
+def annotators(y: Tensor, K: int = 2) -> None:
+    """Labels of items, each by annotators with confusion matrices. # shape: (items, annotators)"""
+    theta = weights(K)
+    with pyro.plate("true", K, dim=-2), pyro.plate("annotators", y.shape[1], dim=-1):
+        said = pyro.sample("said", dist.Dirichlet(torch.ones(3)))
+    with pyro.plate("items", y.shape[0], dim=-2):
+        z = pyro.sample("z", dist.Categorical(theta))
+        with pyro.plate("labels", y.shape[1], dim=-1) as who:
+            pyro.sample("y", dist.Categorical(Vindex(said)[..., z, who, :]), obs=y)
+
+
+def second_order(y: Tensor, K: int = 2) -> None:
+    moves = pyro.sample("moves", dist.Dirichlet(torch.ones(K, K, K)).to_event(2))
+    with pyro.plate("k", K):
+        mu = pyro.sample("mu", dist.Normal(0.0, 3.0))
+    before = last = torch.tensor(0)
+    for t in pyro.markov(range(len(y)), history=2):
+        z = pyro.sample(f"z{t}", dist.Categorical(Vindex(moves)[before, last]))
+        pyro.sample(f"y{t}", dist.Normal(mu[z], 1.0), obs=y[t])
+        before, last = last, z
+
+
 def draw(seed: int, law: Any, *shape: int) -> Tensor:
     """Draws of a distribution that leave the stream of the tests alone."""
     with torch.random.fork_rng([]):
@@ -369,6 +391,10 @@ SMALL = {
     ),
     "two emissions": Small(
         two_emissions, (randn(0, 3), torch.tensor([0.0, 4.0, 1.0])), {"z": ((3,), 2)}
+    ),
+    "annotators": Small(annotators, (torch.tensor([[0, 2], [1, 1]]),), {"z": ((2, 1), 2)}),
+    "chain of second order": Small(
+        second_order, (randn(0, 3),), {f"z{t}": ((), 2) for t in range(3)}
     ),
     "local latents": Small(local_latents, (randn(0, 3),), {"z": ((3,), 2)}),
 }

@@ -154,6 +154,15 @@ def missing(y: torch.Tensor) -> None:
             pyro.sample("y", dist.Normal(mu[z], tau[z].rsqrt()), obs=more)
 
 
+def masked_classes(y: torch.Tensor) -> None:
+    """Classes whose own density is masked, and counted, as Pyro's enumeration counts it."""
+    theta, mu, tau = parameters()
+    with pyro.plate("n", len(y)):
+        with poutine.mask(mask=torch.arange(len(y)) % 2 == 0):
+            z = pyro.sample("z", dist.Categorical(theta))
+        pyro.sample("y", dist.Normal(mu[z], tau[z].rsqrt()), obs=y)
+
+
 def unused(y: torch.Tensor) -> None:
     """A latent that nothing depends on."""
     theta = weights(K)
@@ -195,6 +204,7 @@ SAME: dict[str, Model] = {
     "two plates": two_plates,
     "padded rows": padded,
     "missing rows": missing,
+    "masked classes": masked_classes,
     "an idle latent": unused,
     "poutine.scale of 1": poutine.scale(mixture, 1.0),
 }

@@ -321,6 +321,28 @@ def test_no_matrix_of_all_pairs_is_made_where_factors_are_sampled(kind):
     assert largest.numel <= 900 * (size + rank)
 
 
+@pytest.mark.parametrize("seed", [2, 3, 6])
+def test_a_small_factor_does_not_creep(seed):
+    """Near W = 0 its metric vanishes and its Hessian does not: steps of the metric are too long."""
+    torch.manual_seed(seed)
+    model = regression_with_noise(torch.randn(100, 2), torch.tensor([1.0, -0.5]))
+    fit = BLR(model, LowRankOfPyro(model, rank=1)).fit()
+    assert fit.converged
+    assert fit.steps < 60  # it was 44, 95 and more than 400
+
+
+def regression_with_noise(X, w):
+    y = X @ w + 0.5 * torch.randn(len(X))
+
+    def model():
+        w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        tau = pyro.sample("tau", dist.Gamma(2.0, 2.0))
+        with pyro.plate("n", len(X)):
+            pyro.sample("y", dist.Normal(X @ w, tau.rsqrt()), obs=y)
+
+    return model
+
+
 def test_a_dense_covariance_that_does_not_fit_is_refused(monkeypatch):
     model, _, _ = regression(5)
     monkeypatch.setattr(memory, "available_bytes", lambda device: 100)

@@ -62,11 +62,11 @@ def test_an_exception_while_drawing_leaves_the_means(monkeypatch: pytest.MonkeyP
 
     calls: list[Any] = []
 
-    def fail(self: Any, tensors: Any) -> Any:
+    def fail(self: Any, tensors: Any, place: Any) -> Any:
         calls.append(tensors)
         if len(calls) == 4:
             raise MemoryError
-        return original(self, tensors)
+        return original(self, tensors, place)
 
     original = type(optimizer._noise).like
     monkeypatch.setattr(parts_module, "CPU_PART", 4)

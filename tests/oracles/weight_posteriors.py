@@ -41,26 +41,37 @@ class Reference:
         """Of a draw."""
         return 1.0 / np.sqrt(self.ess * (self.h + self.decay))
 
-    def step(self, gradient: Callable[[Array], Any], noises: list[Array]) -> None:
+    def step(
+        self,
+        gradient: Callable[[Array], Any] | list[Callable[[Array], Any]],
+        noises: list[Array],
+        weights: list[float] | None = None,
+    ) -> None:
         """One step at the mean of several draws.
 
         :param gradient: of the mean loss; for "mean_square" of each datum.  # shape: (M, D)
+            A list has one for each draw.
+        :param weights: of the draws in the means.
         """
-        gradients, estimates = [], []
-        for noise in noises:
+        gradients, estimates, sizes = [], [], []
+        functions = gradient if isinstance(gradient, list) else [gradient] * len(noises)
+        for noise, function in zip(noises, functions, strict=True):
             z = self.mean + self.sd * noise
-            g = gradient(z)
+            g = function(z)
             if self.hessian == "mean_square":
-                estimates.append((g**2).mean(0))
+                estimates.append((g**2).sum(0))
+                sizes.append(len(g))
                 g = g.mean(0)
             elif self.hessian == "price":
                 estimates.append(g * (z - self.mean) / self.sd**2)
             gradients.append(g)
-        mean_gradient = np.mean(gradients, axis=0)
+        mean_gradient = np.average(gradients, axis=0, weights=weights)
         if self.hessian == "squared_gradient":
             estimate = self.batch_size * mean_gradient**2
+        elif self.hessian == "mean_square":
+            estimate = np.sum(estimates, axis=0) / sum(sizes)
         else:
-            estimate = np.mean(estimates, axis=0)
+            estimate = np.average(estimates, axis=0, weights=weights)
         rho, change = 1.0 - self.b2, self.h - estimate
         self.t += 1
         self.g = self.b1 * self.g + (1.0 - self.b1) * mean_gradient

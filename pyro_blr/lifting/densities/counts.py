@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..polynomial import Numeric, Polynomial, polynomial
 from ..terms import NotPolynomial
+from ..weighted_log import times_log
 from .registry import register_density
 from .special import log_choose, log_complement, log_factorial, of_constant
 
@@ -22,8 +23,7 @@ def bernoulli(
     """``value log(p) + (1 - value) log(1 - p)``, by probabilities."""
     if probs is None:
         raise NotPolynomial("a Bernoulli's logits")
-    value = polynomial(value)
-    return polynomial(probs).log() * value + log_complement(probs) * (1 - value)
+    return times_log(value, probs) + log_complement(probs) * (1 - polynomial(value))
 
 
 @register_density(dist.Binomial)
@@ -40,14 +40,13 @@ def binomial(
         raise NotPolynomial("`lgamma` of a latent")
     count = polynomial(total_count)
     choose = of_constant(log_choose, total_count, value)
-    return polynomial(probs).log() * value + log_complement(probs) * (count - value) + choose
+    return times_log(value, probs) + log_complement(probs) * (count - value) + choose
 
 
 @register_density(dist.Poisson)
 def poisson(value: Numeric, rate: Numeric, **_: Any) -> Polynomial:
     """``value log(rate) - rate - log(value!)``, the value a constant."""
-    rate = polynomial(rate)
-    return rate.log() * value - rate - of_constant(log_factorial, value)
+    return times_log(value, rate) - rate - of_constant(log_factorial, value)
 
 
 @register_density(dist.Geometric)

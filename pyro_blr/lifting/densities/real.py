@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ...shapes import broadcast_shapes
 from .. import constants, host
 from ..polynomial import Numeric, Polynomial, polynomial
 from ..terms import NotPolynomial
@@ -65,7 +66,7 @@ def improper_uniform(value: Numeric, batch_shape: torch.Size, event_dim: int) ->
     """0 everywhere: the density of no law, which the likelihood has to make proper."""
     shape = polynomial(value).shape
     return Polynomial((), ()).expand_to(
-        torch.broadcast_shapes(batch_shape, shape[: len(shape) - event_dim])
+        broadcast_shapes(batch_shape, shape[: len(shape) - event_dim])
     )
 
 

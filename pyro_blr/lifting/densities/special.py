@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...shapes import broadcast_shapes
 from .. import constants
 from ..axes import Axis
 from ..polynomial import Numeric, Polynomial, polynomial
@@ -69,7 +70,7 @@ def log_choose(total: Tensor, chosen: Tensor) -> Tensor:
 
 def broadcast_dims(*values: Polynomial) -> tuple[Axis | None, ...]:
     """New axes for the shape that some polynomials broadcast to."""
-    shape = torch.broadcast_shapes(*(v.shape for v in values))
+    shape = broadcast_shapes(*(v.shape for v in values))
     return tuple(Axis(s) if s != 1 else None for s in shape)
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import constants
+from ...shapes import broadcast_shapes
+from .. import constants, host
 from ..polynomial import Numeric, Polynomial, polynomial
 from ..terms import NotPolynomial
+from ..weighted_log import times_log
 from .register import operation
 
 
@@ -206,7 +208,7 @@ def addcdiv(start: Numeric, left: Numeric, right: Numeric, *, value: float = 1) 
 @operation("xlogy", "special_xlogy")
 def xlogy(left: Numeric, right: Numeric) -> Polynomial:
     """``left log(right)``."""
-    return polynomial(left) * polynomial(right).log()
+    return times_log(left, right)
 
 
 @operation("xlog1py", "special_xlog1py")
@@ -222,8 +224,24 @@ def where(condition: Any, left: Any, right: Numeric) -> Polynomial:
         condition, left = left, condition
     if not isinstance(condition, Tensor):
         raise NotPolynomial("`where` on a condition that depends on a latent")
-    here, there = (polynomial(constants.memo(_is, (condition,), side)) for side in (True, False))
-    return polynomial(left) * here + polynomial(right) * there
+    return _chosen(condition, left, True) + _chosen(condition, right, False)
+
+
+def _chosen(condition: Tensor, value: Numeric, side: bool) -> Polynomial:
+    """A value where a condition says so, and 0 elsewhere."""
+    if not isinstance(value, Polynomial):
+        given = value if isinstance(value, Tensor) else torch.tensor(float(value), device="cpu")
+        if not given.requires_grad and not constants.memo(_is_finite, (given,)):
+            return polynomial(constants.memo(_kept, (condition, given), side))  # inf * 0 is NaN
+    return polynomial(value) * polynomial(constants.memo(_is, (condition,), side))
+
+
+def _is_finite(value: Tensor) -> bool:
+    return not host.readable(value) or host.truth(value.isfinite().all())
+
+
+def _kept(condition: Tensor, value: Tensor, side: bool) -> Tensor:
+    return torch.where(condition == side, value.to(condition.device).double(), 0.0)
 
 
 @operation("masked_fill")
@@ -283,5 +301,5 @@ def broadcast_tensors(*values: Any) -> tuple[Polynomial, ...]:
     """The values, broadcast against each other."""
     if len(values) == 1 and isinstance(values[0], list | tuple):
         values = tuple(values[0])
-    shape = torch.broadcast_shapes(*(v.shape for v in values))
+    shape = broadcast_shapes(*(v.shape for v in values))
     return tuple(polynomial(v).expand_to(shape) for v in values)

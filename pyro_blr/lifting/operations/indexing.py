@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...shapes import broadcast_shapes
 from .. import constants, host
 from ..axes import Address, Axis, Gather
 from ..polynomial import Polynomial
@@ -29,7 +30,7 @@ def getitem(value: Polynomial, key: Any) -> Polynomial:
     renaming: dict[Axis, Address] = {}
     shared: list[Axis | None] | None = None
     tensors = [k for k in keys if isinstance(k, Tensor)]
-    shape = torch.broadcast_shapes(*(t.shape for t in tensors)) if tensors else torch.Size()
+    shape = broadcast_shapes(*(t.shape for t in tensors)) if tensors else torch.Size()
     split = _tables_apart(keys)
     source = iter(value.dims)
     for k in keys:
@@ -166,9 +167,9 @@ def _table(
         renaming[axis] = Gather(constants.memo(_wrapped, (key.reshape(()),), axis.size), ())
         return
     table = key.reshape([a.size for a, _ in live])
-    renaming[axis] = Gather(
-        constants.memo(_wrapped, (table,), axis.size), tuple(a for a, _ in live)
-    )
+    address = Gather(constants.memo(_wrapped, (table,), axis.size), tuple(a for a, _ in live))
+    in_order = len(live) == 1 and constants.memo(_is_in_order, (table,), axis.size)
+    renaming[axis] = live[0][0] if in_order else address  # a slice that `Vindex` spells as a table
 
 
 def _wrapped(index: Tensor, size: int) -> Tensor:
@@ -178,6 +179,13 @@ def _wrapped(index: Tensor, size: int) -> Tensor:
     if on_host and bool(((wrapped < 0) | (wrapped >= size)).any()):
         raise IndexError(f"an index is out of bounds for a dim of size {size}")
     return wrapped
+
+
+def _is_in_order(table: Tensor, size: int) -> bool:
+    """Whether a table is 0 ... size - 1. One on a device is not waited for."""
+    if len(table) != size or table.device.type != "cpu" or not host.readable(table):
+        return False
+    return torch.equal(table, torch.arange(size))
 
 
 @operation("index_select")

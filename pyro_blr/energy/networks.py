@@ -1,0 +1,129 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Latents whose elements q holds independent: weights of networks, and vectors too long for more.
+
+A full covariance over a network's weights takes as many draws as there are weights to be seen at
+all, and their square in memory; what its optimum gains is correlations within one of many modes.
+"""
+
+from collections.abc import Collection, Iterator
+
+from ..estimators.hessians import EXACT
+from ..families import Normal
+from ..lifting.blocks import Block, Placement
+from ..lifting.elementwise import name_of
+from ..lifting.expectation import Layout, check_moments
+from ..lifting.predictor import find_predictor
+from ..lifting.tensor import LiftedTensor, program
+from ..lifting.terms import Atom, NotPolynomial
+from .latents import Latent, Latents
+from .merging import MAX_BLOCK_SIZE
+from .trace import Traced
+
+#: Products of matrices and convolutions: a layer, where they meet a nonlinear function of latents.
+PRODUCTS = frozenset(
+    """
+    linear matmul mm bmm mv dot addmm addmv baddbmm einsum tensordot bilinear inner vdot
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
+    scaled_dot_product_attention multi_head_attention_forward __matmul__ __rmatmul__
+    """.split()  # noqa: SIM905 - a table of words
+)
+
+
+def independent_blocks(
+    traced: Traced, latents: Latents, named: Collection[str] = ()
+) -> tuple[list[Block], tuple[str, ...]]:
+    """The blocks of latents whose elements are independent under q, and notes on them.
+
+    They are the weights of a network of more than 128 elements in all (up to that many, Hessians
+    are exact), and vectors of more than 1024 elements of whose couplings nothing is known but that
+    a sampled factor may have them.
+
+    :param named: latents whose family was named, which are left as they are.
+    """
+    layout = {name: latent.block() for name, latent in latents.items()}
+    vectors = {n for n, b in layout.items() if b.gaussian and b.event_size is not None} - set(named)
+    found: dict[str, None] = {}
+    notes = []
+    for site, node in _sampled(traced, layout):
+        names = [n for n in node.site_names if n in vectors]
+        count = sum(_size(latents[n]) for n in names)
+        if not _is_network(node) or count <= EXACT:
+            continue
+        found.update(dict.fromkeys(names))
+        notes.append(
+            f"{site}: a network of {count} weights, which q holds independent; families= has a "
+            "MultivariateNormal for those that are to have a full covariance"
+        )
+    for name in _uncoupled(traced, layout, vectors - found.keys()):
+        found[name] = None
+        notes.append(
+            f"{name}: {_size(latents[name])} elements, of whose couplings only a sampled factor "
+            "knows; q holds them independent"
+        )
+    return [independent_block(latents[n]) for n in latents if n in found], tuple(notes)
+
+
+def independent_block(latent: Latent) -> Block:
+    """A latent's block with a variance for each element, and no matrix."""
+    site = latent.site
+    places = {site.name: Placement(tuple(range(len(site.shape))))}
+    return Block(site.name, Normal(), (site,), site.shape, None, places)
+
+
+def _size(latent: Latent) -> int:
+    size = 1
+    for length in latent.site.shape:
+        size *= length
+    return size
+
+
+def _sampled(traced: Traced, layout: Layout) -> Iterator[tuple[str, LiftedTensor]]:
+    """The log densities that are neither exact nor by quadrature."""
+    for site in traced.sites:
+        for node in site.lifted_factors:
+            if not _has_moments(node, layout) and isinstance(find_predictor(node), str):
+                yield site.name, node
+
+
+def _has_moments(node: LiftedTensor, layout: Layout) -> bool:
+    if node.poly is None:
+        return False
+    try:
+        check_moments(node.poly, layout)
+    except NotPolynomial:
+        return False
+    return True
+
+
+def _is_network(density: LiftedTensor) -> bool:
+    """Whether a nonlinear function of latents enters a product of matrices or a convolution."""
+    nodes = program([density])
+    return any(
+        name_of(n) in PRODUCTS and n.call is not None and any(i.poly is None for i in n.call.inputs)
+        for n in nodes
+    )
+
+
+def _uncoupled(traced: Traced, layout: Layout, names: set[str]) -> list[str]:
+    """Of some latents those that are long, in a sampled factor, and coupled in no other."""
+    long = {n for n in names if (layout[n].event_size or 1) > MAX_BLOCK_SIZE}
+    if not long:
+        return []
+    unseen = {n for _, node in _sampled(traced, layout) for n in node.site_names}
+    coupled = {n for site in traced.sites for f in site.lifted_factors for n in _coupled(f)}
+    return sorted((long & unseen) - coupled)
+
+
+def _coupled(node: LiftedTensor) -> Iterator[str]:
+    """The latents of which a log density is known to couple two elements."""
+    if node.poly is not None:
+        for term in node.poly.terms:
+            first: dict[str, Atom] = {}
+            for atom in term.atoms:
+                other = first.setdefault(atom.site.name, atom)
+                if other.where != atom.where:
+                    yield atom.site.name
+    elif not isinstance(find_predictor(node), str):
+        yield from node.site_names

@@ -1,0 +1,133 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which parameters of a module are meant, and which value each of them gets."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ArgumentError
+
+#: From a parameter's name and value.
+Choice = Callable[[str, Tensor], Any]
+
+
+def chosen(module: nn.Module, where: Any) -> list[str]:
+    """The names of the parameters that are meant, in the module's order.
+
+    :param where: ``"all"``, ``"last"``, names or patterns, or a function of name and parameter.
+    :raises ArgumentError: if none is meant.
+    """
+    parameters = dict(module.named_parameters())
+    if not parameters:
+        raise ArgumentError(
+            f"a {type(module).__name__} without parameters has nothing to be uncertain of. Mend: "
+            "pass the module that has the weights (after a first call, where they are made then)."
+        )
+    if callable(where):
+        names = [n for n, p in parameters.items() if where(n, p)]
+    elif where == "all":
+        names = list(parameters)
+    elif where == "last":
+        names = _last(module, parameters)
+    else:
+        names = _matching(parameters, [where] if isinstance(where, str) else where)
+    if not names:
+        raise ArgumentError(f"where = {where!r} is none of {_listed(parameters)}. Mend: name one.")
+    for name in names:
+        if not parameters[name].is_floating_point():
+            raise ArgumentError(
+                f"parameter {name!r} of dtype {parameters[name].dtype} has no Gaussian prior. "
+                "Mend: leave it out by where=."
+            )
+    return names
+
+
+def _last(module: nn.Module, parameters: Mapping[str, Tensor]) -> list[str]:
+    """The parameters of the last submodule that has any of its own."""
+    own = [list(m.parameters(recurse=False)) for m in module.modules()]
+    last = {id(p) for p in next(ps for ps in reversed(own) if ps)}
+    return [n for n, p in parameters.items() if id(p) in last]
+
+
+def _matching(parameters: Mapping[str, Tensor], patterns: Any) -> list[str]:
+    if not isinstance(patterns, Sequence) or not all(isinstance(p, str) for p in patterns):
+        raise ArgumentError(
+            f'where = {patterns!r}. Mend: "all", "last", a name or pattern of {_listed(parameters)}'
+            ", a list of these, or a function (name, parameter) -> bool."
+        )
+    for pattern in patterns:
+        if not any(_fits(name, pattern) for name in parameters):
+            raise ArgumentError(
+                f"where = {pattern!r} is none of {_listed(parameters)}. Mend: a name, that of a "
+                "submodule, or a pattern such as '*.weight'."
+            )
+    return [n for n in parameters if any(_fits(n, p) for p in patterns)]
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a parameter is one of a name, of a submodule's name, or of a pattern."""
+    return name == pattern or name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)
+
+
+def _listed(names: Iterable[str]) -> str:
+    listed = list(names)
+    return str(listed) if len(listed) <= 12 else f"{str(listed[:12])[:-1]}, ...]"
+
+
+def values(option: str, given: Any, named: Mapping[str, Choice]) -> Choice:
+    """The value of each parameter from an argument: a number, a name, a function or a mapping.
+
+    :param option: the argument's name, for errors.
+    :param named: what strings stand for.
+    :raises ArgumentError: for anything else.
+    """
+    if isinstance(given, str) and given in named:
+        return named[given]
+    if isinstance(given, Mapping):
+        by_pattern = {p: values(option, v, named) for p, v in given.items()}
+        return lambda name, parameter: _first(option, by_pattern, name)(name, parameter)
+    if callable(given):
+        return given  # type: ignore[no-any-return]
+    if isinstance(given, int | float | Tensor) and not isinstance(given, bool):
+        return lambda name, parameter: given
+    raise ArgumentError(
+        f"{option} = {given!r}. Mend: a number, {' or '.join(map(repr, named))}, a function (name, "
+        "parameter) -> number, or a mapping from names or patterns to these."
+    )
+
+
+def _first(option: str, by_pattern: Mapping[str, Choice], name: str) -> Choice:
+    for pattern, choice in by_pattern.items():
+        if _fits(name, pattern):
+            return choice
+    raise ArgumentError(
+        f"{option} has nothing for parameter {name!r}, only for {list(by_pattern)}. Mend: add "
+        '"*" as the last one.'
+    )
+
+
+def fan_in(name: str, parameter: Tensor) -> float:
+    """``1 / sqrt(fan_in)`` of a matrix or kernel, 1 of a vector."""
+    if parameter.dim() < 2:
+        return 1.0
+    return float((parameter.numel() / parameter.shape[0]) ** -0.5)
+
+
+def filled(option: str, value: Any, name: str, parameter: Tensor) -> Tensor:
+    """A value in a parameter's shape, dtype and on its device.
+
+    :raises ArgumentError: if it has another shape, or is no number.
+    """
+    try:
+        tensor = torch.as_tensor(value, dtype=parameter.dtype, device=parameter.device)
+        return tensor.detach().expand(parameter.shape)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"{option} of parameter {name!r} is {value!r}, which is no number or tensor of the "
+            f"shape {tuple(parameter.shape)}. Mend: one number, or a tensor of that shape."
+        ) from error

@@ -1,0 +1,220 @@
+# Copyright Contributors to the pyro_blr project.
+# SPDX-License-Identifier: Apache-2.0
+"""What the processes of a test do, and what they found: numbers and texts by name."""
+
+import math
+import os
+import pickle
+import signal
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.distributed as distributed
+from pyro.infer.autoguide import AutoIAFNormal
+from torch import Tensor
+
+from pyro_blr import BLR, errors
+from pyro_blr.guides import AutoNatural
+
+from .models import EXAMPLES, LOCAL, Example, N, X, Y, poisson, regression
+
+#: Rows of the first process; the second has the others.
+FIRST = 14
+
+
+def rows(rank: int, size: int) -> slice:
+    """The rows of a process: of two, parts of different sizes."""
+    if size == 1:
+        return slice(0, N)
+    return (slice(0, FIRST), slice(FIRST, N))[rank]
+
+
+def started(example: Example, **options: Any) -> BLR:
+    pyro.clear_param_store()
+    guide = AutoNatural(example.model)
+    guide.set_natural(example.start())
+    return BLR(example.model, guide, **{**example.options, **options})
+
+
+def naturals(blr: BLR) -> dict[str, list[Tensor]]:
+    """The posterior, and the parameters."""
+    found = {b.name: [t.clone() for t in n] for b, n in blr.guide.naturals().items()}
+    for name in ("z", "e"):  # of the rows' own
+        found.pop(name, None)
+    params = {f"param {n}": [v.detach().clone()] for n, v in pyro.get_param_store().items()}
+    return {**found, **{n: v for n, v in params.items() if "natural" not in n}}
+
+
+def run(example: Example, where: slice, steps: int, **options: Any) -> dict[str, Any]:
+    """Some steps, then a fit."""
+    pyro.set_rng_seed(3)
+    blr = started(example, **options)
+    args = example.part(where)
+    losses = [blr.step(*args) for _ in range(steps)]
+    after = naturals(blr)
+    fit = blr.fit(*args, max_steps=30)
+    return {
+        "losses": losses,
+        "steps": after,
+        "messages": {n: list(m) for n, m in blr.messages(*args).items() if n in after},
+        "fit": naturals(blr),
+        "converged": fit.converged,
+        "gap": fit.gap,
+        "loss": blr.evaluate_loss(*args),
+    }
+
+
+def every_example(rank: int, size: int, folder: Path) -> dict[str, Any]:
+    group = distributed.group.WORLD
+    return {
+        name: run(example, rows(rank, size), 2, process_group=group)
+        for name, example in {**EXAMPLES, **LOCAL}.items()
+    }
+
+
+# What goes wrong on the second process alone
+
+
+def said(call: Callable[[], Any]) -> str:
+    """What a call ended with."""
+    pyro.clear_param_store()
+    try:
+        return repr(call())
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def fitted(model: Any, *args: Any, guide: Any = None, **options: Any) -> float:
+    guide = AutoNatural(model) if guide is None else guide
+    blr = BLR(model, guide, process_group=distributed.group.WORLD, **options)
+    blr.fit(*args, max_steps=3)
+    return blr.evaluate_loss(*args)
+
+
+def unlike(x: Tensor, y: Tensor) -> None:
+    """The regression with a latent more."""
+    pyro.sample("more", dist.Normal(0.0, 1.0))
+    regression(x, y)
+
+
+def broken(x: Tensor, y: Tensor) -> None:
+    regression(x, y)
+    raise KeyError("a mistake in the model")
+
+
+def overflowing(x: Tensor, y: Tensor) -> None:
+    poisson(1e4 * x, y)
+
+
+def subsampled(x: Tensor, y: Tensor) -> None:
+    w = pyro.sample("w", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y), subsample_size=3) as rows:
+        pyro.sample("y", dist.Normal(w, 1.0), obs=y[rows])
+
+
+def improper(x: Tensor, y: Tensor) -> None:
+    w = pyro.sample("w", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.factor("y", w**2)
+
+
+class Sometimes:
+    """A model that is NaN when it is run the third time."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def __call__(self, x: Tensor, y: Tensor) -> None:
+        self.runs += 1
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(w, 1.0), obs=y + (math.nan if self.runs == 6 else 0.0))
+
+
+def _skipping(second: bool, x: Tensor, y: Tensor) -> tuple[int, list[bool]]:
+    plain = Sometimes()
+    plain.runs = 0 if second else -(10**6)
+    blr = BLR(plain, AutoNatural(plain), process_group=distributed.group.WORLD)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", errors.SkippedStepWarning)
+        losses = [blr.step(x, y) for _ in range(6)]
+    return blr.skipped, [math.isnan(loss) for loss in losses]
+
+
+def _other_call(second: bool, x: Tensor, y: Tensor) -> float:
+    blr = BLR(regression, AutoNatural(regression), process_group=distributed.group.WORLD)
+    return (blr.evaluate_loss if second else blr.step)(x, y) + blr.evaluate_loss(x, y)
+
+
+def _other_state(second: bool, x: Tensor, y: Tensor) -> float:
+    blr = BLR(regression, AutoNatural(regression), process_group=distributed.group.WORLD)
+    blr.step(x, y)
+    if second:
+        blr.guide.set_natural({"w": dist.MultivariateNormal(torch.zeros(3), torch.eye(3))})
+    return blr.step(x, y)
+
+
+def _refused(x: Tensor, y: Tensor) -> list[str]:
+    blr = BLR(regression, AutoNatural(regression), process_group=distributed.group.WORLD)
+    blr.step(x, y)
+    calls: list[Callable[[], Any]] = [
+        lambda: blr.influence(x, y),
+        lambda: blr.trace_report(x, y),
+        lambda: pickle.dumps(blr),
+    ]
+    return [said(call) for call in calls]
+
+
+def mistakes(rank: int, size: int, folder: Path) -> dict[str, Any]:
+    """What each mistake ends with; none of them keeps the next run from working."""
+    second = rank == 1
+    x, y = (t[rows(rank, size)] for t in (X, Y))
+    nan = y.clone()
+    nan[0] = math.nan if second else nan[0]
+    models = {"other model": unlike, "mistake": broken, "overflow": overflowing}
+    found = {
+        "nan": said(lambda: fitted(regression, x, nan)),
+        "no rows": said(
+            lambda: fitted(regression, x[: 0 if second else 5], y[: 0 if second else 5])
+        ),
+        "other call": said(lambda: _other_call(second, x, y)),
+        "other state": said(lambda: _other_state(second, x, y)),
+        "subsample": said(lambda: fitted(subsampled, x, y)),
+        "drawn": said(lambda: fitted(regression, x, y, guide=AutoIAFNormal(regression))),
+        "improper": said(lambda: fitted(improper, x, y)),
+        "skipped": said(lambda: _skipping(second, x, y)),
+        "other option": said(
+            lambda: fitted(poisson, x, y.abs().floor(), step_size=0.5 + 0.5 * rank)
+        ),
+        "refused": said(lambda: _refused(x, y)),
+    }
+    for what, model in models.items():
+        found[what] = said(lambda m=model: fitted(m if second else regression, x, y))
+    found["good"] = said(lambda: fitted(regression, x, y))
+    return found
+
+
+# One is killed; the other, and who goes on
+
+
+def killed(rank: int, size: int, folder: Path) -> dict[str, Any]:
+    """The second process is killed in its third step."""
+    example = EXAMPLES["softmax"]
+    pyro.set_rng_seed(3)
+    blr = started(example, process_group=distributed.group.WORLD)
+    args = example.part(rows(rank, size))
+    try:
+        for step in range(5):
+            if rank == 1 and step == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            blr.step(*args)
+            if rank == 0:
+                torch.save(blr.state_dict(), folder / "state.pt")
+    except errors.ProcessError as error:
+        return {"error": str(error), "again": said(lambda: blr.step(*args))}
+    return {}
