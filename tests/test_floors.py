@@ -214,6 +214,7 @@ PYRO = {
     *("saved_constraints", "module_parameters", "guide_parameters", "guide_copies"),
     *("diagnosis", "blr", "draws", "minimal", "command_line.known_answers"),
     *("diagnostics.nuts", "diagnostics.pareto", "diagnostics.simulation"),
+    "diagnostics.supports",
 }
 
 # Files of one floor that need each other. The lower one imports the upper one inside a function.
