@@ -65,7 +65,6 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("families", "lifting", "energy", "steps"),
         *("conjugate_gradients", "derivatives", "objective"),
     ),
-    "processes": ("errors",),
     "chunks": ("errors",),
     "summed_objective": (
         *("families", "lifting", "energy"),
