@@ -159,7 +159,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "arviz": ("errors", "_version", "arguments", "random_state", "fit", "draws"),
     "diagnostics": (
         *("errors", "_compat", "families", "lifting.blocks", "energy", "guides", "fit", "blr"),
-        *("signatures", "plotting", "arguments", "draws", "text_table", "on_host"),
+        *("signatures", "plotting", "random_state", "arguments", "draws", "text_table", "on_host"),
     ),
     "command_line": ("errors", "_version", "signatures", "guides", "isolation", "fit", "blr"),
     "__main__": ("command_line",),
