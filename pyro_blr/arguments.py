@@ -322,4 +322,6 @@ def check_limits(max_steps: Any, tol: Any) -> None:
     if tol is None:
         return
     if isinstance(tol, bool) or not isinstance(tol, int | float) or not tol > 0:
-        raise errors.ArgumentError(f"tol must be a positive number of nats, not {tol!r}.")
+        raise errors.ArgumentError(
+            f"tol must be a positive number of nats, not {tol!r}. Mend: leave it out."
+        )

@@ -4,8 +4,8 @@
 """The parts of a step: from a call of the model to new natural parameters of the guide."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ import torch
 from . import errors
 from .arguments import check_lifted_options, draws_of
 from .charted_objective import objective_of
-from .chunks import first_call, parts_in
+from .chunks import first_call
 from .energy.builder import EnergyBuilder
 from .energy.energy import Energy, Work
 from .energy.factors import KeptRule
@@ -26,16 +26,16 @@ from .guide_parameters import GuideParameters
 from .guides.natural_guide import NaturalGuide
 from .guides.protocol import LatentGuide
 from .guides.views import charts_of, parameters_of_points
+from .in_parts import InParts
 from .info import Info
 from .lifting.blocks import Block
 from .lifting.points import PointBlock
 from .objective import EnergyObjective
-from .parted import Parted, no_messages
+from .part_checks import no_messages
 from .random_state import same_random_state
 from .rules import Rule, choose
 from .sampling import Sampling
 from .seeding import seeded, seeded_in_q
-from .state import Resumable
 from .steps.averaging import Average
 from .steps.cone import TRUST, Safety, residual
 from .steps.local import settle
@@ -46,10 +46,8 @@ from .steps.schedule import StepSize, scheduled
 from .steps.sweep import SweepMemory, noisy_parallel, parallel, sweep
 from .summed_objective import SummedObjective
 
-NOTHING: Mapping[str, Any] = {}
 
-
-class Engine(Resumable):
+class Engine(InParts):
     """What takes steps: :class:`~pyro_blr.BLR` has its options and is its public face."""
 
     step_size: StepSize
@@ -71,8 +69,6 @@ class Engine(Resumable):
     _previous: Previous | None = None
     #: The messages of draws of their own where steps last converged on theirs.
     fresh_messages: dict[Block, Natural] | None = None
-    #: The data in parts, over processes if there are several.
-    _parted: Parted
 
     def begin(self, num_steps: int = 0) -> None:
         """Remember nothing of the steps before: what is stepped on from here is another ELBO.
@@ -114,38 +110,6 @@ class Engine(Resumable):
             return math.nan, None
         self._skips.in_a_row = 0
         return loss, objective
-
-    @contextmanager
-    def _known_to_all(self) -> Iterator[None]:
-        """An error of one process ends the call on all of them."""
-        try:
-            yield
-        except Exception as error:
-            raised = self._parted.together.fail(error)
-            if raised is error:
-                raise
-            raise raised from error
-
-    def _is_parted(self, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = NOTHING) -> bool:
-        """Whether the data are spread over processes, or those of a call read in parts."""
-        return not self._parted.is_alone or parts_in(args, kwargs) is not None
-
-    def _in_one_place(self, what: str, *call: Any) -> None:
-        """Refuse what is not answered where the data are in parts.
-
-        :raises ArgumentError: saying how it is had nevertheless.
-        """
-        if self._is_parted(*call):
-            raise errors.ArgumentError(
-                f"{what} needs all data in one place, and those of this BLR are in parts, on "
-                "several processes or read one after the other. Mend: load the state into a BLR "
-                "without process_group, other.load_state_dict(blr.state_dict()), and give it the "
-                "data that it is to look at."
-            )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        self._in_one_place("a pickle or a copy")
-        return super().__reduce__()
 
     def _is_finite(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether the ELBO of a call is finite when it is evaluated anew."""
@@ -197,10 +161,6 @@ class Engine(Resumable):
         self.num_steps += 1
         self.info = Info(loss, rule.safety)
         return loss
-
-    def load_state_dict(self, state: Mapping[str, Any], *, with_random: bool = True) -> None:
-        super().load_state_dict(state, with_random=with_random)
-        self._parted.has_started = self._parted.is_alone
 
     def _objective(
         self,
@@ -350,7 +310,7 @@ class Engine(Resumable):
     ) -> dict[Block, Natural]:
         """Where steps start: elsewhere only if discrete latents cannot tell latents apart."""
         if isinstance(objective, SummedObjective):
-            return self._parted.seeded(objective, naturals, lambda o: self._seeded(o, naturals))
+            return self._parted.seeded(objective, naturals, self._seeded)
         energy = objective.energy
         naturals = seeded_in_q(objective, naturals)
         if not energy.traced.has_choices:

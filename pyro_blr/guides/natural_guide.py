@@ -17,10 +17,11 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from .. import errors
-from .._compat import InitMessenger, init_to_median, prototype_hide_fn
+from .._compat import InitMessenger, init_to_median, prototype_hide_fn, site_is_subsample
 from ..energy.builder import EnergyBuilder
 from ..energy.energy import Naturals
 from ..energy.enumeration import is_discrete
+from ..energy.home import run_at_home
 from ..energy.latents import Latent, block_values
 from ..energy.networks import independent_block
 from ..energy.trace import Traced, without_validation
@@ -29,7 +30,6 @@ from ..families.registry import unwrap
 from ..lifting.blocks import Block
 from ..random_state import same_random_state
 from .choice import TraceLatents, full_value
-from .home import trace_at_home
 from .marginals import own_law
 from .memory import check_latent
 from .merged import elementwise_natural, is_elementwise, marginal_natural, merged_natural
@@ -184,12 +184,15 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         self.set_up(args, kwargs)
 
     def _prototype(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        model = PlateReader()(InitMessenger(located(self.init_loc_fn))(self.model))
-        hidden = poutine.block(model, prototype_hide_fn)
+        def run(model: Callable[..., Any]) -> Any:
+            model = PlateReader()(InitMessenger(located(self.init_loc_fn))(model))
+            hidden = poutine.block(model, prototype_hide_fn)
+            return poutine.block(poutine.trace(hidden).get_trace)(*args, **kwargs)
+
         with warnings.catch_warnings():
             # torch's Wishart tests whether its draws are regular and warns if they are.
             warnings.filterwarnings("ignore", "Singular sample detected", UserWarning)
-            trace = poutine.block(trace_at_home)(hidden, args, kwargs)
+            trace = run_at_home(run, self.model, args, kwargs, _values)
         self.prototype_trace = trace
         if self.master is not None:
             self.master()._check_prototype(self.prototype_trace)
@@ -394,3 +397,12 @@ def _is_own(block: Block, latent: Latent) -> bool:
     return len(block.sites) == 1 and any(
         form == (own.batch_shape, own.event_size, own.family) for own in each
     )
+
+
+def _values(trace: Any) -> list[Any]:
+    """The values of the sites of a trace."""
+    return [
+        s["value"]
+        for s in trace.nodes.values()
+        if s["type"] == "sample" and not site_is_subsample(s)
+    ]
