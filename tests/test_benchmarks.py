@@ -20,9 +20,11 @@ from benchmarks import (
     bilinear,
     cone,
     factorisation,
+    gpu,
     mean_field,
     optimisers,
     optimisers_gpu,
+    out_of_core,
     ppca,
     stan,
     uci,
@@ -71,6 +73,13 @@ def test_noisy_steps_stay_in_the_cone_where_plain_ones_leave_it() -> None:
     one_draw = {check.name: check.value for check in rows[0].quality}
     assert one_draw["% messages outside the cone"] > 0
     assert one_draw["% plain runs that leave it"] > 0
+
+
+def test_rows_that_are_never_together_give_the_exact_posterior() -> None:
+    found = out_of_core.measured(4, 500)
+    assert max(found["mean"], found["precision"], found["tau"]) < out_of_core.ACCURACY
+    assert found["steps"] == 1
+    assert not found["not_converged"]
 
 
 def test_optimisers_are_timed_and_scored_in_turn() -> None:
@@ -123,6 +132,21 @@ def test_splits_side_by_side_know_nothing_of_each_other() -> None:
         found.append(uci.log_likelihood(own, uci.ivon(own, 5), 3))
     assert found[0][0] == found[1][0]
     assert found[0][1] != found[1][1]
+
+
+def test_a_gpu_is_held_against_the_cpu_and_its_memory() -> None:
+    copied, *models = gpu.run(Settings(tiny=True))
+    assert copied.headline.value > 0
+    assert [row.name.split(",")[0] for row in models] == ["regression", "mixture"]
+    for row in models:
+        assert set(row.seconds) == {"first", "later", "cpu first", "cpu later"}
+        assert math.isfinite(row.headline.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_measured() -> None:
+    with pytest.raises(Skipped, match="needs a GPU"):
+        list(gpu.run(Settings()))
 
 
 def test_a_start_is_the_same_on_both_sides() -> None:
