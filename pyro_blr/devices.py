@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which device the tensors of a call are on, and torch's refusals to mix devices."""
+"""Which device the tensors of a call are on, and torch's refusals to mix devices or dtypes."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,10 +30,20 @@ def _tensors(given: Any) -> Iterator[Tensor]:
         yield from (t for v in given for t in _tensors(v))
 
 
+def is_mix_of_dtypes(error: BaseException) -> bool:
+    """Whether torch refused tensors of two dtypes, as products of matrices do."""
+    words = ("same dtype", "expected scalar type", "expected dtype", "have dtype")
+    return _is_of_torch(error) and any(w in str(error) for w in words)
+
+
 def is_mix_of_devices(error: BaseException) -> bool:
     """Whether torch refused tensors of two devices; its words depend on the operation."""
-    if isinstance(error, torch.OutOfMemoryError | BLRError):
-        return False
-    text = str(error)
     words = ("same device", "device type", "is on CPU", "on GPU", "expected device")
-    return not text.startswith("CUDA error") and any(w in text for w in words)
+    return _is_of_torch(error) and any(w in str(error) for w in words)
+
+
+def _is_of_torch(error: BaseException) -> bool:
+    """Whether it may be a refusal of torch's: not an error of the device itself, nor our own."""
+    if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError | BLRError):
+        return False
+    return not str(error).startswith("CUDA error")

@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 
 from . import errors
 from ._compat import site_is_subsample
-from .devices import is_mix_of_devices
+from .devices import is_mix_of_devices, is_mix_of_dtypes
 from .energy.subsamples import Subsamples
 from .random_state import same_random_state
 from .signatures import misfit, signature_of
@@ -57,7 +57,7 @@ def diagnosed(
     :raises ArgumentError: for a call that the model does not take.
     :raises SubsampleError: for a minibatch that does not fit its plate.
     :raises GuideError: for a site whose sizes in the guide and in the model differ.
-    :raises DeviceError: for a model that mixes devices.
+    :raises DeviceError: for a model that mixes devices or dtypes.
     """
     try:
         with PlateChecks(), called(model, args, kwargs, caller):
@@ -66,7 +66,7 @@ def diagnosed(
         raise
     except Exception as error:
         cause = (
-            _of_devices(error, model, args, kwargs)
+            _of_mixes(error, model, args, kwargs)
             or _of_plates(model, args, kwargs)
             or _of_shapes(model, guide, args, kwargs)
         )
@@ -125,19 +125,28 @@ class _LastSite(Messenger):
         self.name = msg["name"]
 
 
-def _of_devices(
+def _of_mixes(
     error: Exception, model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> errors.DeviceError | None:
-    """The error for a mix of devices, with the last site before it if the model alone has it."""
-    if not is_mix_of_devices(error):
+    """The error for a mix of devices or dtypes, with the last site before it, if the model run by
+    itself has it too.
+    """
+    is_mix = is_mix_of_devices if is_mix_of_devices(error) else is_mix_of_dtypes
+    if not is_mix(error):
         return None
     where = ""
     try:
         with _aside(), _LastSite() as last:
             model(*args, **kwargs)
     except Exception as again:
-        where = f" after site {last.name!r}" if last.name and is_mix_of_devices(again) else ""
+        where = f" after site {last.name!r}" if last.name and is_mix(again) else ""
     said = str(error).split("\n")[0].rstrip(".!")
+    if is_mix is is_mix_of_dtypes:
+        return errors.DeviceError(
+            f"the model mixes dtypes{where}: {said}. Mend: give its constants and priors the dtype "
+            "of the data, dist.Normal(x.new_zeros(3), 1.0), or set torch.set_default_dtype to it, "
+            "as plain numbers have the default one."
+        )
     return errors.DeviceError(
         f"the model mixes devices{where}: {said}. Mend: make its constants where the data are, "
         "x.new_zeros(3) or torch.zeros(3, device=x.device), or call torch.set_default_device "

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 
 from . import errors
-from .arguments import check_lifted_options
+from .arguments import check_lifted_options, draws_of
 from .charted_objective import objective_of
 from .chunks import first_call
+from .energy.builder import EnergyBuilder
 from .energy.energy import Energy, Work
 from .energy.factors import KeptRule
 from .energy.parameters import LiftedParameter
+from .energy.previous import Previous
 from .energy.trace import Traced
 from .energy.value import Value
 from .families import Natural
@@ -32,11 +34,16 @@ from .objective import EnergyObjective
 from .part_checks import no_messages
 from .random_state import same_random_state
 from .rules import Rule, choose
+from .sampling import Sampling
 from .seeding import seeded, seeded_in_q
+from .steps.averaging import Average
 from .steps.cone import TRUST, Safety, residual
 from .steps.local import settle
+from .steps.mean_hessian import MeanHessian
+from .steps.momentum import Momentum
+from .steps.noise import NoiseControl
 from .steps.schedule import StepSize, scheduled
-from .steps.sweep import noisy_parallel, parallel, sweep
+from .steps.sweep import SweepMemory, noisy_parallel, parallel, sweep
 from .summed_objective import SummedObjective
 
 
@@ -47,6 +54,7 @@ class Engine(InParts):
     blocks: str
     params: str
     momentum: float
+    num_draws: int | None
     quad_tol: float
     temperature: float
     estimator: str
@@ -57,8 +65,24 @@ class Engine(InParts):
     view: LatentGuide | Any
     #: The rule of a guide whose latents cannot be lifted.
     rule: Rule | None
+    #: The posterior that is the prior of a call with new data, while such a one is fitted.
+    _previous: Previous | None = None
     #: The messages of draws of their own where steps last converged on theirs.
     fresh_messages: dict[Block, Natural] | None = None
+
+    def begin(self, num_steps: int = 0) -> None:
+        """Remember nothing of the steps before: what is stepped on from here is another ELBO.
+
+        :param num_steps: the steps that were taken so far.
+        """
+        self.num_steps = num_steps
+        self.sampling = Sampling(self.num_draws, draws_of(self.loss))
+        self.sampling.new_seed = self._parted.seed
+        self._memory = SweepMemory()
+        self._momentum = Momentum(self.momentum)
+        self._noise = NoiseControl()
+        self._average = Average()
+        self._hessian = MeanHessian()
 
     @property
     def work(self) -> Work:
@@ -183,7 +207,7 @@ class Engine(InParts):
             return self._builder.trace(args, kwargs, latents, lifted)
 
         def build(traced: Traced, points: tuple[PointBlock, ...]) -> Energy:
-            return self._builder.build(traced, latents, self.view.layout, points)
+            return self._built(self._builder, traced, points)
 
         try:
             traced = trace(lifted)
@@ -199,6 +223,15 @@ class Engine(InParts):
             # What this call asks of the rows differs (a mask of some): so do their covariances.
             self._lay_out(traced)
             energy = self.parameters.energy(traced, self.view.layout, trace, build)
+        return energy
+
+    def _built(
+        self, builder: EnergyBuilder, traced: Traced, points: tuple[PointBlock, ...]
+    ) -> Energy:
+        """The energy of a traced call, under the model's priors or the posterior in their place."""
+        energy = builder.build(traced, self.view.latents, self.view.layout, points)
+        if self._previous is not None:
+            self._previous.put_into(energy)
         return energy
 
     def _lay_out(self, traced: Traced) -> None:
@@ -221,7 +254,7 @@ class Engine(InParts):
         if energy.has_sampled and searched:
             self.sampling.begin(self.view.latents, energy)
             objective.draws = self.sampling.common(self.view.latents)
-        if self.num_steps == 0:
+        if self.num_steps == 0 and self._previous is None:
             naturals = self._seeded(objective, naturals)
         few = searched and not watched
         # Conjugate messages are coefficients: the ELBO at the entry is then a number and no more.
@@ -331,6 +364,7 @@ class Engine(InParts):
         """
         moved = {**objective.moved(new), **objective.local_naturals(new)}
         self.view.write({b: b.family.symmetrize(n) for b, n in moved.items()})
+        self.view.holds_posterior = True
         self.parameters.write(new, objective.energy.traced)
 
     def _check(
@@ -346,7 +380,7 @@ class Engine(InParts):
         fresh = self._builder.fresh()
         call, latents, points = objective.call, self.view.latents, self.parameters.points
         traced = fresh.trace(*call, latents, points.lifted)
-        energy = fresh.build(traced, latents, self.view.layout, points.blocks)
+        energy = self._built(fresh, traced, points.blocks)
         energy.share = objective.energy.share
         other = objective_of(charts_of(self.view), energy, objective.draws, fresh.cache, call)
         energy.calibrate(other.by_block(naturals), self.quad_tol)

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from tests import simulated
 
 TESTS = str(Path(__file__).parent)
+PACKAGE = str(Path(__file__).parent.parent / "pyro_blr")
 
 
 def missing(name: str) -> str:
@@ -47,9 +48,19 @@ class HostSide(TorchFunctionMode):
         generator = kwargs.get("generator")
         drawn = generator is not None and generator.device.type == "cpu" and "device" not in kwargs
         around = _drawn if drawn else _WRAPPED.get(func)
-        if around is None or not sys._getframe(1).f_code.co_filename.startswith(TESTS):
+        if around is None or not _is_by_a_test():
             return func(*args, **kwargs)
         return around(func, *args, **kwargs)
+
+
+def _is_by_a_test() -> bool:
+    """Whether a call is a test's own, or of what a test gave its tensors to, as SciPy is."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith((TESTS, PACKAGE)):
+            return frame.f_code.co_filename.startswith(TESTS)
+        frame = frame.f_back
+    return False
 
 
 def _drawn(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:

@@ -38,13 +38,13 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "families",
         "lifting",
         "estimators",
+        "devices",
     ),
     "random_state": (),
     "conjugate_gradients": ("lifting.host",),
     "guides": (
         *("errors", "_compat", "html_table", "shapes", "families", "lifting", "energy"),
         *("random_state", "conjugate_gradients"),
-        *("devices",),
     ),
     "structure": ("errors", "_compat", "guides", "random_state"),
     "picture": ("html_table", "drawing", "energy", "structure"),
@@ -54,8 +54,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("errors", "_compat", "shapes", "families", "energy", "random_state"),
         *("conjugate_gradients", "steps"),
     ),
+    "processes": ("errors",),
     # Of steps it has that of a diagonal Gaussian, which the core takes too.
-    "optim": ("errors", "families", "lifting.host", "steps.diagonal"),
+    "optim": ("errors", "families", "lifting.host", "steps.diagonal", "processes"),
     "nn": ("errors", "lifting.host", "optim"),
     "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
@@ -64,7 +65,6 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("families", "lifting", "energy", "steps"),
         *("conjugate_gradients", "derivatives", "objective"),
     ),
-    "processes": ("errors",),
     "chunks": ("errors",),
     "summed_objective": (
         *("families", "lifting", "energy"),
@@ -133,8 +133,12 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("errors", "_compat", "families", "lifting", "energy", "estimators", "guides", "steps"),
         *("plotting", "shapes", "objective", "fit", "state", "engine"),
     ),
+    "streaming": (
+        *("errors", "families", "lifting", "energy", "guides"),
+        *("objective", "fit", "loop", "state", "engine"),
+    ),
     "blr": (
-        *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
+        *("errors", "families", "lifting", "energy", "guides", "steps", "rules", "streaming"),
         *("arguments", "guide_parameters", "info", "model_parameters", "sampling", "skips"),
         *("chunks", "parted", "processes"),
         *("fit", "loop", "engine", "diagnosis", "picture", "influence"),
@@ -155,7 +159,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "arviz": ("errors", "_version", "arguments", "random_state", "fit", "draws"),
     "diagnostics": (
         *("errors", "_compat", "families", "lifting.blocks", "energy", "guides", "fit", "blr"),
-        *("signatures", "plotting", "arguments", "draws", "text_table", "on_host"),
+        *("signatures", "plotting", "random_state", "arguments", "draws", "text_table", "on_host"),
     ),
     "command_line": ("errors", "_version", "signatures", "guides", "isolation", "fit", "blr"),
     "__main__": ("command_line",),
@@ -173,6 +177,7 @@ PYRO = {
     *(
         "_compat",
         "families",
+        "energy.home",
         "lifting.densities",
         "lifting.declared",
         "lifting.distribution",
@@ -208,6 +213,7 @@ PYRO = {
     *("saved_constraints", "module_parameters", "guide_parameters", "guide_copies"),
     *("diagnosis", "blr", "draws", "minimal", "command_line.known_answers"),
     *("diagnostics.nuts", "diagnostics.pareto", "diagnostics.simulation"),
+    "diagnostics.supports",
 }
 
 # Files of one floor that need each other. The lower one imports the upper one inside a function.

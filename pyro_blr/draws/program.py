@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
@@ -19,6 +20,7 @@ from .. import errors
 from .._compat import site_is_subsample
 from ..diagnosis import called
 from ..energy.enumeration import DEEPEST, check_declared, is_discrete, summed_out
+from ..energy.home import run_at_home
 from ..energy.trace import missing_site
 from .data import Data, KnownData, check_plates
 from .entries import Entry, entries_of, is_computed
@@ -54,6 +56,15 @@ class Program:
         :raises ArgumentError: for a call that the model does not take.
         :raises GuideError: if only one of model and guide has a latent.
         """
+
+        def run(code: Callable[..., Any]) -> list[Entry]:
+            return self._run(code, given, nesting, checks)
+
+        return run_at_home(run, self.code, self.args, self.kwargs)
+
+    def _run(
+        self, code: Callable[..., Any], given: Mapping[str, Tensor], nesting: int, checks: bool
+    ) -> list[Entry]:
         known = _Known(nesting)
         with torch.no_grad(), poutine.block(), ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
@@ -71,10 +82,11 @@ class Program:
                 stack.enter_context(_Unobserved())
             stack.enter_context(_Given(given))
             with called(self.code, self.args, self.kwargs, self.caller):
-                self.code(*self.args, **self.kwargs)
+                code(*self.args, **self.kwargs)
             if self.must_know:
                 self._check_latents(given, known.missing, tracer.trace)
-            tracer.trace.compute_log_prob()
+            with pyro.validation_enabled(False):  # data are checked above, and draws below
+                tracer.trace.compute_log_prob()
             entries = self.data.observed(entries_of(tracer.trace, given))
             return without_choices(tracer.trace, entries) if self.must_know else entries
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import DeviceError
 from ..families import ExponentialFamily, MultivariateNormal
 from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.blocks import Block, Placement
@@ -37,6 +38,14 @@ class Latent:
     value_event_dim: int
     dtype: torch.dtype
     device: torch.device
+
+    def __post_init__(self) -> None:
+        if self.dtype in (torch.float16, torch.bfloat16):
+            raise DeviceError(
+                f"latent {self.name!r} is of {self.dtype}, in which neither its law nor its log "
+                "densities have digits enough. Mend: data and priors in float32 (x.float()); the "
+                "weights of a network may be bfloat16 under pyro_blr.optim."
+            )
 
     @property
     def name(self) -> str:

@@ -41,8 +41,7 @@ class Value:
     def _numbers(self) -> tuple[float, float]:
         """The ELBO and its magnitude, by one wait for the device."""
         terms = [size if isinstance(size, Tensor) else size() for size in self.sizes]
-        magnitude = sum(terms, start=self.entropy.detach().abs())
-        elbo, magnitude = host.numbers([self._elbo, magnitude])
+        elbo, magnitude = host.numbers([self._elbo, sum(terms, start=self.entropy.detach().abs())])
         return elbo, magnitude
 
     @property

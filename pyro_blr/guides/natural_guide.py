@@ -5,8 +5,8 @@
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import pyro
@@ -17,10 +17,11 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from .. import errors
-from .._compat import InitMessenger, init_to_median, prototype_hide_fn
+from .._compat import InitMessenger, init_to_median, prototype_hide_fn, site_is_subsample
 from ..energy.builder import EnergyBuilder
 from ..energy.energy import Naturals
 from ..energy.enumeration import is_discrete
+from ..energy.home import run_at_home
 from ..energy.latents import Latent, block_values
 from ..energy.networks import independent_block
 from ..energy.trace import Traced, without_validation
@@ -29,7 +30,6 @@ from ..families.registry import unwrap
 from ..lifting.blocks import Block
 from ..random_state import same_random_state
 from .choice import TraceLatents, full_value
-from .home import trace_at_home
 from .marginals import own_law
 from .memory import check_latent
 from .merged import elementwise_natural, is_elementwise, marginal_natural, merged_natural
@@ -61,6 +61,9 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
 
     #: Whether discrete latents are part of q, and not summed out by the engine.
     holds_discrete = False
+
+    #: Whether q is the posterior of some data, and not where steps start.
+    holds_posterior = False
 
     def __init__(
         self,
@@ -181,12 +184,15 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         self.set_up(args, kwargs)
 
     def _prototype(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        model = PlateReader()(InitMessenger(located(self.init_loc_fn))(self.model))
-        hidden = poutine.block(model, prototype_hide_fn)
+        def run(model: Callable[..., Any]) -> Any:
+            model = PlateReader()(InitMessenger(located(self.init_loc_fn))(model))
+            hidden = poutine.block(model, prototype_hide_fn)
+            return poutine.block(poutine.trace(hidden).get_trace)(*args, **kwargs)
+
         with warnings.catch_warnings():
             # torch's Wishart tests whether its draws are regular and warns if they are.
             warnings.filterwarnings("ignore", "Singular sample detected", UserWarning)
-            trace = poutine.block(trace_at_home)(hidden, args, kwargs)
+            trace = run_at_home(run, self.model, args, kwargs, _values)
         self.prototype_trace = trace
         if self.master is not None:
             self.master()._check_prototype(self.prototype_trace)
@@ -288,6 +294,28 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         own = {name: self._own_natural(name) for name in self.latents}
         self._store({block: self._block_natural(block, own) for block in blocks})
 
+    @contextmanager
+    def as_before_an_error(self) -> Iterator[None]:
+        """Latents, blocks and natural parameters are what they were, if an error passes."""
+        if not self.is_set_up:
+            yield
+            return
+        kept = self.latents, self.prototype_trace, self._prototype_frames
+        naturals = {b: tuple(t.detach().clone() for t in n) for b, n in self.naturals().items()}
+        try:
+            yield
+        except BaseException:
+            self.latents, self.prototype_trace, self._prototype_frames = kept
+            if self._blocks == tuple(naturals):
+                self.write(naturals)
+            else:
+                self.hold(naturals)
+            raise
+
+    def hold(self, naturals: Mapping[Block, Natural]) -> None:
+        """Change to other blocks, of which the natural parameters are given."""
+        self._store(naturals, from_store=False)
+
     def _hold(self, naturals: Mapping[Block, Natural]) -> None:
         """Where q starts, stored when it is first asked for: blocks that are merged before that,
         or share a covariance, never have a matrix for each element.
@@ -310,7 +338,10 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
             prefix = self._pyro_get_fullname("natural")
             self._loaded = {**self._loaded, **take_loaded(prefix)} if from_store else {}
             self.natural = NaturalStore()
+            loaded = len(self._loaded)
             self.natural.fill(prefix, naturals, self._loaded)
+        if len(self._loaded) < loaded:  # who saves a guide has most likely fitted it
+            self.holds_posterior = True
 
     def _repr_html_(self) -> str:
         return guide_table(self)
@@ -366,3 +397,12 @@ def _is_own(block: Block, latent: Latent) -> bool:
     return len(block.sites) == 1 and any(
         form == (own.batch_shape, own.event_size, own.family) for own in each
     )
+
+
+def _values(trace: Any) -> list[Any]:
+    """The values of the sites of a trace."""
+    return [
+        s["value"]
+        for s in trace.nodes.values()
+        if s["type"] == "sample" and not site_is_subsample(s)
+    ]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .. import errors
 from .._compat import site_is_subsample
+from ..energy.home import run_at_home
 from ..random_state import same_random_state
 from ..shapes import broadcast_shapes
 from .peeling import MAX_STATES, finite_support, peel
@@ -75,6 +76,10 @@ class Recorder(Messenger):
         self.sites: dict[str, Record] = {}
         self.parameters: list[str] = []
 
+    def forget(self) -> None:
+        """Begin a run."""
+        self.sites, self.parameters = {}, []
+
     def _pyro_post_param(self, msg: dict[str, Any]) -> None:
         if msg["name"] not in self.parameters:
             self.parameters.append(msg["name"])
@@ -109,6 +114,10 @@ class Placed(Recorder):
         super().__init__()
         self.points, self.discrete, self.depth, self.alone = points, discrete, depth, alone
         self.states: dict[str, Tensor] = {}
+
+    def forget(self) -> None:
+        super().forget()
+        self.states = {}
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         name = msg["name"]
@@ -157,13 +166,19 @@ class Call:
     first: int = 0
 
     def run(self, recorder: Recorder) -> Recorder:
-        """Run the model; a recorder hears its sites."""
+        """Run the model, its constants where the data are; a recorder hears its sites."""
+        return run_at_home(
+            lambda model: self._run(model, recorder), self.model, self.args, self.kwargs
+        )
+
+    def _run(self, model: Callable[..., Any], recorder: Recorder) -> Recorder:
+        recorder.forget()
         with ExitStack() as stack:
             stack.enter_context(recorder)
             for i, size in enumerate(self.around):
                 dim = self.first - i
                 stack.enter_context(pyro.plate(f"_latent_plate_{-dim}", size, dim=dim))
-            self.model(*self.args, **self.kwargs)
+            model(*self.args, **self.kwargs)
         return recorder
 
 

@@ -17,9 +17,10 @@ bounds the cache.
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from math import prod
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, strided
 
 from . import host
 
@@ -111,9 +112,21 @@ def memo(compute: Callable[..., Any], tensors: tuple[Tensor, ...], *extra: Hasha
 
 
 def _together(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The tensors where the first one that is not on the host is: plain numbers are on it."""
+    """The tensors where the first one that is not on the host is.
+
+    Plain numbers are on it, however often they are repeated; what is larger is not copied unasked.
+    """
     home = next((t.device for t in tensors if t.device.type != "cpu"), None)
-    return tensors if home is None else tuple(t.to(home) for t in tensors)
+    if home is None:
+        return tensors
+    return tuple(t.to(home) if _distinct(t) <= SMALL else t for t in tensors)
+
+
+def _distinct(tensor: Tensor) -> int:
+    """The number of elements that expanded dims do not repeat."""
+    if tensor.layout != strided:
+        return tensor.numel()
+    return prod(n for n, step in zip(tensor.shape, tensor.stride(), strict=True) if step)
 
 
 def own(tensor: Tensor) -> Tensor:

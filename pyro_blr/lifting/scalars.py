@@ -79,9 +79,14 @@ class Scalars:
     def spreads(self) -> "Spreads":
         """The largest entries of the root over the elements (this waits for the device)."""
         rows = self.root.rows()
-        known = [e for row in rows for e in row if _counts(e)]
-        largest = iter(host.numbers([e.detach().abs().max() for e in known]))
-        return tuple(tuple(next(largest) if _counts(e) else 0.0 for e in row) for row in rows)
+        zero = torch.zeros((), dtype=self.means[0].dtype, device=self.means[0].device)
+        largest = [
+            zero if e is None or not e.numel() else e.detach().abs().max()
+            for row in rows
+            for e in row
+        ]
+        found = iter(host.numbers(largest))
+        return tuple(tuple(next(found) for _ in row) for row in rows)
 
 
 def _cholesky(first: Tensor, second: Tensor, covariance: Tensor) -> Root:
@@ -106,7 +111,3 @@ Spreads = tuple[tuple[float, ...], ...]
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *(1,) * like.dim())
-
-
-def _counts(entry: Tensor | None) -> bool:
-    return entry is not None and bool(entry.numel())

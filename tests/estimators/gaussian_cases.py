@@ -51,7 +51,7 @@ class Case:
         """The variable at draws of given noise. # shape: (draws, 2)"""
         full = torch.tensor(self.covariance, dtype=torch.float64)
         mean = torch.tensor(MEAN, dtype=torch.float64).reshape(self.mean_shape)
-        flat = noise.double() @ torch.linalg.cholesky(full).mT
+        flat = noise.to(full) @ torch.linalg.cholesky(full).mT
         draws = mean + flat.reshape(-1, *self.mean_shape)
         cov = self.own_covariance(full)
         precision = cov.reciprocal() if self.scalar else torch.linalg.inv(cov)

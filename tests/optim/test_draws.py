@@ -69,7 +69,8 @@ def test_an_exception_while_drawing_leaves_the_means(monkeypatch: pytest.MonkeyP
         return original(self, tensors, place)
 
     original = type(optimizer._noise).like
-    monkeypatch.setattr(parts_module, "CPU_PART", 4)
+    for part in ("CPU_PART", "DEVICE_PART"):
+        monkeypatch.setattr(parts_module, part, 4)
     monkeypatch.setattr(type(optimizer._noise), "like", fail)
     with pytest.raises(MemoryError), optimizer.sampled_params():
         raise AssertionError("the block must not run")
@@ -93,7 +94,8 @@ def test_an_exception_on_the_way_back_leaves_the_means(
             raise Stop
         return original(*args)
 
-    monkeypatch.setattr(parts_module, "CPU_PART", 8)
+    for part in ("CPU_PART", "DEVICE_PART"):
+        monkeypatch.setattr(parts_module, part, 8)
     try:
         with optimizer.sampled_params():
             monkeypatch.setattr(torch, name, fail)
@@ -260,7 +262,8 @@ def test_a_block_without_a_gradient_is_no_draw() -> None:
 
 @pytest.mark.parametrize("limit", [1, 7, 64, 10**6])
 def test_parts_hold_every_element_once(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts_module, "CPU_PART", limit)
+    for part in ("CPU_PART", "DEVICE_PART"):
+        monkeypatch.setattr(parts_module, part, limit)
     shapes = [(), (5,), (0,), (3, 4), (130,), (2, 3, 4, 5), (7, 11)]
     tensors = [torch.zeros(s) for s in shapes] + [torch.zeros(6, 9).mT]
     others = [torch.full_like(t, 3.0) for t in tensors]
@@ -274,7 +277,8 @@ def test_parts_hold_every_element_once(limit: int, monkeypatch: pytest.MonkeyPat
 def test_the_size_of_parts_changes_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for limit in (16, 10**6):
-        monkeypatch.setattr(parts_module, "CPU_PART", limit)
+        for part in ("CPU_PART", "DEVICE_PART"):
+            monkeypatch.setattr(parts_module, part, limit)
         w = nn.Parameter(torch.ones(12, 12))
         optimizer = IVON([w], lr=0.3, ess=1e9, betas=(0.9, 0.9), seed=3)
         train(optimizer, lambda w=w: w.sin().sum(), 5)  # type: ignore[misc]

@@ -122,6 +122,7 @@ def test_copies_go_on_alike(kind: Any, how: str) -> None:
     assert all(map(torch.equal, everything(module, optimizer), everything(other, twin)))
 
 
+@pytest.mark.host("a run is resumed on the CPU")
 def test_a_run_on_other_devices_is_resumed_where_they_are_missing() -> None:
     module, optimizer = make(IVON, torch.float64)
     run(module, optimizer, 1)

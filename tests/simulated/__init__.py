@@ -8,6 +8,7 @@ mix of devices as CUDA does, and counts the reads by the host. It is no faster t
 
 import warnings
 from collections import Counter
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +34,10 @@ class _Module(ModuleType):
 
     def current_device(self) -> int:
         return 0
+
+    def device(self, device: Any) -> Any:
+        """The context of a device: there is one alone."""
+        return nullcontext()
 
     def _is_in_bad_fork(self) -> bool:
         return False

@@ -318,8 +318,37 @@ Tensor& set_storage(
   return t;
 }
 
+Tensor& set_whole_storage(Tensor& t, at::Storage source) {
+  const int64_t size = source.nbytes() / t.dtype().itemsize();
+  return set_storage(t, std::move(source), 0, {size}, {});
+}
+
 Tensor& set_tensor(Tensor& t, const Tensor& source) {
   return set_storage(t, source.storage(), source.storage_offset(), source.sizes(), source.strides());
+}
+
+Tensor convolution(
+    const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+    at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, bool transposed,
+    at::IntArrayRef output_padding, int64_t groups) {
+  const std::string name = "aten::convolution";
+  auto b = bias.has_value() ? std::optional<Tensor>(entering(name, *bias)) : bias;
+  return on_device(at::convolution(
+      entering(name, x), entering(name, weight), b, stride, padding, dilation, transposed,
+      output_padding, groups));
+}
+
+std::tuple<Tensor, Tensor, Tensor> convolution_backward(
+    const Tensor& gradient, const Tensor& x, const Tensor& weight, at::IntArrayRef stride,
+    at::IntArrayRef padding, at::IntArrayRef dilation, bool transposed,
+    at::IntArrayRef output_padding, int64_t groups, std::array<bool, 3> wanted) {
+  const std::string name = "aten::convolution_backward";
+  const int64_t outputs = transposed ? weight.size(1) * groups : weight.size(0);
+  auto [a, b, c] = at::convolution_backward(
+      entering(name, gradient), entering(name, x), entering(name, weight),
+      at::IntArrayRef{outputs}, stride, padding, dilation, transposed, output_padding, groups,
+      wanted);
+  return {on_device(a), on_device(b), on_device(c)};
 }
 
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {
@@ -338,9 +367,12 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_copy_from", copy_from);
   m.impl("_copy_from_and_resize", copy_from_and_resize);
   m.impl("_efficientzerotensor", zeros);
+  m.impl("convolution_overrideable", convolution);
+  m.impl("convolution_backward_overrideable", convolution_backward);
   m.impl("_local_scalar_dense", local_scalar_dense);
   m.impl("resize_", resize);
   m.impl("set_.source_Storage_storage_offset", set_storage);
+  m.impl("set_.source_Storage", set_whole_storage);
   m.impl("set_.source_Tensor", set_tensor);
 }
 
