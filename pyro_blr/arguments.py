@@ -199,13 +199,16 @@ def sharded_plates(sharded: Any) -> tuple[str, ...]:
 
     :raises ArgumentError: for what is no name.
     """
-    names = (sharded,) if isinstance(sharded, str) else tuple(sharded or ())
-    if not all(isinstance(name, str) for name in names):
+    if sharded is None:
+        return ()
+    names = (sharded,) if isinstance(sharded, str) else sharded
+    is_listed = isinstance(names, list | tuple | set | frozenset)
+    if not is_listed or not all(isinstance(name, str) for name in names):
         raise errors.ArgumentError(
             f"sharded must be the name of a plate, or several, not {sharded!r}. Mend: "
             'sharded="data".'
         )
-    return names
+    return tuple(sorted(names))
 
 
 def draws_of(loss: ELBO | None) -> int:

@@ -25,6 +25,8 @@ class Parts:
 
     Example::
 
+        from torch.utils.data import DataLoader, TensorDataset
+
         loader = DataLoader(TensorDataset(X, y), batch_size=100_000)
         fit = blr.fit(Parts(loader), progress=True)
 

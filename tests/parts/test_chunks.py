@@ -199,3 +199,16 @@ def test_what_needs_all_data_is_refused():
         with pytest.raises(errors.ArgumentError, match="all data in one place"):
             ask(parts)
     assert "'y'" in repr(blr.explain(parts)) or "y" in repr(blr.explain(parts))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"process_group": "world"}, "process_group must be a group of torch.distributed"),
+        ({"sharded": 3}, "sharded must be the name of a plate, or several"),
+        ({"sharded": ["data", 3]}, "sharded must be the name of a plate, or several"),
+    ],
+)
+def test_options_that_cannot_be_used(options, words):
+    with pytest.raises(errors.ArgumentError, match=f"{words}.*Mend: "):
+        BLR(regression, AutoNatural(regression), **options)
