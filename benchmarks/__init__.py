@@ -13,7 +13,8 @@
 (``pip install pyro-blr[bench]``); ``a1a`` and ``stan`` read data sets that are not packaged;
 ``gpu`` is skipped where there is none;
 ``stan`` counts how many of twenty models of posteriordb need no draws; ``optimisers`` compares IVON
-and VOGN with AdamW.
+and VOGN with AdamW, and ``optimisers_gpu`` IVON on a GPU, without which it is skipped;
+``mean_field`` and ``uci`` compare them with mean-field VI by Adam.
 
 Two sides of a ratio are timed in the same run, in turn, on the same number of threads. One thread
 is the default: the operations of a step are small, a second thread slows them whenever another

@@ -21,7 +21,8 @@ OUTPUT = Path("benchmarks/output")
 NAMES = (
     *("regression_large", "regression_bayespy", "ppca", "factorisation"),
     *("logistic", "a1a", "stan", "svi", "posteriordb", "cone"),
-    *("gmm", "lda", "hmm", "smoothing", "optimisers", "gpu"),
+    *("gmm", "lda", "hmm", "smoothing"),
+    *("optimisers", "optimisers_gpu", "mean_field", "uci", "out_of_core", "gpu"),
 )
 
 

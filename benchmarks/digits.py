@@ -51,12 +51,14 @@ def convolutional() -> nn.Module:
 
 
 #: Each net, with IVON at its best: of rates from 0.2 to 2 for the layers; for the convolutions of
-#: some twenty settings of rate, first Hessian, weight decay and ess.
+#: 17 settings of first Hessian, weight decay, ess and betas, by the log loss of a five-fold
+#: cross-validation within the 1000 training images of another seed (100). A net as AdamW leaves it
+#: would have a calibration error of 0.8 % on the test images if it were calibrated perfectly.
 NETS: dict[str, tuple[Callable[[], nn.Module], Make]] = {
     "three layers, 8,970 weights": (perceptron, ivon(lr=1.0, ess=TRAIN)),
     "convolutions, 6,090 weights": (
         convolutional,
-        ivon(lr=1.0, ess=10 * TRAIN, weight_decay=1e-3),
+        ivon(lr=1.0, ess=TRAIN, hessian_init=1.0, weight_decay=1e-3),
     ),
 }
 

@@ -28,6 +28,9 @@ from .steps.schedule import check_step_size
 RESERVED: Mapping[str, tuple[str, ...]] = {
     "fit": ("max_steps", "tol", "progress"),
     "influence": ("site", "plate"),
+    "update": ("plate", "max_steps", "tol"),
+    "forget": ("plate",),
+    "merge": ("others", "plate"),
     "trace_report": ("max_steps",),
     "report": ("num_samples",),
     "site_khat": ("num_samples",),
@@ -281,6 +284,15 @@ def reject_unknown(model: Callable[..., Any], method: str, kwargs: Mapping[str, 
         )
 
 
+def check_stream(model: Callable[..., Any], method: str, kwargs: Mapping[str, Any]) -> None:
+    """Refuse a model, or keywords, that a method of streams cannot be given.
+
+    :raises ArgumentError: naming the argument.
+    """
+    reject_reserved(model, method)
+    reject_unknown(model, method, kwargs)
+
+
 def fitted_call(
     last: tuple[tuple[Any, ...], dict[str, Any]] | None,
     args: tuple[Any, ...],
@@ -310,4 +322,6 @@ def check_limits(max_steps: Any, tol: Any) -> None:
     if tol is None:
         return
     if isinstance(tol, bool) or not isinstance(tol, int | float) or not tol > 0:
-        raise errors.ArgumentError(f"tol must be a positive number of nats, not {tol!r}.")
+        raise errors.ArgumentError(
+            f"tol must be a positive number of nats, not {tol!r}. Mend: leave it out."
+        )

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
+from pyro.infer.autoguide import AutoGuide
 from pyro.infer.elbo import ELBO
 from pyro.optim import Adam, PyroOptim
 
@@ -19,8 +20,8 @@ from .arguments import (
     check_group,
     check_limits,
     check_rule,
+    check_stream,
     discrete_of,
-    draws_of,
     fitted_call,
     hold_discrete,
     plain_number,
@@ -49,14 +50,14 @@ from .parted import Parted
 from .picture import drawable
 from .processes import Alone, Together
 from .profiling import trace_report
-from .sampling import SAMPLED_TOL, Sampling
+from .sampling import SAMPLED_TOL
 from .skips import Skips
-from .steps.averaging import FEWEST, Average
-from .steps.mean_hessian import MeanHessian
-from .steps.momentum import Momentum
-from .steps.noise import NoiseControl
+from .steps.averaging import FEWEST
 from .steps.schedule import StepSize
-from .steps.sweep import SweepMemory
+from .streaming import Streamed
+from .streaming.forgetting import forget
+from .streaming.merging import merge
+from .streaming.updating import update
 from .trace_report import TraceReport
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -194,8 +195,6 @@ class BLR(Engine):
         self.check_every = check_every
         self.num_draws = num_draws
         self.estimator = estimator
-        self.sampling = Sampling(num_draws, draws_of(loss))
-        self.num_steps = 0
         self.info = Info()
         self.on_sampled = on_sampled
         # What q does not hold of discrete states (those of a DiscreteHMM) is summed out.
@@ -203,12 +202,10 @@ class BLR(Engine):
         self._builder = EnergyBuilder(model, on_sampled, self.temperature, estimator, how, nesting)
         self.parameters = ModelParameters(params, self.optim)
         self.view = guide if isinstance(guide, NaturalGuide) else None
+        # Whether nothing else has moved the guide yet; a natural one tells itself.
+        is_new = isinstance(guide, AutoGuide) and guide.prototype_trace is None
+        self._is_new_guide = isinstance(guide, NaturalGuide) or is_new
         self.rule = None
-        self._memory = SweepMemory()
-        self._momentum = Momentum(self.momentum)
-        self._noise = NoiseControl()
-        self._average = Average()
-        self._hessian = MeanHessian()
         self._notes: tuple[str, ...] = ()
         self._is_laid_out = False
         self._skips = Skips()
@@ -218,7 +215,7 @@ class BLR(Engine):
             check_group(process_group)
         together = Alone() if process_group is None else Together(process_group)
         self._parted = Parted(together, self.sharded)
-        self.sampling.new_seed = self._parted.seed
+        self.begin()
         if process_group is not None:
             self._builder.sharded = self._parted.plates_of
         self._fit_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
@@ -422,6 +419,88 @@ class BLR(Engine):
         """
         args, kwargs = fitted_call(self._fit_call, args, kwargs)
         return self.influence(*args, site=site, plate=plate, **kwargs).weighted(weights)
+
+    @_call_of_model
+    def update(
+        self,
+        *args: Any,
+        plate: str | None = None,
+        max_steps: int = 1000,
+        tol: float | None = None,
+        **kwargs: Any,
+    ) -> Streamed:
+        """Add new data: the posterior becomes their prior.
+
+        Where no message of the data's factors depends on q they are added to its natural
+        parameters, once and exactly. Elsewhere steps are taken as in :meth:`fit`, to the optimum of
+        ``E_q[log p(data | z)] - KL(q, q before)``; ``max_steps=1`` takes a single natural step. The
+        first data have the model's prior, so that the first call, of a guide that no step has
+        moved, does what a fit does. :meth:`fit`, :meth:`step` and :meth:`evaluate_loss` always have
+        the model's own prior: they know nothing of data in earlier calls.
+
+        Data are what is under the plates of observed sites, latents of their own among them; all
+        else is counted once, and is part of the prior from then on.
+
+        :param args: the model's arguments, with the new data.
+        :param plate: the plate along which data arrive, if observed sites are in several.
+        :param int max_steps: the most steps to take, where there are any.
+        :param float tol: the gap in nats at which steps end, as in :meth:`fit`.
+        :raises ArgumentError: if it is not known which plate is meant.
+        :raises GuideError: for a guide without natural parameters.
+        :raises ImproperPosteriorError: for messages that lead out of the domain.
+        :raises NonFiniteError: for NaN or infinite data. The guide is as before after any error.
+        :raises ParameterError: for a model with parameters that may move.
+        :raises SubsampleError: for a minibatch of a larger plate.
+        """
+        check_stream(self.model, "update", kwargs)
+        max_steps, tol = plain_number(max_steps), plain_number(tol)
+        check_limits(max_steps, tol)
+        limits: dict[str, Any] = {"max_steps": max_steps, "tol": tol, "progress": False}
+        done = update(self, (args, kwargs), plate, limits)
+        self._fit_call = args, kwargs
+        return done
+
+    @_call_of_model
+    def forget(self, *args: Any, plate: str | None = None, **kwargs: Any) -> Streamed:
+        """Take data out of the posterior again: what they added is subtracted.
+
+        Given the data, their messages are; that is exact, and only for messages that do not depend
+        on q. Given what :meth:`update` (or ``merge``, or ``forget``) returned, that is undone,
+        without the data. It is as exact as it was itself: where messages depend on q it takes out
+        what the data added when they came, in whose light later data were read.
+
+        :param args: the model's arguments, with the data to forget; or what :meth:`update`
+            returned for them.
+        :param plate: the plate along which data arrive, if observed sites are in several.
+        :raises GuideError: for a guide that holds no posterior, or has no natural parameters.
+        :raises ImproperPosteriorError: if no distribution is left: data that were never added. The
+            guide is as before after any error.
+        :raises NonFiniteError: for NaN or infinite data.
+        :raises NotConjugatedError: for data whose messages depend on q.
+        """
+        check_stream(self.model, "forget", kwargs)
+        return forget(self, (args, kwargs), plate)
+
+    @_call_of_model
+    def merge(self, others: Any, *args: Any, plate: str | None = None, **kwargs: Any) -> Streamed:
+        """Put fits of disjoint data together: ``sum natural - (K - 1) natural of the prior``.
+
+        Exact where messages do not depend on q; elsewhere the product of what each fit takes its
+        data to say. An engine that has seen no data takes the others' posterior.
+
+        :param others: a BLR, a guide, or what ``BLR.state_dict()`` returned; or a list of them.
+            They are left as they are.
+        :param args: the model's arguments, with any data, to know its prior; those of the last
+            :meth:`fit` or :meth:`update` if left out.
+        :param plate: the plate along which data arrive, if observed sites are in several.
+        :raises ArgumentError: for the same fit twice; if the prior is not known to this engine.
+        :raises GuideError: for guides of other sites, families or shapes, or without a posterior;
+            for a prior whose messages depend on q.
+        :raises ImproperPosteriorError: if the sum is no distribution. The guide is as before after
+            any error.
+        """
+        check_stream(self.model, "merge", kwargs)
+        return merge(self, others, (args, kwargs), plate)
 
     def average(self) -> None:
         """Write the average of the last half of the noisy steps to the guide.

@@ -4,19 +4,21 @@
 """The parts of a step: from a call of the model to new natural parameters of the guide."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from . import errors
-from .arguments import check_lifted_options
+from .arguments import check_lifted_options, draws_of
 from .charted_objective import objective_of
-from .chunks import first_call, parts_in
+from .chunks import first_call
+from .energy.builder import EnergyBuilder
 from .energy.energy import Energy, Work
 from .energy.factors import KeptRule
 from .energy.parameters import LiftedParameter
+from .energy.previous import Previous
 from .energy.trace import Traced
 from .energy.value import Value
 from .families import Natural
@@ -24,31 +26,35 @@ from .guide_parameters import GuideParameters
 from .guides.natural_guide import NaturalGuide
 from .guides.protocol import LatentGuide
 from .guides.views import charts_of, parameters_of_points
+from .in_parts import InParts
 from .info import Info
 from .lifting.blocks import Block
 from .lifting.points import PointBlock
 from .objective import EnergyObjective
-from .parted import Parted, no_messages
+from .part_checks import no_messages
 from .random_state import same_random_state
 from .rules import Rule, choose
+from .sampling import Sampling
 from .seeding import seeded, seeded_in_q
-from .state import Resumable
+from .steps.averaging import Average
 from .steps.cone import TRUST, Safety, residual
 from .steps.local import settle
+from .steps.mean_hessian import MeanHessian
+from .steps.momentum import Momentum
+from .steps.noise import NoiseControl
 from .steps.schedule import StepSize, scheduled
-from .steps.sweep import noisy_parallel, parallel, sweep
+from .steps.sweep import SweepMemory, noisy_parallel, parallel, sweep
 from .summed_objective import SummedObjective
 
-NOTHING: Mapping[str, Any] = {}
 
-
-class Engine(Resumable):
+class Engine(InParts):
     """What takes steps: :class:`~pyro_blr.BLR` has its options and is its public face."""
 
     step_size: StepSize
     blocks: str
     params: str
     momentum: float
+    num_draws: int | None
     quad_tol: float
     temperature: float
     estimator: str
@@ -59,10 +65,24 @@ class Engine(Resumable):
     view: LatentGuide | Any
     #: The rule of a guide whose latents cannot be lifted.
     rule: Rule | None
+    #: The posterior that is the prior of a call with new data, while such a one is fitted.
+    _previous: Previous | None = None
     #: The messages of draws of their own where steps last converged on theirs.
     fresh_messages: dict[Block, Natural] | None = None
-    #: The data in parts, over processes if there are several.
-    _parted: Parted
+
+    def begin(self, num_steps: int = 0) -> None:
+        """Remember nothing of the steps before: what is stepped on from here is another ELBO.
+
+        :param num_steps: the steps that were taken so far.
+        """
+        self.num_steps = num_steps
+        self.sampling = Sampling(self.num_draws, draws_of(self.loss))
+        self.sampling.new_seed = self._parted.seed
+        self._memory = SweepMemory()
+        self._momentum = Momentum(self.momentum)
+        self._noise = NoiseControl()
+        self._average = Average()
+        self._hessian = MeanHessian()
 
     @property
     def work(self) -> Work:
@@ -90,38 +110,6 @@ class Engine(Resumable):
             return math.nan, None
         self._skips.in_a_row = 0
         return loss, objective
-
-    @contextmanager
-    def _known_to_all(self) -> Iterator[None]:
-        """An error of one process ends the call on all of them."""
-        try:
-            yield
-        except Exception as error:
-            raised = self._parted.together.fail(error)
-            if raised is error:
-                raise
-            raise raised from error
-
-    def _is_parted(self, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = NOTHING) -> bool:
-        """Whether the data are spread over processes, or those of a call read in parts."""
-        return not self._parted.is_alone or parts_in(args, kwargs) is not None
-
-    def _in_one_place(self, what: str, *call: Any) -> None:
-        """Refuse what is not answered where the data are in parts.
-
-        :raises ArgumentError: saying how it is had nevertheless.
-        """
-        if self._is_parted(*call):
-            raise errors.ArgumentError(
-                f"{what} needs all data in one place, and those of this BLR are in parts, on "
-                "several processes or read one after the other. Mend: load the state into a BLR "
-                "without process_group, other.load_state_dict(blr.state_dict()), and give it the "
-                "data that it is to look at."
-            )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        self._in_one_place("a pickle or a copy")
-        return super().__reduce__()
 
     def _is_finite(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether the ELBO of a call is finite when it is evaluated anew."""
@@ -174,10 +162,6 @@ class Engine(Resumable):
         self.info = Info(loss, rule.safety)
         return loss
 
-    def load_state_dict(self, state: Mapping[str, Any], *, with_random: bool = True) -> None:
-        super().load_state_dict(state, with_random=with_random)
-        self._parted.has_started = self._parted.is_alone
-
     def _objective(
         self,
         args: tuple[Any, ...],
@@ -223,7 +207,7 @@ class Engine(Resumable):
             return self._builder.trace(args, kwargs, latents, lifted)
 
         def build(traced: Traced, points: tuple[PointBlock, ...]) -> Energy:
-            return self._builder.build(traced, latents, self.view.layout, points)
+            return self._built(self._builder, traced, points)
 
         try:
             traced = trace(lifted)
@@ -239,6 +223,15 @@ class Engine(Resumable):
             # What this call asks of the rows differs (a mask of some): so do their covariances.
             self._lay_out(traced)
             energy = self.parameters.energy(traced, self.view.layout, trace, build)
+        return energy
+
+    def _built(
+        self, builder: EnergyBuilder, traced: Traced, points: tuple[PointBlock, ...]
+    ) -> Energy:
+        """The energy of a traced call, under the model's priors or the posterior in their place."""
+        energy = builder.build(traced, self.view.latents, self.view.layout, points)
+        if self._previous is not None:
+            self._previous.put_into(energy)
         return energy
 
     def _lay_out(self, traced: Traced) -> None:
@@ -261,7 +254,7 @@ class Engine(Resumable):
         if energy.has_sampled and searched:
             self.sampling.begin(self.view.latents, energy)
             objective.draws = self.sampling.common(self.view.latents)
-        if self.num_steps == 0:
+        if self.num_steps == 0 and self._previous is None:
             naturals = self._seeded(objective, naturals)
         few = searched and not watched
         # Conjugate messages are coefficients: the ELBO at the entry is then a number and no more.
@@ -317,7 +310,7 @@ class Engine(Resumable):
     ) -> dict[Block, Natural]:
         """Where steps start: elsewhere only if discrete latents cannot tell latents apart."""
         if isinstance(objective, SummedObjective):
-            return self._parted.seeded(objective, naturals, lambda o: self._seeded(o, naturals))
+            return self._parted.seeded(objective, naturals, self._seeded)
         energy = objective.energy
         naturals = seeded_in_q(objective, naturals)
         if not energy.traced.has_choices:
@@ -371,6 +364,7 @@ class Engine(Resumable):
         """
         moved = {**objective.moved(new), **objective.local_naturals(new)}
         self.view.write({b: b.family.symmetrize(n) for b, n in moved.items()})
+        self.view.holds_posterior = True
         self.parameters.write(new, objective.energy.traced)
 
     def _check(
@@ -386,7 +380,7 @@ class Engine(Resumable):
         fresh = self._builder.fresh()
         call, latents, points = objective.call, self.view.latents, self.parameters.points
         traced = fresh.trace(*call, latents, points.lifted)
-        energy = fresh.build(traced, latents, self.view.layout, points.blocks)
+        energy = self._built(fresh, traced, points.blocks)
         energy.share = objective.energy.share
         other = objective_of(charts_of(self.view), energy, objective.draws, fresh.cache, call)
         energy.calibrate(other.by_block(naturals), self.quad_tol)

@@ -120,10 +120,6 @@ class ProcessError(BLRError, RuntimeError):
     """One of several processes failed, is gone, or is at another place of the run."""
 
 
-class RankError(BLRError, RuntimeError):
-    """An exchange between the processes of a group failed: one has stopped, or they disagree."""
-
-
 class SampledFactorError(BLRError, RuntimeError):
     """A factor needs draws of the guide, and ``on_sampled="error"`` forbids it."""
 

@@ -130,6 +130,10 @@ class EnergyObjective:
         """The natural parameters of the blocks that steps move."""
         return {b: naturals[b] for b in self.blocks}
 
+    def of_all(self, naturals: Naturals) -> tuple["EnergyObjective", dict[Block, Natural]]:
+        """The objective as a function of every block, and the natural parameters of all."""
+        return self, dict(naturals)
+
     def local_naturals(self, naturals: Naturals) -> dict[Block, Natural]:
         """Of blocks that no step moves, as they follow the others: those given the others."""
         return {}

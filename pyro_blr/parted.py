@@ -3,25 +3,30 @@
 
 """An engine whose data are spread over processes: what they must have in common, and its start."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from . import errors
 from .chunks import Call, Parts, in_part, parts_in
 from .energy.draws import Draws
-from .energy.energy import Energy
 from .energy.factors import KeptRule
 from .energy.parts import Split, split
 from .energy.trace import Traced
 from .families import Natural
-from .guides.views import charts_of
 from .lifting import host
 from .lifting.blocks import Block
 from .objective import EnergyObjective
+from .part_checks import (
+    check_served,
+    layout_in_words,
+    local_blocks,
+    names_by_rule,
+    read_in_turn,
+    state_in_words,
+    tiers_of,
+)
 from .processes import Alone, Together
 from .profile_objective import ProfileObjective
 from .summed_objective import SummedObjective
@@ -127,11 +132,11 @@ class Parted:
             self._start(blr, part)
             part = self.guarded(lambda: self._part(blr, call, True, data is not None))
         energy = part.energy
-        self.together.agree(_state(blr, part, self._shared))
+        self.together.agree(state_in_words(blr, part, self._shared))
         if energy.needs_rules:
-            before = _by_rule(energy)
+            before = names_by_rule(energy)
             self.guarded(lambda: blr.calibrate(part, kept if data is None else None))
-            own = sorted(before - _by_rule(energy))
+            own = sorted(before - names_by_rule(energy))
             self._refused = self.together.union(own, "factors without a rule")
             self.guarded(lambda: energy.give_up(self._refused, OF_OTHERS))
         if energy.has_sampled:
@@ -141,7 +146,7 @@ class Parted:
             energy.largest = numbers, operations
         if data is None:
             return SummedObjective(part, OwnRows(part), self.together)
-        tiers = _tiers(energy)
+        tiers = tiers_of(energy)
 
         def prepared(call: Call, is_first: bool) -> EnergyObjective:
             return self._chunk(blr, call, is_first, tiers)
@@ -159,7 +164,7 @@ class Parted:
         part = self._part(blr, call, is_first, True)
         part.energy.give_up(self._refused, OF_OTHERS)
         blr.calibrate(part)
-        own = _tiers(part.energy)
+        own = tiers_of(part.energy)
         for name in own.keys() & tiers.keys():
             if own[name] != tiers[name]:
                 raise errors.SampledFactorError(
@@ -178,19 +183,19 @@ class Parted:
         part: EnergyObjective = blr.traced_objective(*call)
         energy = part.energy
         found = self.split(energy.traced)
-        _check_served(blr, energy)
+        check_served(blr, energy)
         energy.share = found.share(is_first and self.together.is_first)
         self._shared = found.shared
         local = local_blocks(energy, found)
         if not local:
             return part
         if is_read:
-            raise _read_in_turn(local, found)
+            raise read_in_turn(local, found)
         return ProfileObjective(part, local, blr.view.naturals())
 
     def _start(self, blr: Any, part: EnergyObjective) -> None:
         """Where the first process starts, all do: q, and the model's parameters."""
-        self.together.agree(_layout(part))
+        self.together.agree(layout_in_words(part))
         blr.view.write(self._of_first(part.moved(blr.view.naturals()), "the start of q"))
         leaves = [p.leaf for _, p in sorted(part.energy.traced.parameters.items())]
         if leaves:
@@ -205,13 +210,13 @@ class Parted:
         self,
         objective: SummedObjective,
         naturals: Mapping[Block, Natural],
-        seeded: Callable[[EnergyObjective], dict[Block, Natural]],
+        seeded: Callable[[EnergyObjective, Mapping[Block, Natural]], dict[Block, Natural]],
     ) -> dict[Block, Natural]:
         """Where the first process would start with its own rows, on every process."""
         start = dict(naturals)
         objective.first.draws = objective.draws
         if self.together.is_first:
-            start = self.guarded(lambda: seeded(objective.first))
+            start = self.guarded(lambda: seeded(*objective.first.of_all(naturals)))
         return self._of_first(objective.moved(start), "where steps start")
 
     def _of_first(self, naturals: Mapping[Block, Natural], what: str) -> dict[Block, Natural]:
@@ -222,121 +227,3 @@ class Parted:
             )
         )
         return {b: tuple(next(pieces).reshape(t.shape) for t in n) for b, n in naturals.items()}
-
-
-def _check_served(blr: Any, energy: Energy) -> None:
-    """Refuse what is no sum over parts.
-
-    :raises SubsampleError: for a minibatch.
-    :raises GuideError: for a guide whose coordinates are not natural ones.
-    """
-    if energy.is_subsampled:
-        raise errors.SubsampleError(
-            "a plate holds a part of its rows, and the data are in parts already: the messages of "
-            "all parts are summed, and none of them is scaled up. Mend: pass all rows of the part, "
-            "pyro.plate(name, len(y)), without subsample."
-        )
-    if charts_of(blr.view):
-        raise errors.GuideError(
-            f"the guide {type(blr.guide).__name__} has parameters that are no natural ones, whose "
-            "steps are no sums of messages. Mend: use AutoNatural(model)."
-        )
-
-
-def local_blocks(energy: Energy, found: Split) -> tuple[Block, ...]:
-    """The blocks of latents that are a part's own.
-
-    :raises GuideError: where they are not seen by the part alone, or factors are at draws.
-    """
-    names = found.local
-    local = tuple(b for b in energy.blocks if any(s.name in names for s in b.sites))
-    plates = sorted(found.plates)
-    for block in local:
-        if not all(s.name in names for s in block.sites):
-            raise errors.GuideError(
-                f"block {block.name!r} couples latents of the plates {plates}, whose elements are "
-                "spread over the parts, with latents that all parts share. Mend: "
-                "AutoNatural(model), which keeps them apart; or all data in one part."
-            )
-    for factor in energy.factors:
-        met = sorted(b.name for b in factor.blocks & set(local))
-        if met and factor.name in found.shared:
-            raise errors.GuideError(
-                f"factor {factor.name!r} is outside of the plates {plates}, whose elements are "
-                f"spread over the parts, and depends on their latents {met}: no part sees all of "
-                "them. Mend: put it into the plate, or all data in one part."
-            )
-    if local and energy.has_sampled:
-        sampled = sorted(f.name for f in energy.factors if f.tier == "sampled")
-        raise errors.GuideError(
-            f"the factors {sampled} are at draws of q, and the optimum of the part's own latents "
-            f"{[b.name for b in local]} is then known up to noise. Mend: the spelling that keeps "
-            "factors deterministic, see explain of a BLR without process_group."
-        )
-    return local
-
-
-def _read_in_turn(local: tuple[Block, ...], found: Split) -> errors.GuideError:
-    return errors.GuideError(
-        f"the latents {[b.name for b in local]} are in the plates {sorted(found.plates)}, whose "
-        "elements are read part by part, and q holds all of them. Mend: several processes, each "
-        "with its rows (process_group=...), or minibatches of a plate of full size, "
-        "pyro.plate(name, size, subsample=index)."
-    )
-
-
-def no_messages(guide: Any) -> errors.GuideError:
-    """The error for a guide that is known by its draws alone."""
-    return errors.GuideError(
-        f"{type(guide).__name__} is known by its draws alone, or is a point mass, and has no "
-        "messages that could be summed over processes. Mend: use AutoNatural(model)."
-    )
-
-
-def _tiers(energy: Energy) -> dict[str, str]:
-    """The tier of each factor, by name."""
-    return {f.name: f.tier for f in energy.factors}
-
-
-def _by_rule(energy: Energy) -> set[str]:
-    """The factors by quadrature."""
-    return {f.name for f in energy.factors if f.tier == "quadrature"}
-
-
-def _layout(part: EnergyObjective) -> str:
-    """The blocks of q and the parameters, in words."""
-    energy = part.energy
-    shared = ", ".join(
-        f"{b.name} ({b.family.name} {tuple(b.batch_shape)} {b.event_size or ''})"
-        for b in part.blocks
-    )
-    local = ", ".join(f"{b.name} ({b.family.name})" for b in energy.blocks if b not in part.blocks)
-    blocks = f"{shared}{'; local ' if local else ''}{local}"
-    parameters = sorted((n, tuple(p.value.shape)) for n, p in energy.traced.parameters.items())
-    return f"blocks {blocks}; parameters {parameters}; EM of {[b.name for b in energy.points]}"
-
-
-def _state(blr: Any, part: EnergyObjective, shared: frozenset[str]) -> str:
-    """What all processes must have in common before they step, in words."""
-    energy = part.energy
-    own = {
-        (f.tier, tuple(sorted((b.name, f.is_conjugate_in(b)) for b in f.blocks)))
-        for f in energy.factors
-        if f.name not in shared
-    }
-    common = sorted((f.name, f.tier) for f in energy.factors if f.name in shared)
-    held = part.moved(blr.view.naturals())
-    leaves = [p.leaf for _, p in sorted(energy.traced.parameters.items())]
-    return (
-        f"step {blr.num_steps} of a model with {_layout(part)}; shared factors {common}; own "
-        f"factors {sorted(own)}; posterior {_digest([t for n in held.values() for t in n])}; "
-        f"parameters at {_digest(leaves)}"
-    )
-
-
-def _digest(tensors: list[Tensor]) -> str:
-    """A short name of numbers, other for other bits."""
-    bits = hashlib.blake2b(digest_size=6)
-    for tensor in tensors:
-        bits.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return bits.hexdigest()

@@ -88,6 +88,10 @@ class ProfileObjective(EnergyObjective):
         blocks = self.blocks if only is None else (only,)
         return {b: self.part.messages(full, b)[b] for b in blocks}
 
+    def of_all(self, naturals: Naturals) -> tuple[EnergyObjective, dict[Block, Natural]]:
+        """The part, and its local latents at their optimum beside the others."""
+        return self.part, self.full(naturals)
+
     def local_naturals(self, naturals: Naturals) -> dict[Block, Natural]:
         """The local latents at their optimum given the others."""
         full = self.full(naturals)

@@ -85,7 +85,7 @@ class Sampling:
         if self._has_begun or self.fixed:
             return
         self._has_begun = True
-        elements = _elements(energy)
+        elements = _elements(latents, energy)
         wanted = 2 ** math.ceil(math.log2(max(1, DRAWS_PER_ELEMENT * elements)))
         columns = 1 + elements if elements <= EXACT else 1
         numbers = max(1, energy.sampled_numbers)
@@ -159,12 +159,12 @@ class Sampling:
         self._common = None
 
 
-def _elements(energy: Energy) -> int:
+def _elements(latents: Latents, energy: Energy) -> int:
     """The elements of q whose covariances draws are to see.
 
-    Those that many blocks hold independent (a network's weights) are left out: each variance is
-    seen by few draws, and no number of them that memory holds would make all products exact.
+    Independent weights of a network are left out where they are many: each variance is seen by few
+    draws, and no number of them that memory holds would make all products exact.
     """
-    numbers = [math.prod(b.batch_shape) * (b.event_size or 1) for b in energy.blocks]
-    scalars = sum(n for b, n in zip(energy.blocks, numbers, strict=True) if b.event_size is None)
-    return sum(numbers) - (scalars if scalars > EXACT else 0)
+    elements = sum(math.prod(latent.site.shape) for latent in latents.values())
+    scalars = sum(math.prod(b.batch_shape) for b in energy.blocks if b.event_size is None)
+    return elements - (scalars if scalars > EXACT and energy.has_network else 0)

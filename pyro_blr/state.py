@@ -73,7 +73,7 @@ def distribute(parts: Mapping[str, Part], state: Mapping[str, Any], with_random:
 #: Options of an engine, which a copy has too.
 OPTIONS = (
     *("step_size", "blocks", "on_sampled", "params", "temperature", "momentum", "quad_tol"),
-    *("check_every", "num_draws", "estimator", "discrete"),
+    *("check_every", "num_draws", "estimator", "discrete", "sharded"),
 )
 
 

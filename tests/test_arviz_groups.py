@@ -188,6 +188,20 @@ def test_a_plate_named_like_an_argument_gives_way():
     assert tree["observed_data"]["y"].dims == ("school_dim",)
 
 
+def test_labels_along_a_plate_that_gave_way_are_given_by_its_own_name():
+    def model(school, y):
+        with pyro.plate("school", 3):
+            z = pyro.sample("z", dist.Normal(0.0, 2.0))
+        with pyro.plate("pupil", 5):
+            pyro.sample("y", dist.Normal(z[school], 0.7), obs=y)
+
+    school = torch.tensor([0, 1, 2, 0, 1])
+    fit = fitted(model, school, Y)
+    for name in ("school", "school_dim"):
+        tree = to_arviz(fit, school, Y, num_samples=3, coords={name: ["A", "B", "C"]})
+        assert tree["posterior"]["z"].coords["school_dim"].values.tolist() == ["A", "B", "C"]
+
+
 def test_two_plates_that_would_have_one_name():
     def model(y):
         z = pyro.sample("z", dist.Normal(0.0, 2.0))
@@ -244,7 +258,7 @@ def test_a_model_without_data_has_no_likelihood():
     assert len(arviz_stats.summary(tree, kind="stats")) == 1
     with pytest.raises(errors.ArgumentError, match=r"nothing for the group 'log_likelihood'"):
         to_arviz(fitted(model), num_samples=5, groups=["log_likelihood"])
-    with pytest.raises(errors.ArgumentError, match=r"observed sites \[\]. Mend: observe"):
+    with pytest.raises(errors.ArgumentError, match=r"no log likelihood.*Mend: observe a site"):
         loo(tree)
 
 

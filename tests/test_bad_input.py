@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_blr import BLR
 from pyro_blr.errors import (
+    ArgumentError,
     BLRError,
     ControlFlowError,
     DiscreteLatentError,
@@ -339,3 +340,41 @@ def test_stored_plate_that_changes_its_size() -> None:
     assert torch.equal(guide.marginal("u").mean, before)
     with pytest.raises(PlateSizeError, match="schools"):
         blr.evaluate_loss(torch.cat([Y, Y]))
+
+
+# Data that are no tensors
+
+
+@pytest.mark.parametrize("y", [X.numpy(), [1.0, 2.0]])
+def test_data_that_are_no_tensor_are_named(y: Any) -> None:
+    def model(y: Any) -> None:
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    with pytest.raises(ArgumentError, match=r"site 'y' is a .*, not a tensor\. Mend: torch\.as_"):
+        BLR(model, AutoNatural(model)).step(y)
+
+
+@pytest.mark.parametrize("label", [1, 1.0, True, torch.tensor(1), torch.tensor(1.0).numpy()[()]])
+def test_a_number_is_a_datum(label: Any) -> None:
+    def model(label: Any) -> None:
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Bernoulli(logits=z), obs=label)
+
+    losses = []
+    for own in (label, torch.tensor(1.0)):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        losses.append(BLR(model, AutoNatural(model)).step(own))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-9)
+
+
+@pytest.mark.parametrize(("label", "error"), [(2, SupportError), (math.nan, NonFiniteError)])
+def test_a_number_that_is_no_datum_is_refused(label: Any, error: type[BLRError]) -> None:
+    def model(label: Any) -> None:
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Bernoulli(logits=z), obs=label)
+
+    with pytest.raises(error, match=r"site 'y'.*Mend"):
+        BLR(model, AutoNatural(model)).step(label)

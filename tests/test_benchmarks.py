@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -15,7 +16,19 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from benchmarks import bilinear, cone, factorisation, gpu, optimisers, ppca, stan
+from benchmarks import (
+    bilinear,
+    cone,
+    factorisation,
+    gpu,
+    mean_field,
+    optimisers,
+    optimisers_gpu,
+    out_of_core,
+    ppca,
+    stan,
+    uci,
+)
 from benchmarks.a1a import largest_fall, load
 from benchmarks.classification import Bound
 from benchmarks.family import Family, State
@@ -62,6 +75,13 @@ def test_noisy_steps_stay_in_the_cone_where_plain_ones_leave_it() -> None:
     assert one_draw["% plain runs that leave it"] > 0
 
 
+def test_rows_that_are_never_together_give_the_exact_posterior() -> None:
+    found = out_of_core.measured(4, 500)
+    assert max(found["mean"], found["precision"], found["tau"]) < out_of_core.ACCURACY
+    assert found["steps"] == 1
+    assert not found["not_converged"]
+
+
 def test_optimisers_are_timed_and_scored_in_turn() -> None:
     step, *training, scored, convolutional = optimisers.run(Settings(tiny=True))
     assert set(step.seconds) == {"AdamW", "IVON"}
@@ -69,6 +89,49 @@ def test_optimisers_are_timed_and_scored_in_turn() -> None:
     assert [check.name for check in step.quality] == ["buffers over AdamW"]
     for row in (scored, convolutional):
         assert [check.name for check in row.quality[:2]] == ["nll, difference", "ece, difference"]
+
+
+def test_the_rows_for_a_gpu_run_on_a_small_scale() -> None:
+    step, large, training, language = optimisers_gpu.run(Settings(tiny=True))
+    assert set(step.seconds) == set(training.seconds) == {"AdamW", "IVON"}
+    assert large.verdict == "pass"
+    named = {check.name: check.value for check in language.quality}
+    assert named["IVON at end"] - named["AdamW at end"] == pytest.approx(language.headline.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_rows_for_a_gpu_are_skipped_without_one() -> None:
+    with pytest.raises(Skipped, match="no GPU"):
+        next(iter(optimisers_gpu.run(Settings())))
+
+
+def test_mean_fields_are_found_by_both_sides() -> None:
+    near, nearer = mean_field.run(Settings(tiny=True))
+    assert [check.name for check in near.quality] == [check.name for check in nearer.quality]
+    problem = mean_field.made_up(100)
+    best = problem.best()
+    for side in (mean_field.vogn, mean_field.adam):
+        found = side(problem, 0.1, 100, 0)
+        assert best - 10 < found <= best + 1e-9
+
+
+def test_regressions_are_scored_by_split() -> None:
+    (row,) = uci.run(Settings(tiny=True))
+    scores = {check.name: check.value for check in row.quality}
+    theirs = [value for name, value in scores.items() if name.startswith("of Adam at")]
+    assert len(theirs) == len(uci.RATES)
+    assert row.headline.value == pytest.approx(scores["of IVON"] - max(theirs))
+
+
+def test_splits_side_by_side_know_nothing_of_each_other() -> None:
+    data = uci.made_up()
+    other = replace(data, y=torch.cat([data.y[:1], data.y[1:] + 5]))
+    found = []
+    for own in (data, other):
+        torch.manual_seed(0)
+        found.append(uci.log_likelihood(own, uci.ivon(own, 5), 3))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1]
 
 
 def test_a_gpu_is_held_against_the_cpu_and_its_memory() -> None:

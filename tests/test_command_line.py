@@ -89,6 +89,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "helper_of_models.py").write_text("SCALE = 1.0\n")
     (tmp_path / "cl_wrong.py").write_text("import no_such_package\n")
     (tmp_path / "cl_syntax.py").write_text("def (:\n")
+    (tmp_path / "cl_exit.py").write_text("import sys\nsys.exit(2)\n")
     np.savez(tmp_path / "data.npz", X=X, y=Y, id=np.arange(3))
     monkeypatch.chdir(tmp_path)
     yield tmp_path
@@ -296,6 +297,8 @@ BAD_NAMES = {
     "cl_models:regresion": r"no 'regresion' in cl_models; it has .*regression.*Mend",
     "cl_models:instance.nothing": r"no 'nothing' in Model",
     "cl_models:number": r"an? int, which cannot be called.*Mend",
+    ".cl_models:regression": r"is relative.*Mend: .*full, my_package\.cl_models:regression",
+    "cl_exit:model": r"ends the program.*exit status 2.*Mend: .*__main__",
     "cl_models:Model": r"class.*Mend: name an instance",
 }
 
@@ -325,7 +328,9 @@ def refused(folder: Path, file: str, content: bytes | None, match: str) -> None:
         (".", None, "of no kind"),
         ("data.xlsx", b"", r"of no kind.*Mend: one of \.npz, \.pt, \.json, \.csv"),
         ("data", b"", "of no kind"),
-        ("bad.npz", b"nothing", r"cannot be read as \.npz.*Mend: save arrays"),
+        ("bad.npz", b"nothing", r"no archive of arrays.*Mend: save arrays"),
+        ("semicolons.csv", b"a;b\n1;2\n", r"told apart by ';'.*Mend: by commas"),
+        ("tabs.csv", b"a\tb\n1\t2\n", r"told apart by '\\t'"),
         ("bad.pt", b"nothing", r"cannot be read as \.pt.*Mend: save tensors"),
         ("bad.json", b"{", r"cannot be read as \.json.*Mend: write numbers"),
         ("list.json", b"[1, 2]", r"holds a list, and no values by name"),
@@ -339,7 +344,7 @@ def refused(folder: Path, file: str, content: bytes | None, match: str) -> None:
         ("twice.csv", b"a,a\n1,2\n", r"two columns of one name"),
         ("gap.csv", b"X.1,X.3\n1,2\n", r"'X' .*X\.2 is missing.*Mend"),
         ("late.csv", b"X.2,X.3\n1,2\n", r"'X' .*X\.1 is missing.*Mend"),
-        ("utf.csv", b"\xff\xfe\x00", r"cannot be read as \.csv"),
+        ("utf.csv", b"\xff\xfe\x00", r"cannot be read as \.csv.*no text in UTF-8\. Mend"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_why(
@@ -355,6 +360,17 @@ def test_pickled_objects_are_not_run(folder: Path) -> None:
     refused(folder, "function.pt", None, r"cannot be read.*Mend: save tensors")
     torch.save(torch.ones(2), folder / "one.pt")
     refused(folder, "one.pt", None, r"holds a Tensor, and no values by name")
+
+
+def test_a_size_that_a_table_cannot_hold_and_a_column_without_a_name_are_said(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "table.csv").write_text(",y\n0,1.0\n1,2.0\n")
+    assert main(["explain", "cl_models:regression", "--data", "table.csv"]) == 1
+    assert "Mend: " in (shown := capsys.readouterr().err) and "needs .json or .npz" in shown
+    (folder / "table.csv").write_text(",y,X.1,X.2\n0,1.0,1.0,2.0\n1,2.0,3.0,1.0\n")
+    assert main(["explain", "cl_models:regression", "--data", "table.csv"]) == 0
+    assert "model: a column without a name\n" in capsys.readouterr().out
 
 
 def test_a_missing_argument_is_named_with_what_the_file_has(

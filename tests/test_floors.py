@@ -54,20 +54,21 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("errors", "_compat", "shapes", "families", "energy", "random_state"),
         *("conjugate_gradients", "steps"),
     ),
+    "processes": ("errors",),
     # Of steps it has that of a diagonal Gaussian, which the core takes too.
-    "optim": ("errors", "families", "lifting.host", "steps.diagonal"),
+    "optim": ("errors", "families", "lifting.host", "steps.diagonal", "processes"),
     "nn": ("errors", "lifting.host", "optim"),
     "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
-    "processes": ("errors",),
+    "derivatives": (),
+    "profile_objective": (
+        *("families", "lifting", "energy", "steps"),
+        *("conjugate_gradients", "derivatives", "objective"),
+    ),
     "chunks": ("errors",),
     "summed_objective": (
         *("families", "lifting", "energy"),
-        *("objective", "processes", "chunks"),
-    ),
-    "parted": (
-        *("errors", "families", "lifting", "energy", "guides"),
-        *("objective", "processes", "chunks", "summed_objective"),
+        *("derivatives", "objective", "processes", "chunks"),
     ),
     "charted_objective": ("families", "lifting", "energy", "guides", "objective"),
     "rules": ("errors", "_compat", "families", "energy", "guides", "steps", "random_state"),
@@ -97,13 +98,20 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("guide_copies", "guide_parameters", "model_parameters", "sampling"),
     ),
     "diagnosis": ("errors", "_compat", "devices", "signatures", "energy", "random_state"),
+    "part_checks": ("errors", "lifting", "energy", "guides", "objective", "state"),
+    "parted": (
+        *("families", "lifting", "energy", "objective", "part_checks"),
+        *("errors", "processes", "chunks", "profile_objective", "summed_objective"),
+    ),
+    "in_parts": ("errors", "chunks", "parted", "state"),
     "engine": (
         *("errors", "families", "lifting", "energy", "guides", "steps"),
         *(
             "objective",
             "charted_objective",
             "chunks",
-            "parted",
+            "in_parts",
+            "part_checks",
             "rules",
             "sampling",
             "seeding",
@@ -111,7 +119,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
             "guide_parameters",
             "random_state",
         ),
-        *("info", "arguments", "model_parameters", "skips", "state"),
+        *("info", "arguments", "model_parameters", "skips"),
     ),
     "stopwatch": (),
     "isolation": ("guides.leaf", "random_state"),
@@ -125,8 +133,12 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("errors", "_compat", "families", "lifting", "energy", "estimators", "guides", "steps"),
         *("plotting", "shapes", "objective", "fit", "state", "engine"),
     ),
+    "streaming": (
+        *("errors", "families", "lifting", "energy", "guides"),
+        *("objective", "fit", "loop", "state", "engine"),
+    ),
     "blr": (
-        *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
+        *("errors", "families", "lifting", "energy", "guides", "steps", "rules", "streaming"),
         *("arguments", "guide_parameters", "info", "model_parameters", "sampling", "skips"),
         *("chunks", "parted", "processes"),
         *("fit", "loop", "engine", "diagnosis", "picture", "influence"),
@@ -147,7 +159,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "arviz": ("errors", "_version", "arguments", "random_state", "fit", "draws"),
     "diagnostics": (
         *("errors", "_compat", "families", "lifting.blocks", "energy", "guides", "fit", "blr"),
-        *("signatures", "plotting", "arguments", "draws", "text_table", "on_host"),
+        *("signatures", "plotting", "random_state", "arguments", "draws", "text_table", "on_host"),
     ),
     "command_line": ("errors", "_version", "signatures", "guides", "isolation", "fit", "blr"),
     "__main__": ("command_line",),
@@ -201,6 +213,7 @@ PYRO = {
     *("saved_constraints", "module_parameters", "guide_parameters", "guide_copies"),
     *("diagnosis", "blr", "draws", "minimal", "command_line.known_answers"),
     *("diagnostics.nuts", "diagnostics.pareto", "diagnostics.simulation"),
+    "diagnostics.supports",
 }
 
 # Files of one floor that need each other. The lower one imports the upper one inside a function.

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_blr import BLR
 from pyro_blr.energy.hidden_gaussian import ChainIntegral, gaussian_chain
 from pyro_blr.energy.hidden_markov import Sequences
+from pyro_blr.errors import ArgumentError
 from pyro_blr.lifting.distribution import LiftedDistribution
 from tests import gaussian_hmm_models as models
 from tests.checks import engine, tiers
@@ -319,3 +320,17 @@ def test_parameters_have_a_closed_m_step() -> None:
 
     assert blr.evaluate_loss(y) == pytest.approx(-evidence(q), abs=1e-8)
     assert evidence(q) > max(evidence(q * 1.01), evidence(q * 0.99))
+
+
+def test_a_chain_without_a_log_density_names_the_other_spellings() -> None:
+    def heavy(y: Tensor) -> None:
+        noise = pyro.sample("noise", dist.Gamma(2.0, 1.0))
+        first = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        moves = dist.StudentT(4.0, torch.zeros(2), 1.0).to_event(1)
+        seen = dist.Normal(torch.zeros(2), noise).to_event(1)
+        eye = torch.eye(2)
+        pyro.sample("y", dist.LinearHMM(first, eye, moves, eye, seen, duration=len(y)), obs=y)
+
+    blr, _ = engine(heavy)
+    with pytest.raises(ArgumentError, match="write the states as a latent"):
+        blr.step(randn(0, 4, 2))

@@ -89,10 +89,16 @@ def _variable(tree: Any, var_name: str | None) -> str:
     if var_name is None and len(names) == 1:
         return str(names[0])
     if var_name is None or var_name not in names:
+        if not names:
+            raise errors.ArgumentError(
+                "there is no log likelihood: the model observed nothing, or the group was left "
+                "out. Mend: observe a site (obs=), and call to_arviz without groups=, or with "
+                '"log_likelihood" and "sample_stats" among them.'
+            )
         given = "" if var_name is None else f", and {var_name!r} is none of them"
         raise errors.ArgumentError(
             f"there are log likelihoods of the observed sites {names}{given}. Mend: "
-            + ("loo(tree, var_name=...) with one of them." if names else "observe a site (obs=).")
+            "loo(tree, var_name=...) with one of them."
         )
     return var_name
 

@@ -51,6 +51,11 @@ class Names:
             while name in self._taken or name in self._plates.values():
                 name += "_dim"
             self._plates[plate] = name
+        # Labels along a plate by its own name too, where its dim has another.
+        self._labels = {
+            n if n in self._plates.values() else self._plates.get(n, n): own
+            for n, own in self._labels.items()
+        }
         self._sizes: dict[str, int] = {}
 
     @property

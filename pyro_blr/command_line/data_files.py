@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -26,6 +27,13 @@ OF_MATRIX = re.compile(r"(.+)\.(\d+)")
 
 #: A cell of a whole number.
 WHOLE = re.compile(r"\s*[+-]?\d+\s*")
+
+
+#: What errors of readers mean, where they say it at length or to someone else.
+WHY = {
+    "UnpicklingError": "it holds something else than tensors, numbers and text",
+    "UnicodeDecodeError": "it is no text in UTF-8",
+}
 
 
 @dataclass(frozen=True)
@@ -65,9 +73,9 @@ def read_data(path: Path, wanted: Collection[str] | None) -> Data:
     except errors.ArgumentError:
         raise
     except Exception as error:
-        said = (str(error).splitlines() or [""])[0]
+        said = WHY.get(type(error).__name__) or (str(error).splitlines() or [""])[0].rstrip(" .")
         raise errors.ArgumentError(
-            f"{str(path)!r} cannot be read as {path.suffix}: {type(error).__name__}: {said} Mend: "
+            f"{str(path)!r} cannot be read as {path.suffix}: {type(error).__name__}: {said}. Mend: "
             f"{HINTS[path.suffix.lower()]}."
         ) from error
     values = {name: _plain(value) for name, value in found.values.items()}
@@ -84,6 +92,8 @@ def _plain(value: Any) -> Any:
 
 
 def _of_npz(path: Path, wanted: Collection[str] | None) -> Data:
+    if not is_zipfile(path):
+        raise errors.ArgumentError(f"{str(path)!r} is no archive of arrays. Mend: {HINTS['.npz']}.")
     with np.load(path, allow_pickle=False) as arrays:
         names = [n for n in arrays.files if wanted is None or n in wanted]
         others = tuple(n for n in arrays.files if n not in names)
@@ -158,6 +168,12 @@ def _of_csv(path: Path, wanted: Collection[str] | None) -> Data:
     if len(rows) < 2:
         raise errors.ArgumentError(f"{str(path)!r} has no rows of data. Mend: {HINTS['.csv']}.")
     head = [name.strip() for name in rows[0]]
+    other = next((mark for mark in ";\t|" if all(mark in r[0] for r in rows[:2])), None)
+    if len(head) == 1 and other:
+        raise errors.ArgumentError(
+            f"the columns of {str(path)!r} are told apart by {other!r}. Mend: by commas, as "
+            "pandas.read_csv(file, sep=...).to_csv(file, index=False) does."
+        )
     for line, row in enumerate(rows, start=1):
         if len(row) != len(head):
             raise errors.ArgumentError(

@@ -45,7 +45,8 @@ def explain(name: str, data: str | None, device: str, dtype: str | None) -> int:
         for own, value in found.items():
             print(f"{own}: {_described(value)}")
         if read.others:
-            print(f"left out, as no arguments of the model: {', '.join(read.others)}")
+            names = ", ".join(n or "a column without a name" for n in read.others)
+            print(f"left out, as no arguments of the model: {names}")
         return _explained(model, *_split(parameters, found))
 
 
@@ -83,9 +84,10 @@ def _defaults(device: str, dtype: str | None) -> Iterator[torch.device]:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
+        said = str(error).splitlines()[0].rstrip(".")
         raise errors.ArgumentError(
-            f"there is no device {device!r} here: {str(error).splitlines()[0]} Mend: cpu, or the "
-            "name of a GPU that `python -m pyro_blr` lists."
+            f"there is no device {device!r} here: {said}. Mend: cpu, or the name of a GPU that "
+            "`python -m pyro_blr` lists."
         ) from error
     try:
         if dtype is not None:
@@ -129,9 +131,11 @@ def _check(
     if data is None:
         raise errors.ArgumentError(f"{needed}, and no file was given. Mend: add --data FILE.")
     there = ", ".join(map(repr, read.names)) or "nothing"
+    kind = Path(data).suffix.lower()
+    single = "; a single number, such as a size, needs .json or .npz" if kind == ".csv" else ""
     raise errors.ArgumentError(
-        f"{needed}, and the file {data!r} has {there}. Mend: {HINTS[Path(data).suffix.lower()]}, "
-        "by the names of the model's arguments."
+        f"{needed}, and the file {data!r} has {there}. Mend: {HINTS[kind]}, by the names of the "
+        f"model's arguments{single}."
     )
 
 

@@ -46,6 +46,11 @@ def model_of(name: str) -> Callable[..., Any]:
             f"{module_name!r} is a file; a module is named as it is imported. Mend: "
             f"{dotted}:{attribute}, in the folder from which Python imports it."
         )
+    if module_name.startswith("."):
+        raise errors.ArgumentError(
+            f"{module_name!r} is relative, and nothing says to which package. Mend: name it in "
+            f"full, my_package{module_name}:{attribute}, from the folder that holds my_package."
+        )
     model = _module(module_name)
     for part in attribute.split("."):
         model = _attribute(model, part, name)
@@ -73,6 +78,11 @@ def _module(name: str) -> ModuleType:
             ) from error
         raise errors.ArgumentError(
             f"module {name!r} imports {missing!r}, which is not installed. Mend: install it."
+        ) from error
+    except SystemExit as error:
+        raise errors.ArgumentError(
+            f"module {name!r} ends the program when it is imported (exit status {error.code}). "
+            "Mend: put what a script does under `if __name__ == '__main__':`."
         ) from error
     except Exception as error:
         raise errors.ArgumentError(

@@ -5,7 +5,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 
 from .. import errors
+from ..draws.data import Data, KnownData
 from ..draws.fitted import Fitted, fitted
 from ..draws.guides import guide_draws
+from ..draws.program import Program
 from ..on_host import on_host
 from ..text_table import text_table
 from .call import check_call, discrete_sites, finite_data
@@ -152,6 +154,7 @@ def against_nuts(
     :param int num_chains: how many chains. With 1 no other mode can be seen.
     :raises ArgumentError: if an argument cannot be used.
     :raises GuideError: if all latents are discrete, of which NUTS has no draws.
+    :raises PlateSizeError: if the model takes a subsample of a plate.
     """
     _check_counts(num_samples, warmup_steps, num_chains)
     own = fitted(fit, "against_nuts")
@@ -169,6 +172,9 @@ def against_nuts(
     each = max(FEWEST, -(-num_samples // num_chains))
     (start,) = central(latents, 1)
     near = {n: v[start].detach() for n, v in latents.items()}
+    with finite_data(args, kwargs, "against_nuts"):
+        # Refuses what NUTS does not take, such as a subsample of a plate, in words of its own.
+        Program(own.target, args, kwargs, "against_nuts", must_know=True).run(near)
     elsewhere = (init_to_sample, init_to_uniform, init_to_sample)
     starts = [init_to_value(values=near)]
     starts += [elsewhere[k % len(elsewhere)] for k in range(num_chains - 1)]
@@ -211,7 +217,7 @@ def _run(
     warmup_steps: int,
 ) -> Any:
     """A chain from a start."""
-    kernel = NUTS(config_enumerate(own.target), init_strategy=start)
+    kernel = NUTS(config_enumerate(_with_data(own.target)), init_strategy=start)
     run = MCMC(kernel, num_samples, warmup_steps=warmup_steps, disable_progbar=True)
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
@@ -223,6 +229,17 @@ def _run(
                 "a site of the model has a distribution without draws (an improper prior), and "
                 "Pyro's NUTS draws from all of them once. Mend: give it a proper prior."
             ) from error
+    return run
+
+
+def _with_data(model: Callable[..., Any]) -> Callable[..., Any]:
+    """A model whose data are those that a fit takes: labels of any dtype, NaN where masked."""
+    known = KnownData()
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with Data(known, checks=True):
+            return model(*args, **kwargs)
+
     return run
 
 

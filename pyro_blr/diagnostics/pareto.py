@@ -115,7 +115,7 @@ def psis(log_ratios: Tensor, *, rounding: float = CONSTANT) -> PSIS:
     """
     log_ratios = _checked(log_ratios)
     centred = log_ratios - log_ratios.max()
-    spread = -float(centred.min())
+    spread = float(-centred.min()) + 0.0  # -0.0 where all are equal
     log_sd = float(centred.std()) if math.isfinite(spread) else math.inf
     if spread <= rounding:
         return PSIS(_normalised(centred), -math.inf, spread, log_sd, True)

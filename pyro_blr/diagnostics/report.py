@@ -18,6 +18,7 @@ from .curvature import Curvature, curvatures
 from .moments import moments
 from .site_khat import SiteKhat, each_site
 from .site_report import SiteReport, site_named
+from .supports import narrower_supports
 from .verdict import Verdict, judge
 from .weighed import Weighed, weigh
 
@@ -132,7 +133,8 @@ def report(fit: Any, *args: Any, num_samples: int = 4000, **kwargs: Any) -> Repo
         judged = {n: v for n, v in weighed.values.items() if n not in left_out and v.numel()}
         curved = curvatures(judged, weighed.log_ratios)
         sites = tuple(_site(name, weighed, khats, curved[name]) for name in judged)
-    return Report(weighed, sites, khats, judge(weighed, sites, khats, own.fit), own.fit, discrete)
+        judgement = judge(weighed, sites, khats, own.fit, narrower_supports(own, args, kwargs))
+    return Report(weighed, sites, khats, judgement, own.fit, discrete)
 
 
 def _site(

@@ -9,7 +9,7 @@ not. Where k-hat allows estimates, the estimated errors of means and sds decide,
 Carlo errors; where it does not, they are lower bounds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..fit import Fit
@@ -41,6 +41,10 @@ ELSEWHERE = (
     "there may be mass where q has no draws: fit again from other starts (the guide's "
     "init_loc_fn=) and compare losses, and look with diagnostics.against_nuts(fit, *args)"
 )
+OWN_SUPPORT = (
+    "give q a law on the model's own support (of a positive site a LogNormal or a Gamma, of a real "
+    "one a Normal), or AutoNatural(model)"
+)
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,17 @@ def judge(
     sites: Sequence[SiteReport],
     khats: Sequence[SiteKhat],
     fit: Fit | None,
+    left_out: Mapping[str, str],
 ) -> Verdict:
-    """The verdict on draws of q and their weights."""
+    """The verdict on draws of q and their weights.
+
+    :param left_out: what q leaves out of the support of a site, in words, by site.
+    """
     smoothed = weighed.psis
+    if left_out:
+        where = "; ".join(f"in site {name} {words}" for name, words in left_out.items())
+        text = f"do not trust: {where}, and no weight sees what the posterior has there"
+        return Verdict("untrusted", text, (OWN_SUPPORT, UNSEEN))
     if smoothed.is_constant:
         rounding = " (rounding of large terms)" if smoothed.spread > CONSTANT else ""
         text = (
@@ -76,7 +88,7 @@ def judge(
     if doubt:
         status, text = _untrusted(doubt, smoothed, sites, khats)
     else:
-        status, text = _by_moments(weighed, sites)
+        status, text = _by_moments(weighed, sites, khats)
     advice: tuple[str, ...] = ()
     if status in ("off", "untrusted"):
         advice = _advice(smoothed, khats, fit, len(weighed.parts), status == "off")
@@ -139,7 +151,9 @@ def _untrusted(
     return "untrusted", f"{text}, and no site stands out"
 
 
-def _by_moments(weighed: Weighed, sites: Sequence[SiteReport]) -> tuple[str, str]:
+def _by_moments(
+    weighed: Weighed, sites: Sequence[SiteReport], khats: Sequence[SiteKhat]
+) -> tuple[str, str]:
     """The verdict where weighted estimates can be used."""
     khat = f"k-hat {max(weighed.psis.khat, -1.0):.2f}"
     if not weighed.psis.is_reliable:
@@ -155,12 +169,41 @@ def _by_moments(weighed: Weighed, sites: Sequence[SiteReport]) -> tuple[str, str
     if any(s.is_open for s in sites):
         names = ", ".join(s.name for s in sites if s.is_open)
         return "undecided", f"not decided: the draws are too few to judge {names}; {khat}"
+    if shape := _shape(weighed, sites, khats):
+        return (
+            "off",
+            f"{shape}; {khat}, so weights correct it{' partly' * (weighed.psis.khat > PARTLY)}",
+        )
     if weighed.divergence < NEAR:
         return (
             "good",
             f"good: q is {max(weighed.divergence, 0.0):.0e} nats from the posterior; {khat}",
         )
     return "good", f"good: no mean is surely off by 0.1 sd, and no sd by 10 %; {khat}"
+
+
+def _shape(weighed: Weighed, sites: Sequence[SiteReport], khats: Sequence[SiteKhat]) -> str:
+    """That q has another shape than the posterior though its means and sds are right, or nothing.
+
+    Nats are those of an element: of many elements, each of which is nearly right, they add up.
+    """
+    sizes = {s.name: s.moments.mean.numel() for s in sites}
+    far = {
+        ", ".join(k.sites): k.divergence
+        for k in khats
+        if k.divergence > OWN * sum(sizes.get(n, 1) for n in k.sites)
+    }
+    if far:
+        found = "; ".join(
+            f"{names} ({nats:.2g} nats, given the others)" for names, nats in far.items()
+        )
+        return f"off in the shape of site {found}, with the posterior's means and sds"
+    if weighed.divergence > OWN * sum(sizes.values()):
+        return (
+            f"off in shape: q is {weighed.divergence:.2g} nats from the posterior, with its means "
+            "and sds"
+        )
+    return ""
 
 
 def _advice(

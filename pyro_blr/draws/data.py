@@ -11,6 +11,7 @@ import torch
 from pyro.distributions import MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.distributions import constraints
 
 from .. import errors
 from .._compat import site_is_subsample
@@ -29,7 +30,7 @@ class KnownData:
     used: dict[str, tuple[Any, Tensor]] = field(default_factory=dict)
 
     def of(self, name: str, fn: Any, raw: Any, mask: Any, checks: bool) -> Tensor:
-        """The data that densities take: booleans as numbers, and no NaN where masked.
+        """The data that densities take: booleans and labels 0, 1 as real, no NaN where masked.
 
         :param checks: whether the values can be looked at: not under ``vmap``.
         """
@@ -37,7 +38,7 @@ class KnownData:
         if held is not None and held[0] is raw:
             return held[1]
         value = raw if isinstance(raw, Tensor) else torch.as_tensor(raw)
-        if value.dtype is torch.bool:
+        if value.dtype is torch.bool or (not value.is_floating_point() and _is_boolean(fn)):
             value = value.to(torch.get_default_dtype())
         if checks:
             value = _checked(name, fn, value, mask)
@@ -70,6 +71,12 @@ class Data(Messenger):
         if not msg["infer"].get("is_auxiliary"):
             own = msg["name"], msg["fn"], msg["value"], msg["mask"]
             msg["value"] = self.known.of(*own, self.checks)
+
+
+def _is_boolean(fn: Any) -> bool:
+    """Whether data are 0 or 1, of which torch takes real numbers alone."""
+    support = fn.support
+    return getattr(support, "base_constraint", support) is constraints.boolean
 
 
 def _checked(name: str, fn: Any, value: Tensor, mask: Any) -> Tensor:

@@ -3,6 +3,7 @@
 
 """What one run of a program leaves of each of its sample sites."""
 
+import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from pyro.distributions import Delta, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
+from torch.distributions import constraints
 
 from .._compat import site_is_subsample
 from ..families.registry import unwrap
@@ -65,11 +67,16 @@ def entry(name: str, site: Mapping[str, Any], latents: Container[str] = ()) -> E
     plates = {f.dim: (f.name, int(f.size)) for f in site["cond_indep_stack"] if f.vectorized}
     unscaled = scale_and_mask(site["unscaled_log_prob"], 1.0, site["mask"])
     kind, value, fn = kind_of(name, site, latents), site["value"], site["fn"]
-    if kind in ("latent", "observed"):
-        value = value.expand(broadcast_shapes(value.shape, _shape(site)))
     scale = site["scale"]
     is_scaled = isinstance(scale, Tensor) or scale != 1
     scaled = site["log_prob"] if is_scaled else unscaled
+    outside = _outside(fn, value) if name in latents else None
+    if outside is not None:
+        outside = outside if site["mask"] is None else outside & site["mask"]
+        unscaled = unscaled.masked_fill(outside, -math.inf)
+        scaled = scaled.masked_fill(outside, -math.inf)
+    if kind in ("latent", "observed"):
+        value = value.expand(broadcast_shapes(value.shape, _shape(site)))
     arguments = [v for v in vars(unwrap(fn)).values() if isinstance(v, Tensor)]
     return Entry(
         *(name, kind, value, unscaled, scaled, int(fn.event_dim), plates),
@@ -77,6 +84,22 @@ def entry(name: str, site: Mapping[str, Any], latents: Container[str] = ()) -> E
         is_auxiliary=bool(site["infer"].get("is_auxiliary")),
         is_delta=isinstance(unwrap(fn), Delta),
     )
+
+
+#: Supports of numbers in bounds: rounding moves no draw out of them, as it does from a simplex.
+BOUNDED = (
+    *(constraints.greater_than, constraints.greater_than_eq, constraints.less_than),
+    *(constraints.interval, constraints.half_open_interval),
+)
+
+
+def _outside(fn: Any, value: Tensor) -> Tensor | None:
+    """Where a value has no density, which not every law says: an Exponential's goes on below 0."""
+    if isinstance(fn, MaskedDistribution):
+        return None
+    support = fn.support
+    bounds = getattr(support, "base_constraint", support)
+    return ~support.check(value) if isinstance(bounds, BOUNDED) else None
 
 
 def _shape(site: Mapping[str, Any]) -> tuple[int, ...]:

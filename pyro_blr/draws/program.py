@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
@@ -84,7 +85,8 @@ class Program:
                 code(*self.args, **self.kwargs)
             if self.must_know:
                 self._check_latents(given, known.missing, tracer.trace)
-            tracer.trace.compute_log_prob()
+            with pyro.validation_enabled(False):  # data are checked above, and draws below
+                tracer.trace.compute_log_prob()
             entries = self.data.observed(entries_of(tracer.trace, given))
             return without_choices(tracer.trace, entries) if self.must_know else entries
 

@@ -11,7 +11,7 @@ from ..estimators.hessians import COLUMNS, EXACT
 from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.blocks import Block
 from ..lifting.chain_blocks import ChainBlock
-from ..lifting.outputs import Output, output_of
+from ..lifting.outputs import Output, is_network, output_of
 from ..lifting.points import PointBlock
 from ..lifting.tensor import LiftedTensor
 
@@ -55,8 +55,8 @@ def ways_of(
     the outputs of a network; else Hessian-vector products where events have at most 64 elements,
     and Stein's form. Kinks are seen by Stein's form alone, but for those inside such a network.
 
-    Where independent scalars of all blocks (a network's weights) are more than 128, Gauss and
-    Newton's part is taken for each of their blocks, and else Hessian-vector products.
+    Where a network has more than 128 independent weights, Gauss and Newton's part is taken for each
+    of their blocks where there is one, and else Hessian-vector products.
 
     ``"hessian"`` takes Hessian-vector products for large events too, ``"gauss_newton"`` takes
     concave outputs for small blocks, and where they are no network's; ``"stein"`` takes Stein's
@@ -64,7 +64,7 @@ def ways_of(
     """
     held = tuple(blocks)
     scalars = sum(_numel(b) for b in held if b.gaussian and b.event_size is None)
-    is_wide = scalars > EXACT
+    is_wide = scalars > EXACT and is_network(density)
     return {b: _way(density, b, wanted, has_jumps, has_kinks, is_wide) for b in held}
 
 
@@ -77,8 +77,8 @@ def _way(
 ) -> Way:
     """The way of one block.
 
-    :param is_wide: whether the factor has so many independent scalars that none of their Hessians
-        is taken column by column, however small the block: a passage through all costs as much.
+    :param is_wide: whether it is a network with so many independent weights that none of their
+        Hessians is taken column by column, however small the block: each passage is through all.
     """
     if jumps:
         return Way(SCORE)

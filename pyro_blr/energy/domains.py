@@ -11,6 +11,8 @@ arguments that were seen before cost a look into the cache.
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
+from numbers import Number
 from typing import Any
 
 import pyro.distributions as dist
@@ -177,9 +179,15 @@ def checked_value(name: str, fn: Any, value: Any, mask: Any, room: int | None = 
 
     :param room: how many dims plates may take; left of them are the values of discrete latents,
         one of which has to allow the data. No latent is summed out if it is ``None``.
+    :raises ArgumentError: for what is neither a tensor nor a number, such as a NumPy array.
     """
+    if isinstance(value, Number):
+        value = _number(getattr(value, "item", lambda: value)(), *_defaults())
     if not isinstance(value, Tensor):
-        return value
+        raise errors.ArgumentError(
+            f"the observed value of site {name!r} is a {type(value).__name__}, not a tensor. Mend: "
+            "torch.as_tensor of it, once and outside of the model, so that it is known again."
+        )
     if value.dtype is torch.bool:  # the check of a support does arithmetic too
         value = constants.memo(_as_double, (value,))
     value = _checked(name, fn, value, mask, room)
@@ -187,6 +195,16 @@ def checked_value(name: str, fn: Any, value: Any, mask: Any, room: int | None = 
     if not is_real:
         value = constants.memo(_as_double, (value,))
     return value
+
+
+@lru_cache(maxsize=256, typed=True)
+def _number(value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number as a tensor, the same one at each call, so that it is known again."""
+    return torch.tensor(value, dtype=dtype if isinstance(value, float) else None, device=device)
+
+
+def _defaults() -> tuple[torch.dtype, torch.device]:
+    return torch.get_default_dtype(), torch.get_default_device()
 
 
 def _as_double(value: Tensor) -> Tensor:
@@ -200,9 +218,9 @@ def _checked(name: str, fn: Any, value: Tensor, mask: Any, room: int | None) -> 
     if support is None:
         return value
     if isinstance(mask, Tensor):
-        value = constants.memo(_filled, (value, mask), _Same(support))
+        value = filled(value, mask, support)
     elif mask is False:
-        return constants.memo(_filled, (value, torch.zeros((), dtype=torch.bool)), _Same(support))
+        return filled(value, torch.zeros((), dtype=torch.bool), support)
     if _is_real(support):
         return value
     if not constants.memo(_possible, (value,), _Same(support), room):
@@ -327,6 +345,11 @@ def _possible(value: Tensor, same: _Same, room: int | None) -> bool:
     inside = same.support.check(value)
     values = 0 if room is None else max(0, inside.dim() - room)
     return host.truth((inside.flatten(0, values - 1).any(0) if values else inside).all())
+
+
+def filled(value: Tensor, mask: Tensor, support: Any) -> Tensor:
+    """The data with numbers of the support at masked places."""
+    return constants.memo(_filled, (value, mask), _Same(support))  # type: ignore[no-any-return]
 
 
 def _filled(value: Tensor, mask: Tensor, same: _Same) -> Tensor:

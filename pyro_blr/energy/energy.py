@@ -110,6 +110,11 @@ class Energy:
         return any(way.name == GAUSS_NEWTON for way in ways)
 
     @property
+    def has_network(self) -> bool:
+        """Whether some factor is that of a network, at draws."""
+        return any(isinstance(f, SampledFactor) and f.is_network for f in self.factors)
+
+    @property
     def sampled_numbers(self) -> int:
         """The numbers that the programs of the sampled factors hold for one draw."""
         own = sum(f.numbers for f in self.factors if isinstance(f, SampledFactor))

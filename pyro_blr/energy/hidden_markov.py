@@ -10,12 +10,14 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ..lifting import constants
 from ..lifting.densities.categorical import normalised_log_probs
 from ..lifting.distribution import LiftedDistribution
 from ..lifting.tensor import LiftedTensor, polynomial_of
 from ..lifting.terms import NotPolynomial
-from ..lifting.wrappers import log_density
+from ..lifting.wrappers import log_density, without_mask
 from ..shapes import broadcast_shapes
+from .domains import filled
 from .forward_backward import log_evidence
 
 
@@ -66,6 +68,23 @@ def hidden_chain(fn: Any, value: Any) -> HiddenChain | None:
     law = given["observation_dist"]
     apart = value.unsqueeze(-1 - len(law.event_shape))
     return HiddenChain(initial, transition, log_density(law, apart))
+
+
+def without_gaps(fn: Any, value: Any) -> Any:
+    """The data of a DiscreteHMM, with harmless numbers at steps that its observations' law masks.
+
+    What is NaN there says nothing, whatever the state is.
+    """
+    if not isinstance(fn, LiftedDistribution) or fn.distribution is not dist.DiscreteHMM:
+        return value
+    law, mask = without_mask(fn.arguments["observation_dist"])
+    if mask is None or mask.dim() == 0 or not isinstance(value, Tensor):
+        return value
+    return filled(value, constants.memo(_of_any_state, (mask,)), law.support)
+
+
+def _of_any_state(mask: Tensor) -> Tensor:
+    return mask.any(-1)
 
 
 def _normalised(logits: Any) -> Any:

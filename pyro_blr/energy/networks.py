@@ -12,23 +12,14 @@ from collections.abc import Collection, Iterator
 from ..estimators.hessians import EXACT
 from ..families import Normal
 from ..lifting.blocks import Block, Placement
-from ..lifting.elementwise import name_of
 from ..lifting.expectation import Layout, check_moments
+from ..lifting.outputs import is_network
 from ..lifting.predictor import find_predictor
-from ..lifting.tensor import LiftedTensor, program
+from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import Atom, NotPolynomial
 from .latents import Latent, Latents
 from .merging import MAX_BLOCK_SIZE
 from .trace import Traced
-
-#: Products of matrices and convolutions: a layer, where they meet a nonlinear function of latents.
-PRODUCTS = frozenset(
-    """
-    linear matmul mm bmm mv dot addmm addmv baddbmm einsum tensordot bilinear inner vdot
-    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
-    scaled_dot_product_attention multi_head_attention_forward __matmul__ __rmatmul__
-    """.split()  # noqa: SIM905 - a table of words
-)
 
 
 def independent_blocks(
@@ -49,7 +40,7 @@ def independent_blocks(
     for site, node in _sampled(traced, layout):
         names = [n for n in node.site_names if n in vectors]
         count = sum(_size(latents[n]) for n in names)
-        if not _is_network(node) or count <= EXACT:
+        if not is_network(node) or count <= EXACT:
             continue
         found.update(dict.fromkeys(names))
         notes.append(
@@ -95,15 +86,6 @@ def _has_moments(node: LiftedTensor, layout: Layout) -> bool:
     except NotPolynomial:
         return False
     return True
-
-
-def _is_network(density: LiftedTensor) -> bool:
-    """Whether a nonlinear function of latents enters a product of matrices or a convolution."""
-    nodes = program([density])
-    return any(
-        name_of(n) in PRODUCTS and n.call is not None and any(i.poly is None for i in n.call.inputs)
-        for n in nodes
-    )
 
 
 def _uncoupled(traced: Traced, layout: Layout, names: set[str]) -> list[str]:

@@ -56,15 +56,16 @@ class Split:
         return Share(self.own, self.local)
 
 
-def split(traced: Traced, plates: Collection[str] = ()) -> Split:
+def split(traced: Traced, plates: Collection[str] = (), option: str = "sharded") -> Split:
     """The factors of a run by whether the parts share them.
 
     :param plates: the sharded plates by name; if none, those that observed sites are in.
+    :param option: the argument by which the user names them, for errors.
     :raises ArgumentError: if it is not known which plates are meant.
     :raises DiscreteLatentError: for a discrete latent of all parts whose sum takes in the data.
     """
-    chosen = frozenset(plates) if plates else _found(traced)
-    _check_named(traced, chosen)
+    chosen = frozenset(plates) if plates else _found(traced, option)
+    _check_named(traced, chosen, option)
     plain, joined = components(traced.sites)
     inside = {s.name for s in traced.sites if s.plates & chosen}
     own = {s.name for s in plain if s.name in inside}
@@ -81,7 +82,7 @@ def split(traced: Traced, plates: Collection[str] = ()) -> Split:
     return Split(chosen, frozenset(shared), frozenset(own), local)
 
 
-def _found(traced: Traced) -> frozenset[str]:
+def _found(traced: Traced, option: str) -> frozenset[str]:
     """The plates that observed sites are in, where that says which latents are a part's own.
 
     :raises ArgumentError: listing the candidates.
@@ -101,24 +102,24 @@ def _found(traced: Traced) -> frozenset[str]:
         raise errors.ArgumentError(
             f"observed sites are in the plates {candidates}, of which some hold latents "
             f"({listed}): which latents all parts share is not known. Mend: name the plate whose "
-            f"elements are spread over the parts, sharded={candidates[0]!r}."
+            f"elements are spread over the parts, {option}={candidates[0]!r}."
         )
     return frozenset(candidates)
 
 
-def _check_named(traced: Traced, chosen: frozenset[str]) -> None:
+def _check_named(traced: Traced, chosen: frozenset[str], option: str) -> None:
     known = _plates_of(traced.sites)
     unknown = sorted(chosen - known)
     if unknown:
         raise errors.ArgumentError(
-            f"the model has no plate {unknown[0]!r}; it has {sorted(known)}. Mend: sharded= one of "
-            "these."
+            f"the model has no plate {unknown[0]!r}; it has {sorted(known)}. Mend: {option}= one "
+            "of these."
         )
     if not any(s.is_data and s.plates & chosen for s in traced.sites):
         candidates = sorted(_plates_of(s for s in traced.sites if s.is_data))
         raise errors.ArgumentError(
             f"no observed site is in the plates {sorted(chosen)}; observed sites are in "
-            f"{candidates}. Mend: sharded= one of these, and pass the data in the same call."
+            f"{candidates}. Mend: {option}= one of these, and pass the data in the same call."
         )
 
 

@@ -25,7 +25,7 @@ from ..estimators import (
     stein_hessian,
 )
 from ..lifting.blocks import Block
-from ..lifting.outputs import Output
+from ..lifting.outputs import Output, is_network
 from ..lifting.tensor import program, replay
 from .curvature import EXACT_HESSIAN, GAUSS_NEWTON, PATH, PROBES, SCORE, STEIN, Way
 from .draws import Drawn, Draws, has_central_leaves, variable
@@ -64,6 +64,11 @@ class SampledFactor(Factor):
     def operations(self) -> int:
         """The operations of its program."""
         return len(program([self.summed.node]))
+
+    @cached_property
+    def is_network(self) -> bool:
+        """Whether its latents are weights of a network."""
+        return is_network(self.summed.node)
 
     def evaluate(self, moments: MomentsMap, draws: Draws | None, touching: Block | None) -> Value:
         assert draws is not None

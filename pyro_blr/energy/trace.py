@@ -24,7 +24,7 @@ from ..lifting.distribution import coerce
 from ..lifting.enumerated import over_values
 from ..lifting.tensor import LiftedTensor, last_refusal
 from ..lifting.transforms import forward, log_jacobian, sum_rightmost
-from ..lifting.wrappers import log_density, pulled_back
+from ..lifting.wrappers import both_masks, log_density, pulled_back, without_mask
 from ..shapes import broadcast_shapes
 from .domains import check_arguments, checked_matrices, checked_value
 from .enumeration import (
@@ -40,7 +40,7 @@ from .enumeration import (
     summed_out,
 )
 from .hidden_gaussian import GaussianChain, gaussian_chain
-from .hidden_markov import HiddenChain, hidden_chain
+from .hidden_markov import HiddenChain, hidden_chain, without_gaps
 from .latents import Latent, Latents
 from .parameters import LiftedParameter, Parameter
 from .subsamples import Subsamples, changed_size, check_seen
@@ -227,7 +227,9 @@ class LiftMessenger(Messenger):
         self.traced.is_subsampled |= any(s is not None and s.is_a_part for s in own)
         check_arguments(msg["name"], fn)
         if msg["is_observed"] and not isinstance(value, LiftedTensor):
-            value = checked_value(msg["name"], fn, value, mask, self.nesting)
+            fn, own_mask = without_mask(fn)
+            mask = both_masks(mask, own_mask)
+            value = checked_value(msg["name"], fn, without_gaps(fn, value), mask, self.nesting)
         variable = msg["infer"].get("_pyro_blr_variable")
         if variable is None:
             log_prob = log_density(fn, value)

@@ -103,10 +103,10 @@ def saved_blocks(
         saved.
     """
     require(state, KEYS, "the guide")
-    differences = _differences(state["latents"], latents)
-    if differences:
+    differing = differences(state["latents"], latents)
+    if differing:
         raise errors.CheckpointError(
-            f"the saved state is of another model: {'; '.join(differences)}. Mend: make the model "
+            f"the saved state is of another model: {'; '.join(differing)}. Mend: make the model "
             "and the guide (its families and sites, the sizes of its plates) as they were when the "
             "state was saved, or start anew without it."
         )
@@ -121,7 +121,7 @@ def saved_blocks(
     return result
 
 
-def _differences(saved: Mapping[str, Any], latents: Latents) -> list[str]:
+def differences(saved: Mapping[str, Any], latents: Latents) -> list[str]:
     """How saved latents differ from those of a guide, in words."""
     found = [
         f"site {name!r} was saved, and is not in the model" for name in set(saved) - set(latents)

@@ -5,8 +5,8 @@
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import pyro
@@ -61,6 +61,9 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
 
     #: Whether discrete latents are part of q, and not summed out by the engine.
     holds_discrete = False
+
+    #: Whether q is the posterior of some data, and not where steps start.
+    holds_posterior = False
 
     def __init__(
         self,
@@ -291,6 +294,28 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
         own = {name: self._own_natural(name) for name in self.latents}
         self._store({block: self._block_natural(block, own) for block in blocks})
 
+    @contextmanager
+    def as_before_an_error(self) -> Iterator[None]:
+        """Latents, blocks and natural parameters are what they were, if an error passes."""
+        if not self.is_set_up:
+            yield
+            return
+        kept = self.latents, self.prototype_trace, self._prototype_frames
+        naturals = {b: tuple(t.detach().clone() for t in n) for b, n in self.naturals().items()}
+        try:
+            yield
+        except BaseException:
+            self.latents, self.prototype_trace, self._prototype_frames = kept
+            if self._blocks == tuple(naturals):
+                self.write(naturals)
+            else:
+                self.hold(naturals)
+            raise
+
+    def hold(self, naturals: Mapping[Block, Natural]) -> None:
+        """Change to other blocks, of which the natural parameters are given."""
+        self._store(naturals, from_store=False)
+
     def _hold(self, naturals: Mapping[Block, Natural]) -> None:
         """Where q starts, stored when it is first asked for: blocks that are merged before that,
         or share a covariance, never have a matrix for each element.
@@ -313,7 +338,10 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
             prefix = self._pyro_get_fullname("natural")
             self._loaded = {**self._loaded, **take_loaded(prefix)} if from_store else {}
             self.natural = NaturalStore()
+            loaded = len(self._loaded)
             self.natural.fill(prefix, naturals, self._loaded)
+        if len(self._loaded) < loaded:  # who saves a guide has most likely fitted it
+            self.holds_posterior = True
 
     def _repr_html_(self) -> str:
         return guide_table(self)

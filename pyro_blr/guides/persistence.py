@@ -26,6 +26,7 @@ class Persistent:
     blocks: Any
     model: Any
     is_set_up: Any
+    holds_posterior: bool
     naturals: Callable[[], dict[Block, Natural]]
     _not_seen: Callable[[str], errors.GuideError]
     _store: Callable[..., None]
@@ -48,7 +49,8 @@ class Persistent:
             return dict(self._saved)
         if not self.is_set_up:
             raise self._not_seen("nothing can be saved")
-        return {"kind": type(self).__name__, **guide_state(self.latents, self.naturals())}
+        about = {"kind": type(self).__name__, "holds_posterior": self.holds_posterior}
+        return {**about, **guide_state(self.latents, self.naturals())}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state` returned: now, or at the first call of a new guide.
@@ -57,6 +59,8 @@ class Persistent:
         """
         refuse_kind(state, "values", type(self).__name__)
         require(state, KEYS, "the guide")
+        # Older states do not say; who saves a guide has most likely fitted it.
+        self.holds_posterior = bool(state.get("holds_posterior", True))
         if self.is_set_up:
             self._restore(state)
         else:
@@ -99,6 +103,7 @@ class Persistent:
         """Take up parameters by name, as every module does; a new guide at its first call."""
         if self.is_set_up:
             self.naturals()
+            self.holds_posterior = True
             return super().load_state_dict(state_dict, *args, **kwargs)  # type: ignore[misc]
         for name, value in state_dict.items():
             with self._pyro_context:

@@ -22,6 +22,9 @@ class LatentGuide(Protocol):
     ``NaturalGuide`` is one; the views of Pyro's own guides and of hand-written ones are others.
     """
 
+    #: Whether q is the posterior of some data, and not where steps start.
+    holds_posterior: bool
+
     @property
     def latents(self) -> Mapping[str, Latent]:
         """The latents, by site name."""

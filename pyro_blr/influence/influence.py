@@ -312,7 +312,9 @@ class Influence:
         if count is not None and (
             not isinstance(count, int) or isinstance(count, bool) or count < 1
         ):
-            raise errors.ArgumentError(f"count must be a positive integer or None, not {count!r}.")
+            raise errors.ArgumentError(
+                f"count must be a positive integer or None, not {count!r}. Mend: ranked(20)."
+            )
         return size.argsort(descending=True, stable=True)[:count]
 
     def _size_of(self, by: Any) -> Tensor:

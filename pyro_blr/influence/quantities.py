@@ -92,7 +92,15 @@ class Mean:
 
         def at(variables: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
             values = {name: self.latents[name].value_of(v) for name, v in variables.items()}
-            result = self.quantity(values)
+            try:
+                result = self.quantity(values)
+            except KeyError as error:
+                if error.args[:1] and error.args[0] in values:
+                    raise
+                raise errors.UnknownNameError(
+                    f"the quantity asks for {error}, and there are {sorted(values)}. Mend: use the "
+                    "names of latents."
+                ) from error
             if not isinstance(result, Tensor):
                 raise errors.ArgumentError(
                     f"the quantity returned {type(result).__name__}, not a tensor. Mend: a torch "

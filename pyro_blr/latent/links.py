@@ -78,7 +78,11 @@ class Link:
 
 
 def link_of(transition: Conjugated) -> Link:
-    """A transition in the packing of its latent."""
+    """A transition in the packing of its latent.
+
+    :raises NotConjugatedError: if the next latent is not of its family.
+    :raises ParameterError: if a probability is 0, which has no natural parameters.
+    """
     setting = transition.setting()
     _check(setting)
     reading = Reading(setting.census, setting.space, setting.layout, setting.design)
@@ -101,6 +105,13 @@ def link_of(transition: Conjugated) -> Link:
             "of the same size. Mend: give both the same kind of distribution."
         )
     eta = eta.reshape(design.size, space.size)
+    if not bool(eta.isfinite().all() & initial.isfinite().all()):
+        raise errors.ParameterError(
+            f"a probability of the transition to {site.name!r}, or of the first latent, is 0 or "
+            "not finite, and its log-odds are infinite. Mend: give "
+            "what cannot be a probability of 1e-300, or let dist.DiscreteHMM or a loop over "
+            "pyro.markov, which take zeros, sum the states out under BLR."
+        )
     nx, weights = design.fit(eta.unsqueeze(0))
     return Link(space, design, nx[0], weights[0], eta, initial, transition.residuals.eps)
 

@@ -54,10 +54,15 @@ class Reading:
         return self.layout.arrange(value, trailing, self.states)
 
     def likelihoods(self) -> dict[str, Likelihood | None]:
-        """The observed sites at all states and points."""
+        """The observed sites at all states and points.
+
+        None for one in no family, or with probabilities that are 0, whose logarithms are infinite.
+        """
         found: dict[str, Likelihood | None] = {}
         for name in self.census.observed:
             own = likelihood_of(self.sites[name], self.layout.depth, self.census.sites[name])
+            if own is not None and not bool(own.natural.isfinite().all()):
+                own = None
             if own is not None:
                 natural = self.arrange(own.natural, 2)
                 own = Likelihood(own.family, natural, self.arrange(own.log_partition, 1))

@@ -19,6 +19,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from ..errors import ArgumentError
 from ..shapes import broadcast_shapes
 from .declared import event_dim_of, is_elementwise, shapes_of, support_of
 from .densities import density_of, takes_arguments_of
@@ -127,6 +128,10 @@ class LiftedDistribution(TorchDistribution):
 
     def mask(self, mask: Any) -> "LiftedDistribution":
         return self._with(masks=(*self.masks, (self.reinterpreted, mask)))
+
+    def with_masks(self, masks: tuple[tuple[int, Any], ...]) -> "LiftedDistribution":
+        """The same with other masks, each with the event dims that it acts behind."""
+        return self._with(masks=masks)
 
     def built(self, valued: Callable[[Any], Any]) -> Any:
         """The real distribution with values for what is lifted, shaped and masked as this one.
@@ -253,7 +258,10 @@ def _default(distribution: type, name: str) -> Any:
 
 
 def coerce(distribution: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Pyro's hook: a lifted distribution where an argument is lifted, None elsewhere."""
+    """Pyro's hook: a lifted distribution where an argument is lifted, None elsewhere.
+
+    :raises ArgumentError: for a distribution that has no log density.
+    """
     if issubclass(distribution, LiftedDistribution):
         return None if distribution.of is None else distribution.of(*args, **kwargs)
     names = [n for n in distribution.__signature__.parameters]  # type: ignore[attr-defined]
@@ -267,6 +275,12 @@ def coerce(distribution: type, args: tuple[Any, ...], kwargs: Mapping[str, Any])
             return base.mask(arguments["mask"])
     if _is_wrapper(distribution) or not lifted_parts(arguments):
         return None
+    if distribution is dist.LinearHMM:
+        raise ArgumentError(
+            "a LinearHMM with random arguments has no log density in Pyro, and LinearHMMReparam "
+            "asks for their values. Mend: write the states as a latent z along time, whose z[1:] "
+            "has a law given z[:-1]; or dist.GaussianHMM, where the noises are Gaussian."
+        )
     return LiftedDistribution(distribution, arguments)
 
 

@@ -48,6 +48,16 @@ LINKS: dict[tuple[str, str], tuple[frozenset[str], int]] = {
 }
 
 
+#: Products of matrices and convolutions: a layer, where they meet a nonlinear function of latents.
+PRODUCTS = frozenset(
+    """
+    linear matmul mm bmm mv dot addmm addmv baddbmm einsum tensordot bilinear inner vdot
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
+    scaled_dot_product_attention multi_head_attention_forward __matmul__ __rmatmul__
+    """.split()  # noqa: SIM905 - a table of words
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Output:
     """Where a log density is cut into a network and a concave function of its outputs.
@@ -124,3 +134,11 @@ def _is_mixed(output: LiftedTensor, names: frozenset[str]) -> bool:
         if not names.isdisjoint(node.site_names):
             return True
     return False
+
+
+def is_network(density: LiftedTensor) -> bool:
+    """Whether a nonlinear function of latents enters a product of matrices or a convolution."""
+    return any(
+        name_of(n) in PRODUCTS and n.call is not None and any(i.poly is None for i in n.call.inputs)
+        for n in program([density])
+    )

@@ -19,6 +19,7 @@ from torch.nn.functional import logsigmoid
 
 from ..errors import ControlFlowError
 from ..shapes import broadcast_shapes
+from . import constants
 from .declared import event_dim_of
 from .densities import Density, density_of
 from .distribution import LiftedDistribution
@@ -56,6 +57,34 @@ def log_density(fn: Any, value: Any) -> Any:
         # As one call it is a function of each element, whatever its code goes through.
         return _opaque(fn, value, NotPolynomial(result.reason))
     return result
+
+
+def without_mask(fn: Any) -> tuple[Any, Any]:
+    """A distribution without the constant masks of its whole events, and these as one, or None."""
+    masks: list[Any] = []
+    if isinstance(fn, LiftedDistribution):
+        masks = [mask for level, mask in fn.masks if level == fn.reinterpreted]
+        if any(isinstance(mask, LiftedTensor) for mask in masks):
+            return fn, None
+        kept = tuple(pair for pair in fn.masks if pair[0] != fn.reinterpreted)
+        fn = fn.with_masks(kept) if masks else fn
+    while isinstance(fn, dist.MaskedDistribution) and not isinstance(fn._mask, LiftedTensor):
+        masks.append(fn._mask)
+        fn = fn.base_dist
+    total: Any = None
+    for mask in masks:
+        total = both_masks(total, mask)
+    shape = broadcast_shapes(getattr(total, "shape", ()), fn.batch_shape)
+    return fn if shape == fn.batch_shape else fn.expand(shape), total
+
+
+def both_masks(first: Any, second: Any) -> Any:
+    """What two masks leave; None and True leave everything. Of the same ones it is the same."""
+    if first is None or second is None or first is True or second is True:
+        return second if first is None or first is True else first
+    if first is False or second is False:
+        return False
+    return constants.memo(torch.logical_and, (first, second))
 
 
 def _rule_of(fn: Any) -> Callable[[Any, Any], Any] | None:

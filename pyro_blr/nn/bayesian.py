@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from ..errors import ArgumentError, ParameterError, RunningStatisticsWarning, ShapeError, warn
 from ..lifting import host
 from .likelihoods import Likelihood, check_targets, likelihood_of
-from .matching import Choice, chosen, fan_in, filled, values
+from .matching import Choice, chosen, fan_in, filled, own_value, values
 
 RESTS = ("frozen", "trained")
 
@@ -70,7 +70,7 @@ def bayesian(
     if num_data is not None and (not isinstance(num_data, int) or num_data < 1):
         raise ArgumentError(f"num_data = {num_data!r}. Mend: how many data there are in all.")
     scale = values("prior_scale", prior_scale, {"fan_in": fan_in})
-    mean = values("prior_mean", prior_mean, {"module": lambda name, parameter: parameter})
+    mean = values("prior_mean", prior_mean, {"module": own_value})
     law = likelihood_of(likelihood, noise_scale)
     return BayesianModule(module, law, chosen(module, where), (mean, scale), rest, num_data)
 

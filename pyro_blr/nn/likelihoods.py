@@ -4,6 +4,7 @@
 """From a network's outputs to the distribution of its targets."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
@@ -34,7 +35,7 @@ def likelihood_of(given: Any, noise_scale: Any) -> Likelihood:
     if given == "classification":
         return classification
     if given == "regression":
-        return lambda outputs: regression(outputs, noise_scale)
+        return partial(regression, noise_scale=noise_scale)
     if callable(given):
         return given  # type: ignore[no-any-return]
     raise ArgumentError(

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def chosen(module: nn.Module, where: Any) -> list[str]:
             f"a {type(module).__name__} without parameters has nothing to be uncertain of. Mend: "
             "pass the module that has the weights (after a first call, where they are made then)."
         )
-    if callable(where):
+    if callable(where) and not isinstance(where, type):
         names = [n for n, p in parameters.items() if where(n, p)]
     elif where == "all":
         names = list(parameters)
@@ -89,26 +90,34 @@ def values(option: str, given: Any, named: Mapping[str, Choice]) -> Choice:
     if isinstance(given, str) and given in named:
         return named[given]
     if isinstance(given, Mapping):
-        by_pattern = {p: values(option, v, named) for p, v in given.items()}
-        return lambda name, parameter: _first(option, by_pattern, name)(name, parameter)
+        return partial(_first, option, {p: values(option, v, named) for p, v in given.items()})
     if callable(given):
         return given  # type: ignore[no-any-return]
     if isinstance(given, int | float | Tensor) and not isinstance(given, bool):
-        return lambda name, parameter: given
+        return partial(_same, given)
     raise ArgumentError(
         f"{option} = {given!r}. Mend: a number, {' or '.join(map(repr, named))}, a function (name, "
         "parameter) -> number, or a mapping from names or patterns to these."
     )
 
 
-def _first(option: str, by_pattern: Mapping[str, Choice], name: str) -> Choice:
+def _same(value: Any, name: str, parameter: Tensor) -> Any:
+    return value
+
+
+def _first(option: str, by_pattern: Mapping[str, Choice], name: str, parameter: Tensor) -> Any:
     for pattern, choice in by_pattern.items():
         if _fits(name, pattern):
-            return choice
+            return choice(name, parameter)
     raise ArgumentError(
         f"{option} has nothing for parameter {name!r}, only for {list(by_pattern)}. Mend: add "
         '"*" as the last one.'
     )
+
+
+def own_value(name: str, parameter: Tensor) -> Tensor:
+    """The parameter itself."""
+    return parameter
 
 
 def fan_in(name: str, parameter: Tensor) -> float:

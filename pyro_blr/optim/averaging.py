@@ -16,23 +16,25 @@ from .ranks import Copies
 
 
 def average(
-    ranks: Copies, draws: Draws, noise: Noise, parameters: Sequence[Any], scale: float,
-    is_finite: bool, has_products: bool,
+    ranks: Copies, draws: Draws, noise: Noise, parameters: Sequence[Any], summed: set[Tensor],
+    scale: float, is_finite: bool,
 ) -> bool:  # fmt: skip
     """Put the means over ranks into the draws and the gradients, if these are finite on all ranks.
 
     With the same numbers on all ranks, all take the same step.
 
     :param parameters: all of the optimiser, in order.
+    :param summed: those of which something was summed over draws.
     :param scale: multiplies this rank's own.
-    :param has_products: whether something was summed over draws.
+    :param is_finite: whether this rank's are.
     :return: whether they are finite.
     :raises CheckpointError: if the ranks are not at the same step of the same run.
     :raises StepOrderError: if no rank has a weight.
     """
     low = noise.seed % 2**32
     own = [low, noise.steps, draws.weight, draws.data, is_finite]
-    rows = ranks.gathered([float(v) for v in [*own, *(p.grad is not None for p in parameters)]])
+    flags = [p.grad is not None for p in parameters]
+    rows = ranks.gathered([float(v) for v in [*own, *flags]], "a step of an optimiser")
     if any(row[:2] != rows[0][:2] for row in rows):
         said = ", ".join(f"rank {r}: {int(row[1])}" for r, row in enumerate(rows))
         raise CheckpointError(
@@ -59,7 +61,5 @@ def average(
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     draws.gradients = dict(zip(used, ranks.averaged([p.grad for p in used], scale), strict=True))
-    if has_products:
-        products: list[Tensor] = [draws.product(p) for p in used]
-        ranks.averaged(products, scale)
+    ranks.averaged([draws.product(p) for p in used if p in summed], scale)
     return True

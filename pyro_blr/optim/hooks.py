@@ -18,7 +18,7 @@ class GradientHook:
     """
 
     def __init__(self, parameter: Tensor, function: Callable[[Tensor, Tensor], None]) -> None:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             # The node that adds; held here, as a tensor does not hold its own.
             view: Any = parameter.view_as(parameter).grad_fn
         self._node: Any = view.next_functions[0][0]

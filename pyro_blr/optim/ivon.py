@@ -132,6 +132,10 @@ class IVON(GaussianOptimizer):
     def _sums_products(self) -> bool:
         return self._draws.count > 1 or self._ranks.has_copies
 
+    def _summed(self) -> set[Tensor]:
+        priced = [g["params"] for g in self.param_groups if g["hessian"] == "price"]
+        return {p for own in priced for p in own} if self._sums_products() else set()
+
     # Several ranks: (z_s - m) g_s of each backward pass, before another rank's are added to .grad.
 
     def _listen(self, kinds: Sequence[Kind]) -> list[Any]:
@@ -166,19 +170,18 @@ class IVON(GaussianOptimizer):
                 product.addcmul_(difference, parameter.grad.to(product.dtype), value=sign)
 
     def _check_draws(self, is_scaled: bool, is_unscaled: bool) -> None:
-        if self._ranks.has_copies:
+        if self._ranks.has_copies and not is_unscaled:
             self._check_products()
             return
-        if is_unscaled and self._draws.count > 1:
+        if is_unscaled and self._sums_products():
             raise ArgumentError(
-                "GradScaler.unscale_ divided the gradients of several draws, but not what was "
-                "summed over these draws. Mend: leave unscale_ out (scaler.step divides both; "
-                "clip_radius bounds a step), or take one draw a step."
+                "GradScaler.unscale_ divided the gradients of several draws or ranks, but not what "
+                "is summed over these. Mend: leave unscale_ out (scaler.step divides both; "
+                "clip_radius bounds a step), or take one draw a step without a process_group."
             )
 
     def _check_products(self) -> None:
-        priced = [g["params"] for g in self.param_groups if g["hessian"] == "price"]
-        parameters = [p for own in priced for p in own if p.grad is not None]
+        parameters = [p for p in self._summed() if p.grad is not None]
         if parameters and not any(p in self._draws.products for p in parameters):
             raise StepOrderError(
                 "there are gradients that no backward pass within sampled_params has added: those "

@@ -62,8 +62,8 @@ class GaussianOptimizer(DrawingOptimizer):
         """The tensor from which a parameter's Hessian is estimated."""
 
     @abstractmethod
-    def _sums_products(self) -> bool:
-        """Whether what the Hessian is estimated from is summed over draws."""
+    def _summed(self) -> set[Tensor]:
+        """The parameters whose Hessian is estimated from a sum over draws."""
 
     def _check_draws(self, is_scaled: bool, is_unscaled: bool) -> None:
         """Refuse a step that the draws do not allow."""
@@ -82,10 +82,12 @@ class GaussianOptimizer(DrawingOptimizer):
         """
         try:
             return self._step(closure)
-        except BaseException:
+        except BaseException as error:
             # A GradScaler takes these back only after a step, and multiplies what it finds.
             for name in ("found_inf", "grad_scale"):
                 vars(self).pop(name, None)
+            if isinstance(error, Exception):
+                raise self._ranks.fail(error)  # noqa: B904
             raise
 
     def _step(self, closure: Closure | None) -> Any:
@@ -102,12 +104,11 @@ class GaussianOptimizer(DrawingOptimizer):
         is_finite = has_only_finite(used) if found_inf is None else not host.truth(found_inf)
         scale = 1.0 if grad_scale is None else 1.0 / host.number(grad_scale)
         if isinstance(self._ranks, Copies):
-            parameters, has_products = self._everything(), self._sums_products()
-            is_finite = average(
-                self._ranks, self._draws, self._noise, parameters, scale, is_finite, has_products
-            )
+            own = self._everything(), self._summed()
+            is_finite = average(self._ranks, self._draws, self._noise, *own, scale, is_finite)
             scale = 1.0
-        is_finite = self._ranks.all(is_finite)
+        else:
+            is_finite = self._ranks.all(is_finite)
         if is_finite:
             self._update(scale / self._draws.weight)
         self._draws.forget()

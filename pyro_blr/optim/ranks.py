@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError, LoneRankWarning, RankError, warn
+from ..errors import ArgumentError, LoneRankWarning, ProcessError, warn
 from ..lifting import host
+from ..processes import Together
 from .noise import Noise, SharedNoise
 from .sharding import is_sharded
 
@@ -56,6 +57,10 @@ class Alone:
         """Whether a condition holds on each rank."""
         return condition
 
+    def fail(self, error: Exception) -> Exception:
+        """What is to be raised for an error."""
+        return error
+
 
 class Copies(Alone):
     """Ranks of which each has all weights.
@@ -74,17 +79,17 @@ class Copies(Alone):
                 "init_process_group; on a rank outside of a group, make no optimiser."
             )
         self._group, self._distributed = group, distributed
-        self.size, self.rank = group.size(), group.rank()
+        self._together = Together(group)
+        self.size, self.rank = self._together.size, self._together.rank
         self._first = distributed.get_global_rank(group, 0)
-        backend = distributed.get_backend(group)
-        self._device = torch.device("cuda" if backend == "nccl" else "cpu")
 
     def seed(self, seed: int) -> int:
         """That of the first rank."""
-        value = torch.tensor(seed, device=self._device)
-        with _together():
-            self._distributed.broadcast(value, self._first, group=self._group)
-        return int(value)
+        return self._together.seed(seed)
+
+    def fail(self, error: Exception) -> Exception:
+        """Let the other ranks raise as well, in their next step; what is to be raised here."""
+        return self._together.fail(error)
 
     def noise(self, seed: int) -> Noise:
         """Noise of this rank's own."""
@@ -95,13 +100,14 @@ class Copies(Alone):
 
         :raises ArgumentError: if they are sharded, or differ in number or size between ranks.
         """
-        if any(is_sharded(p) for p in parameters):
+        if any(is_sharded(p) or hasattr(p, "_is_flat_param") for p in parameters):
             raise ArgumentError(
-                "process_group is for ranks that have all weights each, and a parameter is a "
-                "DTensor, of which each has a part. Mend: leave process_group out; the mesh of "
-                "the parameters says which ranks there are."
+                "process_group is for ranks that have all weights each, and a parameter is "
+                "sharded: each has a part. Mend: leave process_group out; the mesh of the "
+                "parameters of fully_shard says which ranks there are."
             )
-        sizes = self.gathered([float(len(parameters)), float(sum(p.numel() for p in parameters))])
+        own = [float(len(parameters)), float(sum(p.numel() for p in parameters))]
+        sizes = self.gathered(own, "parameters of an optimiser")
         if any(own != sizes[0] for own in sizes):
             said = "; ".join(f"{int(n)} of {int(m)} numbers" for n, m in sizes)
             raise ArgumentError(
@@ -114,17 +120,12 @@ class Copies(Alone):
                 self._distributed.broadcast(values, self._first, group=self._group)
                 parameter.copy_(values)
 
-    def all(self, condition: bool) -> bool:
-        """Whether a condition holds on each rank."""
-        return all(value for (value,) in self.gathered([float(condition)]))
+    def gathered(self, values: Sequence[float], what: str) -> list[list[float]]:
+        """Some numbers of each rank, by rank.
 
-    def gathered(self, values: Sequence[float]) -> list[list[float]]:
-        """Some numbers of each rank, by rank."""
-        own = torch.tensor(values, dtype=torch.float64, device=self._device)
-        found = [torch.empty_like(own) for _ in range(self.size)]
-        with _together():
-            self._distributed.all_gather(found, own, group=self._group)
-        return [row.tolist() for row in found]
+        :param what: they are.
+        """
+        return self._together.of_each(values, what)
 
     def averaged(self, tensors: Sequence[Tensor], scale: float) -> list[Tensor]:
         """The mean over ranks of tensors times a scale that each rank has for itself.
@@ -207,23 +208,23 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RankError(
+        raise ProcessError(
             f"an exchange with the other ranks failed ({str(error).splitlines()[0]}): one of them "
-            "has stopped, raised an error, or does not call step as often as the others. No step "
-            "was taken here. Mend: look at the first error among the ranks, then start them all "
-            "and load_state_dict what was saved last (torchrun does with --max-restarts)."
+            "was killed or ended before. No step was taken here. Mend: see what others printed; "
+            "start all of them again and load_state_dict what was saved last."
         ) from error
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Tensors of one dtype and device, so many that they have BUCKET numbers, or a larger one."""
     held: list[Tensor] = []
+    count = 0
     for tensor in tensors:
-        kind = tensor.dtype, tensor.device
-        count = sum(t.numel() for t in held) + tensor.numel()
-        if held and ((held[0].dtype, held[0].device) != kind or count > BUCKET):
+        kind, size = (tensor.dtype, tensor.device), tensor.numel()
+        if held and ((held[0].dtype, held[0].device) != kind or count + size > BUCKET):
             yield held
-            held = []
+            held, count = [], 0
         held.append(tensor)
+        count += size
     if held:
         yield held

@@ -43,7 +43,8 @@ def load(
     if len(numbers) == len(parameters):  # else torch says what differs
         for number, parameter in zip(numbers, parameters, strict=True):
             if number in state_dict["state"]:
-                held = state_dict["state"][number]
+                # torch.distributed.checkpoint reads numbers into keys that are strings.
+                held = {**state_dict["state"][number], **state_dict["state"].get(str(number), {})}
                 states[parameter] = _copied(held, parameter, number, name)
     skipped = Skipped(**state_dict["skipped"])
     return _noise(state_dict, ranks, name), skipped, states

@@ -152,8 +152,8 @@ class VOGN(GaussianOptimizer):
     def _source(self, group: State, parameter: Tensor) -> Tensor:
         return self._draws.product(parameter)
 
-    def _sums_products(self) -> bool:
-        return True
+    def _summed(self) -> set[Tensor]:
+        return set(self._everything())
 
     def _check_draws(self, is_scaled: bool, is_unscaled: bool) -> None:
         if is_scaled:

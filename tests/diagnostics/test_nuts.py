@@ -115,6 +115,31 @@ def test_an_improper_prior_is_refused():
         against_nuts(fitted(model, *DATA()), *DATA())
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_labels_of_any_dtype(dtype):
+    def model(y):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Bernoulli(logits=z), obs=y)
+
+    y = torch.tensor([1, 0, 1]).to(dtype)
+    found = against_nuts(fitted(model, y), y, num_samples=40, warmup_steps=20, num_chains=1)
+    assert found["z"].moments.target_mean.abs() < 2
+
+
+def test_a_subsample_of_a_plate_is_refused():
+    def model(y):
+        z = pyro.sample("z", dist.Normal(0.0, 3.0))
+        with pyro.plate("data", len(y), subsample_size=2) as rows:
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y[rows])
+
+    (y,) = DATA()
+    blr = BLR(model, AutoNatural(model))
+    blr.step(y)
+    with pytest.raises(errors.PlateSizeError, match=r"'data', which takes 2 of .*Mend"):
+        against_nuts(blr, y)
+
+
 def test_discrete_latents_alone():
     def model(y):
         z = pyro.sample("z", dist.Bernoulli(0.3))

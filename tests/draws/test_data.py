@@ -75,6 +75,29 @@ def test_no_data_have_no_log_likelihood() -> None:
     assert torch.allclose(draws.log_p, draws.log_q, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.float64])
+@pytest.mark.parametrize("is_event", [False, True])
+def test_labels_of_any_dtype_have_the_density_of_real_ones(
+    dtype: torch.dtype, is_event: bool
+) -> None:
+    def model(y: Tensor) -> None:
+        logit = pyro.sample("logit", dist.Normal(0.0, 1.0))
+        law = dist.Bernoulli(logits=logit)
+        if is_event:
+            pyro.sample("y", law.expand([3]).to_event(1), obs=y)
+            return
+        with pyro.plate("d", 3):
+            pyro.sample("y", law, obs=y)
+
+    y = torch.tensor([1, 0, 1])
+    fit = _fit(model, y.double())
+    found = []
+    for own in (y.to(dtype), y.double()):
+        pyro.set_rng_seed(0)
+        found.append(draws_of(fit, (own,), num_samples=20).log_likelihood["y"].double())
+    assert torch.allclose(found[0], found[1], rtol=1e-6)
+
+
 @pytest.mark.parametrize("value", [NAN, float("inf")])
 def test_data_that_are_not_finite_are_named(value: float) -> None:
     fit = _fit(_unmasked, torch.ones(2))

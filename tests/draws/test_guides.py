@@ -18,6 +18,7 @@ from torch.distributions import biject_to
 from torch.testing import assert_close
 
 from pyro_blr import BLR, errors
+from pyro_blr.diagnostics import report, site_khat
 from pyro_blr.draws import draws_of, together
 from pyro_blr.guides import AutoNatural
 from tests.draws.models import GUIDES, Y, log_joint, model, written
@@ -403,3 +404,43 @@ def test_float32_follows_the_model():
         assert draws.log_p.dtype == draws.log_q.dtype == torch.float64
     finally:
         torch.set_default_dtype(torch.float64)
+
+
+# Draws outside of the model's support
+
+
+def waiting(y):
+    """torch's Exponential has a finite log density below 0."""
+    with pyro.plate("queues", 2):
+        z = pyro.sample("z", dist.Exponential(1.0).expand([3]).to_event(1))
+    pyro.sample("y", dist.Normal(z.sum(), 1.0), obs=y)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("use", [draws_of, report, site_khat])
+def test_draws_outside_of_the_support_have_no_density(seed, use):
+    def guide(y):
+        with pyro.plate("queues", 2):
+            pyro.sample("z", dist.Normal(2.0, 0.8).expand([3]).to_event(1))
+
+    pyro.set_rng_seed(seed)
+    svi = SVI(waiting, guide, pyro.optim.Adam({}), Trace_ELBO())
+    y = torch.tensor(1.0)
+    given = ((y,), {}, 2000) if use is draws_of else (y,)
+    with pytest.raises(errors.NonFiniteError, match=r"site 'z' is not finite at .*support"):
+        use(svi, *given)
+
+
+def test_draws_outside_of_the_support_matter_only_where_they_are_not_masked():
+    def model(y):
+        with pyro.plate("queues", 2), poutine.mask(mask=torch.tensor([True, False])):
+            z = pyro.sample("z", dist.Exponential(1.0))
+        pyro.sample("y", dist.Normal(z.sum(), 1.0), obs=y)
+
+    def guide(y):
+        with pyro.plate("queues", 2):
+            pyro.sample("z", dist.Normal(torch.tensor([9.0, 0.0]), 1.0))
+
+    svi = SVI(model, guide, pyro.optim.Adam({}), Trace_ELBO())
+    drawn = draws_of(svi, (torch.tensor(1.0),), {}, 100)
+    assert (drawn.latents["z"][:, 1] < 0).any() and torch.isfinite(drawn.log_p).all()

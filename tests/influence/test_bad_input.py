@@ -21,6 +21,7 @@ from pyro_blr.errors import (
     NonFiniteError,
     SampledFactorError,
     SubsampleError,
+    UnknownNameError,
 )
 from pyro_blr.guides import AutoNatural
 from tests.checks import engine
@@ -243,7 +244,7 @@ def test_rankings_and_quantities_that_are_none() -> None:
         data.on("mu")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="returned float, not a tensor"):
         data.on(lambda z: 1.0)
-    with pytest.raises(KeyError):
+    with pytest.raises(UnknownNameError, match=r"asks for 'nu', and there are .*'mu'.*Mend"):
         data.on(lambda z: z["nu"])
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from pyro_blr.errors import GuideError, NotConjugatedError
+from pyro_blr.errors import GuideError, NotConjugatedError, ParameterError
 from pyro_blr.latent import Chain, chain, conjugated
 
 START = torch.tensor([0.5, 0.3, 0.2])
@@ -192,3 +192,24 @@ def test_transitions_of_other_shapes_are_refused() -> None:
 def test_latents_of_two_kinds_are_refused() -> None:
     with pytest.raises(GuideError, match="different kinds"):
         chain(conjugated(jump, observed="next"), conjugated(look, series(3)), series(3))
+
+
+TRIANGLE = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.6, 0.4], [0.0, 0.0, 1.0]])
+
+
+def test_moves_that_cannot_be_made_are_named() -> None:
+    """A probability of 0 has no natural parameters; one of 1e-300 does, and says the same."""
+
+    def onwards(least: float) -> None:
+        z = pyro.sample("z", dist.Categorical(START))
+        pyro.sample("next", dist.Categorical(TRIANGLE.clamp(min=least)[z]))
+
+    emission = conjugated(count, COUNTS)
+    with pytest.raises(ParameterError, match="probability of the transition"):
+        chain(conjugated(onwards, 0.0, observed="next"), emission, COUNTS)
+    found = chain(conjugated(onwards, 1e-300, observed="next"), emission, COUNTS)
+    seen = dist.Poisson(RATES).log_prob(COUNTS[:, None])
+    weight = START * seen[0].exp()
+    for each in seen[1:]:
+        weight = (weight @ TRIANGLE) * each.exp()
+    assert_close(found.log_evidence, weight.sum().log(), rtol=1e-10, atol=1e-10)

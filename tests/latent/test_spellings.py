@@ -241,3 +241,58 @@ def test_the_users_random_numbers_are_left_alone() -> None:
 
 def _scalar() -> Tensor:
     return pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+# --------------------------------------------------------------------------- probabilities of 0
+
+
+@pytest.mark.parametrize(
+    "law", [lambda z: dist.Bernoulli(0.4 * z), lambda z: dist.Binomial(1, 0.4 * z)]
+)
+def test_what_cannot_be_seen_where_nothing_is(law: Any) -> None:
+    """Occupancy: detections at sites of which some are empty, and a visit that was not made."""
+    y = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, torch.nan], [1.0, 1.0, 0.0]])
+
+    def occupancy(y: Tensor) -> None:
+        with pyro.plate("sites", len(y), dim=-2):
+            z = pyro.sample("z", dist.Bernoulli(0.3))
+            with pyro.plate("visits", 3, dim=-1):
+                pyro.sample("y", law(z), obs=y)
+
+    there = torch.tensor([0.3 * 0.4 * 0.36, 0.3 * 0.36, 0.3 * 0.16 * 0.6])
+    total = there + torch.tensor([0.0, 0.7, 0.0])
+    found = exact(occupancy, y)
+    assert_close(found.log_evidence().reshape(-1), total.log())
+    assert_close(found.posterior()["z"].probs.reshape(-1), there / total)
+
+
+def test_letters_that_a_state_does_not_have() -> None:
+    table = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.4, 0.6]])
+
+    def letters(x: Tensor) -> None:
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(torch.tensor([0.3, 0.7])))
+            pyro.sample("x", dist.Categorical(table[z]), obs=x)
+
+    x = torch.tensor([0, 1, 2, 1])
+    found = exact(letters, x)
+    assert_close(found.log_evidence(), (torch.tensor([0.3, 0.7]) @ table)[x].log())
+
+
+@pytest.mark.parametrize("method", ["em", "gradient"])
+def test_learning_what_is_seen_where_something_is(method: str) -> None:
+    detections = torch.tensor([0.0, 0.0, 2.0, 0.0, 3.0, 1.0, 0.0, 2.0])
+
+    def occupancy(y: Tensor) -> None:
+        there = pyro.param("there", torch.tensor(0.5), constraint=constraints.unit_interval)
+        seen = pyro.param("seen", torch.tensor(0.3), constraint=constraints.unit_interval)
+        with pyro.plate("sites", len(y)):
+            z = pyro.sample("z", dist.Bernoulli(there))
+            pyro.sample("y", dist.Binomial(4, z * seen), obs=y)
+
+    exact(occupancy, detections).learn(method=method, tol=1e-13)
+    there, seen = pyro.param("there").detach(), pyro.param("seen").detach()
+    # At the maximum the expected shares are the parameters: (1 - (1 - p)^4) there = 4 of 8.
+    empty = there * (1 - seen) ** 4
+    assert_close(empty + (1 - there), torch.tensor(0.5), rtol=0, atol=1e-5)
+    assert_close(4 * there * seen, detections.mean(), rtol=0, atol=1e-5)

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Modules as Pyro models: the last layer is the textbook's regression, the rest is as asked."""
 
+import copy
 import math
+import pickle
 from typing import Any
 
 import pyro
@@ -319,6 +321,17 @@ def test_a_module_in_float32() -> None:
     assert guide.median()["2.weight"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_are_the_same_model(copied: Any) -> None:
+    x, y = data(20)
+    model = bayesian(net(), "regression", prior_scale={"*": "fan_in"}, prior_mean="module")
+    losses = []
+    for own in (model, copied(model)):
+        trace = pyro.poutine.trace(pyro.poutine.seed(own, 1)).get_trace(x, y)
+        losses.append(trace.log_prob_sum())
+    assert losses[0] == losses[1]
+
+
 # Bad input
 
 
@@ -334,6 +347,7 @@ def test_a_module_without_parameters() -> None:
         ({"where": ["*.weight", "*.scale"]}, r"where = '\*.scale' is none"),
         ({"where": lambda name, p: False}, "is none of"),
         ({"where": 3}, "where = 3. Mend"),
+        ({"where": nn.Linear}, "where = .*Linear.* Mend"),
         ({"prior_scale": "wide"}, "prior_scale = 'wide'. Mend"),
         ({"prior_scale": {"0": 1.0}}, "nothing for parameter '2.weight'"),
         ({"prior_scale": torch.ones(5)}, "no number or tensor of the shape"),

@@ -4,6 +4,7 @@
 
 import os
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -192,6 +193,46 @@ def trained_sharded(rank: int, path: str, first: int, steps: int, loads: bool) -
     return [t.to_local().detach().numpy().copy() for t in module.parameters()]
 
 
+def through_a_distributed_checkpoint(
+    rank: int, path: str, shape: tuple[int, ...], loads: bool
+) -> Any:
+    """Three steps and the state saved, or that state loaded on another mesh."""
+    from torch.distributed import checkpoint
+
+    module = sharded_net(mesh_of(shape))
+    own = list(module.parameters())
+    optimizer = IVON(own, lr=0.2, ess=20.0, betas=(0.9, 0.95), seed=3)
+    if loads:
+        with optimizer.sampled_params(train=False):
+            pass  # a first draw makes the state that is read into
+        saved = {"net": module.state_dict(), "optimizer": optimizer.state_dict()}
+        checkpoint.load(saved, checkpoint_id=path)
+        module.load_state_dict(saved["net"])
+        optimizer.load_state_dict(saved["optimizer"])
+    else:
+        for step in range(3):
+            take_step(module, optimizer, rank, step)
+        saved = {"net": module.state_dict(), "optimizer": optimizer.state_dict()}
+        checkpoint.save(saved, checkpoint_id=path)
+    held = [optimizer.state[p] for p in own]
+    tensors = [*own, *(s["hessian"] for s in held), *(s["momentum"] for s in held)]
+    return arrays(t.full_tensor() for t in tensors), [s["step"] for s in held]  # type: ignore[union-attr]
+
+
+def saved_on_another_mesh(rank: int) -> Any:
+    """What is said of a state whose parts are others."""
+    optimizers = []
+    for shape in ((2,), (2, 1)):
+        module = sharded_net(mesh_of(shape))
+        optimizers.append(IVON(module.parameters(), lr=0.2, ess=20.0, seed=3))
+        take_step(module, optimizers[-1], rank, 0)
+    try:
+        optimizers[0].load_state_dict(optimizers[1].state_dict())
+    except Exception as error:
+        return [f"{type(error).__name__}: {error}"]
+    return ["no error"]
+
+
 def killed(rank: int) -> Any:
     """The second rank stops after two steps; what the first one says, and its state by then."""
     module = net()
@@ -302,12 +343,39 @@ def errors(rank: int) -> Any:
         optimizer.step()
 
     expect("no weight", no_weight)
+
+    def unscaled() -> None:
+        scaler = torch.amp.GradScaler("cpu")
+        scaled = IVON(module.parameters(), process_group=group, **options)
+        with scaled.sampled_params():
+            scaler.scale(module(batch()[0]).sum()).backward()
+        scaler.unscale_(scaled)
+        scaler.step(scaled)
+
+    expect("unscaled", unscaled)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         IVON(module.parameters(), **options)
         IVON(module.parameters(), seed=1, **options)
     found["alone"] = [str(w.message) for w in said]
     return found
+
+
+def one_mistake(rank: int) -> Any:
+    """The second rank forgets its draw; whether all go on afterwards."""
+    module = net()
+    optimizer = IVON(module.parameters(), lr=0.2, ess=20.0, process_group=WORLD.WORLD, seed=1)
+    x, y = batch(10)
+    said = ""
+    try:
+        with nullcontext() if rank == 1 else optimizer.sampled_params():
+            F.cross_entropy(module(x), y).backward()
+        optimizer.step()
+    except Exception as error:
+        name, said = type(error).__name__, str(error)
+    optimizer.zero_grad()
+    take_step(module, optimizer, rank, 0)
+    return name, said, optimizer.state[next(module.parameters())]["step"] == 1
 
 
 def with_gradients_by_hand(rank: int) -> Any:

@@ -130,8 +130,8 @@ def test_a_rank_that_stops_is_an_error_of_the_others(tmp_path: Path) -> None:
     finally:
         pair.end()
     assert none is None
-    assert name == "RankError"
-    assert "one of them has stopped" in text
+    assert name == "ProcessError"
+    assert "one of them was killed" in text
     assert "load_state_dict" in text
     assert same
 
@@ -153,8 +153,17 @@ def test_mistakes_are_named_on_every_rank(team: Team) -> None:
         assert "CheckpointError: the ranks are not at the same step" in found["another step"]
         assert "cannot be copied or pickled" in found["a copy"]
         assert "StepOrderError: the weights of the draws" in found["no weight"]
+        assert "ArgumentError: GradScaler.unscale_" in found["unscaled"]
         assert len(found["alone"]) == 1
         assert "Mend: process_group=torch.distributed.group.WORLD" in found["alone"][0]
+
+
+def test_a_mistake_of_one_rank_is_an_error_of_all(team: Team) -> None:
+    first, second = team.run(ranks.one_mistake)
+    assert first[0] == second[0] == "StepOrderError"
+    assert "since of 2 failed process 1: StepOrderError: step without a draw" in first[1]
+    assert "Mend" in second[1]
+    assert first[2] and second[2]
 
 
 def test_gradients_that_were_set_by_hand(team: Team) -> None:
@@ -229,3 +238,19 @@ def test_a_sharded_run_is_resumed_bit_for_bit(team: Team, tmp_path: Path) -> Non
     resumed = team.run(ranks.trained_sharded, path, 3, 3, True)
     whole = team.run(ranks.trained_sharded, path, 0, 6, False)
     assert all(map(all_equal, whole, resumed))
+
+
+def test_a_distributed_checkpoint_goes_to_another_mesh(team: Team, tmp_path: Path) -> None:
+    path = str(tmp_path / "saved")
+    (expected, steps), _ = team.run(ranks.through_a_distributed_checkpoint, path, (2,), False)
+    assert steps == [3] * 4
+    for shape in ((2,), (2, 1)):
+        for found in team.run(ranks.through_a_distributed_checkpoint, path, shape, True):
+            assert all_equal(found[0], expected)
+            assert found[1] == steps
+
+
+def test_the_parts_of_another_mesh_are_refused(team: Team) -> None:
+    for (said,) in team.run(ranks.saved_on_another_mesh):
+        assert "CheckpointError" in said
+        assert "torch.distributed.checkpoint" in said

@@ -99,6 +99,17 @@ def dispersed(x: Tensor, y: Tensor) -> None:
         pyro.sample("y", dist.Poisson((0.3 * x @ w + e).exp()), obs=y)
 
 
+def topics(words: Tensor) -> None:
+    """Discrete latents that are summed out, beside latents of the rows' own."""
+    with pyro.plate("topics", 2):
+        topic = pyro.sample("topic", dist.Dirichlet(torch.ones(3)))
+    with pyro.plate("data", len(words), dim=-2):
+        share = pyro.sample("share", dist.Dirichlet(torch.ones(2)))
+        with pyro.plate("words", words.shape[1], dim=-1):
+            z = pyro.sample("z", dist.Categorical(share))
+            pyro.sample("word", dist.Categorical(topic[z]), obs=words)
+
+
 @dataclass(frozen=True)
 class Example:
     """A model, its rows, and where it starts if that is not left to it.

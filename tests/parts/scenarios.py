@@ -8,6 +8,7 @@ import pickle
 import signal
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from pyro.infer.autoguide import AutoIAFNormal
 from torch import Tensor
 
 from pyro_blr import BLR, errors
+from pyro_blr.fit import Fit
 from pyro_blr.guides import AutoNatural
 
-from .models import EXAMPLES, LOCAL, Example, N, X, Y, poisson, regression
+from .models import EXAMPLES, LOCAL, Example, N, X, Y, poisson, regression, topics
 
 #: Rows of the first process; the second has the others.
 FIRST = 14
@@ -50,14 +52,19 @@ def naturals(blr: BLR) -> dict[str, list[Tensor]]:
     return {**found, **{n: v for n, v in params.items() if "natural" not in n}}
 
 
-def run(example: Example, where: slice, steps: int, **options: Any) -> dict[str, Any]:
-    """Some steps, then a fit."""
+#: Of these steps are enough; the others are fitted too.
+STEPPED = ("hierarchy", "poisson", "learnt")
+
+
+def run(name: str, where: slice, **options: Any) -> dict[str, Any]:
+    """Two steps, then a fit."""
+    example = {**EXAMPLES, **LOCAL}[name]
     pyro.set_rng_seed(3)
     blr = started(example, **options)
     args = example.part(where)
-    losses = [blr.step(*args) for _ in range(steps)]
+    losses = [blr.step(*args) for _ in range(2)]
     after = naturals(blr)
-    fit = blr.fit(*args, max_steps=30)
+    fit = Fit() if name in STEPPED else blr.fit(*args, max_steps=30)
     return {
         "losses": losses,
         "steps": after,
@@ -71,9 +78,14 @@ def run(example: Example, where: slice, steps: int, **options: Any) -> dict[str,
 
 def every_example(rank: int, size: int, folder: Path) -> dict[str, Any]:
     group = distributed.group.WORLD
+    return {name: run(name, rows(rank, size), process_group=group) for name in (*EXAMPLES, *LOCAL)}
+
+
+def everything(rank: int, size: int, folder: Path) -> dict[str, Any]:
+    """Both, in one pair of processes."""
     return {
-        name: run(example, rows(rank, size), 2, process_group=group)
-        for name, example in {**EXAMPLES, **LOCAL}.items()
+        "examples": every_example(rank, size, folder),
+        "mistakes": mistakes(rank, size, folder),
     }
 
 
@@ -105,10 +117,6 @@ def unlike(x: Tensor, y: Tensor) -> None:
 def broken(x: Tensor, y: Tensor) -> None:
     regression(x, y)
     raise KeyError("a mistake in the model")
-
-
-def overflowing(x: Tensor, y: Tensor) -> None:
-    poisson(1e4 * x, y)
 
 
 def subsampled(x: Tensor, y: Tensor) -> None:
@@ -159,6 +167,31 @@ def _other_state(second: bool, x: Tensor, y: Tensor) -> float:
     return blr.step(x, y)
 
 
+def _resumed(x: Tensor, y: Tensor) -> bool:
+    """Whether a run that is resumed on both goes on as one that was not stopped, bit for bit."""
+    runs = []
+    group = distributed.group.WORLD
+    for stopped in (False, True):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(2)
+        blr = BLR(poisson, AutoNatural(poisson), process_group=group)
+        losses = [blr.step(x, y) for _ in range(2)]
+        if stopped:
+            state = blr.state_dict()
+            pyro.clear_param_store()
+            blr = BLR(poisson, AutoNatural(poisson), process_group=group)
+            blr.load_state_dict(state)
+        runs.append(losses + [blr.step(x, y) for _ in range(2)])
+    return runs[0] == runs[1]
+
+
+def _with_topics(rank: int, size: int) -> bool:
+    words = (torch.arange(6 * N).reshape(N, 6) * 7 // 3 % 3).double()[rows(rank, size)]
+    blr = BLR(topics, AutoNatural(topics), process_group=distributed.group.WORLD, sharded="data")
+    losses = [blr.step(words) for _ in range(5)]
+    return all(b <= a + 1e-9 for a, b in pairwise(losses))
+
+
 def _refused(x: Tensor, y: Tensor) -> list[str]:
     blr = BLR(regression, AutoNatural(regression), process_group=distributed.group.WORLD)
     blr.step(x, y)
@@ -176,8 +209,10 @@ def mistakes(rank: int, size: int, folder: Path) -> dict[str, Any]:
     x, y = (t[rows(rank, size)] for t in (X, Y))
     nan = y.clone()
     nan[0] = math.nan if second else nan[0]
-    models = {"other model": unlike, "mistake": broken, "overflow": overflowing}
+    models = {"other model": unlike, "mistake": broken}
+    counts, far = y.abs().floor(), 1e4 if second else 1.0
     found = {
+        "overflow": said(lambda: fitted(poisson, far * x, counts)),
         "nan": said(lambda: fitted(regression, x, nan)),
         "no rows": said(
             lambda: fitted(regression, x[: 0 if second else 5], y[: 0 if second else 5])
@@ -188,9 +223,9 @@ def mistakes(rank: int, size: int, folder: Path) -> dict[str, Any]:
         "drawn": said(lambda: fitted(regression, x, y, guide=AutoIAFNormal(regression))),
         "improper": said(lambda: fitted(improper, x, y)),
         "skipped": said(lambda: _skipping(second, x, y)),
-        "other option": said(
-            lambda: fitted(poisson, x, y.abs().floor(), step_size=0.5 + 0.5 * rank)
-        ),
+        "other option": said(lambda: fitted(poisson, x, counts, step_size=0.5 + 0.5 * rank)),
+        "resumed": said(lambda: _resumed(x, counts)),
+        "topics": said(lambda: _with_topics(rank, size)),
         "refused": said(lambda: _refused(x, y)),
     }
     for what, model in models.items():

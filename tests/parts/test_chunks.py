@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyro.infer.autoguide import AutoNormal
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_blr import BLR, Parts, errors
@@ -36,7 +37,7 @@ def close(found, expected, tolerance: float) -> None:
 
 @pytest.mark.parametrize("name", EXACT)
 @given(cuts=PARTITIONS)
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 def test_messages_of_any_parts_are_those_of_all_rows(name, cuts):
     example = EXAMPLES[name]
     pyro.set_rng_seed(0)
@@ -47,7 +48,7 @@ def test_messages_of_any_parts_are_those_of_all_rows(name, cuts):
     close(blr.messages(parts), blr.messages(*example.rows), 1e-12)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", ["mixture", "logistic", "maximised"])
 def test_a_fit_of_parts_is_that_of_all_rows(name):
     example = EXAMPLES[name]
     fits = []
@@ -84,31 +85,19 @@ def test_a_conjugate_model_takes_one_pass():
     torch.testing.assert_close(natural[0], X.mT @ Y / 0.09, rtol=1e-12, atol=1e-12)
 
 
-def test_a_data_loader_and_keywords():
+def test_a_data_loader_keywords_and_other_guides():
     dataset = TensorDataset(X, (Y > 0).double())
-    loader = DataLoader(dataset, batch_size=7, shuffle=True)
-    blr = BLR(logistic, AutoNatural(logistic))
-    fit = blr.fit(Parts(loader, lambda batch: {"x": batch[0], "y": batch[1]}))
-    other = BLR(logistic, AutoNatural(logistic))
-    other.fit(*dataset.tensors)
-    assert fit.converged
-    assert blr.evaluate_loss(*dataset.tensors) == pytest.approx(
-        other.evaluate_loss(*dataset.tensors), abs=2e-6
-    )
-
-
-def test_other_guides():
-    guide = AutoNaturalMultivariateNormal(logistic)
-    blr = BLR(logistic, guide)
-    parts = Parts([(X[:9], (Y[:9] > 0).double()), (X[9:], (Y[9:] > 0).double())])
-    assert blr.fit(parts).converged
-    normal = pyro.infer.autoguide.AutoNormal(logistic)
-    assert BLR(logistic, normal).fit(parts).converged
+    loader = DataLoader(dataset, batch_size=9, shuffle=True)
+    parts = Parts(loader, lambda batch: {"x": batch[0], "y": batch[1]})
+    for guide in (AutoNaturalMultivariateNormal(logistic), AutoNormal(logistic)):
+        blr = BLR(logistic, guide)
+        blr.step(parts)
+        close(blr.messages(parts), blr.messages(*dataset.tensors), 1e-7)
 
 
 def test_a_run_over_parts_is_resumed_between_passes():
     example = EXAMPLES["hierarchy"]
-    parts = Parts(chunks(example, [0, 9, 16]))
+    parts = Parts(chunks(example, [0, 9]))
     pyro.set_rng_seed(3)
     whole = started(example)
     for _ in range(4):

@@ -18,8 +18,13 @@ EXACT = ("regression", "hierarchy", "mixture", "poisson", "maximised", "learnt")
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    return together("every_example", tmp_path_factory.mktemp("processes"))
+def both(tmp_path_factory):
+    return together("everything", tmp_path_factory.mktemp("processes"))
+
+
+@pytest.fixture(scope="module")
+def found(both):
+    return [f["examples"] for f in both]
 
 
 def close(found, expected, tolerance: float) -> None:
@@ -32,7 +37,7 @@ def close(found, expected, tolerance: float) -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_two_processes_are_one(found, name):
-    one = run(EXAMPLES[name], rows(0, 1), 2)
+    one = run(name, rows(0, 1))
     two = found[0][name]
     tolerance = 1e-12 if name in EXACT else 1e-7 if name == "logistic" else 1e-6
     assert two["losses"] == pytest.approx(one["losses"], rel=tolerance)
@@ -45,9 +50,8 @@ def test_two_processes_are_one(found, name):
 @pytest.mark.parametrize("name", LOCAL)
 def test_latents_of_the_rows_stay_on_their_process(found, name):
     """Each process brings its own to their optimum, so the way there is another one."""
-    example = LOCAL[name]
     # Those of one row are in no block with what all share.
-    one = run(example, rows(0, 1), 2, blocks="site" if name == "dispersed" else "auto")
+    one = run(name, rows(0, 1), blocks="site" if name == "dispersed" else "auto")
     assert found[0][name]["converged"]
     assert found[0][name]["loss"] == pytest.approx(one["loss"], abs=2e-6)
 
@@ -67,8 +71,8 @@ def test_processes_stay_the_same_bit_for_bit(found, name):
 
 
 @pytest.fixture(scope="module")
-def mistakes(tmp_path_factory):
-    return together("mistakes", tmp_path_factory.mktemp("mistakes"))
+def mistakes(both):
+    return [f["mistakes"] for f in both]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +122,15 @@ def test_a_step_that_chance_spoils_on_one_is_skipped_by_all(mistakes):
 def test_what_one_process_cannot_answer_is_refused(mistakes):
     for text in eval(mistakes[0]["refused"]):
         assert re.match("ArgumentError: .*processes.*Mend: ", text), text
+
+
+def test_a_run_of_two_is_resumed_bit_for_bit(mistakes):
+    assert [f["resumed"] for f in mistakes] == ["True", "True"]
+
+
+def test_rows_that_hold_latents_beside_discrete_ones(mistakes):
+    """The start is found on the first process, and -ELBO never rises."""
+    assert [f["topics"] for f in mistakes] == ["True", "True"]
 
 
 def test_mistakes_leave_the_group_as_it_was(mistakes):

@@ -11,7 +11,7 @@ from pyro_blr import BLR, errors
 from pyro_blr.energy.parts import split
 from pyro_blr.engine import detached
 from pyro_blr.guides import AutoNatural, AutoNaturalMultivariateNormal
-from pyro_blr.parted import local_blocks
+from pyro_blr.part_checks import local_blocks
 from pyro_blr.profile_objective import ProfileObjective
 from pyro_blr.steps.cone import residual
 

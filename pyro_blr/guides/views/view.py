@@ -31,6 +31,9 @@ class View(ABC):
     :param guide: the user's guide.
     """
 
+    #: Whether q is the posterior of some data: after a step, as the guide itself does not know.
+    holds_posterior = False
+
     def __init__(self, guide: Any) -> None:
         self.guide = guide
         self.latents: Mapping[str, Latent] = {}
