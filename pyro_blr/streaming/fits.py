@@ -184,6 +184,6 @@ def _form(block: Block) -> tuple[Any, ...]:
 
 def _other_model(why: str) -> errors.GuideError:
     return errors.GuideError(
-        f"it is of another model or guide: {why}. Mend: what is put together must be of the same "
-        "model, with the same guide and options (families, blocks)."
+        f"this fit is of another model or guide: {why}. Mend: what is put together must be of the "
+        "same model, with the same guide and options (families, blocks)."
     )
