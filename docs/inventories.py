@@ -91,6 +91,7 @@ PYRO = {
     "pyro.distributions.GaussianHMM": f"{_DIST}#pyro.distributions.GaussianHMM",
 }
 TORCH = {
+    "torch.nn.modules.module.Module": "generated/torch.nn.Module.html#torch.nn.Module",
     "torch.Tensor": "tensors.html#torch.Tensor",
     "torch.optim.optimizer.Optimizer": "optim.html#torch.optim.Optimizer",
     "torch.compile": "generated/torch.compile.html#torch.compile",

@@ -103,6 +103,7 @@ def test_wheel_metadata(metadata: Message) -> None:
     core = {normal_form(requirement) for requirement in requirements if not requirement.marker}
     assert core == CORE
     assert set(metadata.get_all("Provides-Extra", [])) == {
+        "adapters",
         "arviz",
         "docs",
         "bench",
