@@ -98,9 +98,22 @@ def clean_state() -> Iterator[None]:
         )
 
 
-@pytest.fixture(params=DEVICES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Repeat a test on each device; not by the fixtures' own params, which are fixed too early."""
+    for name, devices in (("device", DEVICES), ("accelerator", DEVICES[1:])):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, devices, indirect=True)
+
+
+@pytest.fixture
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Every device of this machine."""
+    """Every device of this machine, the CPU first."""
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def accelerator(request: pytest.FixtureRequest) -> torch.device:
+    """Every device but the CPU; a test that takes it is skipped where there is none."""
     return torch.device(request.param)
 
 

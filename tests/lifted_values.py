@@ -25,7 +25,7 @@ FUNCTIONS = {"log": torch.log, "log1m": lambda z: torch.log(1 - z)}
 
 def lifted(name: str, *shape: int, gaussian: bool = True) -> LiftedTensor:
     site = LatentSite(name, tuple(shape), len(shape), gaussian)
-    return LiftedTensor.of_site(site, torch.float64, torch.device("cpu"))
+    return LiftedTensor.of_site(site, torch.float64, torch.get_default_device())
 
 
 def value_at(poly: Polynomial, point: dict[str, Tensor]) -> Tensor:
@@ -65,6 +65,7 @@ def _statistic(atom: Atom, value: Tensor) -> Tensor:
 def _picked(tensor: Tensor, where: tuple[Address, ...], axes: list[Axis]) -> Tensor:
     if not where:
         return tensor
+    tensor = tensor.to(torch.get_default_device())  # what is made of shapes alone is on the host
     return tensor[tuple(_positions(w, axes) for w in where)]
 
 

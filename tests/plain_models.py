@@ -82,9 +82,9 @@ def hidden(X: Tensor, y: Tensor) -> None:
     p = pyro.sample("p", dist.Beta(5.0, 2.0))
     with pyro.plate("states", 2):
         m = pyro.sample("m", dist.Normal(0.0, 3.0))
-    z: Any = 0
+    z = torch.zeros_like(y[0])
     for t in pyro.markov(range(4)):
-        stay = torch.where(torch.as_tensor(z) == 1, p, 1 - p)
+        stay = torch.where(z == 1, p, 1 - p)
         z = pyro.sample(f"z_{t}", dist.Bernoulli(stay), infer={"enumerate": "parallel"}).long()
         pyro.sample(f"y_{t}", dist.Normal(m[z], 1.0), obs=y[t])
 

@@ -39,10 +39,10 @@ def test_on_a_device_without_values(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_posterior_is_that_of_the_host(name, device):
-    """On every device of the machine, with torch's default device the CPU."""
+def test_the_posterior_is_that_of_the_host(name, accelerator):
+    """With torch's default device the CPU."""
     found: list[dict[str, Tensor]] = []
-    for where in ("cpu", device):
+    for where in ("cpu", accelerator):
         pyro.clear_param_store()
         pyro.set_rng_seed(0)
         with torch.device("cpu"):
