@@ -3,26 +3,20 @@
 
 """The Bayesian Learning Rule with the signature of ``SVI``."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.infer.elbo import ELBO
 from pyro.optim import Adam, PyroOptim
 
 from . import errors
 from .arguments import (
-    RESERVED,
     check_arguments,
     check_group,
     check_limits,
     check_rule,
-    check_stream,
     discrete_of,
-    fitted_call,
     hold_discrete,
     plain_number,
     reject_reserved,
@@ -30,21 +24,20 @@ from .arguments import (
     sharded_plates,
 )
 from .chunks import first_call, parts_in
-from .diagnosis import diagnosed
 from .energy.builder import EnergyBuilder
 from .energy.discrete_marginals import discrete_marginals
 from .energy.explanation import Explanation, ParameterExplanation, explain
-from .engine import Engine, detached
+from .engine import detached
 from .families import Natural
 from .fit import Fit, counted
 from .guide_parameters import GuideParameters
 from .guides.natural_guide import NaturalGuide
 from .guides.views import View
-from .influence import Influence, Reweighted
 from .info import Info
 from .lifting.blocks import Block
 from .lifting.quadrature import QUAD_TOL
 from .loop import run, run_rule
+from .model_call import call_of_model
 from .model_parameters import ModelParameters
 from .parted import Parted
 from .picture import drawable
@@ -54,38 +47,11 @@ from .sampling import SAMPLED_TOL
 from .skips import Skips
 from .steps.averaging import FEWEST
 from .steps.schedule import StepSize
-from .streaming import Streamed
-from .streaming.forgetting import forget
-from .streaming.merging import merge
-from .streaming.updating import update
 from .trace_report import TraceReport
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def _call_of_model(method: Method) -> Method:
-    """A method that takes the model's arguments.
-
-    Messages are gradients: they are computed also where the caller has switched gradients off.
-    """
-
-    @functools.wraps(method)
-    def wrapped(self: "BLR", *args: Any, **kwargs: Any) -> Any:
-        own = RESERVED.get(method.__name__, ())
-        given = {k: v for k, v in kwargs.items() if k not in own}
-        run = self.model, self.guide, args, given
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            self._known_to_all(),
-            nullcontext() if parts_in(args, given) else diagnosed(*run, method.__name__),
-        ):
-            return method(self, *args, **kwargs)
-
-    return cast(Method, wrapped)
+from .with_data import WithData
 
 
-class BLR(Engine):
+class BLR(WithData):
     """Variational inference by the Bayesian Learning Rule (arXiv 2107.04562), in the place of SVI.
 
     A step is ``natural <- (1 - rho) natural + rho dE_q[log p]/dmean_params``, block by block. The
@@ -218,7 +184,6 @@ class BLR(Engine):
         self.begin()
         if process_group is not None:
             self._builder.sharded = self._parted.plates_of
-        self._fit_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def __repr__(self) -> str:
         model = getattr(self.model, "__name__", type(self.model).__name__)
@@ -227,7 +192,7 @@ class BLR(Engine):
 
     # What SVI has
 
-    @_call_of_model
+    @call_of_model
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Take one step and return -ELBO at its entry, in nats.
 
@@ -246,7 +211,7 @@ class BLR(Engine):
             self.renew_draws(objective, SAMPLED_TOL)
         return loss
 
-    @_call_of_model
+    @call_of_model
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """-ELBO at the guide's state, in nats, without a step."""
         if (rule := self._rule(args, kwargs)) is not None:
@@ -258,7 +223,7 @@ class BLR(Engine):
 
     # What SVI has not
 
-    @_call_of_model
+    @call_of_model
     def fit(
         self,
         *args: Any,
@@ -290,7 +255,7 @@ class BLR(Engine):
         finally:
             self._parted.shown = False
 
-    @_call_of_model
+    @call_of_model
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """How each factor is evaluated and each parameter moved, and why; prints as a table."""
         if (rule := self._rule(args, kwargs)) is not None:
@@ -300,7 +265,7 @@ class BLR(Engine):
         call = first_call(args, kwargs)
         return drawable(explain(energy, self._notes, parameters), self.model, *call)
 
-    @_call_of_model
+    @call_of_model
     def trace_report(self, *args: Any, max_steps: int = 10, **kwargs: Any) -> TraceReport:
         """Where the time of a fit from here goes, and which factor costs most; prints as tables.
 
@@ -319,7 +284,7 @@ class BLR(Engine):
         check_limits(max_steps, None)
         return trace_report(self, args, kwargs, max_steps)
 
-    @_call_of_model
+    @call_of_model
     def messages(self, *args: Any, **kwargs: Any) -> dict[str, Natural]:
         """dE_q[log p]/dmean_params at the guide's state, by block name: the sum of all messages.
 
@@ -334,7 +299,7 @@ class BLR(Engine):
         messages = objective.natural_messages(self.view.naturals())
         return {block.name: message for block, message in messages.items()}
 
-    @_call_of_model
+    @call_of_model
     def discrete_marginals(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The posterior of each discrete latent, and of states that were integrated out.
 
@@ -359,148 +324,6 @@ class BLR(Engine):
         summed_out = discrete_marginals(objective.energy, moments, objective.draws)
         held = [n for n, latent in self.view.latents.items() if latent.site.is_discrete]
         return {**summed_out, **{n: self.guide.marginal(n) for n in held}}
-
-    @_call_of_model
-    def influence(
-        self, *args: Any, site: str | None = None, plate: str | None = None, **kwargs: Any
-    ) -> Influence:
-        """What each datum did: its message, predictions without it, the posterior without it.
-
-        After a fit, with the same arguments and all of the data.
-
-        :param site: the observed site; all of the same plates if None.
-        :param plate: the plate whose elements are the data; all plates of the site if None.
-        :raises ArgumentError: for a guide not at the optimum of these data; if no observed site is
-            in a plate, or several are in different ones and none was named.
-        :raises GuideError: for a guide that is known by its draws alone, or a point mass.
-        :raises NonFiniteError: for NaN or infinite data.
-        :raises SampledFactorError: for a model with factors at draws of q.
-        :raises SubsampleError: for a minibatch.
-        """
-        self._in_one_place("influence", args, kwargs)
-        reject_reserved(self.model, "influence")
-        reject_unknown(self.model, "influence", kwargs)
-        if self._rule(args, kwargs) is not None:
-            raise errors.GuideError(
-                f"{type(self.guide).__name__} is known by its draws alone, or is a point mass, and "
-                "has no messages that data could be taken out of. Mend: use AutoNatural(model)."
-            )
-        return Influence(self, self._objective(args, kwargs), site, plate)
-
-    def without(
-        self,
-        index: Any,
-        *args: Any,
-        site: str | None = None,
-        plate: str | None = None,
-        **kwargs: Any,
-    ) -> Reweighted:
-        """The posterior without some data, exact where no message depends on q, else stepped from
-        first order: :meth:`~pyro_blr.influence.Influence.without`.
-
-        :param index: positions, a list of them, a slice or a mask.
-        :param args: the model's arguments; those of the last :meth:`fit` if left out.
-        """
-        args, kwargs = fitted_call(self._fit_call, args, kwargs)
-        return self.influence(*args, site=site, plate=plate, **kwargs).without(index)
-
-    def weighted(
-        self,
-        weights: Any,
-        *args: Any,
-        site: str | None = None,
-        plate: str | None = None,
-        **kwargs: Any,
-    ) -> Reweighted:
-        """The posterior with the log density of each datum times its weight.
-
-        :param weights: not negative. # shape: that of the data's plates
-        :param args: the model's arguments; those of the last :meth:`fit` if left out.
-        """
-        args, kwargs = fitted_call(self._fit_call, args, kwargs)
-        return self.influence(*args, site=site, plate=plate, **kwargs).weighted(weights)
-
-    @_call_of_model
-    def update(
-        self,
-        *args: Any,
-        plate: str | None = None,
-        max_steps: int = 1000,
-        tol: float | None = None,
-        **kwargs: Any,
-    ) -> Streamed:
-        """Add new data: the posterior becomes their prior.
-
-        Where no message of the data's factors depends on q they are added to its natural
-        parameters, once and exactly. Elsewhere steps are taken as in :meth:`fit`, to the optimum of
-        ``E_q[log p(data | z)] - KL(q, q before)``; ``max_steps=1`` takes a single natural step. The
-        first data have the model's prior, so that the first call, of a guide that no step has
-        moved, does what a fit does. :meth:`fit`, :meth:`step` and :meth:`evaluate_loss` always have
-        the model's own prior: they know nothing of data in earlier calls.
-
-        Data are what is under the plates of observed sites, latents of their own among them; all
-        else is counted once, and is part of the prior from then on.
-
-        :param args: the model's arguments, with the new data.
-        :param plate: the plate along which data arrive, if observed sites are in several.
-        :param int max_steps: the most steps to take, where there are any.
-        :param float tol: the gap in nats at which steps end, as in :meth:`fit`.
-        :raises ArgumentError: if it is not known which plate is meant.
-        :raises GuideError: for a guide without natural parameters.
-        :raises ImproperPosteriorError: for messages that lead out of the domain.
-        :raises NonFiniteError: for NaN or infinite data. The guide is as before after any error.
-        :raises ParameterError: for a model with parameters that may move.
-        :raises SubsampleError: for a minibatch of a larger plate.
-        """
-        check_stream(self.model, "update", kwargs)
-        max_steps, tol = plain_number(max_steps), plain_number(tol)
-        check_limits(max_steps, tol)
-        limits: dict[str, Any] = {"max_steps": max_steps, "tol": tol, "progress": False}
-        done = update(self, (args, kwargs), plate, limits)
-        self._fit_call = args, kwargs
-        return done
-
-    @_call_of_model
-    def forget(self, *args: Any, plate: str | None = None, **kwargs: Any) -> Streamed:
-        """Take data out of the posterior again: what they added is subtracted.
-
-        Given the data, their messages are; that is exact, and only for messages that do not depend
-        on q. Given what :meth:`update` (or ``merge``, or ``forget``) returned, that is undone,
-        without the data. It is as exact as it was itself: where messages depend on q it takes out
-        what the data added when they came, in whose light later data were read.
-
-        :param args: the model's arguments, with the data to forget; or what :meth:`update`
-            returned for them.
-        :param plate: the plate along which data arrive, if observed sites are in several.
-        :raises GuideError: for a guide that holds no posterior, or has no natural parameters.
-        :raises ImproperPosteriorError: if no distribution is left: data that were never added. The
-            guide is as before after any error.
-        :raises NonFiniteError: for NaN or infinite data.
-        :raises NotConjugatedError: for data whose messages depend on q.
-        """
-        check_stream(self.model, "forget", kwargs)
-        return forget(self, (args, kwargs), plate)
-
-    @_call_of_model
-    def merge(self, others: Any, *args: Any, plate: str | None = None, **kwargs: Any) -> Streamed:
-        """Put fits of disjoint data together: ``sum natural - (K - 1) natural of the prior``.
-
-        Exact where messages do not depend on q; elsewhere the product of what each fit takes its
-        data to say. An engine that has seen no data takes the others' posterior.
-
-        :param others: a BLR, a guide, or what ``BLR.state_dict()`` returned; or a list of them.
-            They are left as they are.
-        :param args: the model's arguments, with any data, to know its prior; those of the last
-            :meth:`fit` or :meth:`update` if left out.
-        :param plate: the plate along which data arrive, if observed sites are in several.
-        :raises ArgumentError: for the same fit twice; if the prior is not known to this engine.
-        :raises GuideError: for guides of other sites, families or shapes, or without a posterior;
-            for a prior whose messages depend on q.
-        :raises ImproperPosteriorError: if the sum is no distribution. The guide is as before after
-            any error.
-        """
-        check_stream(self.model, "merge", kwargs)
-        return merge(self, others, (args, kwargs), plate)
 
     def average(self) -> None:
         """Write the average of the last half of the noisy steps to the guide.

@@ -137,11 +137,15 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("errors", "families", "lifting", "energy", "guides"),
         *("objective", "fit", "loop", "state", "engine"),
     ),
+    "model_call": ("arguments", "chunks", "diagnosis"),
+    "with_data": (
+        *("errors", "arguments", "engine", "influence", "model_call", "streaming"),
+    ),
     "blr": (
-        *("errors", "families", "lifting", "energy", "guides", "steps", "rules", "streaming"),
+        *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
         *("arguments", "guide_parameters", "info", "model_parameters", "sampling", "skips"),
         *("chunks", "parted", "processes"),
-        *("fit", "loop", "engine", "diagnosis", "picture", "influence"),
+        *("fit", "loop", "engine", "picture", "model_call", "with_data"),
         *("profiling", "trace_report"),
     ),
     "draws": (
