@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Any
 
 import pyro
@@ -110,8 +111,7 @@ def check_targets(law: Any, y: Any) -> Tensor:
     if not isinstance(y, Tensor):
         raise ArgumentError(f"y is a {type(y).__name__}. Mend: torch.as_tensor(y).")
     if tuple(y.shape) != shape:
-        raise ShapeError(
-            f"y has the shape {tuple(y.shape)}, the likelihood {shape}. Mend: y.reshape({shape}), "
-            "if these are the same data."
-        )
+        alike = y.numel() == prod(shape)
+        mend = f"y.reshape({shape}), if these are the same data" if alike else "one row a datum"
+        raise ShapeError(f"y has the shape {tuple(y.shape)}, the likelihood {shape}. Mend: {mend}.")
     return y

@@ -378,6 +378,8 @@ def test_targets_that_do_not_fit() -> None:
         ShapeError, match=r"y has the shape \(10, 1\), the likelihood \(10,\). Mend"
     ):
         model(x, y.unsqueeze(-1))
+    with pytest.raises(ShapeError, match="one row a datum"):
+        model(x, y[:5])
     with pytest.raises(ArgumentError, match="y is a list"):
         model(x, y.tolist())
     matrix = bayesian(net(), lambda f: dist.Normal(f, 1.0))
