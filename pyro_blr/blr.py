@@ -175,7 +175,6 @@ class BLR(WithData):
         self._notes: tuple[str, ...] = ()
         self._is_laid_out = False
         self._skips = Skips()
-        self.process_group = process_group
         self.sharded = sharded_plates(sharded)
         if process_group is not None:
             check_group(process_group)

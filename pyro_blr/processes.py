@@ -11,6 +11,7 @@ not fit into the frame follow it in an exchange of their own.
 """
 
 import hashlib
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,7 +66,8 @@ class Together:
     """
 
     def __init__(self, group: Any) -> None:
-        self.group = group
+        # Not kept: gloo ends the program by an abort where a group outlives destroy_process_group.
+        self._group = weakref.ref(group)
         self.rank = distributed.get_rank(group)
         self.size = distributed.get_world_size(group)
         uses_gpu = "nccl" in str(distributed.get_backend(group))
@@ -74,6 +76,21 @@ class Together:
         self.exchanges = 0
         #: Whether all know of what went wrong last.
         self._is_known = False
+
+    @property
+    def group(self) -> Any:
+        """The group.
+
+        :raises ProcessError: if it was destroyed.
+        """
+        group = self._group()
+        if group is None:
+            raise errors.ProcessError(
+                "the group of processes was destroyed. Mend: destroy_process_group() after the "
+                "last call that needs the others; a BLR of one process goes on from "
+                "blr.state_dict()."
+            )
+        return group
 
     @property
     def is_first(self) -> bool:
@@ -178,8 +195,9 @@ class Together:
 
     def _gathered(self, thing: Any) -> list[Any]:
         things: list[Any] = [None] * self.size
+        group = self.group
         try:
-            distributed.all_gather_object(things, thing, group=self.group)
+            distributed.all_gather_object(things, thing, group=group)
         except RuntimeError as error:
             self._is_known = True
             raise _gone(self, error) from error
@@ -188,9 +206,9 @@ class Together:
     def _exchange(self, numbers: Tensor) -> Tensor:
         self.exchanges += 1
         self._is_known = False
-        moved = numbers.to(self._device)
+        moved, group = numbers.to(self._device), self.group
         try:
-            distributed.all_reduce(moved, group=self.group)
+            distributed.all_reduce(moved, group=group)
         except (RuntimeError, ValueError) as error:
             self._is_known = True
             raise _gone(self, error) from error

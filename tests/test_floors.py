@@ -138,9 +138,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("objective", "fit", "loop", "state", "engine"),
     ),
     "model_call": ("arguments", "chunks", "diagnosis"),
-    "with_data": (
-        *("errors", "arguments", "engine", "influence", "model_call", "streaming"),
-    ),
+    "with_data": (*("errors", "arguments", "engine", "influence", "model_call", "streaming"),),
     "blr": (
         *("errors", "families", "lifting", "energy", "guides", "steps", "rules"),
         *("arguments", "guide_parameters", "info", "model_parameters", "sampling", "skips"),

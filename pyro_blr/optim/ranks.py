@@ -78,7 +78,7 @@ class Copies(Alone):
                 f"process_group = {group!r} is none. Mend: torch.distributed.group.WORLD after "
                 "init_process_group; on a rank outside of a group, make no optimiser."
             )
-        self._group, self._distributed = group, distributed
+        self._distributed = distributed
         self._together = Together(group)
         self.size, self.rank = self._together.size, self._together.rank
         self._first = distributed.get_global_rank(group, 0)
@@ -117,7 +117,7 @@ class Copies(Alone):
         with torch.no_grad(), _together():
             for parameter in parameters:
                 values = parameter.detach().contiguous()
-                self._distributed.broadcast(values, self._first, group=self._group)
+                self._distributed.broadcast(values, self._first, group=self._together.group)
                 parameter.copy_(values)
 
     def gathered(self, values: Sequence[float], what: str) -> list[list[float]]:
@@ -138,7 +138,7 @@ class Copies(Alone):
             flat = torch.cat([t.reshape(-1) for t in bucket]) if alone is None else alone
             flat.mul_(scale / self.size)
             with _together():
-                self._distributed.all_reduce(flat, group=self._group)
+                self._distributed.all_reduce(flat, group=self._together.group)
             if alone is None:
                 means = flat.split([t.numel() for t in bucket])
                 for tensor, mean in zip(bucket, means, strict=True):
@@ -156,9 +156,14 @@ class Parts(Alone):
         from torch import distributed
 
         self._distributed = distributed
-        self._groups = [mesh.get_group(dim) for mesh in meshes for dim in range(mesh.ndim)]
+        self._meshes = meshes
         self.size = max(mesh.size() for mesh in meshes)
         self._device = torch.device(meshes[0].device_type)
+
+    @property
+    def _groups(self) -> list[Any]:
+        # Not kept, as in Together; meshes know them by name.
+        return [mesh.get_group(dim) for mesh in self._meshes for dim in range(mesh.ndim)]
 
     def seed(self, seed: int) -> int:
         """That of the first rank of each mesh."""
