@@ -100,8 +100,9 @@ def clean_state() -> Iterator[None]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Repeat a test on each device; not by the fixtures' own params, which are fixed too early."""
+    given = {marker.args[0] for marker in metafunc.definition.iter_markers("parametrize")}
     for name, devices in (("device", DEVICES), ("accelerator", DEVICES[1:])):
-        if name in metafunc.fixturenames:
+        if name in metafunc.fixturenames and name not in given:
             metafunc.parametrize(name, devices, indirect=True)
 
 

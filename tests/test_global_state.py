@@ -46,8 +46,9 @@ def test_each_leak_is_named_and_repaired(name: str) -> None:
 def test_a_leaking_test_fails_and_the_next_one_starts_clean(tmp_path: Path) -> None:
     inner = tmp_path / "tests"
     inner.mkdir()
-    for name in ("conftest.py", "global_state.py"):
+    for name in ("conftest.py", "devices.py", "global_state.py"):
         shutil.copy(Path(__file__).with_name(name), inner / name)
+    shutil.copy(Path(__file__).parent.with_name("conftest.py"), tmp_path)
     (inner / "test_inner.py").write_text(
         "import torch\n"
         "def test_leaks(): torch.set_default_dtype(torch.float32)\n"

@@ -55,6 +55,9 @@ def _explained(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
     try:
         blr = BLR(model, AutoNatural(model), on_sampled="ignore")
         print(blr.explain(*args, **kwargs))
+    except errors.DeviceError as error:
+        hint = _hint((*args, *kwargs.values()), error)
+        raise errors.DeviceError(f"{str(error).rstrip('.')}{hint}.") from error
     except errors.BLRError:
         raise
     except Exception as error:

@@ -144,7 +144,7 @@ def against_nuts(
 
     Example::
 
-        print(diagnostics.against_nuts(fit, X, y))
+        print(diagnostics.against_nuts(fit, X, y, num_samples=100, warmup_steps=50))
 
     :param fit: what ``BLR.fit`` returned, a ``BLR``, or an ``SVI`` with any guide.
     :param args: the arguments of the model, with all of the data.

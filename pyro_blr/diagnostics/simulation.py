@@ -52,7 +52,7 @@ def sbc(
 
     Example::
 
-        calibration = sbc(model, X, y)
+        calibration = sbc(model, X, y, num=40)
         print(calibration)  # a table, and the verdict
         calibration.plot()
 

@@ -19,7 +19,7 @@ from .likelihoods import Likelihood, entries, family_of, flat, likelihood_of
 from .observations import checked, filled, scale_of
 from .peeling import narrowed, peel
 from .placing import place
-from .probe import Census, Record
+from .probe import Census, Record, is_discrete
 from .spaces import Part, Space
 
 
@@ -61,8 +61,8 @@ class Reading:
         found: dict[str, Likelihood | None] = {}
         for name in self.census.observed:
             own = likelihood_of(self.sites[name], self.layout.depth, self.census.sites[name])
-            if own is not None and not bool(own.natural.isfinite().all()):
-                own = None
+            if own is not None and is_discrete(self.sites[name].fn):
+                own = own if bool(own.natural.isfinite().all()) else None
             if own is not None:
                 natural = self.arrange(own.natural, 2)
                 own = Likelihood(own.family, natural, self.arrange(own.log_partition, 1))
