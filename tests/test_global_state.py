@@ -48,6 +48,7 @@ def test_a_leaking_test_fails_and_the_next_one_starts_clean(tmp_path: Path) -> N
     inner.mkdir()
     for name in ("conftest.py", "devices.py", "global_state.py"):
         shutil.copy(Path(__file__).with_name(name), inner / name)
+    shutil.copytree(Path(__file__).with_name("simulated"), inner / "simulated")
     shutil.copy(Path(__file__).parent.with_name("conftest.py"), tmp_path)
     (inner / "test_inner.py").write_text(
         "import torch\n"
