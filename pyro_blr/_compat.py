@@ -14,6 +14,8 @@ from pyro.infer.inspect import get_model_relations
 from pyro.ops.tensor_utils import periodic_repeat
 from pyro.optim import PyroOptim
 from pyro.optim.optim import _get_state_dict, _load_state_dict
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -24,6 +26,7 @@ __all__ = [
     "init_to_median",
     "optimiser_of",
     "optimiser_state",
+    "params_are_handled",
     "periodic_repeat",
     "prototype_hide_fn",
     "set_optimiser_state",
@@ -40,6 +43,17 @@ def constraint_of(name: str, stated: Any) -> Any:
     """
     held = pyro.get_param_store()._constraints.get(name)
     return held or stated or constraints.real
+
+
+def params_are_handled() -> bool:
+    """Whether a handler that is open may do something with ``pyro.param``."""
+    return any(
+        type(m)._process_message is not Messenger._process_message
+        or type(m)._postprocess_message is not Messenger._postprocess_message
+        or hasattr(m, "_pyro_param")
+        or hasattr(m, "_pyro_post_param")
+        for m in _PYRO_STACK
+    )
 
 
 def stored_leaf(name: str) -> Tensor | None:

@@ -9,12 +9,11 @@ from typing import Any
 
 import pyro
 from pyro.nn.module import PyroModule, PyroParam
-from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 from torch.distributions import constraints
 
 from .. import errors
-from .._compat import stored_leaf
+from .._compat import params_are_handled, stored_leaf
 from ..families import Natural
 from ..lifting.blocks import Block
 
@@ -73,7 +72,7 @@ def _read(holder: PyroModule, name: str) -> Any:
     # Attributes of a Pyro module are slow, and a step reads some twenty.
     full, own = holder._pyro_get_fullname(name), _leaf_of(holder, name)
     held = stored_leaf(full)
-    if held is own and _made_here(own) and not am_i_wrapped():
+    if held is own and _made_here(own) and not params_are_handled():
         return own  # what Pyro gives for a real parameter, if no handler looks on
     if held is not None and held is not own:
         if _made_here(held):

@@ -10,6 +10,7 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from pyro.nn.module import PyroModule
 
 from pyro_blr import BLR
 from pyro_blr.errors import CheckpointError
@@ -133,3 +134,23 @@ def test_a_store_of_other_shapes_that_is_loaded_later(tmp_path: Path) -> None:
     pyro.clear_param_store()
     assert_same(naturals(blr), reached)
     assert not name
+
+
+def test_a_step_reads_leaves_and_a_handler_of_parameters_sees_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Attributes of a Pyro module are slow; what looks at ``pyro.param`` is told nevertheless."""
+    blr = fitted(AutoNatural, regression)
+    asked: list[str] = []
+    of_pyro = PyroModule.__getattr__
+
+    def counted(module: PyroModule, name: str) -> Any:
+        asked.append(name)
+        return of_pyro(module, name)
+
+    monkeypatch.setattr(PyroModule, "__getattr__", counted)
+    blr.step(X, Y)
+    assert not [name for name in asked if name.startswith("natural_")]
+    with pyro.poutine.trace(param_only=True) as seen:
+        blr.guide.naturals()
+    assert [name for name in seen.trace.nodes if "natural_0" in name]
