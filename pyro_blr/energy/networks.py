@@ -8,6 +8,7 @@ all, and their square in memory; what its optimum gains is correlations within o
 """
 
 from collections.abc import Collection, Iterator
+from math import prod
 
 from ..estimators.hessians import EXACT
 from ..families import Normal
@@ -37,7 +38,8 @@ def independent_blocks(
     vectors = {n for n, b in layout.items() if b.gaussian and b.event_size is not None} - set(named)
     found: dict[str, None] = {}
     notes = []
-    for site, node in _sampled(traced, layout):
+    sampled = list(_sampled(traced, layout))
+    for site, node in sampled:
         names = [n for n in node.site_names if n in vectors]
         count = sum(_size(latents[n]) for n in names)
         if not is_network(node) or count <= EXACT:
@@ -47,7 +49,8 @@ def independent_blocks(
             f"{site}: a network of {count} weights, which q holds independent; families= has a "
             "MultivariateNormal for those that are to have a full covariance"
         )
-    for name in _uncoupled(traced, layout, vectors - found.keys()):
+    unseen = {n for _, node in sampled for n in node.site_names}
+    for name in _uncoupled(traced, layout, unseen & (vectors - found.keys())):
         found[name] = None
         notes.append(
             f"{name}: {_size(latents[name])} elements, of whose couplings only a sampled factor "
@@ -64,10 +67,7 @@ def independent_block(latent: Latent) -> Block:
 
 
 def _size(latent: Latent) -> int:
-    size = 1
-    for length in latent.site.shape:
-        size *= length
-    return size
+    return prod(latent.site.shape)
 
 
 def _sampled(traced: Traced, layout: Layout) -> Iterator[tuple[str, LiftedTensor]]:
@@ -89,13 +89,12 @@ def _has_moments(node: LiftedTensor, layout: Layout) -> bool:
 
 
 def _uncoupled(traced: Traced, layout: Layout, names: set[str]) -> list[str]:
-    """Of some latents those that are long, in a sampled factor, and coupled in no other."""
+    """Of latents in sampled factors those that are long, and coupled in no other."""
     long = {n for n in names if (layout[n].event_size or 1) > MAX_BLOCK_SIZE}
     if not long:
         return []
-    unseen = {n for _, node in _sampled(traced, layout) for n in node.site_names}
     coupled = {n for site in traced.sites for f in site.lifted_factors for n in _coupled(f)}
-    return sorted((long & unseen) - coupled)
+    return sorted(long - coupled)
 
 
 def _coupled(node: LiftedTensor) -> Iterator[str]:

@@ -133,28 +133,23 @@ def test_a_named_family_is_kept() -> None:
     assert blr.guide.layout["layers.1.weight"].event_size is None
 
 
-def test_a_softmax_of_linear_functions_is_no_network() -> None:
-    def model(x: Tensor, y: Tensor) -> None:
-        w = pyro.sample("w", dist.Normal(torch.zeros(50, 3), 1.0).to_event(2))
-        with pyro.plate("data", len(x)):
-            pyro.sample("y", dist.Categorical(logits=x @ w), obs=y)
+def softmax(x: Tensor, y: Tensor) -> None:
+    w = pyro.sample("w", dist.Normal(torch.zeros(x.shape[-1], 3), 1.0).to_event(2))
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Categorical(logits=x @ w), obs=y)
 
+
+def test_a_softmax_of_linear_functions_is_no_network() -> None:
     x = torch.randn(10, 50)
-    blr = BLR(model, AutoNatural(model), on_sampled="ignore")
+    blr = BLR(softmax, AutoNatural(softmax), on_sampled="ignore")
     blr.explain(x, torch.arange(10) % 3)
     assert blr.guide.layout["w"].event_size == 150
 
 
 def test_a_long_vector_of_whose_couplings_nothing_is_known() -> None:
     """Its matrix would take 8 * 1500^2 bytes, and a chain along it would mean nothing."""
-
-    def model(x: Tensor, y: Tensor) -> None:
-        w = pyro.sample("w", dist.Normal(torch.zeros(500, 3), 1.0).to_event(2))
-        with pyro.plate("data", len(x)):
-            pyro.sample("y", dist.Categorical(logits=x @ w), obs=y)
-
     x = torch.randn(10, 500)
-    blr = BLR(model, AutoNatural(model), on_sampled="ignore")
+    blr = BLR(softmax, AutoNatural(softmax), on_sampled="ignore")
     explanation = blr.explain(x, torch.arange(10) % 3)
     assert blr.guide.layout["w"].event_size is None
     assert any("only a sampled factor" in note for note in explanation.notes)
