@@ -5,6 +5,7 @@
 The fixtures of the test-suite proper are in tests/conftest.py.
 """
 
+import sys
 from collections.abc import Iterator
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
 from typing import Any
@@ -56,6 +57,8 @@ def begin_example(namespace: dict[str, Any]) -> None:
 def end_example(namespace: dict[str, Any]) -> None:
     """Leave nothing behind."""
     pyro.clear_param_store()
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
     torch.set_default_dtype(_dtype_before.pop())
     for table, before in zip(TABLES, _tables_before.pop(), strict=True):
         table.clear()

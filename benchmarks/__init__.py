@@ -14,7 +14,8 @@
 ``gpu`` is skipped where there is none;
 ``stan`` counts how many of twenty models of posteriordb need no draws; ``optimisers`` compares IVON
 and VOGN with AdamW, and ``optimisers_gpu`` IVON on a GPU, without which it is skipped;
-``mean_field`` and ``uci`` compare them with mean-field VI by Adam.
+``mean_field`` and ``uci`` compare them with mean-field VI by Adam. ``problems`` has ten problems
+and every peer on each of them side by side; the page of the documentation is made of it.
 
 Two sides of a ratio are timed in the same run, in turn, on the same number of threads. One thread
 is the default: the operations of a step are small, a second thread slows them whenever another

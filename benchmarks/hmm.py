@@ -128,7 +128,7 @@ def em(peer: Dynamax, y: Tensor, means: Tensor, iterations: int) -> dict[str, np
     K = len(means)
     stay = (1 + K) / (2 * K)
     given = {"y": y.numpy(), "means": means.numpy(), "stay": stay, "iterations": iterations}
-    return peer.call("fit_hmm", **given)
+    return peer.job("fit_hmm", **given)
 
 
 def iterations_of(peer: Dynamax, y: Tensor, means: Tensor) -> int:

@@ -28,6 +28,20 @@ def peak(function: Callable[[], Any], unit: int) -> float:
         return math.nan
 
 
+def begin() -> int | None:
+    """Kilobytes that are resident now, at which the peak begins anew; None without Linux."""
+    try:
+        RESET.write_text("5")
+        return kilobytes("VmRSS")
+    except OSError:
+        return None
+
+
+def risen(before: int | None) -> float | None:
+    """MB that the peak is above what was resident at the beginning; None where it is not known."""
+    return None if before is None else (kilobytes("VmHWM") - before) / 1024
+
+
 def kilobytes(name: str) -> int:
     """A line of the process's status."""
     lines = STATUS.read_text().splitlines()

@@ -66,12 +66,16 @@ class Settings:
     :param Path data: the folder of the data sets that are not packaged, or None.
     :param bool tiny: sizes for a test of the code; the figures mean nothing then.
     :param bool fresh: measure anew what is kept with the code because it takes hours.
+    :param tuple only: of the ten problems, by name; all if empty.
+    :param float seconds: the most that a run of a peer with a learning rate may take there.
     """
 
     threads: int = 1
     data: Path | None = None
     tiny: bool = False
     fresh: bool = False
+    only: tuple[str, ...] = ()
+    seconds: float = 4.0
 
 
 class Skipped(Exception):

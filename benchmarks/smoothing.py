@@ -106,7 +106,7 @@ def largest(values: np.ndarray) -> float:
 
 def by_dynamax(peer: Dynamax, chain: Chain, parallel: bool) -> tuple[float, Smoothed]:
     """Seconds, and the answer; nothing of the way to the other process is counted."""
-    result = peer.call("smooth", parallel=parallel, **chain.arrays())
+    result = peer.job("smooth", parallel=parallel, **chain.arrays())
     variances = np.diagonal(result["covs"], axis1=1, axis2=2)
     smoothed = Smoothed(float(result["log_evidence"]), result["means"], variances)
     return float(result["seconds"]), smoothed

@@ -65,6 +65,7 @@ def is_public(kind):
     if not kind.__module__.startswith("pyro_blr"):
         return not kind.__name__.startswith("_")
     places = (pyro_blr, pyro_blr.families, pyro_blr.guides, pyro_blr.latent, pyro_blr.errors)
+    places += (pyro_blr.geometry,)
     return any(vars(place).get(kind.__name__) is kind for place in places)
 
 

@@ -3,7 +3,7 @@
 
 """The Bayesian Learning Rule for Pyro, in the place of SVI."""
 
-from pyro_blr import diagnostics, errors, extend, families, guides, latent, nn, optim
+from pyro_blr import diagnostics, errors, extend, families, geometry, guides, latent, nn, optim
 from pyro_blr._version import __version__
 from pyro_blr.arviz import to_arviz
 from pyro_blr.blr import BLR
@@ -17,6 +17,7 @@ __all__ = [
     "errors",
     "extend",
     "families",
+    "geometry",
     "guides",
     "latent",
     "nn",

@@ -22,12 +22,13 @@ from torch import Tensor
 from . import errors
 from .guides import AutoNatural
 from .signatures import signature_of
-from .steps.schedule import check_step_size
+from .steps.schedule import check_step_size, is_size
 
 #: Keywords of methods that take the model's arguments, which a model cannot have as its own.
 RESERVED: Mapping[str, tuple[str, ...]] = {
     "fit": ("max_steps", "tol", "progress"),
     "influence": ("site", "plate"),
+    "surrogate": ("step_size",),
     "update": ("plate", "max_steps", "tol"),
     "forget": ("plate",),
     "merge": ("others", "plate"),
@@ -128,11 +129,16 @@ def check_rule(
             "try 1e-6."
         )
     _check_count(num_draws)
-    if estimator not in ("auto", "hessian", "stein", "gauss_newton"):
+    if estimator not in ("auto", "hessian", "stein", "gauss_newton", "delta"):
         raise errors.ArgumentError(
-            'estimator must be "auto", "hessian", "stein" or "gauss_newton", not '
+            'estimator must be "auto", "hessian", "stein", "gauss_newton" or "delta", not '
             f'{estimator!r}. Mend: leave it out; "gauss_newton" is for networks whose messages '
             "leave the cone."
+        )
+    if estimator == "delta" and params != "optim":
+        raise errors.ArgumentError(
+            f'estimator="delta" has no expected statistics, of which params="{params}" takes the '
+            "maximum. Mend: leave out params, or estimator."
         )
 
 
@@ -145,16 +151,23 @@ def _check_count(num_draws: Any) -> None:
         )
 
 
-def check_lifted_options(params: str, momentum: float) -> None:
+def check_lifted_options(params: str, momentum: float, estimator: str, what: str) -> None:
     """Refuse options that only a guide whose latents are lifted can have.
 
+    :param what: the guide is, instead.
     :raises ArgumentError: naming the option.
     """
     if params != "optim":
         raise errors.ArgumentError(
             f'params="{params}" needs the expectation of the log joint under q, but this guide '
-            "is known by its draws alone, or a point mass. Mend: leave out params (the optimiser "
+            f"{what}. Mend: leave out params (the optimiser "
             "moves the parameters of the model), or use AutoNatural(model)."
+        )
+    if estimator == "delta":
+        raise errors.ArgumentError(
+            'estimator="delta" puts factors at the mean of a Gaussian, and this guide '
+            f"{what}. Mend: leave it out, or use "
+            "AutoNaturalMultivariateNormal(model)."
         )
     if momentum:
         raise errors.ArgumentError(
@@ -214,6 +227,19 @@ def sharded_plates(sharded: Any) -> tuple[str, ...]:
 def draws_of(loss: ELBO | None) -> int:
     """The fewest draws that a loss asks for."""
     return 1 if loss is None else int(loss.num_particles)
+
+
+def discrete_at_mean(discrete: str | None) -> str:
+    """How discrete latents are summed out where all else is at its mean: there.
+
+    :raises ArgumentError: if they are to be something else.
+    """
+    if discrete not in (None, "marginal"):
+        raise errors.ArgumentError(
+            f'estimator="delta" sums discrete latents out at the mean of the others, and discrete='
+            f'"{discrete}" asks for their expected log factors. Mend: leave out one of the two.'
+        )
+    return "marginal"
 
 
 def discrete_of(discrete: Any, loss: ELBO | None) -> tuple[str, int | None]:
@@ -287,11 +313,29 @@ def reject_unknown(model: Callable[..., Any], method: str, kwargs: Mapping[str, 
         )
 
 
-def check_stream(model: Callable[..., Any], method: str, kwargs: Mapping[str, Any]) -> None:
-    """Refuse a model, or keywords, that a method of streams cannot be given.
+def check_share(step_size: Any) -> None:
+    """Refuse a step size that is no share of a step.
+
+    :raises ArgumentError: saying what it may be.
+    """
+    if not is_size(step_size):
+        raise errors.ArgumentError(
+            f"step_size must be a number in (0, 1], not {step_size!r}. Mend: leave it out, for a "
+            "full step."
+        )
+
+
+def check_stream(
+    model: Callable[..., Any], method: str, kwargs: Mapping[str, Any], plate: Any
+) -> None:
+    """Refuse a model, keywords, or a plate, that a method of streams cannot be given.
 
     :raises ArgumentError: naming the argument.
     """
+    if plate is not None and not isinstance(plate, str):
+        raise errors.ArgumentError(
+            f'plate must be the name of one plate, not {plate!r}. Mend: plate="data".'
+        )
     reject_reserved(model, method)
     reject_unknown(model, method, kwargs)
 

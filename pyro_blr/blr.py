@@ -10,12 +10,13 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.infer.elbo import ELBO
 from pyro.optim import Adam, PyroOptim
 
-from . import errors
 from .arguments import (
     check_arguments,
     check_group,
     check_limits,
     check_rule,
+    check_share,
+    discrete_at_mean,
     discrete_of,
     hold_discrete,
     plain_number,
@@ -23,7 +24,7 @@ from .arguments import (
     reject_unknown,
     sharded_plates,
 )
-from .chunks import first_call, parts_in
+from .chunks import first_call, holds_parts
 from .energy.builder import EnergyBuilder
 from .energy.discrete_marginals import discrete_marginals
 from .energy.explanation import Explanation, ParameterExplanation, explain
@@ -46,7 +47,8 @@ from .profiling import trace_report
 from .sampling import SAMPLED_TOL
 from .skips import Skips
 from .steps.averaging import FEWEST
-from .steps.schedule import StepSize
+from .steps.schedule import StepSize, scheduled
+from .surrogate import Surrogate, surrogate_of
 from .trace_report import TraceReport
 from .with_data import WithData
 
@@ -99,6 +101,11 @@ class BLR(WithData):
         the curvature of the network); else Hessian-vector products, or Stein's form where events
         have more than 64 elements or there are kinks. ``"gauss_newton"``, ``"hessian"`` or
         ``"stein"``: that one wherever it can be. :meth:`explain` names the one of each factor.
+        ``"delta"`` puts *every* factor at the mean of a Gaussian q, whatever its tier: gradient and
+        Hessian there, so that steps are Newton's and q ends as Laplace's approximation, the mode
+        with minus the Hessian for a precision. The loss is then minus the log joint density at
+        the mean, on the unconstrained space and without an entropy; a given ``step_size`` is taken
+        as it is, and raises a :class:`~pyro_blr.errors.SaddleError` where q would not be proper.
     :param discrete: what becomes of discrete latents. ``"factorised"``: the guide holds them as
         all others, ``q(z) = prod q(z_n)``, for models whose joint sum is too large (block models,
         Ising models). Else no guide holds them, and they are summed out. ``"mean_field"``
@@ -141,16 +148,11 @@ class BLR(WithData):
         check_arguments(model, guide, optim, loss, step_size, blocks, on_sampled, check_every)
         check_rule(params, temperature, momentum, quad_tol, num_draws, estimator)
         self.discrete, nesting = discrete_of(discrete, loss)
+        if estimator == "delta":
+            self.discrete = discrete_at_mean(discrete)
         self.model = model
-        self.guide: Any = guide
-        if self.discrete == "factorised":
-            hold_discrete(guide)
         self.optim = Adam({"lr": 0.01}) if optim is None else optim
-        if isinstance(guide, NaturalGuide):
-            guide.give_model(model)
-            self._guide_part: NaturalGuide | GuideParameters = guide
-        else:
-            self._guide_part = GuideParameters(guide, self.optim)
+        self._take_guide(guide)
         self.params = params
         self.temperature = float(temperature)
         self.momentum = float(momentum)
@@ -165,12 +167,13 @@ class BLR(WithData):
         self.on_sampled = on_sampled
         # What q does not hold of discrete states (those of a DiscreteHMM) is summed out.
         how = "mean_field" if self.discrete == "factorised" else self.discrete
-        self._builder = EnergyBuilder(model, on_sampled, self.temperature, estimator, how, nesting)
+        kept = getattr(guide, "at_prior", ())
+        about = (model, on_sampled, self.temperature, estimator, how, nesting, kept)
+        self._builder = EnergyBuilder(*about)
+        self._builder.remembers_randomness = check_every is not None
         self.parameters = ModelParameters(params, self.optim)
-        self.view = guide if isinstance(guide, NaturalGuide) else None
-        # Whether nothing else has moved the guide yet; a natural one tells itself.
-        is_new = isinstance(guide, AutoGuide) and guide.prototype_trace is None
-        self._is_new_guide = isinstance(guide, NaturalGuide) or is_new
+        is_lifted = isinstance(guide, NaturalGuide) and not guide.has_own_rule
+        self.view = guide if is_lifted else None
         self.rule = None
         self._notes: tuple[str, ...] = ()
         self._is_laid_out = False
@@ -183,6 +186,20 @@ class BLR(WithData):
         self.begin()
         if process_group is not None:
             self._builder.sharded = self._parted.plates_of
+
+    def _take_guide(self, guide: Any) -> None:
+        """Take a guide as it is, and what there is of it to be saved."""
+        self.guide = guide
+        if self.discrete == "factorised":
+            hold_discrete(guide)
+        if isinstance(guide, NaturalGuide):
+            guide.give_model(self.model)
+            self._guide_part = guide
+        else:
+            self._guide_part = GuideParameters(guide, self.optim)
+        # Whether nothing else has moved the guide yet; a natural one tells itself.
+        is_new = isinstance(guide, AutoGuide) and guide.prototype_trace is None
+        self._is_new_guide = isinstance(guide, NaturalGuide) or is_new
 
     def __repr__(self) -> str:
         model = getattr(self.model, "__name__", type(self.model).__name__)
@@ -284,16 +301,37 @@ class BLR(WithData):
         return trace_report(self, args, kwargs, max_steps)
 
     @call_of_model
+    def surrogate(self, *args: Any, step_size: float | None = None, **kwargs: Any) -> Surrogate:
+        """The conjugate surrogate of the loss that a step from here minimises, next to the loss.
+
+        Its values at any values of the latents, those of the loss, pictures of both; it changes
+        nothing.
+
+        :param float step_size: rho in (0, 1]; if None that of the next step where this engine was
+            given one, and else 1, with which "auto" begins.
+        :raises ArgumentError: if the model has an argument of that name.
+        :raises GuideError: for a guide without natural coordinates: one that is known by its draws
+            alone, a point mass, a mixture, a covariance of low rank.
+        :raises NonFiniteError: for NaN or infinite data.
+        :raises SubsampleError: for a minibatch where q has latents of its rows.
+        """
+        self._in_one_place("surrogate", args, kwargs)
+        reject_reserved(self.model, "surrogate")
+        reject_unknown(self.model, "surrogate", kwargs)
+        if step_size is None:
+            step_size = scheduled(self.step_size, self.num_steps) or 1.0
+        step_size = plain_number(step_size)
+        check_share(step_size)
+        self._check_lifted(args, kwargs, "no surrogate")
+        return surrogate_of(self.view, self.next_objective(args, kwargs), step_size)
+
+    @call_of_model
     def messages(self, *args: Any, **kwargs: Any) -> dict[str, Natural]:
         """dE_q[log p]/dmean_params at the guide's state, by block name: the sum of all messages.
 
-        :raises GuideError: for a guide that is known by its draws alone, or a point mass.
+        :raises GuideError: for a guide that is known by its draws, a point mass, or a mixture.
         """
-        if self._rule(args, kwargs) is not None:
-            raise errors.GuideError(
-                f"{type(self.guide).__name__} has no messages: q is known by its draws alone, or "
-                "is a point mass. Mend: use AutoNatural(model)."
-            )
+        self._check_lifted(args, kwargs, "no messages")
         objective = self._objective(args, kwargs)
         messages = objective.natural_messages(self.view.naturals())
         return {block.name: message for block, message in messages.items()}
@@ -309,15 +347,13 @@ class BLR(WithData):
         under ``"marginal"`` the mean over draws of q of the posterior at each. Assignments that
         belong together are drawn by Pyro's ``infer_discrete`` with the fitted guide.
 
-        :raises GuideError: for a guide that is known by its draws alone, or a point mass.
+        :raises GuideError: for a guide that is known by its draws, a point mass, or a mixture.
         """
-        if parts_in(args, kwargs) is not None:
+        if holds_parts(args, kwargs):
             self._in_one_place("discrete_marginals", args, kwargs)
-        if self._rule(args, kwargs) is not None:
-            raise errors.GuideError(
-                f"{type(self.guide).__name__} is known by its draws alone, or is a point mass. "
-                "Mend: TraceEnum_ELBO().compute_marginals(config_enumerate(model), guide, ...)."
-            )
+        no_moments = "no moments under which discrete latents could be summed out"
+        instead = "TraceEnum_ELBO().compute_marginals(config_enumerate(model), guide, ...)"
+        self._check_lifted(args, kwargs, no_moments, instead)
         objective = self._objective(args, kwargs)
         moments = objective.energy.moments(detached(self.view.naturals()))
         summed_out = discrete_marginals(objective.energy, moments, objective.draws)

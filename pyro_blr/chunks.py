@@ -3,14 +3,18 @@
 
 """Data that are read part by part, one of which is in memory at a time."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import errors
+from .kept_sums import KeptSums
+from .random_state import same_random_state
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -34,6 +38,9 @@ class Parts:
         function that returns such an iterator.
     :param to_args: from a batch to the model's arguments: a tuple of them, or a dict of keywords. A
         tensor is the one argument, a list or a tuple its elements if left out.
+    :param checkpoint: a folder in which a call keeps what it has added up, until it returns: the
+        same call in a new process goes on with the part at which the first was killed. Each of
+        several processes has a folder of its own in it. Parts must come in the same order.
     :raises ArgumentError: for batches that can be read once only.
     """
 
@@ -41,6 +48,8 @@ class Parts:
         self,
         batches: Iterable[Any] | Callable[[], Iterable[Any]],
         to_args: Callable[[Any], Any] | None = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         is_read_again = isinstance(batches, Iterable) and not isinstance(batches, Iterator)
         if not (is_read_again or callable(batches)):
@@ -51,6 +60,9 @@ class Parts:
             )
         self.batches = batches
         self.to_args = to_args
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        #: What the call that is under way has added up.
+        self.kept: KeptSums | None = None
         self._count: int | None = None
 
     def __repr__(self) -> str:
@@ -69,22 +81,56 @@ class Parts:
 
         :raises ArgumentError: if there is none.
         """
-        return next(self.calls())[1]
+        with closing(self.calls()) as calls:
+            return next(calls)[1]
 
-    def calls(self, shown: bool = False) -> Iterator[tuple[int, Call]]:
+    def calls(self, shown: bool = False, known: int = 0) -> Generator[tuple[int, Call], None, None]:
         """The number of each part, and the model's arguments for it: one pass.
 
+        The generators of random numbers are then as before: a loader draws from them even where it
+        does not shuffle, and passes are no part of what a run draws.
+
         :param shown: whether there is a progress bar.
+        :param known: how many parts need not be read, but for the last of them; those that come one
+            after the other are.
         :raises ArgumentError: if there is no part, or another number of them than before.
         """
-        batches = self.batches() if callable(self.batches) else self.batches
-        count = 0
-        with tqdm(total=self.count, disable=not shown, unit=" parts", leave=False) as bar:
-            for batch in batches:
-                yield count, self._call_of(batch)
-                count += 1
-                bar.update()
+        with same_random_state():
+            count, batches = self._read(known)
+            bar = tqdm(
+                *(batches, None, self.count, False),
+                **{"disable": not shown, "unit": " parts", "initial": count},
+            )
+            with closing(bar):
+                for batch in bar:
+                    yield count, self._call_of(batch)
+                    count += 1
         self._check(count)
+
+    def _read(self, known: int) -> tuple[int, Iterable[Any]]:
+        """The number of the first part that is read, and the parts from there."""
+        batches: Any = self.batches() if callable(self.batches) else self.batches
+        if known > 1 and hasattr(batches, "__getitem__") and hasattr(batches, "__len__"):
+            first = known - 1
+            return first, (batches[number] for number in range(first, len(batches)))
+        return 0, batches
+
+    @contextmanager
+    def in_call(self) -> Iterator[None]:
+        """What was added up is kept until a call has returned."""
+        try:
+            yield
+            if self.kept is not None:
+                self.kept.end()
+        finally:
+            self.kept = None
+
+    def kept_for(self, rank: int, size: int) -> tuple["KeptSums | None", bool]:
+        """Where a call keeps its sums, if it does, and whether it begins."""
+        if self.checkpoint is None or self.kept is not None:
+            return self.kept, False
+        self.kept = KeptSums(self.checkpoint / f"process-{rank}-of-{size}")
+        return self.kept, True
 
     def _check(self, count: int) -> None:
         if not count:
@@ -113,16 +159,21 @@ class Parts:
         )
 
 
+def holds_parts(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether there are parts among arguments, alone or beside others."""
+    return any(isinstance(a, Parts) for a in (*args, *kwargs.values()))
+
+
 def parts_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts | None:
     """The parts that stand in the place of a model's arguments, if they do.
 
     :raises ArgumentError: for parts beside other arguments.
     """
-    found = [a for a in (*args, *kwargs.values()) if isinstance(a, Parts)]
-    if not found:
+    if not holds_parts(args, kwargs):
         return None
     if len(args) == 1 and not kwargs:
-        return found[0]
+        parts: Parts = args[0]
+        return parts
     raise errors.ArgumentError(
         "Parts stand in the place of all of the model's arguments. Mend: blr.fit(Parts(loader, "
         "to_args)), where to_args returns what the model takes for a batch."
@@ -142,3 +193,6 @@ def in_part(number: int) -> Iterator[None]:
         yield
     except errors.BLRError as error:
         raise type(error)(f"in part {number} of the data, counted from 0: {error}") from error
+    except Exception as error:
+        error.add_note(f"in part {number} of the data, counted from 0")
+        raise

@@ -80,6 +80,10 @@ class ImproperPosteriorError(BLRError, ValueError):
     """The messages of the model do not sum to a proper distribution."""
 
 
+class SaddleError(BLRError, ValueError):
+    """Newton's step was asked for where the Hessian is not positive definite."""
+
+
 class EmptyStateError(BLRError, ValueError):
     """A state of a discrete latent has no data that its parameters could be learnt from."""
 
@@ -88,12 +92,24 @@ class NotConjugatedError(BLRError, ValueError):
     """A model is not conjugated, and only exact results were asked for."""
 
 
+class ProbabilityError(BLRError, ValueError):
+    """A table of probabilities has a negative entry, or does not sum to 1."""
+
+
+class BoundaryError(BLRError, ValueError):
+    """A parameter lies on the boundary of its model, where the Fisher metric is infinite."""
+
+
+class SingularFisherError(BLRError, ValueError):
+    """A Fisher matrix has no inverse, and no other was chosen in its place."""
+
+
 class PlateSizeError(BLRError, ValueError):
     """A plate that holds a stored latent changed its size."""
 
 
 class SubsampleError(BLRError, ValueError):
-    """A minibatch does not fit its plate, or the guide and the model hold different rows of it."""
+    """A minibatch does not fit its plate, a plate has no rows, or guide and model hold others."""
 
 
 class CheckpointError(BLRError, ValueError):
@@ -121,7 +137,7 @@ class ProcessError(BLRError, RuntimeError):
 
 
 class SampledFactorError(BLRError, RuntimeError):
-    """A factor needs draws of the guide, and ``on_sampled="error"`` forbids it."""
+    """A factor needs draws of the guide, which are forbidden, or its derivatives there."""
 
 
 class SampledFactorWarning(UserWarning):
@@ -130,6 +146,10 @@ class SampledFactorWarning(UserWarning):
 
 class SkippedStepWarning(UserWarning):
     """A step was not taken: the ELBO was NaN or infinite, and finite when the call was repeated."""
+
+
+class RemovedComponentWarning(UserWarning):
+    """A component of a mixture had next to no weight, and was taken out of the guide."""
 
 
 class LeftOutWarning(UserWarning):
@@ -146,6 +166,10 @@ class LoneRankWarning(UserWarning):
 
 class RunningStatisticsWarning(UserWarning):
     """A BatchNorm layer gathers its running statistics at drawn weights."""
+
+
+class DropoutWarning(UserWarning):
+    """A Dropout layer is in training mode, so that a model's likelihood is another at each run."""
 
 
 class RenamedWarning(UserWarning):

@@ -130,7 +130,9 @@ def independent_gap(
     """
     if curvature is None:
         naturals = {b: tuple(t.detach() for t in n) for b, n in blr.view.naturals().items()}
-        several = [objective.with_draws(blr.sampling.fresh(blr.view.latents)) for _ in range(PAIRS)]
+        several = [
+            objective.with_draws(blr.sampling.fresh(objective.energy.latents)) for _ in range(PAIRS)
+        ]
         return _mean_product(naturals, [o.messages(naturals) for o in several])
     joint, gradients = curvature.objective, []
     assert isinstance(joint, JointObjective)
@@ -138,7 +140,7 @@ def independent_gap(
         known: Any = _Mean([objective], blr.fresh_messages)
         gradients.append(curvature.gradient_of(joint.on(known)))
     while len(gradients) < PAIRS:
-        fresh = objective.with_draws(blr.sampling.fresh(blr.view.latents))
+        fresh = objective.with_draws(blr.sampling.fresh(objective.energy.latents))
         gradients.append(curvature.gradient_of(joint.on(fresh)))
     products = independent_decrements(curvature, gradients)
     return (math.inf, 0.0) if products is None else _mean_and_spread(products)

@@ -73,14 +73,21 @@ class GuideParameters:
             return {n: stored[n] for n in sorted(self._stated_by_module or ()) if n in stored}
         return {n: t for n, t in stored.items() if not is_natural(n)}
 
+    def check_saved(self, state: Any) -> None:
+        """Refuse what is no state of a guide that holds its parameters itself.
+
+        :raises CheckpointError: naming the guide that was saved.
+        """
+        refuse_kind(state, "latents", self._kind)
+        require(state, ("values", "optim"), "the guide")
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take up what was saved: at once, or where a module has no parameters yet, as soon as it
         has made them.
 
         :raises CheckpointError: if it is of another guide; nothing has changed then.
         """
-        refuse_kind(state, "latents", self._kind)
-        require(state, ("values", "optim"), "the guide")
+        self.check_saved(state)
         statements = state
         if self._module is not None:
             self._load_module(self._module, state)

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from html import escape
 
 #: Colours that are told apart also by the colour-blind (Okabe and Ito), and on black and on white.
-TIER_COLOURS = {"exact": "#009E73", "quadrature": "#0086D1", "sampled": "#D55E00"}
+TIER_COLOURS = {
+    "exact": "#009E73",
+    "quadrature": "#0086D1",
+    "sampled": "#D55E00",
+    "delta": "#CC79A7",
+}
 
 #: Lines in the colour of the text, so that they are seen on any page; no background.
 _LINE = "1px solid color-mix(in srgb, currentColor 30%, transparent)"

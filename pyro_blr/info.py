@@ -3,6 +3,7 @@
 
 """What the last step did."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,6 +36,9 @@ class Info:
     _before: Mapping[Block, Natural] = field(default_factory=dict)
     _messages: Mapping[Block, Natural] = field(default_factory=dict)
     _after: Mapping[Block, Natural] = field(default_factory=dict)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Info":
+        return copy.copy(self)  # of what it was computed from nothing changes
 
     def __repr__(self) -> str:
         return f"Info(loss={self.loss:.6g}, searched={self.searched}, safety={self.safety})"

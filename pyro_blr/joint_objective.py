@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .energy.value import Value
 from .families import Natural
+from .families.base import derivative_times
 from .lifting.low_rank_normal import LocalFamily, LowRankNormal
 from .lifting.points import PointBlock
 from .objective import EnergyObjective
@@ -37,6 +38,10 @@ class PointGeometry:
         """A map of the chart whose derivative is the information."""
         point = self.block.point
         return (point.mean_coordinates(self.message, point.point(natural[0])),)
+
+    def fisher(self, natural: Natural, vector: Natural) -> tuple[Tensor, ...]:
+        """The information times a vector."""
+        return derivative_times(self.mean_params, natural, vector)
 
     def inverse_fisher(self, natural: Natural, covector: tuple[Tensor, ...]) -> Natural:
         """The inverse information times a covector."""

@@ -75,17 +75,22 @@ def run_rule(
     The gap is the one at the entry of the last step, which can only have become smaller by it.
     """
     fit = Fit(blr=blr)
-    rule.tol = limit = Watch(tol).tol
+    watch, before = Watch(tol), blr.work.gradients
+    rule.tol = limit = watch.sampled_tol if rule.is_sampled else watch.tol
     rule.is_stuck = False
+    rule.begin_fit()
     with Progress(max_steps, progress) as bar:
         while fit.steps < max_steps and not fit.converged and not rule.is_stuck:
             loss = blr.rule_step(rule, args, kwargs)
             bar.enter(fit, loss)
             if not math.isnan(loss):  # the step was not skipped
                 _look_at_rule(rule, fit, limit)
+                if not fit.converged:
+                    rule.accelerate(watch.acceleration)
             fit.remember()
             bar.show(fit)
         bar.end(fit)
+    fit.gradients = blr.work.gradients - before
     if not fit.converged:
         ended = "stopped" if rule.is_stuck else f"max_steps={max_steps} reached"
         fit.reason = f"{ended}; {fit.reason}"
@@ -94,11 +99,12 @@ def run_rule(
 
 def _look_at_rule(rule: Any, fit: Fit, limit: float) -> None:
     """After a step of a rule: whether it is certified."""
+    rule.look()
     fit.reason = rule.uncertified
-    fit.gap = math.inf
+    fit.gap, fit.residual = math.inf, rule.residual
     if not fit.reason:
         fit.gap = rule.gap
         fit.converged = fit.gap <= limit
-        fit.reason = f"gap {fit.gap:.1e} nats, tol={limit:g}"
+        fit.reason = f"gap {fit.gap:.1e} nats, tol={limit:g}{rule.about}"
         if not fit.converged:
             fit.reason += ". Mend: call fit again, which goes on from here"

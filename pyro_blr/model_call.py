@@ -5,7 +5,6 @@
 
 import functools
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
@@ -32,7 +31,9 @@ def call_of_model(method: Method) -> Method:
             torch.inference_mode(False),
             torch.enable_grad(),
             self._known_to_all(),
-            nullcontext() if parts_in(args, given) else diagnosed(*run, method.__name__),
+            parts.in_call()
+            if (parts := parts_in(args, given)) is not None
+            else diagnosed(*run, method.__name__),
         ):
             return method(self, *args, **kwargs)
 

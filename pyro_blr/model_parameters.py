@@ -14,7 +14,7 @@ from .energy.energy import Energy, Naturals
 from .energy.explanation import ParameterExplanation
 from .energy.parameters import LiftedParameter
 from .energy.points import Points, choose_points, packed, write
-from .energy.trace import Traced
+from .energy.traced import Traced
 from .energy.value import Value
 from .families import Natural
 from .lifting.blocks import Block
@@ -23,6 +23,7 @@ from .lifting.points import PointBlock
 from .objective import EnergyObjective
 from .saved_parameters import SavedParameters, parameters_state
 from .steps.cone import MAX_HALVINGS
+from .steps.gradients import check_gradients
 from .steps.information import information_step
 from .steps.maximisation import Averages, maximise
 from .steps.sweep import has_not_fallen
@@ -123,7 +124,10 @@ class ModelParameters:
             return ""
         mend = "explain says why they have no M-step in closed form; or give max_steps"
         if self.how == "optim":
-            mend = 'params="em" maximises over parameters whose M-step is closed'
+            mend = (
+                'params="em" maximises over parameters whose M-step is closed; with '
+                'estimator="delta", which has none, a latent with a prior in the place of each'
+            )
         return f"not certified: the optimum over {sorted(self.others)} is not known. Mend: {mend}"
 
     # Steps
@@ -144,26 +148,46 @@ class ModelParameters:
         for block in self.points.blocks:
             write(block, new[block][0], traced)
 
+    def check(self, objective: EnergyObjective, value: Value) -> None:
+        """Raise if an evaluation has no finite gradient in a parameter that is no point.
+
+        :raises NonFiniteError: it names the parameter.
+        """
+        others = self._others(objective)
+        leaves = [p.leaf for p in others.values()]
+        gradient = objective.parameter_gradients(value, leaves)
+        check_gradients(dict(zip(others, gradient, strict=True)))
+
+    def _others(self, objective: EnergyObjective) -> dict[str, Any]:
+        """The free parameters of a call that are no points."""
+        parameters = objective.energy.traced.parameters.items()
+        return {n: p for n, p in parameters if p.is_free and n not in self.points.by_name}
+
     def move_others(
         self,
         objective: EnergyObjective,
-        value: Value,
+        value: Value | None,
         new: Naturals,
         rho: float,
         retraced: Callable[[], EnergyObjective],
     ) -> None:
         """Move the parameters that are no points: by Newton's step, or by the optimiser.
 
-        :param value: the ELBO whose gradient the optimiser gets: at the entry of the step, and with
-            local latents at their optimum.
+        :param value: the ELBO whose gradient the optimiser gets: at the entry of a noisy step, and
+            with local latents at their optimum; None for the ELBO after the step.
         :param new: q and the points after this step, at which Newton's step is taken.
         :param retraced: the objective of the same call at the leaves as they are then.
         """
-        others = {n: p for n, p in objective.energy.traced.parameters.items() if p.is_free}
-        for name in self.points.by_name:
-            del others[name]
+        others = self._others(objective)
         leaves = [p.leaf for p in others.values()]
+        if value is None:
+            if not leaves:
+                return
+            value = objective.evaluate(new)
+            if value.elbo - value.elbo != 0:
+                return  # no direction is known there, and the next step says why
         gradient = objective.parameter_gradients(value, leaves)
+        check_gradients(dict(zip(others, gradient, strict=True)))
         used = {
             n: p.leaf for (n, p), g in zip(others.items(), gradient, strict=True) if g is not None
         }

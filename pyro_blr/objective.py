@@ -16,7 +16,7 @@ from .energy.energy import Energy
 from .energy.value import Value
 from .families import Natural
 from .lifting import constants
-from .lifting.blocks import Block
+from .lifting.blocks import Block, has_fixed_scale
 from .lifting.moments import Moments, differentiated
 from .lifting.points import statistics_of
 from .lifting.statistics import sufficient_statistics, sum_of_coefficients
@@ -46,7 +46,12 @@ class EnergyObjective:
         self.draws = draws
         self.cache = cache
         self._conjugate: dict[Block, bool] = {}
-        self._known: dict[bool, dict[Block, tuple[Natural, Moments]]] = {True: {}, False: {}}
+        self._known: dict[Block, tuple[Natural, Moments]] = {}
+
+    @property
+    def is_at_mean(self) -> bool:
+        """Whether all factors are at the mean of q."""
+        return self.energy.is_at_mean
 
     @property
     def is_exact(self) -> bool:
@@ -99,15 +104,12 @@ class EnergyObjective:
         return torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
 
     def _moments(self, naturals: Naturals) -> dict[Block, Moments]:
-        """The moments of every block; those of a block that has not moved are taken again.
-
-        Statistics made without a graph must not serve an evaluation with one, nor the other way.
-        """
-        known = self._known[torch.is_grad_enabled()]
-        points = self.energy.points
-        blocks = (*self.energy.blocks, *points)
+        """The moments of every block; those of a block that has not moved are taken again."""
+        known = self._known
+        fixed = {**self.energy.points, **self.energy.noise}
+        blocks = (*self.energy.blocks, *fixed)
         for block in blocks:
-            natural = naturals.get(block, points.get(block, ()))
+            natural = naturals.get(block, fixed.get(block, ()))
             if block not in known or known[block][0] is not natural:
                 known[block] = (natural, statistics_of(block, _detached(natural)))
         return {block: known[block][1] for block in blocks}
@@ -159,6 +161,11 @@ class EnergyObjective:
             found |= self.messages_of(self.evaluate(naturals, only), left)
         return {b: found[b] for b in blocks}
 
+    def message_and_value(self, naturals: Naturals, block: Block) -> tuple[Natural, Value]:
+        """The message to a block, differentiated, and the terms of the ELBO that touch it."""
+        value = self.evaluate(naturals, block)
+        return self.messages_of(value, (block,))[block], value.without_graph()
+
     def coefficients(self, naturals: Naturals, blocks: Sequence[Block]) -> dict[Block, Natural]:
         """The messages to those blocks for which they are coefficients of a polynomial."""
         with torch.no_grad(), constants.using(self.cache):
@@ -204,7 +211,10 @@ class EnergyObjective:
             message, moments.natural, block.family.natural_event_dims, strict=True
         ):
             count = rows.reshape(*rows.shape, *(1,) * dims)
-            result.append(torch.where(count > 0, new / (scale * count), old.detach()))
+            # Of a Gaussian of fixed scale the old ones are a part of the message, once.
+            own = old.detach() if has_fixed_scale(block) else torch.zeros_like(new)
+            one = own + (new - own) / (scale * count)
+            result.append(torch.where(count > 0, one, old.detach()))
         return tuple(result)
 
     def is_conjugate_in(self, block: Block) -> bool:

@@ -3,37 +3,36 @@
 
 """What is no sum over parts, and what parts must have in common, in words."""
 
-import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import errors
+from .digests import digest
 from .energy.energy import Energy
 from .energy.parts import Split
-from .guides.views import charts_of
 from .lifting.blocks import Block
 from .objective import EnergyObjective
+from .refusals import check_adds_up
 from .state import OPTIONS
 
+#: Priors are the same if what they say is, to this share: processes may run on other machines.
+ALIKE = 1e-6
 
-def check_served(blr: Any, energy: Energy) -> None:
+
+def check_summed(blr: Any, energy: Energy) -> None:
     """Refuse what is no sum over parts.
 
     :raises SubsampleError: for a minibatch.
     :raises GuideError: for a guide whose coordinates are not natural ones.
     """
-    if energy.is_subsampled:
-        raise errors.SubsampleError(
-            "a plate holds a part of its rows, and the data are in parts already: the messages of "
-            "all parts are summed, and none of them is scaled up. Mend: pass all rows of the part, "
-            "pyro.plate(name, len(y)), without subsample."
-        )
-    if charts_of(blr.view):
-        raise errors.GuideError(
-            f"the guide {type(blr.guide).__name__} has parameters that are no natural ones, whose "
-            "steps are no sums of messages. Mend: use AutoNatural(model)."
-        )
+    rows = (
+        "the data are in parts already, and the messages of all parts are summed as they are. "
+        "Mend: pass all rows of the part, pyro.plate(name, len(y)), without subsample."
+    )
+    check_adds_up(blr.view, energy, rows, "its steps are no sums over the parts of the data")
 
 
 def local_blocks(energy: Energy, found: Split) -> tuple[Block, ...]:
@@ -79,14 +78,6 @@ def read_in_turn(local: tuple[Block, ...], found: Split) -> errors.GuideError:
     )
 
 
-def no_messages(guide: Any) -> errors.GuideError:
-    """The error for a guide that is known by its draws alone."""
-    return errors.GuideError(
-        f"{type(guide).__name__} is known by its draws alone, or is a point mass, and has no "
-        "messages that could be summed over processes. Mend: use AutoNatural(model)."
-    )
-
-
 def tiers_of(energy: Energy) -> dict[str, str]:
     """The tier of each factor, by name."""
     return {f.name: f.tier for f in energy.factors}
@@ -110,8 +101,19 @@ def layout_in_words(part: EnergyObjective) -> str:
     return f"blocks {blocks}; parameters {parameters}; EM of {[b.name for b in energy.points]}"
 
 
-def state_in_words(blr: Any, part: EnergyObjective, shared: frozenset[str]) -> str:
-    """What all processes must have in common before they step, in words."""
+def frozen_in_words(model: Any) -> str:
+    """A name of the weights that are constants of a network, where the model says which."""
+    frozen = getattr(model, "frozen", None)
+    tensors = frozen.values() if isinstance(frozen, Mapping) else ()
+    return f"frozen weights {digest(t for t in tensors if isinstance(t, Tensor))}"
+
+
+def state_in_words(blr: Any, part: EnergyObjective, shared: frozenset[str], is_read: bool) -> str:
+    """What all processes must have in common before they step, in words.
+
+    :param shared: the factors that all parts share.
+    :param is_read: whether the data are read in parts.
+    """
     energy = part.energy
     own = {
         (f.tier, tuple(sorted((b.name, f.is_conjugate_in(b)) for b in f.blocks)))
@@ -125,13 +127,36 @@ def state_in_words(blr: Any, part: EnergyObjective, shared: frozenset[str]) -> s
     return (
         f"step {blr.num_steps} of a model with {layout_in_words(part)}; shared factors {common}; "
         f"own factors {sorted(own)}; posterior {digest([t for n in held.values() for t in n])}; "
-        f"parameters at {digest(leaves)}; options {options}"
+        f"parameters at {digest(leaves)}; options {options}; the data of the process "
+        f"{'are read in Parts' if is_read else 'are in memory'}"
     )
 
 
-def digest(tensors: list[Tensor]) -> str:
-    """A short name of numbers, other for other bits."""
-    bits = hashlib.blake2b(digest_size=6)
-    for tensor in tensors:
-        bits.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return bits.hexdigest()
+def values_of(blr: Any, part: EnergyObjective, shared: frozenset[str]) -> dict[str, float]:
+    """The expected log density at the start of each exact factor that all parts share, by name."""
+    energy = part.energy
+    with torch.no_grad():
+        moments = energy.moments({**energy.points, **blr.view.naturals()})
+        return {
+            f.name: float(f.evaluate(moments, None, None)[0])
+            for f in energy.factors
+            if f.name in shared and f.tier == "exact"
+        }
+
+
+def check_alike(own: Mapping[str, float], values: Sequence[Sequence[float]]) -> None:
+    """Refuse priors that the processes do not share.
+
+    :param own: what each is here, by name.
+    :param values: of each process, in this order.
+    :raises ProcessError: naming the first one that differs.
+    """
+    for name, each in zip(own, zip(*values, strict=True), strict=True):
+        if max(each) - min(each) > ALIKE * max(1.0, *map(abs, each)):
+            listed = ", ".join(f"{v:.6g} in process {rank}" for rank, v in enumerate(each))
+            raise errors.ProcessError(
+                f"factor {name!r} is outside of the sharded plates, so that all processes share "
+                f"it, but its expected log density differs between them ({listed}). Mend: the same "
+                "constants everywhere, not ones that are made of a process's own rows (a scale "
+                "from their spread, say); or put it into the plate."
+            )

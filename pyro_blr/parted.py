@@ -3,32 +3,40 @@
 
 """An engine whose data are spread over processes: what they must have in common, and its start."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from . import errors
 from .chunks import Call, Parts, in_part, parts_in
+from .digests import digest
 from .energy.draws import Draws
 from .energy.factors import KeptRule
 from .energy.parts import Split, split
-from .energy.trace import Traced
+from .energy.traced import Traced
 from .families import Natural
+from .kept_sums import KeptSum
 from .lifting import host
 from .lifting.blocks import Block
 from .objective import EnergyObjective
 from .part_checks import (
-    check_served,
+    check_alike,
+    check_summed,
+    frozen_in_words,
     layout_in_words,
     local_blocks,
     names_by_rule,
     read_in_turn,
     state_in_words,
     tiers_of,
+    values_of,
 )
-from .processes import Alone, Together
+from .processes import Alone, Together, known_to_all
 from .profile_objective import ProfileObjective
+from .signatures import misfit, signature_of
 from .summed_objective import SummedObjective
 
 Result = TypeVar("Result")
@@ -45,10 +53,15 @@ class OwnRows:
     def __init__(self, part: EnergyObjective) -> None:
         self.part = part
 
-    def each(self, draws: Draws | None) -> Iterator[EnergyObjective]:
+    def kept(self, what: str, at: Sequence[Tensor]) -> None:
+        """Nothing of a sum is kept: the part stays in memory."""
+
+    def each(
+        self, draws: Draws | None, known: KeptSum | None = None
+    ) -> Iterator[tuple[int, EnergyObjective]]:
         """That part, on some draws."""
         self.part.draws = draws
-        yield self.part
+        yield 0, self.part
 
 
 class Chunks:
@@ -60,17 +73,35 @@ class Chunks:
     is_resident = False
 
     def __init__(
-        self, parts: Parts, prepared: Callable[[Call, bool], EnergyObjective], shown: bool
+        self,
+        parts: Parts,
+        prepared: Callable[[Call, bool], EnergyObjective],
+        shown: bool,
+        state: Callable[[], str],
     ) -> None:
-        self._parts, self._prepared, self._shown = parts, prepared, shown
+        self._parts, self._prepared, self._shown, self._state = parts, prepared, shown, state
 
-    def each(self, draws: Draws | None) -> Iterator[EnergyObjective]:
+    def kept(self, what: str, at: Sequence[Tensor]) -> KeptSum | None:
+        """What is known of a sum from an interrupted call, where such are kept.
+
+        :param what: in words.
+        :param at: where it is taken.
+        """
+        if self._parts.kept is None:
+            return None
+        return self._parts.kept.sum_of(digest(at, f"{what}; {self._state()}"))
+
+    def each(
+        self, draws: Draws | None, known: KeptSum | None = None
+    ) -> Iterator[tuple[int, EnergyObjective]]:
         """The objective of each part, which is forgotten when the next one is asked for."""
-        for number, call in self._parts.calls(self._shown):
+        for number, call in self._parts.calls(self._shown, 0 if known is None else known.known):
+            if known is not None and known.has(number, call):
+                continue
             with in_part(number):
                 part = self._prepared(call, number == 0)
                 part.draws = draws
-                yield part
+                yield number, part
 
 
 class Parted:
@@ -97,13 +128,8 @@ class Parted:
 
     def guarded(self, compute: Callable[[], Result]) -> Result:
         """What is computed here; where it fails, all processes fail."""
-        try:
+        with known_to_all(self.together):
             return compute()
-        except Exception as error:
-            raised = self.together.fail(error)
-            if raised is error:
-                raise
-            raise raised from error
 
     def plates_of(self, traced: Traced) -> frozenset[str]:
         """The plates whose elements are spread."""
@@ -127,12 +153,22 @@ class Parted:
         data = self.guarded(lambda: parts_in(args, kwargs))
         call: Call = (args, dict(kwargs)) if data is None else self.guarded(data.first)
         self._refused = []
-        part = self.guarded(lambda: self._part(blr, call, True, data is not None))
+
+        def looked_at() -> EnergyObjective:
+            with nullcontext() if data is None else in_part(0):
+                return self._part(blr, call, True, data is not None)
+
+        part = self.guarded(looked_at)
         if not self.has_started:
             self._start(blr, part)
-            part = self.guarded(lambda: self._part(blr, call, True, data is not None))
+            part = self.guarded(looked_at)
+            priors = self.guarded(lambda: values_of(blr, part, self._shared))
+            each = self.together.of_each(list(priors.values()), f"priors of {list(priors)}")
+            check_alike(priors, each)
+        if data is not None and self.guarded(lambda: self._takes_up(blr, data)):
+            part = self.guarded(looked_at)
         energy = part.energy
-        self.together.agree(state_in_words(blr, part, self._shared))
+        self.together.agree(state_in_words(blr, part, self._shared, data is not None))
         if energy.needs_rules:
             before = names_by_rule(energy)
             self.guarded(lambda: blr.calibrate(part, kept if data is None else None))
@@ -140,7 +176,7 @@ class Parted:
             self._refused = self.together.union(own, "factors without a rule")
             self.guarded(lambda: energy.give_up(self._refused, OF_OTHERS))
         if energy.has_sampled:
-            own_sizes = [energy.sampled_numbers, energy.sampled_operations]
+            own_sizes = [energy.at_draws.numbers, energy.at_draws.operations]
             table = self.together.of_each(own_sizes, "sizes of programs")
             numbers, operations = (int(max(column)) for column in zip(*table, strict=True))
             energy.largest = numbers, operations
@@ -151,7 +187,22 @@ class Parted:
         def prepared(call: Call, is_first: bool) -> EnergyObjective:
             return self._chunk(blr, call, is_first, tiers)
 
-        return SummedObjective(part, Chunks(data, prepared, self.shown), self.together)
+        def state() -> str:
+            return state_in_words(blr, part, self._shared, True)
+
+        return SummedObjective(part, Chunks(data, prepared, self.shown, state), self.together)
+
+    def _takes_up(self, blr: Any, data: Parts) -> bool:
+        """Whether an interrupted call goes on, in the state in which it began; else keep that."""
+        kept, begins = data.kept_for(self.together.rank, self.together.size)
+        if kept is None or not begins:
+            return False
+        if kept.state is None:
+            kept.begin(blr.state_dict())
+            return False
+        blr.load_state_dict(kept.state)
+        self.has_started = True  # as it had when it began
+        return True
 
     def _chunk(
         self, blr: Any, call: Call, is_first: bool, tiers: Mapping[str, str]
@@ -180,10 +231,10 @@ class Parted:
         :param is_first: whether it is the first one here.
         :param is_read: whether it is one of those that are read in turn.
         """
-        part: EnergyObjective = blr.traced_objective(*call)
+        part = _traced(blr, call, is_read)
         energy = part.energy
         found = self.split(energy.traced)
-        check_served(blr, energy)
+        check_summed(blr, energy)
         energy.share = found.share(is_first and self.together.is_first)
         self._shared = found.shared
         local = local_blocks(energy, found)
@@ -195,7 +246,7 @@ class Parted:
 
     def _start(self, blr: Any, part: EnergyObjective) -> None:
         """Where the first process starts, all do: q, and the model's parameters."""
-        self.together.agree(layout_in_words(part))
+        self.together.agree(f"{layout_in_words(part)}; {frozen_in_words(blr.model)}")
         blr.view.write(self._of_first(part.moved(blr.view.naturals()), "the start of q"))
         leaves = [p.leaf for _, p in sorted(part.energy.traced.parameters.items())]
         if leaves:
@@ -227,3 +278,22 @@ class Parted:
             )
         )
         return {b: tuple(next(pieces).reshape(t.shape) for t in n) for b, n in naturals.items()}
+
+
+def _traced(blr: Any, call: Call, is_read: bool) -> EnergyObjective:
+    """The objective of a call.
+
+    :param is_read: whether its arguments are a part of the data that was read.
+    :raises ArgumentError: if the model does not take them.
+    """
+    try:
+        return blr.traced_objective(*call)  # type: ignore[no-any-return]
+    except TypeError as error:
+        why = misfit(blr.model, *call) if is_read else None
+        if why is None:
+            raise
+        raise errors.ArgumentError(
+            f"the model, whose arguments are {signature_of(blr.model)}, cannot be called with what "
+            f"was read: {why}. Mend: Parts(loader, to_args), where to_args returns its arguments "
+            "for a batch, as a tuple or a dict."
+        ) from error

@@ -12,7 +12,8 @@ not fit into the frame follow it in an exchange of their own.
 
 import hashlib
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -74,8 +75,6 @@ class Together:
         self._device = torch.device("cuda", torch.cuda.current_device()) if uses_gpu else "cpu"
         #: How many exchanges there were so far, of frames and of what did not fit.
         self.exchanges = 0
-        #: Whether all know of what went wrong last.
-        self._is_known = False
 
     @property
     def group(self) -> Any:
@@ -152,7 +151,7 @@ class Together:
         Where all that failed did so by one class of :mod:`~pyro_blr.errors`, all raise that class:
         what is done about it is then the same everywhere.
         """
-        if self._is_known:
+        if _is_told(error):
             return error
         frame = self._frame("")
         frame[self.rank] = 1.0
@@ -160,9 +159,8 @@ class Together:
             self._exchange(frame)
             raised = self._failure(error)
         except errors.ProcessError:  # the others are gone, maybe since they failed as well
-            self._is_known = True
-            return error
-        return raised if isinstance(error, errors.BLRError) else error
+            return _told(error)
+        return raised if isinstance(error, errors.BLRError) else _told(error)
 
     def _frame(self, what: str) -> Tensor:
         frame = torch.zeros(2 * self.size + ROOM, dtype=torch.float64)
@@ -175,23 +173,20 @@ class Together:
         if any(head[: self.size]):
             raise self._failure(None)
         if len(set(head[self.size :])) > 1:
-            words = self._gathered(what)
-            self._is_known = True
-            raise _apart(words)
+            raise _told(_apart(self._gathered(what)))
 
     def _failure(self, own: Exception | None) -> Exception:
         """The error that this process raises for those of all."""
         mine = None if own is None else (type(own).__name__, str(own))
         found = [(r, e) for r, e in enumerate(self._gathered(mine)) if e is not None]
-        self._is_known = True
         listed = "; ".join(f"process {r}: {kind}: {text}" for r, (kind, text) in found)
         kinds = {kind for _, (kind, _) in found}
         kind = getattr(errors, kinds.pop(), None) if len(kinds) == 1 else None
         if not (isinstance(kind, type) and issubclass(kind, errors.BLRError)):
             kind = errors.ProcessError
         if own is not None and type(own) is kind:
-            return own
-        return kind(f"no process goes on, since of {self.size} failed {listed}")
+            return _told(own)
+        return _told(kind(f"no process goes on, since of {self.size} failed {listed}"))
 
     def _gathered(self, thing: Any) -> list[Any]:
         things: list[Any] = [None] * self.size
@@ -199,20 +194,48 @@ class Together:
         try:
             distributed.all_gather_object(things, thing, group=group)
         except RuntimeError as error:
-            self._is_known = True
-            raise _gone(self, error) from error
+            raise _told(_gone(self, error)) from error
         return things
 
     def _exchange(self, numbers: Tensor) -> Tensor:
         self.exchanges += 1
-        self._is_known = False
         moved, group = numbers.to(self._device), self.group
         try:
             distributed.all_reduce(moved, group=group)
         except (RuntimeError, ValueError) as error:
-            self._is_known = True
-            raise _gone(self, error) from error
+            raise _told(_gone(self, error)) from error
         return moved if moved.device == numbers.device else moved.to(numbers.device)
+
+
+@contextmanager
+def known_to_all(together: Alone | Together) -> Iterator[None]:
+    """What fails here fails on all processes."""
+    try:
+        yield
+    except Exception as error:
+        raised = together.fail(error)
+        if raised is error:
+            raise
+        raise raised from error
+
+
+#: Where an error says that all processes know of it.
+_TOLD = "_is_known_to_all_processes"
+
+
+def _told(error: Exception) -> Exception:
+    """An error that all processes know of.
+
+    The error says so itself, and not the group: who catches it and tries again may meet another
+    one, of which the others, who try again too, have yet to be told.
+    """
+    vars(error)[_TOLD] = True
+    return error
+
+
+def _is_told(error: BaseException | None) -> bool:
+    """Whether all processes know of an error, or of what it was raised from."""
+    return error is not None and (_TOLD in vars(error) or _is_told(error.__cause__))
 
 
 def _code(what: str) -> float:

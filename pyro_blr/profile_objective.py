@@ -28,12 +28,8 @@ from .families import Natural
 from .lifting.blocks import Block
 from .objective import EnergyObjective, Naturals
 from .steps.cone import Safety
-from .steps.local import settle
+from .steps.local import FULLY, settle
 from .steps.sweep import SweepMemory
-
-#: The gain of a round, as a share of the ELBO's magnitude, at which local latents are at their
-#: optimum: that of rounding, since steps and the certificate compare values there.
-GAIN = 1e-15
 
 #: Iterations of the solution in the local Hessian, which is the Fisher matrix, or near it.
 MOST = 50
@@ -70,7 +66,8 @@ class ProfileObjective(EnergyObjective):
             return {**given, **self.current}
         start = {**{b: tuple(t.detach() for t in n) for b, n in given.items()}, **self.current}
         with torch.enable_grad():  # messages are gradients, whoever asks
-            settled = settle(self.part, start, self.local, Safety(), self._memory, GAIN)
+            # Fully, since steps and the certificate compare values there.
+            settled = settle(self.part, start, self.local, Safety(), self._memory, FULLY)
         self.current = {b: settled[b] for b in self.local}
         return {**given, **self.current}
 

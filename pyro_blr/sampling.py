@@ -88,11 +88,11 @@ class Sampling:
         elements = _elements(latents, energy)
         wanted = 2 ** math.ceil(math.log2(max(1, DRAWS_PER_ELEMENT * elements)))
         columns = 1 + elements if elements <= EXACT else 1
-        numbers = max(1, energy.sampled_numbers)
+        numbers = max(1, energy.at_draws.numbers)
         room = max(FEWEST_DRAWS, 2 ** int(math.log2(FIRST_NUMBERS / (numbers * columns))))
         # Fewer than wanted are no better than the first: second moments are then not exact.
         first = max(FIRST_DRAWS, wanted) if wanted <= min(room, MOST_DRAWS) else FIRST_DRAWS
-        free = 2 ** int(math.log2(1 + FREE_NUMBERS * energy.sampled_operations / numbers))
+        free = 2 ** int(math.log2(1 + FREE_NUMBERS * energy.at_draws.operations / numbers))
         self.count = max(self.least, min(max(first, free), room))
 
     def common(self, latents: Latents) -> Draws:
@@ -109,7 +109,7 @@ class Sampling:
     def most(self, energy: Energy) -> int:
         """The most draws of an energy's sampled factors."""
         limit = MOST_NUMBERS if energy.is_in_parts else HELD_NUMBERS
-        room = max(FIRST_DRAWS, limit // max(energy.sampled_numbers, 1))
+        room = max(FIRST_DRAWS, limit // max(energy.at_draws.numbers, 1))
         return self.fixed or max(self.count, min(MOST_DRAWS, 2 ** int(math.log2(room))))
 
     def has_settled(self, residual: float, measured: Callable[[], float], tol: float) -> bool:
@@ -167,4 +167,4 @@ def _elements(latents: Latents, energy: Energy) -> int:
     """
     elements = sum(math.prod(latent.site.shape) for latent in latents.values())
     scalars = sum(math.prod(b.batch_shape) for b in energy.blocks if b.event_size is None)
-    return elements - (scalars if scalars > EXACT and energy.has_network else 0)
+    return elements - (scalars if scalars > EXACT and energy.at_draws.have_network else 0)

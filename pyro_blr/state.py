@@ -24,6 +24,7 @@ from .sampling import Sampling
 from .skips import Skips
 from .steps.averaging import Average
 from .steps.mean_hessian import MeanHessian
+from .steps.mixture_memory import MixtureMemory
 from .steps.momentum import Momentum
 from .steps.noise import NoiseControl
 from .steps.sweep import SweepMemory
@@ -57,7 +58,10 @@ def distribute(parts: Mapping[str, Part], state: Mapping[str, Any], with_random:
     :param with_random: whether the generators go on as well.
     :raises CheckpointError: if the state is not one of this engine; nothing has changed then.
     """
-    require(state, ("version", "engine", *parts, "random"), "the engine")
+    require(state, ("version", "engine", "guide"), "the engine")
+    guide: Any = parts["guide"]
+    guide.check_saved(state["guide"])  # that of another guide lacks what this one's engine has
+    require(state, (*parts, "random"), "the engine")
     require(state["engine"], ("num_steps", "is_laid_out", "notes"), "the engine's own numbers")
     if state["version"] != VERSION:
         raise errors.CheckpointError(
@@ -98,6 +102,7 @@ class Resumable:
     _noise: NoiseControl
     _average: Average
     _hessian: MeanHessian
+    _mixture: MixtureMemory
     _skips: Skips
     _notes: tuple[str, ...]
     _is_laid_out: bool
@@ -108,8 +113,11 @@ class Resumable:
     @property
     def _parts(self) -> dict[str, Part]:
         """What remembers something from one step to the next; the guide refuses a state first."""
+        is_mixture = isinstance(self.guide, NaturalGuide) and self.guide.has_own_rule
+        mixture: dict[str, Part] = {"mixture": self._mixture} if is_mixture else {}
         return {
             "guide": self._guide_part,
+            **mixture,
             "parameters": self.parameters,
             "averages": self.parameters.averages,
             "step_sizes": self._memory,
@@ -157,10 +165,14 @@ class Resumable:
         self._is_laid_out = bool(engine["is_laid_out"])
         self._notes = tuple(engine["notes"])
 
-    def _resume(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Find anew what is not saved, without the random numbers that this takes."""
+    def _take_copied(self) -> None:
+        """Take up the state that a copy begins with."""
         if self._copied is not None:
             self.load_state_dict(self._copied, with_random=False)
+
+    def _resume(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Find anew what is not saved, without the random numbers that this takes."""
+        self._take_copied()
         if self._is_resuming:
             with same_random_state():
                 self.view.set_up(args, kwargs, self._builder)

@@ -21,13 +21,15 @@ from torch import Tensor
 from .chunks import in_part
 from .derivatives import Pieces, applied
 from .energy.draws import Draws
-from .energy.energy import non_finite
+from .energy.non_finite import non_finite
 from .energy.value import Value
 from .families import Natural
+from .kept_sums import KeptSum
 from .lifting import host
 from .lifting.blocks import Block
 from .objective import EnergyObjective, Naturals
-from .processes import Alone, Together
+from .processes import Alone, Together, known_to_all
+from .summed_loss import SummedLoss
 
 Result = TypeVar("Result")
 
@@ -38,8 +40,13 @@ class Source(Protocol):
     #: Whether there is one part, which stays in memory: what was computed from it may be kept.
     is_resident: bool
 
-    def each(self, draws: Draws | None) -> Iterator[EnergyObjective]:
-        """The objective of each part in turn, on some draws."""
+    def kept(self, what: str, at: Sequence[Tensor]) -> KeptSum | None:
+        """What is known of a sum from an interrupted call, where such are kept."""
+
+    def each(
+        self, draws: Draws | None, known: KeptSum | None = None
+    ) -> Iterator[tuple[int, EnergyObjective]]:
+        """The number and the objective of each part in turn, but for known ones, on some draws."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,22 +99,54 @@ class SummedObjective(EnergyObjective):
 
     # The sum
 
-    def _each(self, of_part: Callable[[EnergyObjective], Result]) -> Iterator[Result]:
-        for number, part in enumerate(self.parts.each(self.draws)):
+    def _each(
+        self, of_part: Callable[[EnergyObjective], Result], known: KeptSum | None = None
+    ) -> Iterator[Result]:
+        for number, part in self.parts.each(self.draws, known):
             given = nullcontext() if self._given is None else part.given_discrete(self._given)
             with nullcontext() if self.is_resident else in_part(number), given:
                 found = of_part(part)
             yield found
 
-    def _sum(self, of_part: Callable[[EnergyObjective], Iterable[Tensor]], what: str) -> Tensor:
-        """The numbers of each part, added up over parts and processes. # shape: (n,)"""
+    def _look_at_first(self, of_part: Callable[[EnergyObjective], Iterable[Tensor]]) -> None:
+        """The first part's numbers, for their shapes: a sum that is known reads no part."""
+        part = self.first
+        part.draws = self.draws
+        with nullcontext() if self._given is None else part.given_discrete(self._given):
+            for _ in of_part(part):
+                pass
+
+    @property
+    def _drawn(self) -> str:
+        """The draws, in words."""
+        return "" if self.draws is None else f" on {self.draws.count} of seed {self.draws.seed}"
+
+    def sum_over_parts(
+        self,
+        of_part: Callable[[EnergyObjective], Iterable[Tensor]],
+        what: str,
+        at: Iterable[Tensor],
+    ) -> Tensor:
+        """The numbers of each part, added up over parts and processes. # shape: (n,)
+
+        :param what: in words, the same on every process.
+        :param at: where they are taken.
+        """
 
         def flat(part: EnergyObjective) -> Tensor:
             return torch.cat([t.detach().reshape(-1).double() for t in of_part(part)])
 
-        total: Tensor | None = None
-        for own in self._each(flat):
-            total = own if total is None else total + own
+        with known_to_all(self.over):
+            known = self.parts.kept(what + self._drawn, [*at, *_tensors(self._given or {})])
+            total = None if known is None else known.total
+            if known is None or not known.is_done:
+                with nullcontext() if known is None else known.kept():
+                    for own in self._each(flat, known):
+                        total = own if total is None else total + own
+                        if known is not None:
+                            known.add(total)
+            if known is not None:
+                known.end()
         assert total is not None
         return self.over.total(total, what)
 
@@ -117,7 +156,9 @@ class SummedObjective(EnergyObjective):
         def of_part(part: EnergyObjective) -> Iterable[Tensor]:
             return _numbers(part.value(naturals, touching))
 
-        return _value(self._sum(of_part, "value"), naturals)
+        what = "value" + _of_terms(touching)
+        total = self.sum_over_parts(of_part, what, _tensors(naturals))
+        return _value(total, naturals, touching)
 
     def evaluate(self, naturals: Naturals, touching: Block | None = None) -> Value:
         """The ELBO, and the messages and the parameters' gradients there."""
@@ -142,18 +183,21 @@ class SummedObjective(EnergyObjective):
                 yield torch.zeros_like(leaf) if gradient is None else gradient
             yield from _numbers(value)
 
-        numbers = self._sum(of_part, "value and messages")
-        pieces = Pieces(numbers)
+        what = "value and messages" + _of_terms(touching)
+        pieces = Pieces(self.sum_over_parts(of_part, what, _tensors(naturals)))
+        if not alike:
+            self._look_at_first(of_part)
         messages = {b: tuple(pieces.take(t) for t in alike[b]) for b in blocks}
         gradients = {}
         for name, leaf in parameters.items():
             is_used, gradient = host.truth(pieces.take(leaf.new_zeros(1)) > 0), pieces.take(leaf)
             if is_used:
                 gradients[name] = gradient
-        return _value(pieces.rest(), naturals, messages, gradients)
+        return _value(pieces.rest(), naturals, touching, messages, gradients)
 
     def messages(self, naturals: Naturals, only: Block | None = None) -> dict[Block, Natural]:
         blocks = self.blocks if only is None else (only,)
+
         alike: dict[Block, Natural] = {}
 
         def of_part(part: EnergyObjective) -> Iterable[Tensor]:
@@ -161,7 +205,11 @@ class SummedObjective(EnergyObjective):
             alike.update(own)
             return [t for b in blocks for t in own[b]]
 
-        pieces = Pieces(self._sum(of_part, "messages"))
+        pieces = Pieces(
+            self.sum_over_parts(of_part, "messages" + _of_terms(only), _tensors(naturals))
+        )
+        if not alike:
+            self._look_at_first(of_part)
         return {b: tuple(pieces.take(t) for t in alike[b]) for b in blocks}
 
     def natural_messages(self, naturals: Naturals) -> dict[Block, Natural]:
@@ -188,18 +236,16 @@ class SummedObjective(EnergyObjective):
         if value.elbo - value.elbo == 0:
             return
         assert isinstance(value, SummedValue)
-        try:
+        with known_to_all(self.over):
             for _ in self._each(lambda part: part.check_finite(part.value(value.at))):
                 pass
-        except Exception as error:
-            raise self.over.fail(error) from error
         self.over.agree("a look for what is not finite")
         raise non_finite(", ".join(b.name for b in self.blocks))
 
     @contextmanager
     def given_discrete(self, naturals: Naturals) -> Iterator[None]:
         if self.is_resident:
-            (part,) = self.parts.each(self.draws)
+            ((_, part),) = self.parts.each(self.draws)
             with part.given_discrete(naturals):
                 yield
             return
@@ -216,65 +262,16 @@ class SummedObjective(EnergyObjective):
         given = {b: n for b, n in naturals.items() if b in self.blocks or b in self.points}
         shapes = {b: tuple(t.shape for t in n) for b, n in given.items()}
         flat = torch.cat([t.reshape(-1) for n in given.values() for t in n])
-        return applied(_Loss(self, shapes), flat)
+        return applied(SummedLoss(self, shapes), flat)
 
 
-class _Loss:
-    """-ELBO of all parts as a function of one flat vector, with its first two derivatives."""
-
-    def __init__(
-        self, objective: SummedObjective, shapes: Mapping[Block, tuple[torch.Size, ...]]
-    ) -> None:
-        self.objective = objective
-        self.shapes = shapes
-        #: Of a part that stays in memory: where its gradient was taken, and the gradient's graph.
-        self._kept: tuple[Tensor, Tensor] | None = None
-
-    def _gradient_of(self, part: EnergyObjective, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The value, the point as a leaf, and the gradient there with its graph."""
-        with torch.enable_grad():
-            leaf = at.detach().clone().requires_grad_()
-            pieces = Pieces(leaf)
-            naturals = {b: tuple(pieces.of(s) for s in n) for b, n in self.shapes.items()}
-            loss = part.negative_elbo(naturals)
-            if not loss.requires_grad:  # a part that says nothing of q
-                return loss, leaf, 0.0 * leaf
-            (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
-        return loss, leaf, gradient
-
-    def value_and_gradient(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, of all parts, by one sum."""
-
-        def of_part(part: EnergyObjective) -> Iterable[Tensor]:
-            loss, leaf, gradient = self._gradient_of(part, at)
-            if self.objective.is_resident:
-                self._kept = leaf, gradient
-            return loss, gradient
-
-        numbers = self.objective._sum(of_part, "gradient")
-        return numbers[0], numbers[1:]
-
-    def times(self, at: Tensor, vector: Tensor) -> Tensor:
-        """The Hessian of all parts times a vector, by one sum."""
-
-        def of_part(part: EnergyObjective) -> Iterable[Tensor]:
-            if self._kept is None:
-                _, leaf, gradient = self._gradient_of(part, at)
-            else:
-                leaf, gradient = self._kept
-            return [_product(gradient, leaf, vector)]
-
-        return self.objective._sum(of_part, "product with the Hessian")
+def _of_terms(block: Block | None) -> str:
+    """Of which terms a sum is, in words."""
+    return "" if block is None else f" of the terms of {block.name}"
 
 
-def _product(gradient: Tensor, leaf: Tensor, vector: Tensor) -> Tensor:
-    if not gradient.requires_grad:
-        return torch.zeros_like(vector)
-    with torch.enable_grad():
-        (product,) = torch.autograd.grad(
-            gradient, leaf, vector, retain_graph=True, allow_unused=True
-        )
-    return torch.zeros_like(vector) if product is None else product
+def _tensors(naturals: Naturals) -> list[Tensor]:
+    return [t for natural in naturals.values() for t in natural]
 
 
 def _numbers(value: Value) -> list[Tensor]:
@@ -287,10 +284,11 @@ def _numbers(value: Value) -> list[Tensor]:
 def _value(
     numbers: Tensor,
     at: Naturals,
+    touching: Block | None,
     messages: Mapping[Block, Natural] | None = None,
     gradients: Mapping[str, Tensor] | None = None,
 ) -> SummedValue:
     joint, entropy, sizes, each = numbers[0], numbers[1], numbers[2], numbers[3:]
     drawn = each if len(each) else None
     about = (at, messages or {}, gradients or {})
-    return SummedValue(joint, [sizes], {}, lambda: entropy, drawn, *about)
+    return SummedValue(joint, [sizes], {}, lambda: entropy, drawn, touching, *about)

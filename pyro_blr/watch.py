@@ -11,10 +11,13 @@ import torch
 from .fit import Fit
 from .gaps import CHECKED_AGAIN, SHARE, curvature_of, independent_gap, sampled_residual
 from .joint_objective import JointObjective
+from .mode import AT_MEAN_OF_A_PART, MEND, NO_STEP, WITHOUT_WIDTH, Mode
 from .objective import Call, EnergyObjective
 from .sampling import LEAST_GROWTH, SAMPLED_TOL, SETTLED
 from .steps.acceleration import Anderson
-from .steps.certificate import LOOSE, RELATIVE, Certificate, Curvature, certify, newton_step
+from .steps.certificate import LOOSE, RELATIVE, Certificate, Curvature, certify
+from .steps.climbing import climb
+from .steps.settled import WORTH
 
 #: A residual that keeps more than this share of the last one shrinks slowly: a further hundredfold
 #: reduction would take more than seven sweeps, and a Newton step costs about as much.
@@ -23,6 +26,11 @@ SLOW = 0.5
 #: Nats of residual below which the quadratic model of the ELBO is worth a Newton step; above it one
 #: is tried after so many slow steps in a row: strongly coupled blocks shrink it without end.
 NEWTON_BELOW, PATIENCE = 1.0, 5
+
+#: Steps until the next Newton step after one that gained less than a sweep; twice as many after
+#: each further one, so that of n steps about log2(n / WAIT) have one in vain. Where steps are
+#: small, one is a certificate too, and does not wait longer.
+WAIT = 5
 
 #: Newton steps on the same draws after which the draws are no longer what is to be followed.
 MOST_ON_DRAWS = 20
@@ -48,7 +56,11 @@ class Watch:
         self.acceleration = Anderson()
         self.draws: Any = None
         self.next_check = 0
+        #: The last step at which Newton's gained less than a sweep; how long to wait from there.
+        self.futile, self.wait = 0, 0
         self.previous = math.inf
+        #: Why what a small decrement was found at last is no mode.
+        self.no_mode = ""
         self.slow = False
         self.slow_steps = 0
         self.newton_on_draws = 0
@@ -82,8 +94,14 @@ class Watch:
             fit.converged, fit.gap, fit.residual = True, 0.0, 0.0
             fit.reason = "no message depends on q: one pass over the parts is the exact posterior"
             return
+        if math.isnan(fit.residual) and blr.info.safety.refused >= len(objective.blocks):
+            self.is_over, fit.reason = True, NO_STEP
+            return
         near = fit.residual <= self.tol
         if not self._is_due(fit, near):
+            return
+        if objective.is_at_mean:
+            self._at_mean(fit, blr, objective, near)
             return
         if self.rules and near:
             # The rules in use were chosen nearby; the certificate is of those chosen here.
@@ -95,6 +113,35 @@ class Watch:
             over = f" over q and the parameters {points}" if points else ""
             fit.reason = f"gap {fit.gap:.1e} nats{over} is at most tol={self.tol:g}"
 
+    def _at_mean(self, fit: Fit, blr: Any, objective: EnergyObjective, near: bool) -> None:
+        """Certify the mode, or go on along its Newton step, or along negative curvature."""
+        naturals = objective.moved(blr.state(objective))
+        mode = Mode.about(objective, naturals, self.tol, fit.steps)
+        fit.gap = mode.gap
+        known = fit.gap <= self.tol
+        why = mode.surroundings.unsettled if known else ""
+        if known and not why and (near or mode.is_flat(self.tol)):
+            fit.converged = True
+            flat = "" if near else f"; {WITHOUT_WIDTH}"
+            fit.reason = f"{mode.in_words}, at most tol={self.tol:g}{flat}"
+            return
+        climbed, gained = mode.climbed() or (None, 0.0)
+        self.no_mode = why or (self.no_mode if mode.is_stuck else "")
+        if why:
+            self.is_over = gained <= WORTH * self.tol
+        else:
+            self.is_over = climbed is None and (near or mode.is_stuck)
+        if self.no_mode:
+            fit.gap, fit.reason = math.inf, f"not certified: {self.no_mode}. Mend: {MEND}"
+        else:
+            fit.reason = mode.uncertified if self.is_over else mode.on_the_way
+        if climbed is None:
+            self._put_off(fit)
+        elif not self.is_over:
+            self.wait = 0
+            blr.set_state(climbed, objective)
+            self.acceleration.reset()
+
     def _is_due(self, fit: Fit, near: bool) -> bool:
         """Whether steps are small, or shrink slowly near the optimum."""
         is_slow = SLOW * self.previous < fit.residual
@@ -103,7 +150,8 @@ class Watch:
         self.previous = fit.residual
         close = self.slow and fit.residual < NEWTON_BELOW
         slow = close or self.slow_steps >= PATIENCE
-        return fit.steps >= self.next_check and (slow or near)
+        wait = min(self.wait, WAIT) if near else self.wait
+        return fit.steps >= self.futile + wait and (slow or near)
 
     def _newton(self, fit: Fit, blr: Any, objective: EnergyObjective, near: bool) -> bool:
         """Whether the gap is at most tol; if not, take the certificate's Newton step.
@@ -118,19 +166,19 @@ class Watch:
         fit.gap = certificate.gap
         if near and fit.gap <= tol:
             return True
+        gained = self._follow(blr, objective, curvature, certificate)
         # Where a sweep gains as much, several of them tell the acceleration where to go: but not on
         # the ridges of a curved family, where steps are no linear iteration.
         is_curved = any(b.family.is_curved for b in objective.blocks)
-        before = -math.inf if is_curved else objective.value(blr.state(objective)).elbo
-        moved = self._follow(blr, objective, curvature, certificate)
-        if not moved or (not is_curved and self._gain(blr, objective, before) < fit.residual):
-            self.next_check = fit.steps + 5
+        if gained is not None and (is_curved or gained >= fit.residual):
+            self.wait = 0
+        else:
+            self._put_off(fit)
         return False
 
-    @staticmethod
-    def _gain(blr: Any, objective: EnergyObjective, before: float) -> float:
-        """How much higher the ELBO is now."""
-        return objective.value(blr.state(objective)).elbo - before
+    def _put_off(self, fit: Fit) -> None:
+        """Wait with the next Newton step, longer each time."""
+        self.futile, self.wait = fit.steps, max(WAIT, 2 * self.wait)
 
     def _follow(
         self,
@@ -138,15 +186,17 @@ class Watch:
         objective: EnergyObjective,
         curvature: Curvature,
         certificate: Certificate,
-    ) -> bool:
-        """Take the certificate's Newton step, if it raises the ELBO."""
+    ) -> float | None:
+        """Take the certificate's Newton step, if it raises the ELBO; the nats gained, or None."""
         joint = curvature.objective
         assert isinstance(joint, JointObjective)
-        moved = newton_step(joint, joint.naturals, certificate)
-        if moved is not None:
-            blr.set_state(joint.by_block(moved), objective)
-            self.acceleration.reset()
-        return moved is not None
+        found = climb(curvature, certificate)
+        if found is None:
+            return None
+        moved, gained = found
+        blr.set_state(joint.by_block(moved), objective)
+        self.acceleration.reset()
+        return gained
 
     def on_draws(self, fit: Fit, blr: Any, objective: EnergyObjective) -> None:
         """Where steps have converged on their draws: the gap on independent ones, or more draws."""
@@ -156,14 +206,14 @@ class Watch:
             # Their optimum on the draws is not known, nor how far it is: steps go on.
             blr.renew_draws(objective, tol)
             return
-        known = objective.energy.holds(objective.draws)
+        known = objective.energy.at_draws.fit_in_memory(objective.draws)
         if not blr.has_settled(objective, tol):
             if self._has_stalled(fit) and sampling.grow(tol, objective.energy, LEAST_GROWTH):
                 return
             if self._is_due(fit, False) and known:
                 self._newton(fit, blr, objective, False)
             return
-        if objective.energy.leaves_curvature_out:
+        if objective.energy.at_draws.leave_curvature_out:
             self.is_over = True
             fit.reason = f"steps have converged, but {CURVATURE_LEFT_OUT}"
             return
@@ -190,7 +240,7 @@ class Watch:
         self.newton_on_draws += 1
         if self.newton_on_draws > MOST_ON_DRAWS:
             return False
-        return self._follow(blr, objective, curvature, certificate)
+        return self._follow(blr, objective, curvature, certificate) is not None
 
     def _has_stalled(self, fit: Fit) -> bool:
         """Whether steps on these draws get nowhere."""
@@ -234,15 +284,18 @@ class Watch:
 
     def noisy(self, fit: Fit, blr: Any, objective: EnergyObjective, call: Call) -> None:
         """The residual of the iterates' average, from independent estimates, and its error."""
+        if objective.is_at_mean:
+            fit.reason = AT_MEAN_OF_A_PART
+            return
         self.noisy_call = call
         if blr.parameters.others or fit.steps % 20 or fit.steps < self.next_check:
             return
-        if any(getattr(f, "jumps", ()) for f in objective.energy.factors):
+        if objective.energy.at_draws.have_jumps:
             fit.reason = (
                 "not certified: a sampled factor has jumps, which its gradient does not see"
             )
             return
-        if objective.energy.leaves_curvature_out:
+        if objective.energy.at_draws.leave_curvature_out:
             fit.reason = f"not certified: {CURVATURE_LEFT_OUT}"
             return
         self.next_check = math.ceil(CHECKED_AGAIN * fit.steps)

@@ -5,7 +5,6 @@
 
 from typing import Any
 
-from . import errors
 from .arguments import (
     check_limits,
     check_stream,
@@ -14,16 +13,16 @@ from .arguments import (
     reject_reserved,
     reject_unknown,
 )
-from .engine import Engine
 from .influence import Influence, Reweighted
 from .model_call import call_of_model
 from .streaming import Streamed
 from .streaming.forgetting import forget
 from .streaming.merging import merge
 from .streaming.updating import update
+from .with_rule import WithRule
 
 
-class WithData(Engine):
+class WithData(WithRule):
     """The methods of :class:`~pyro_blr.BLR` that come after a fit."""
 
     #: The arguments of the last fit, or of the last data that were added.
@@ -41,7 +40,7 @@ class WithData(Engine):
         :param plate: the plate whose elements are the data; all plates of the site if None.
         :raises ArgumentError: for a guide not at the optimum of these data; if no observed site is
             in a plate, or several are in different ones and none was named.
-        :raises GuideError: for a guide that is known by its draws alone, or a point mass.
+        :raises GuideError: for a guide that is known by its draws, a point mass, or a mixture.
         :raises NonFiniteError: for NaN or infinite data.
         :raises SampledFactorError: for a model with factors at draws of q.
         :raises SubsampleError: for a minibatch.
@@ -49,11 +48,7 @@ class WithData(Engine):
         self._in_one_place("influence", args, kwargs)
         reject_reserved(self.model, "influence")
         reject_unknown(self.model, "influence", kwargs)
-        if self._rule(args, kwargs) is not None:
-            raise errors.GuideError(
-                f"{type(self.guide).__name__} is known by its draws alone, or is a point mass, and "
-                "has no messages that data could be taken out of. Mend: use AutoNatural(model)."
-            )
+        self._check_lifted(args, kwargs, "no messages that data could be taken out of")
         return Influence(self, self._objective(args, kwargs), site, plate)
 
     def without(
@@ -121,7 +116,7 @@ class WithData(Engine):
         :raises ParameterError: for a model with parameters that may move.
         :raises SubsampleError: for a minibatch of a larger plate.
         """
-        check_stream(self.model, "update", kwargs)
+        check_stream(self.model, "update", kwargs, plate)
         max_steps, tol = plain_number(max_steps), plain_number(tol)
         check_limits(max_steps, tol)
         limits: dict[str, Any] = {"max_steps": max_steps, "tol": tol, "progress": False}
@@ -139,7 +134,8 @@ class WithData(Engine):
         what the data added when they came, in whose light later data were read.
 
         :param args: the model's arguments, with the data to forget; or what :meth:`update`
-            returned for them.
+            returned for them, followed by arguments with any data where the engine has taken up a
+            saved state and has not been called since.
         :param plate: the plate along which data arrive, if observed sites are in several.
         :raises GuideError: for a guide that holds no posterior, or has no natural parameters.
         :raises ImproperPosteriorError: if no distribution is left: data that were never added. The
@@ -147,7 +143,7 @@ class WithData(Engine):
         :raises NonFiniteError: for NaN or infinite data.
         :raises NotConjugatedError: for data whose messages depend on q.
         """
-        check_stream(self.model, "forget", kwargs)
+        check_stream(self.model, "forget", kwargs, plate)
         return forget(self, (args, kwargs), plate)
 
     @call_of_model
@@ -157,16 +153,17 @@ class WithData(Engine):
         Exact where messages do not depend on q; elsewhere the product of what each fit takes its
         data to say. An engine that has seen no data takes the others' posterior.
 
-        :param others: a BLR, a guide, or what ``BLR.state_dict()`` returned; or a list of them.
+        :param others: a BLR, a guide, or what ``BLR.state_dict()`` returned; or several of them.
             They are left as they are.
         :param args: the model's arguments, with any data, to know its prior; those of the last
             :meth:`fit` or :meth:`update` if left out.
         :param plate: the plate along which data arrive, if observed sites are in several.
-        :raises ArgumentError: for the same fit twice; if the prior is not known to this engine.
+        :raises ArgumentError: for the same fit twice, or an engine with another prior; if the prior
+            is not known to this engine.
         :raises GuideError: for guides of other sites, families or shapes, or without a posterior;
             for a prior whose messages depend on q.
         :raises ImproperPosteriorError: if the sum is no distribution. The guide is as before after
             any error.
         """
-        check_stream(self.model, "merge", kwargs)
+        check_stream(self.model, "merge", kwargs, plate)
         return merge(self, others, (args, kwargs), plate)

@@ -12,6 +12,7 @@ import pyro
 import pytest
 import torch
 
+from tests import simulated
 from tests.devices import missing, tests_on
 from tests.global_state import differences, restore, snapshot
 
@@ -29,6 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if name != "cpu" and not missing(name):
         tests_on(name)
         DEVICES[:] = dict.fromkeys([*DEVICES, name])
+    for message in simulated.WARNINGS if simulated.is_default() else ():
+        config.addinivalue_line("filterwarnings", f"ignore:{message}:UserWarning")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

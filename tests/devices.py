@@ -15,6 +15,8 @@ from torch.overrides import TorchFunctionMode
 from tests import simulated
 
 TESTS = str(Path(__file__).parent)
+#: The pages' tables run the calls of the tests.
+TABLES = str(Path(__file__).parent.parent / "docs" / "spelled.py")
 PACKAGE = str(Path(__file__).parent.parent / "pyro_blr")
 
 
@@ -57,8 +59,8 @@ def _is_by_a_test() -> bool:
     """Whether a call is a test's own, or of what a test gave its tensors to, as SciPy is."""
     frame = sys._getframe(2)
     while frame is not None:
-        if frame.f_code.co_filename.startswith((TESTS, PACKAGE)):
-            return frame.f_code.co_filename.startswith(TESTS)
+        if frame.f_code.co_filename.startswith((TESTS, TABLES, PACKAGE)):
+            return not frame.f_code.co_filename.startswith(PACKAGE)
         frame = frame.f_back
     return False
 

@@ -32,7 +32,7 @@ IMAGE, KERNEL2, WEIGHT = _randn(1, 2, 4, 4), _randn(2, 3, 2, 2), _randn(4, 3, 3)
 LAYER = torch.nn.Conv1d(3, 2, 2, dtype=torch.float64)
 SPARSE = torch.tensor([[0.0, 2, 0], [1, 0, 3], [0, 0, 0], [0, 0, -1]], dtype=torch.float64)
 #: The simulated device has no sparse tensors: their rows are left out there.
-HAS_SPARSE = torch.get_default_device().type != simulated.NAME
+HAS_SPARSE = not simulated.is_default()
 with nullcontext() if HAS_SPARSE else torch.device("cpu"), warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch calls them a beta
     COO = (SPARSE if HAS_SPARSE else SPARSE.cpu()).to_sparse()

@@ -10,12 +10,15 @@ import torch.nn.functional as F
 from pyro.ops.indexing import Vindex
 from torch import Tensor
 
+from tests import simulated
 from tests.spelling_data import GROUP, ONE_HOT, PERMUTATION, D, G, N, Predict, X
 
-COO = X.to_sparse()
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # torch calls the format a beta
-    CSR = X.to_sparse_csr()
+HAS_SPARSE = not simulated.is_default()
+if HAS_SPARSE:
+    COO = X.to_sparse()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls the format a beta
+        CSR = X.to_sparse_csr()
 ROOT = torch.linalg.cholesky(X.T @ X)
 SOLVED = X @ ROOT  # (X L) (L^-1 w) = X w
 CUMULATIVE = X - F.pad(X[:, 1:], (0, 1))  # summation by parts, as in spelling_catalogue
@@ -164,3 +167,8 @@ OPERATION_GATHERS: dict[str, Predict] = {
     "int32 indices": lambda u: u[GROUP.int()],
     "masks per group": lambda u: sum(u[g] * (g == GROUP) for g in range(G)),  # type: ignore[misc]
 }
+
+if not HAS_SPARSE:
+    for _rows in (OPERATION_PREDICTORS, OPERATION_GATHERS):
+        for _name in [n for n in _rows if "sparse" in n]:
+            del _rows[_name]

@@ -88,7 +88,9 @@ def test_optimisers_are_timed_and_scored_in_turn() -> None:
     assert [set(row.seconds) for row in training] == [{"AdamW", "IVON", "VOGN"}] * 2
     assert [check.name for check in step.quality] == ["buffers over AdamW"]
     for row in (scored, convolutional):
-        assert [check.name for check in row.quality[:2]] == ["nll, difference", "ece, difference"]
+        names = [check.name for check in row.quality[:4]]
+        assert names[::2] == ["nll, difference", "ece, difference"]
+        assert names[1::2] == ["nll, its standard error", "ece, its standard error"]
 
 
 def test_the_rows_for_a_gpu_run_on_a_small_scale() -> None:

@@ -18,6 +18,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyro_blr import BLR
+from pyro_blr.guides import AutoNaturalNormal
 from pyro_blr.steps.sweep import has_not_fallen
 from tests.checks import engine
 
@@ -111,6 +113,27 @@ def test_long_steps_that_creep_are_combined(center: float, seed: int) -> None:
     fit = blr.fit(x, y, max_steps=30)
     assert fit.converged, fit.reason
     assert -blr.evaluate_loss(x, y) == pytest.approx(_mean_field_optimum(x, y), abs=1e-6)
+
+
+def test_means_of_independent_elements_move_together() -> None:
+    """Dummies of several factors beside an intercept: a long way, along which -ELBO is not convex.
+
+    Without Newton's step of the means alone these are 49 steps.
+    """
+    torch.manual_seed(0)
+    levels = [torch.randint(k, (300,)) for k in (5, 8, 2, 6, 3)]
+    dummies = [torch.nn.functional.one_hot(level).double() for level in levels]
+    X = torch.cat([torch.ones(300, 1), *dummies], -1)
+    y = (torch.rand(300) < (X @ torch.randn(X.shape[1]) - 2).sigmoid()).double()
+
+    def classifier(X: Tensor, y: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(X.shape[1]), 10.0).to_event(1))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Bernoulli(logits=X @ w), obs=y)
+
+    fit = BLR(classifier, AutoNaturalNormal(classifier)).fit(X, y)
+    assert fit.converged and fit.steps <= 35
+    assert fit.losses[-1] == pytest.approx(176.82381807, abs=1e-6)
 
 
 # ------------------------------------------------------------------ trap 2: a symmetric saddle

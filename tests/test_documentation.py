@@ -209,6 +209,8 @@ def test_the_examples_of_docstrings_run(
     draws = draws_of(fit, data, {}, 100)
     names |= {"values": draws.latents, "log_p": draws.log_p, "log_q": draws.log_q}
     exec(code, names | {"blr": blr, "guide": blr.guide, "fit": fit})
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")  # a user has them on the screen
 
 
 def heading_anchor(heading: str) -> str:

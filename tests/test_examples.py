@@ -12,7 +12,18 @@ import torch
 pytest.importorskip("sklearn")
 pytest.importorskip("statsmodels")
 
-from examples import digits, gauss_mix, item_response, karate, nile, old_faithful, show, topics
+from examples import (
+    banana,
+    cosines,
+    digits,
+    gauss_mix,
+    item_response,
+    karate,
+    nile,
+    old_faithful,
+    show,
+    topics,
+)
 
 
 def assert_is_picture(folder: Path, name: str) -> None:
@@ -64,6 +75,26 @@ def test_digits_are_found_without_labels(tmp_path: Path) -> None:
     assert found.purity > 0.65  # by chance: about 0.2
     assert found.losses == sorted(found.losses, reverse=True)
     assert_is_picture(tmp_path, "digits")
+
+
+def test_the_two_samplers_of_the_cosine_study_agree(tmp_path: Path) -> None:
+    """Within 0.01, with standard errors that are a few times smaller."""
+    found = cosines.main(tmp_path, count=20_000)
+    one, other = found.values()
+    for name in cosines.WORDS:
+        (mean, error), (also, its) = one.means[name], other.means[name]
+        assert abs(mean - also) < 0.01
+        assert abs(mean - also) < 4.0 * (error**2 + its**2) ** 0.5 and max(error, its) < 0.004
+    assert one.means["elbo"][0] < one.means["recognition"][0] < 1.0
+    assert_is_picture(tmp_path, "cosines")
+
+
+def test_bent_classes_in_an_eighth_of_adams_steps(tmp_path: Path) -> None:
+    found = banana.main(tmp_path, count=120, inducing=15, iterations=250)
+    assert found.losses[-1] <= found.adam[-1] + 1e-6
+    assert 8 * found.steps <= found.adam_steps
+    assert found.accuracy > 0.9
+    assert_is_picture(tmp_path, "banana")
 
 
 @pytest.mark.data

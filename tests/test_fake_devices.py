@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Without an accelerator: whole steps on fake tensors mix no devices and wait at listed points."""
 
+import ast
 import itertools
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -23,6 +25,7 @@ from pyro_blr.lifting import host, operations, quadrature
 from pyro_blr.lifting.block_moments import moments_of
 from pyro_blr.lifting.blocks import Block, Placement
 from pyro_blr.lifting.expectation import compile_plan
+from pyro_blr.lifting.fused import FusedPlan
 from pyro_blr.lifting.laws import joint_plan
 from pyro_blr.lifting.tensor import LiftedTensor
 from pyro_blr.lifting.terms import LatentSite
@@ -112,6 +115,18 @@ def test_the_list_of_waits_is_complete():
     assert made - {"readable"} == listed
 
 
+def test_every_draw_by_a_generator_says_where_it_is_made():
+    """Torch refuses a generator of the CPU where its default device is another."""
+    unsaid = []
+    for file in Path(host.__file__).parents[1].rglob("*.py"):
+        for call in (n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)):
+            named = {k.arg for k in call.keywords}
+            function = getattr(call.func, "attr", "")
+            if function in ("rand", "randn", "randint", "randperm") and "generator" in named:
+                unsaid += [] if "device" in named else [f"{file.name}:{call.lineno}"]
+    assert unsaid == []
+
+
 def test_torchs_default_device_is_followed(monkeypatch):
     """Priors written as plain numbers: tables made on the CPU by name must not come back."""
 
@@ -192,7 +207,8 @@ def test_expectations_are_evaluated_where_the_statistics_are(device, monkeypatch
             B[1:] - B[:-1],
         ]
         plans = [compile_plan(v.poly, layout) for v in values]
-        results = [t for p in plans for t in p.evaluate(moments)]
+        evaluated = [p.evaluate(moments) for p in plans]
+        results = [t for value, size in evaluated for t in (value, size())]
         pair = joint_plan((f.poly, (f + B[group]).poly), layout, aligned=True)
         scalars = pair.evaluate(moments, ((), ()))
         integrand = quadrature.Integrand(lambda g, h: torch.nn.functional.logsigmoid(g * h), 20)
@@ -203,6 +219,20 @@ def test_expectations_are_evaluated_where_the_statistics_are(device, monkeypatch
             *plain(natural, natural, 0.5),
             *retract(MultivariateNormal(), natural, natural, 0.5),
         ]
-        shaped = [tuple(p.evaluate(moments)[0].shape) for p in plans]
+        shaped = [tuple(value.shape) for value, _ in evaluated]
     assert devices(results) == {device}
     assert shaped == [tuple(v.shape) for v in values]
+
+
+def test_the_constants_of_a_product_are_on_one_device(monkeypatch):
+    """Fixed positions become tables made from shapes alone, beside constants of the data."""
+    site = LatentSite("b", (4,), 0, True)
+    block = Block("b", Normal(), (site,), (4,), None, {"b": Placement((0,))})
+    with fake_device(monkeypatch), torch.no_grad():
+        B = LiftedTensor.of_site(site, torch.float64, torch.device(DEVICE))
+        y = torch.empty(20, device=DEVICE)
+        plan = compile_plan((y * B[1] + y.square() * B[2]).poly, {"b": block})
+        moments = {block: moments_of(block, tuple(torch.empty(2, 4, device=DEVICE)))}
+        assert devices([FusedPlan(plan).values(moments, ())]) == {DEVICE}
+    met = [devices([t for t, _ in p.constants]) for p in plan.products]
+    assert met == [{DEVICE}] * 2 and max(len(p.constants) for p in plan.products) == 2

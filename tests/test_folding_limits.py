@@ -113,6 +113,22 @@ def test_check_every_is_quiet_when_nothing_changed() -> None:
     assert all(np.isfinite(blr.step(x, y)) for _ in range(5))
 
 
+def of_some(y: Tensor) -> None:
+    w = pyro.sample("w", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y), subsample_size=5) as rows:
+        pyro.sample("y", dist.Normal(w, 1.0), obs=y[rows])
+
+
+def test_check_every_looks_at_the_rows_that_the_model_drew() -> None:
+    runs = []
+    for check_every in (None, 1):
+        start = {"w": dist.Normal(1.0, 0.5)}
+        blr, _ = engine(of_some, start, blocks="site", step_size=0.5, check_every=check_every)
+        pyro.set_rng_seed(0)
+        runs.append([blr.step(randn(0, 20)) for _ in range(5)])
+    assert runs[0] == runs[1]
+
+
 # -------------------------------------------------------------------------- cost: memory and passes
 
 

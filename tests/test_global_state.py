@@ -18,6 +18,16 @@ from pyro.distributions.distribution import COERCIONS
 
 from tests.global_state import differences, restore, snapshot
 
+
+def open_figure() -> None:
+    """A figure of pyplot's that nobody closes."""
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pyplot.figure()
+
+
 LEAKS: dict[str, tuple[Callable[[], object], str]] = {
     "dtype": (lambda: torch.set_default_dtype(torch.float32), "torch default dtype"),
     "device": (lambda: torch.set_default_device("meta"), "torch default device"),
@@ -27,6 +37,7 @@ LEAKS: dict[str, tuple[Callable[[], object], str]] = {
     "coercions": (lambda: COERCIONS.append(lambda *args: None), "pyro COERCIONS"),
     "handler": (lambda: poutine.trace().__enter__(), "pyro handlers still open"),
     "setting": (lambda: pyro.settings.set(module_local_params=True), "module_local_params"),
+    "figure": (open_figure, "open figures"),
 }
 
 

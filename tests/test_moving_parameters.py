@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_blr import BLR
+from pyro_blr import BLR, errors
 from pyro_blr.guides import AutoNatural
 from pyro_blr.sampling import MOST_DRAWS, SAMPLED_TOL
 
@@ -126,3 +126,68 @@ def test_a_parameter_without_an_m_step_is_named_under_em() -> None:
     assert not fit.converged
     assert fit.steps == STEPS
     assert "the optimum over ['b'] is not known. Mend: explain says why" in fit.reason
+
+
+def test_beside_an_exact_q_the_optimiser_follows_the_evidence() -> None:
+    """The gradient is the one after the step: that of log p(y), not of the bound at the last q."""
+    y = torch.tensor([0.5, 1.0, -0.3, 2.0], dtype=torch.float64)
+
+    def evidence(width: Tensor) -> Tensor:
+        covariance = width.square() + torch.eye(4, dtype=torch.float64)
+        return dist.MultivariateNormal(torch.zeros(4).double(), covariance).log_prob(y)
+
+    def model(y: Tensor) -> None:
+        width = pyro.param("width", torch.tensor(3.0).double())
+        z = pyro.sample("z", dist.Normal(torch.tensor(0.0).double(), 1.0))
+        with pyro.plate("data", 4):
+            pyro.sample("y", dist.Normal(width * z, 1.0), obs=y)
+
+    width = torch.tensor(3.0).double().requires_grad_()
+    for step_size in ("auto", 1.0):
+        pyro.clear_param_store()
+        blr = BLR(model, AutoNatural(model), pyro.optim.Adam({"lr": 0.1}), step_size=step_size)
+        with torch.no_grad():
+            width.fill_(3.0)
+        adam = torch.optim.Adam([width], lr=0.1)
+        for _ in range(10):
+            blr.step(y)
+            adam.zero_grad()
+            (-evidence(width)).backward()
+            adam.step()
+            found = pyro.param("width").detach()
+            assert float(found) == pytest.approx(float(width.detach()), abs=1e-10)
+
+
+def test_a_step_to_where_the_elbo_is_infinite_moves_no_parameter() -> None:
+    """At a given size q may go where exp overflows: there is no gradient after such a step."""
+
+    def counts(y: Tensor) -> None:
+        a = pyro.param("a", torch.tensor(0.0))
+        z = pyro.sample("z", dist.Normal(0.0, 100.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Poisson((z + a).exp()), obs=y)
+
+    blr = BLR(counts, AutoNatural(counts), step_size=1.0)
+    blr.step(torch.tensor([1e6, 2e6]))
+    assert pyro.param("a").item() == 0.0
+    with pytest.raises(errors.NonFiniteError, match="'y'"):
+        blr.step(torch.tensor([1e6, 2e6]))
+
+
+def test_a_gradient_that_is_not_finite_is_an_error_that_names_the_parameter() -> None:
+    """The loss is finite, so that the optimiser would make the parameter NaN unnoticed."""
+
+    def model(y: Tensor) -> None:
+        fine, wrong = pyro.param("fine", torch.ones(2)), pyro.param("wrong", torch.tensor(0.0))
+        z = pyro.sample("z", dist.Normal(fine.sum(), 1.0))
+        pyro.factor("penalty", -wrong.abs().sqrt())
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    blr = BLR(model, AutoNatural(model))
+    before = blr.evaluate_loss(torch.ones(3))
+    with pytest.raises(errors.NonFiniteError, match=r"parameter 'wrong'.*Mend"):
+        blr.step(torch.ones(3))
+    assert blr.num_steps == 0
+    assert blr.evaluate_loss(torch.ones(3)) == before
+    assert (pyro.param("fine") == 1).all() and pyro.param("wrong").item() == 0.0

@@ -89,6 +89,18 @@ def test_what_does_not_fit_a_plate_is_named(case: str, guide: str, is_first: boo
     blr.step(X, torch.arange(FULL))  # the engine goes on
 
 
+def test_a_plate_without_elements_is_no_minibatch() -> None:
+    """Only where a subsample is empty is there talk of minibatches."""
+    said = {}
+    for case in ("empty", "no elements"):
+        function, x, index, inside, _ = WRONG[case]
+        with pytest.raises(SubsampleError) as error:
+            BLR(function, AutoNatural(function)).step(x, index, inside)
+        said[case] = str(error.value)
+    assert "an empty minibatch" in said["empty"] and f"of size {FULL}" in said["empty"]
+    assert "minibatch" not in said["no elements"] and "size is 0" in said["no elements"]
+
+
 def test_an_error_of_the_model_itself_stays_as_it_is() -> None:
     def broken(x: Tensor) -> None:
         pyro.sample("w", dist.Normal(0.0, 1.0))

@@ -22,12 +22,12 @@ from benchmarks.family import Family, MeanOverDraws, State
 from benchmarks.posteriordb.blr_fit import failure
 from benchmarks.posteriordb.judge import Judge, errors_of, judge_of, khat
 from benchmarks.posteriordb.numpyro_svi import NumPyroSVI
-from benchmarks.posteriordb.store import Store
 from benchmarks.posteriordb.table import Measured, row, totals
 from benchmarks.posteriordb.tuning import Outcome, Plan, Setting, Trials, Tuning
 from benchmarks.posteriordb.twins import in_jax, twin_of
 from benchmarks.rows import Settings
 from benchmarks.stan_models import EXAMPLES, Example
+from benchmarks.store import Store
 from benchmarks.unconstrained import LogJoint
 
 

@@ -88,3 +88,28 @@ def test_a_matrix_of_latents_starts_at_a_normal() -> None:
     blr, guide = engine(model, {"m": start})
     blr.evaluate_loss()
     torch.testing.assert_close(guide.median()["m"], torch.arange(6.0).reshape(2, 3))
+
+
+@pytest.mark.parametrize("rows", [None, torch.arange(8)], ids=["all", "some"])
+def test_rows_come_as_near_their_optimum_whatever_a_constant_adds(rows: Tensor | None) -> None:
+    """The constant that another spelling or other units of the data add to the log density."""
+    y = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(4)) ** 3
+
+    def model(constant: float) -> None:
+        m = pyro.sample("m", dist.Normal(0.0, 10.0))
+        pyro.factor("constant", torch.tensor(constant))
+        with pyro.plate("n", ROWS, subsample=rows, dim=-2) as i:
+            a = pyro.sample("a", dist.Normal(m, 1.0))
+            tau = pyro.sample("tau", dist.Gamma(2.0, 2.0))
+            with pyro.plate("c", 6, dim=-1):
+                pyro.sample("y", dist.Normal(a, tau.rsqrt()), obs=y[i])
+
+    found = []
+    for constant in (0.0, 1e6):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        blr, guide = engine(model)
+        for _ in range(3):
+            blr.step(constant)
+        found.append(guide.marginal("m").loc)
+    assert float(found[0] - found[1]) == pytest.approx(0.0, abs=1e-9)

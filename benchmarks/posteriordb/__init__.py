@@ -20,7 +20,7 @@ and apart. BLR has nothing tuned and runs over twenty seeds, or as many as ten m
 that ends in NaN, in an error, or converged and elsewhere, is a failure.
 
 Another posterior is one more function in ``benchmarks.stan_models``; it takes part at once. Its
-twin in ``numpyro_models``, of the same name, adds NumPyro's side and NUTS.
+twin in ``benchmarks.numpyro_models``, of the same name, adds NumPyro's side and NUTS.
 """
 
 from collections.abc import Iterator
@@ -30,9 +30,9 @@ from ..rows import Row, Settings
 from ..stan import arguments_of
 from ..stan_models import EXAMPLES, Example
 from ..stan_models.database import find
+from ..store import Store
 from .measure import Measuring
 from .nuts import reference
-from .store import Store
 from .table import NAME, Measured, row, totals
 from .tuning import FULL, TINY
 

@@ -22,9 +22,9 @@ from ..family import CHUNK, Family, State
 from ..optimum import glance, optimum
 from ..stan import scalars
 from ..stan_models import Example
+from ..store import Store
 from ..unconstrained import LogJoint
 from .starts import count_of
-from .store import Store
 
 #: What the best Gaussian may fall short of the true optimum, in nats: a tenth of NEAR.
 ALLOWED = 0.01

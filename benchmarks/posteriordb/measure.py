@@ -8,12 +8,12 @@ from typing import Any
 from .. import machine
 from ..family import State
 from ..stan_models import Example
+from ..store import Store
 from ..unconstrained import LogJoint
 from .blr_fit import SEEDS, BLRFit
 from .judge import answers, judge_of
 from .pyro_svi import PyroSVI
 from .starts import count_of
-from .store import Store
 from .tuning import FULL, Plan, Side, Trials, Tuning
 from .twins import twin_of
 

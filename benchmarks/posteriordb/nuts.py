@@ -17,8 +17,8 @@ from torch import Tensor
 from ..stan import scalars
 from ..stan_models import Example
 from ..stan_models.database import read_draws
+from ..store import Store
 from .judge import Moments
-from .store import Store
 from .twins import in_jax, twin_of
 
 CHAINS, WARMUP = 4, 1000

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..family import State
+from ..store import Store
 from .judge import NEAR, Judge
 from .starts import seeds_of
-from .store import Store
 
 #: Adam's rate decays to so much of itself over the steps.
 DECAY = 0.01

@@ -23,7 +23,7 @@ def twin_of(example: Example) -> Callable[..., None] | None:
     os.environ.setdefault("XLA_FLAGS", ONE_THREAD)
     import numpyro
 
-    from . import numpyro_models
+    from .. import numpyro_models
 
     numpyro.enable_x64()
     twin: Callable[..., None] | None = getattr(numpyro_models, example.name, None)

@@ -95,7 +95,7 @@ def to_arviz(
     :raises NonFiniteError: if a draw or its log density is NaN or infinite, naming the site.
     :raises PlateSizeError: if the model takes a subsample of a plate.
     """
-    own = fitted(fit, CALLER)
+    own = fitted(fit, CALLER, args, kwargs)
     reject_unknown(own.model, CALLER, kwargs)
     num_samples, seed = plain_number(num_samples), plain_number(seed)
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):

@@ -139,6 +139,9 @@ def against_nuts(
     chain ends in it: the chains then disagree, and nothing is decided. A mode that no start leads
     to is missed, so that agreement is no proof.
 
+    Latents that q leaves at their prior given the others (``at_prior``) are functions of their
+    noise, of which NUTS has draws as well; what is compared is what q holds.
+
     Pyro takes some milliseconds for a gradient, and NUTS some ten gradients a draw: a model of a
     dozen parameters takes a minute.
 
@@ -157,7 +160,7 @@ def against_nuts(
     :raises PlateSizeError: if the model takes a subsample of a plate.
     """
     _check_counts(num_samples, warmup_steps, num_chains)
-    own = fitted(fit, "against_nuts")
+    own = fitted(fit, "against_nuts", args, kwargs)
     check_call(own.model, args, kwargs, "against_nuts")
     with torch.no_grad():
         drawn = guide_draws(own, args, kwargs, DRAWS, "against_nuts")
@@ -217,7 +220,7 @@ def _run(
     warmup_steps: int,
 ) -> Any:
     """A chain from a start."""
-    kernel = NUTS(config_enumerate(_with_data(own.target)), init_strategy=start)
+    kernel = NUTS(config_enumerate(_with_data(own.joint or own.target)), init_strategy=start)
     run = MCMC(kernel, num_samples, warmup_steps=warmup_steps, disable_progbar=True)
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")

@@ -124,7 +124,7 @@ def report(fit: Any, *args: Any, num_samples: int = 4000, **kwargs: Any) -> Repo
     :raises GuideError: if q is a point.
     :raises NonFiniteError: if draws or data are not finite.
     """
-    own = fitted(fit, "report")
+    own = fitted(fit, "report", args, kwargs)
     with torch.no_grad():
         weighed = weigh(own, args, kwargs, num_samples, "report")
         khats = each_site(own, args, kwargs, num_samples, "report", weighed)

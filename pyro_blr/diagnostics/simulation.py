@@ -157,7 +157,8 @@ def _posterior(
     """Draws of a fit by site; draws that are given are taken as they are."""
     if isinstance(fit, Mapping):
         return dict(fit)
-    return guide_draws(fitted(fit, "sbc"), args, kwargs, num_samples, "sbc").values
+    own = fitted(fit, "sbc", args, kwargs)
+    return guide_draws(own, args, kwargs, num_samples, "sbc").values
 
 
 def _as_arguments(given: Any) -> tuple[Any, ...]:

@@ -87,7 +87,7 @@ def site_khat(fit: Any, *args: Any, num_samples: int = 4000, **kwargs: Any) -> t
     :raises ArgumentError: if ``fit``, ``num_samples`` or an argument of the model cannot be used.
     :raises NonFiniteError: if draws or data are not finite.
     """
-    own = fitted(fit, "site_khat")
+    own = fitted(fit, "site_khat", args, kwargs)
     check_call(own.model, args, kwargs, "site_khat")
     with finite_data(args, kwargs, "site_khat"):
         return each_site(own, args, kwargs, num_samples, "site_khat")

@@ -16,7 +16,7 @@ from torch.distributions import constraints
 from .. import errors
 from .._compat import site_is_subsample
 from ..energy.domains import harmless, outside
-from ..energy.subsamples import changed_size
+from ..energy.plates import changed_size
 from .entries import Entry, is_computed
 
 

@@ -131,7 +131,7 @@ def draws_of(
             f"num_samples must be a positive integer, not {num_samples!r}. Mend: "
             f"{caller}(fit, *args, num_samples=1000)."
         )
-    own, kwargs = fitted(fit, caller), kwargs or {}
+    own, kwargs = fitted(fit, caller, args, kwargs), kwargs or {}
     drawn = guide_draws(own, args, kwargs, num_samples, caller)
     for name, value in drawn.values.items():
         _check_finite(value, f"site {name!r} in the guide", FEED)

@@ -3,12 +3,13 @@
 
 """The model and the guide of a fit: of this package's engine, of SVI, or of an ELBO as a module."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .. import errors
 from ..blr import BLR
+from ..energy.at_prior import DrawnAtPrior, SampledNoise
 from ..fit import Fit
 from ..guides.natural_guide import NaturalGuide
 from ..rules.sites import tempered
@@ -22,6 +23,8 @@ class Fitted:
         temperature.
     :param view: the guide in natural coordinates, or None where it is known by its draws.
     :param fit: what ``BLR.fit`` returned, if that was given.
+    :param joint: the target for a sampler, where it is another: with the noise of latents that q
+        leaves at their prior as latents, where the target draws them.
     """
 
     model: Callable[..., Any]
@@ -30,15 +33,20 @@ class Fitted:
     view: Any = None
     temperature: float = 1.0
     fit: Fit | None = None
+    joint: Callable[..., Any] | None = None
 
 
-def fitted(fit: Any, caller: str) -> Fitted:
+def fitted(
+    fit: Any, caller: str, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+) -> Fitted:
     """The model and the guide of a fit.
 
     :param fit: what :meth:`~pyro_blr.BLR.fit` returned, a :class:`~pyro_blr.BLR`, an ``SVI``, or
         anything else with a ``model`` and a ``guide``, such as ``Trace_ELBO()(model, guide)``.
     :param str caller: the function that the user called, for errors.
-    :raises ArgumentError: if it is none of them.
+    :param args: what the model is to be called with.
+    :raises ArgumentError: if it is none of them, or an engine whose data are on several processes;
+        for ``Parts`` in the place of the model's arguments.
     :raises GuideError: if the guide has not seen the model yet.
     """
     if isinstance(fit, Fitted):
@@ -56,8 +64,14 @@ def fitted(fit: Any, caller: str) -> Fitted:
             "the guide has not seen the model yet, so there is nothing to draw. Mend: call "
             "blr.fit(*args) first."
         )
+    if isinstance(source, BLR):
+        source._in_one_place(caller, args, kwargs or {})
     temperature = source.temperature if isinstance(source, BLR) else 1.0
+    joint = None
+    if isinstance(view, NaturalGuide) and view.at_prior:
+        joint = tempered(SampledNoise(view.at_prior)(model), temperature)
+        model = DrawnAtPrior(view.at_prior)(model)
     return Fitted(
         *(model, guide, tempered(model, temperature), view, temperature),
-        fit if isinstance(fit, Fit) else None,
+        *(fit if isinstance(fit, Fit) else None, joint),
     )

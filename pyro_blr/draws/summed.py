@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..energy.components import Component, check_plates, components, elimination
 from ..energy.enumeration import DEEPEST, choice_of, dims_of
-from ..energy.trace import TracedSite
+from ..energy.traced import TracedSite
 from .entries import Entry
 
 

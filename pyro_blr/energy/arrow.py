@@ -23,7 +23,7 @@ from ..lifting.predictor import find_predictor
 from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import LatentSite, NotPolynomial
 from .latents import Latent
-from .trace import Traced
+from .traced import Traced
 
 
 def arrow_blocks(latents: Sequence[Latent]) -> list[ArrowBlock]:

@@ -15,9 +15,10 @@ from ..lifting.blocks import Block
 from ..lifting.elementwise import has_kinks, jumping_operations
 from ..lifting.expectation import Layout, compile_plan
 from ..lifting.fused import FusedPlan
+from ..lifting.keys import constants_of, key_of
 from ..lifting.laws import JointPlan, joint_plan
 from ..lifting.plan import Plan
-from ..lifting.polynomial import Polynomial, constants_of, key_of, polynomial
+from ..lifting.polynomial import Polynomial, polynomial
 from ..lifting.predictor import Predictor, find_predictor
 from ..lifting.recall import recalled
 from ..lifting.tensor import LiftedTensor
@@ -36,7 +37,7 @@ from .factors import (
 from .hidden_gaussian import ChainIntegral, GaussianChain
 from .hidden_markov import ForwardSum, HiddenChain, Sequences
 from .sampled import SampledFactor
-from .trace import TracedSite
+from .traced import TracedSite
 from .weighted import WeightedFactor, no_expectation
 
 
@@ -47,6 +48,8 @@ def build_factors(
 
     :param discrete: ``"mean_field"`` or ``"marginal"``, as in :class:`~pyro_blr.BLR`.
     """
+    if estimator == "delta":
+        discrete = "marginal"
     plain, joined = components(sites)
     factors = [
         _of_chain(site, site.chain, layout, estimator)
@@ -151,6 +154,9 @@ def build_factor(site: TracedSite, layout: Layout, estimator: str = "auto") -> F
         return _constant_factor(site)
     node = site.log_prob
     reason = f"{site.no_chain}; {node.reason}" if site.no_chain else node.reason
+    if estimator == "delta":
+        own = frozenset(layout[s.name] for s in node.sites)
+        return _sampled(site.name, own, "", Summed(node, site.mask, site.scale), estimator)
     if node.poly is not None:
         poly = node.poly
         parts = (poly, site.mask, site.scale)

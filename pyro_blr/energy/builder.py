@@ -12,13 +12,16 @@ from ..lifting import constants
 from ..lifting.expectation import Layout
 from ..lifting.mends import mend_of
 from ..lifting.points import PointBlock
-from .energy import Energy, Work
+from ..random_state import random_state
+from .energy import Energy
 from .enumeration import DEEPEST
 from .hidden_gaussian import GaussianChain
 from .latents import Latents
 from .parameters import LiftedParameter
 from .sampled import SampledFactor
-from .trace import HasDiscrete, Traced, trace_model
+from .trace import HasDiscrete, trace_model
+from .traced import Traced
+from .work import Work
 
 NOTHING_LIFTED: Mapping[str, LiftedParameter] = {}
 
@@ -32,6 +35,7 @@ class EnergyBuilder:
     :param estimator: of sampled factors' messages.
     :param discrete: how discrete latents are summed out, ``"mean_field"`` or ``"marginal"``.
     :param nesting: the depth of the model's plates; None if a run has to tell.
+    :param kept: the latents that q leaves at their prior given the others.
     """
 
     def __init__(
@@ -42,8 +46,10 @@ class EnergyBuilder:
         estimator: str = "auto",
         discrete: str = "mean_field",
         nesting: int | None = None,
+        kept: Collection[str] = (),
     ) -> None:
         self.model = model
+        self.kept = kept
         self.on_sampled = on_sampled
         self.temperature = temperature
         self.estimator = estimator
@@ -53,14 +59,21 @@ class EnergyBuilder:
         self.work = Work()
         #: The plates whose elements are spread over parts of the data, of a run; None if none are.
         self.sharded: Callable[[Traced], Collection[str]] | None = None
+        #: Whether a run may have to be repeated as it was, whatever it drew: then where it began.
+        self.remembers_randomness = False
+        self.randomness: dict[str, Any] | None = None
         self._enumerates = False
+        self._noisy: tuple[tuple[Any, ...], Latents] = (), {}
         self._warned: set[str] = set()
 
     def fresh(self) -> "EnergyBuilder":
         """One for the same model that has no cache and does not warn."""
-        return EnergyBuilder(
-            *(self.model, "ignore", self.temperature, self.estimator, self.discrete, self.nesting)
+        fresh = EnergyBuilder(
+            *(self.model, "ignore", self.temperature, self.estimator, self.discrete, self.nesting),
+            self.kept,
         )
+        fresh._enumerates = self._enumerates
+        return fresh
 
     def invalidate(self) -> None:
         """Forget everything that was computed from constants."""
@@ -98,16 +111,22 @@ class EnergyBuilder:
         lifted: Mapping[str, LiftedParameter],
     ) -> Traced:
         """A run; more of them where the first meets discrete latents or deeper plates."""
-        run = (self.model, args, kwargs, latents, lifted, self.temperature)
+
+        def run(nesting: int | None = None) -> Traced:
+            if self.remembers_randomness:
+                self.randomness = random_state()
+            about = (self.model, args, kwargs, latents, lifted, self.temperature)
+            return trace_model(*about, nesting, self.kept)
+
         try:
             if not self._enumerates:
-                return trace_model(*run)
+                return run()
         except HasDiscrete:
             self._enumerates = True
-        traced = trace_model(*run, DEEPEST if self.nesting is None else self.nesting)
+        traced = run(DEEPEST if self.nesting is None else self.nesting)
         if self.nesting is None or traced.nesting > self.nesting:
             self.nesting = traced.nesting
-            traced = trace_model(*run, self.nesting)
+            traced = run(self.nesting)
         return traced
 
     def build(
@@ -125,9 +144,18 @@ class EnergyBuilder:
         """
         with constants.using(self.cache):
             how = discrete or self.discrete
+            latents = self._with_noise(latents, traced)
             energy = Energy(traced, latents, layout, points, self.estimator, how)
         energy.work = self.work
         return energy
+
+    def _with_noise(self, latents: Latents, traced: Traced) -> Latents:
+        """The latents and the noise of those at their prior, the same as long as these are."""
+        parts = (latents, *traced.noise.values())
+        known = self._noisy[0]
+        if len(known) != len(parts) or any(a is not b for a, b in zip(known, parts, strict=True)):
+            self._noisy = parts, {**latents, **traced.noise} if traced.noise else latents
+        return self._noisy[1]
 
     def report_sampled(self, energy: Energy) -> None:
         """Warn of (or refuse) sampled factors, once a site.
@@ -152,6 +180,17 @@ class EnergyBuilder:
             self._warned.add(factor.name)
             if self.on_sampled == "warn":
                 errors.warn(text, errors.SampledFactorWarning)
+
+    def refuse_draws(self, reason: str) -> None:
+        """Refuse a guide whose rule always draws.
+
+        :raises SampledFactorError: under ``on_sampled="error"``.
+        """
+        if self.on_sampled == "error":
+            raise errors.SampledFactorError(
+                f"every factor is sampled from the guide: {_sentence(reason)} Mend: use "
+                'AutoNatural, or on_sampled="ignore".'
+            )
 
     def report_drawn(self, reason: str) -> None:
         """Warn of (or refuse) a guide that is known by its draws alone, once.

@@ -22,7 +22,7 @@ from .couplings import plate_names
 from .joining import rows_move_alone
 from .latents import Latents
 from .merging import MAX_BLOCK_SIZE, Group, linear_groups, shared_plates
-from .trace import Traced
+from .traced import Traced
 
 #: Numbers of a dense precision up to which it is held: a chain takes log2(T) rounds of some thirty
 #: small operations, 6 ms at 256 times, where a matrix of 256 rows is factorised and inverted in 3.

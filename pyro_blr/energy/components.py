@@ -18,7 +18,7 @@ from ..lifting.tensor import Call, LiftedTensor
 from .eliminated import EliminatedFactor, Part, Role, is_one
 from .elimination import Elimination
 from .factors import Factor
-from .trace import TracedSite
+from .traced import TracedSite
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,12 +160,17 @@ def elimination(component: Component) -> Elimination:
 
 def recorded(component: Component, sum_out: Elimination) -> LiftedTensor:
     """The log of the sum as one recorded operation, to be replayed at draws of q."""
-    scale = component.scale
-    values = [_masked(s, s.log_prob, _over(s.scale, scale)) for s in component.sites]
+    values = summands(component)
     like = next(v for v in values if isinstance(v, LiftedTensor))
     call = Call(sum_out, tuple(values), {})
     reason = "a sum over discrete latents at each draw"
     return LiftedTensor((), torch.float64, like.device, poly=None, call=call, reason=reason)
+
+
+def summands(component: Component) -> list[Any]:
+    """The log density of each site inside the sum: where it counts, and times its own scale."""
+    scale = component.scale
+    return [_masked(s, s.log_prob, _over(s.scale, scale)) for s in component.sites]
 
 
 def masks(component: Component) -> list[Tensor | None]:

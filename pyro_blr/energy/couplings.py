@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
+from ..families import FixedScaleNormal
 from ..lifting.axes import all_axes, same_address
 from ..lifting.polynomial import Polynomial
 from ..lifting.predictor import find_predictor
 from ..lifting.terms import Atom, Term
 from .latents import Latent, Latents
-from .trace import Traced
+from .traced import Traced
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Coupling:
 
 
 def is_mergeable(latent: Latent) -> bool:
-    """Whether a latent is Gaussian as the model has it."""
-    return latent.site.gaussian and latent.transform is None
+    """Whether a latent is Gaussian as the model has it, with a width of its own."""
+    fixed = isinstance(latent.family, FixedScaleNormal)
+    return latent.site.gaussian and latent.transform is None and not fixed
 
 
 def structure(traced: Traced, latents: Latents) -> tuple[list[dict[str, int]], list[Coupling]]:

@@ -9,11 +9,12 @@ from math import prod
 
 from ..estimators.hessians import COLUMNS, EXACT
 from ..lifting.arrow_blocks import ArrowBlock
-from ..lifting.blocks import Block
+from ..lifting.blocks import Block, has_fixed_scale
 from ..lifting.chain_blocks import ChainBlock
 from ..lifting.outputs import Output, is_network, output_of
 from ..lifting.points import PointBlock
 from ..lifting.tensor import LiftedTensor
+from .at_prior import NoiseBlock
 
 SCORE = "the score function"
 PATH = "derivatives along its draws"
@@ -58,6 +59,9 @@ def ways_of(
     Where a network has more than 128 independent weights, Gauss and Newton's part is taken for each
     of their blocks where there is one, and else Hessian-vector products.
 
+    A Gaussian of fixed scale has no use for a Hessian. Under ``"delta"`` there is one draw, the
+    mean, at which Hessians are exact.
+
     ``"hessian"`` takes Hessian-vector products for large events too, ``"gauss_newton"`` takes
     concave outputs for small blocks, and where they are no network's; ``"stein"`` takes Stein's
     form for all.
@@ -80,9 +84,11 @@ def _way(
     :param is_wide: whether it is a network with so many independent weights that none of their
         Hessians is taken column by column, however small the block: each passage is through all.
     """
+    if wanted == "delta" and block.gaussian:
+        return Way(PATH if has_fixed_scale(block) else EXACT_HESSIAN)
     if jumps:
         return Way(SCORE)
-    if isinstance(block, PointBlock) or not block.gaussian:
+    if isinstance(block, PointBlock | NoiseBlock) or not block.gaussian or has_fixed_scale(block):
         return Way(PATH)
     is_wide &= block.event_size is None
     size = _numel(block)

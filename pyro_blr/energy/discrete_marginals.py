@@ -12,6 +12,7 @@ from torch import Tensor
 from ..lifting.distribution import LiftedDistribution
 from ..lifting.tensor import LiftedTensor, replay
 from .components import Component, components
+from .delta import DeltaFactor, MeanDraws
 from .draws import Draws
 from .eliminated import EliminatedFactor, Part, summed
 from .elimination import Elimination
@@ -40,6 +41,8 @@ def discrete_marginals(energy: Energy, moments: MomentsMap, draws: Draws | None)
             if component is None:
                 found[factor.latents[0]] = _classes(weights[-1])
                 continue
+        elif isinstance(factor, DeltaFactor) and component is not None:
+            weights = _mean_weights(factor.program, moments, MeanDraws(energy.latents))
         elif isinstance(factor, SampledFactor) and component is not None:
             assert draws is not None
             weights = _mean_weights(factor, moments, draws)

@@ -18,6 +18,7 @@ from ..lifting.blocks import Block
 from ..lifting.low_rank_moments import LowRankMoments
 from ..lifting.moments import GaussianMoments, Moments, SharedGaussianMoments
 from ..lifting.points import PointMoments
+from .at_prior import NoiseBlock
 from .latents import Latents, block_values
 
 #: Draws of blocks. # shape of each: (draws, *block)
@@ -99,9 +100,13 @@ class Draws:
         if block not in self._points:
             self._points.clear()
             shapes = {b: own.noise_shape for b, own in moments.items() if not _is_point(own)}
-            sized = {b: shape for b, shape in shapes.items() if shape is not None}
+            ordered = sorted(shapes.items(), key=lambda one: isinstance(one[0], NoiseBlock))
+            sized = {b: shape for b, shape in ordered if shape is not None}
             sizes = [prod(shape) for shape in sized.values()]
-            points = gaussian_points(self.count, sum(sizes), self.seed, self.matched)
+            moved = sum(
+                n for b, n in zip(sized, sizes, strict=True) if not isinstance(b, NoiseBlock)
+            )
+            points = gaussian_points(self.count, sum(sizes), self.seed, self.matched, moved)
             for (b, shape), part in zip(sized.items(), points.split(sizes, -1), strict=True):
                 self._points[b] = part.to(moments[b].leaves[0]).reshape(self.count, *shape)
         return self._points[block]

@@ -4,7 +4,7 @@
 """Factors that discrete latents join: expected log factors, the latents summed out of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -75,6 +75,13 @@ class Part(ABC):
         """Whether the elements along a dim are the same whatever q is."""
         return False
 
+    def is_by_row(self, block: Block, choices: Collection[int]) -> bool:
+        """Whether it takes of a block what stands at its own place along a plate.
+
+        :param choices: the dims of discrete latents, along which values may select elements too.
+        """
+        return False
+
     @abstractmethod
     def raw(self, moments: MomentsMap) -> Tensor:
         """The expected log density, before mask and scale."""
@@ -122,6 +129,12 @@ class ExactPart(Part):
         own = None if self.role.choice is None else dims[len(dims) + self.role.choice]
         stats = [s for product in self.plan.products for s in product.stats]
         return any(a in dims and a is not own for s in stats for a in all_axes(s.where))
+
+    def is_by_row(self, block: Block, choices: Collection[int]) -> bool:
+        dims = self.plan.dims
+        rows = {a for d, a in enumerate(dims, -len(dims)) if a is not None and d not in choices}
+        stats = [s for product in self.plan.products for s in product.stats if block in s.blocks]
+        return all(not rows.isdisjoint(all_axes(s.where)) for s in stats)
 
     def raw(self, moments: MomentsMap) -> Tensor:
         return self.fused.values(moments, self.free)
@@ -207,6 +220,21 @@ class EliminatedFactor(Factor):
     def error(self) -> float:  # type: ignore[override]
         """The largest error of its parts."""
         return max((p.error for p in self.parts), default=0.0)
+
+    @cached_property
+    def proportions(self) -> frozenset[Block]:
+        """The blocks that are here as the proportions of discrete latents, row by row, and not
+        otherwise: those of the topics of a document, not those of all rows of a mixture.
+        """
+        choices = {p.role.choice for p in self.parts if p.role.choice is not None}
+        by_row = [
+            {b for b in p.blocks if p.is_by_row(b, choices)}
+            if p.role.is_prior and p.role.choice is not None
+            else set()
+            for p in self.parts
+        ]
+        others = [p.blocks - own for p, own in zip(self.parts, by_row, strict=True)]
+        return frozenset(set().union(*by_row) - set().union(*others))
 
     def expected(self, moments: MomentsMap) -> tuple[Tensor, ...]:
         """The expected log factors; those whose blocks have not moved are taken again."""

@@ -5,13 +5,11 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .. import errors
-from ..estimators.hessians import EXACT
 from ..families import Natural
 from ..lifting import host, operations, quadrature
 from ..lifting.arrow_blocks import ArrowBlock
@@ -20,39 +18,34 @@ from ..lifting.expectation import Layout
 from ..lifting.moments import Moments
 from ..lifting.plan import zero_of
 from ..lifting.points import PointBlock, statistics_of
-from .build import build_factors, resample
-from .curvature import GAUSS_NEWTON
+from .at_draws import AtDraws
+from .at_prior import block_of, natural_of
+from .build import build_factors
+from .delta import DeltaFactor, at_mean, evaluated, log_density_at
 from .draws import Draws
-from .eliminated import EliminatedFactor, QuadraturePart
-from .factors import ConstantFactor, ExactFactor, Factor, KeptRule, QuadratureFactor
+from .eliminated import EliminatedFactor
+from .factors import ConstantFactor, ExactFactor, Factor, KeptRule
 from .latents import Latents
+from .non_finite import culprit, non_finite
 from .parts import WHOLE
 from .points import packed
-from .sampled import HELD_NUMBERS, SampledFactor, estimate
-from .trace import Traced
+from .quadratures import quadratures, with_rules, without_rules
+from .sampled import SampledFactor, estimate
+from .subsamples import times_held
+from .traced import Traced
 from .value import Value
-from .weighted import WeightedFactor, no_expectation
+from .work import Work
 
 Naturals = Mapping[Block, Natural]
 
 assert operations  # importing it enters the torch operations into the table
 
 
-@dataclass
-class Work:
-    """What evaluations took.
-
-    :param gradients: gradients of the log joint, at every draw of a sampled factor; a column of
-        Hessians counts as one, a Hessian-vector product as two.
-    """
-
-    gradients: int = 0
-
-
 class Energy:
     """The expected log joint of one traced call of the model.
 
     :param traced: the run of the model.
+    :param latents: those of q, and the noise of those at their prior.
     :param layout: the block of each site.
     :param points: the blocks of the parameters that were lifted.
     :param estimator: of sampled factors' messages.
@@ -70,17 +63,26 @@ class Energy:
     ) -> None:
         self.estimator = estimator
         self.traced = traced
+        #: Of latents at their prior: their noise, whose law nothing moves.
+        self.noise: dict[Block, Natural] = {
+            block_of(n): natural_of(n) for n in traced.noise.values()
+        }
         self.latents = latents
         self.work = Work()
-        self.layout = {**layout, **{s.name: b for b in points for s in b.sites}}
+        held = {s.name: b for b in (*points, *self.noise) for s in b.sites}
+        self.layout = {**layout, **held}
         self.blocks: tuple[Block, ...] = tuple(dict.fromkeys(layout.values()))
         #: The value of each point where the model was traced.
         self.points: dict[Block, Natural] = {b: (packed(b, traced),) for b in points}
         self.factors = build_factors(traced.sites, self.layout, estimator, discrete)
+        if self.is_at_mean:
+            self.factors = [at_mean(f, latents) for f in self.factors]
         #: The terms that are counted here, where the data are in parts.
         self.share = WHOLE
         #: The least that the sizes of sampled programs count as: those of the largest part.
         self.largest = 0, 0
+
+    # The sum of the factors, and the entropy
 
     @property
     def counted(self) -> list[Factor]:
@@ -88,79 +90,194 @@ class Energy:
         names = self.share.factors
         return self.factors if names is None else [f for f in self.factors if f.name in names]
 
-    @property
-    def is_deterministic(self) -> bool:
-        """Whether no factor is sampled and no plate is subsampled."""
-        return not self.has_sampled and not self.is_subsampled
+    def moments(self, naturals: Naturals) -> dict[Block, Moments]:
+        """The moments of every block and point, to be differentiated in their leaves.
 
-    @property
-    def has_sampled(self) -> bool:
-        """Whether some factor is at draws of q."""
-        return any(isinstance(f, SampledFactor) for f in self.factors)
+        :param naturals: points that are not among them are where the model was traced.
+        """
+        known = {**self.points, **self.noise, **naturals}
+        return {b: statistics_of(b, known[b]) for b in (*self.blocks, *self.points, *self.noise)}
 
-    @property
-    def has_jumps(self) -> bool:
-        """Whether some factor's derivative along a draw is not its whole derivative."""
-        return any(isinstance(f, SampledFactor) and f.jumps for f in self.factors)
+    def evaluate(
+        self,
+        moments: Mapping[Block, Moments],
+        draws: Draws | None = None,
+        touching: Block | None = None,
+    ) -> Value:
+        """The ELBO at given moments.
 
-    @property
-    def leaves_curvature_out(self) -> bool:
-        """Whether some factor's Hessian is Gauss and Newton's, whose fixed point is another one."""
-        ways = (w for f in self.factors if isinstance(f, SampledFactor) for w in f.ways.values())
-        return any(way.name == GAUSS_NEWTON for way in ways)
+        :param touching: leave out what does not depend on this block.
+        """
+        total = zero_of(moments)
+        sizes: list[Tensor | Callable[[], Tensor]] = []
+        counted = [f for f in self.counted if touching is None or touching in f.blocks]
+        sampled = [f for f in counted if isinstance(f, SampledFactor)]
+        at_means = [f for f in counted if isinstance(f, DeltaFactor)]
+        for factor in counted:
+            if isinstance(factor, SampledFactor | DeltaFactor):
+                continue
+            value, size = factor.evaluate(moments, draws, touching)
+            total = total + value.double()
+            sizes.append(size)
+        each: Tensor | None = None
+        if sampled:  # together, so that what they share of the program runs once
+            assert draws is not None
+            estimated = estimate(sampled, moments, draws, touching)
+            total = total + estimated.value
+            sizes.append(estimated.magnitude)
+            each = estimated.each
+        if at_means:
+            value, size = evaluated(at_means, moments, self.latents, touching)
+            total = total + value
+            sizes.append(size)
+        entropy = partial(self._entropy, moments, touching)
+        return Value(total, sizes, moments, entropy, each, touching)
 
-    @property
-    def has_network(self) -> bool:
-        """Whether some factor is that of a network, at draws."""
-        return any(isinstance(f, SampledFactor) and f.is_network for f in self.factors)
+    def log_density_at(self, means: Mapping[Block, Tensor]) -> Tensor:
+        """Where all factors are at the mean: their sum as a function of the blocks' means."""
+        return log_density_at(self.factors, self.latents, means)
 
-    @property
-    def sampled_numbers(self) -> int:
-        """The numbers that the programs of the sampled factors hold for one draw."""
-        own = sum(f.numbers for f in self.factors if isinstance(f, SampledFactor))
-        return max(own, self.largest[0])
+    def _entropy(self, moments: Mapping[Block, Moments], touching: Block | None = None) -> Tensor:
+        """The entropy of q that is counted; of a subsampled plate's latent, its rows scaled up."""
+        total = zero_of(moments)
+        if self.is_at_mean:  # of which the log density knows nothing
+            return total
+        counted = self.share.entropies
+        for block in self.blocks if touching is None else (touching,):
+            if counted is not None and block.sites[0].name not in counted:
+                continue
+            own = moments[block]
+            rows = self.rows(block)
+            if rows is None:
+                total = total + own.entropy()
+            else:
+                each = block.family.entropy(own.natural)
+                total = total + (each * rows).sum() * self.local_scale(block)
+        return total
 
-    @property
-    def sampled_operations(self) -> int:
-        """How many operations these programs have."""
-        own = sum(f.operations for f in self.factors if isinstance(f, SampledFactor))
-        return max(own, self.largest[1])
+    def check_finite(self, value: Value, draws: Draws | None) -> None:
+        """Raise if the ELBO is not finite, naming the factor that made it so.
 
-    @property
-    def is_in_parts(self) -> bool:
-        """Whether no number of draws makes a graph that memory does not hold."""
-        sampled = [f for f in self.factors if isinstance(f, SampledFactor)]
-        return not self.has_parameters and all(f.is_in_parts for f in sampled)
+        :raises NonFiniteError: for data or constants that are NaN or infinite.
+        """
+        if value.elbo - value.elbo == 0:
+            return
+        for factor in self.counted:
+            number, _ = factor.evaluate(value.moments, draws, None)
+            if not host.truth(torch.isfinite(number)):
+                raise non_finite(culprit(factor, value.moments), self.is_at_mean)
+        raise non_finite(", ".join(b.name for b in self.blocks), self.is_at_mean)
 
-    def holds(self, draws: Draws | None) -> bool:
-        """Whether memory holds the graph of all draws, as second derivatives in q need it."""
-        return draws is None or draws.count * self.sampled_numbers <= HELD_NUMBERS
-
-    def count(self, draws: Draws | None, blocks: Sequence[Block]) -> None:
-        """Count the gradients that the messages to some blocks take."""
-        sampled = {b for f in self.factors if isinstance(f, SampledFactor) for b in f.blocks}
-        columns = sum(_numel(b) for b in blocks if b in sampled and b.gaussian)
-        self.work.gradients += 1 if draws is None else draws.count * (1 + columns)
-
-    @property
-    def numel(self) -> int:
-        """The elements of the largest log density."""
-        return max(math.prod(getattr(s.log_prob, "shape", ())) for s in self.traced.sites)
+    # The rows of subsampled plates
 
     @property
     def is_subsampled(self) -> bool:
         """Whether some factor is scaled up from a part of its plate."""
         return self.traced.is_subsampled
 
+    def rows(self, block: Block) -> Tensor | None:
+        """How often the subsample holds each batch element of a block; None if it is the whole.
+
+        None also where the subsampled plate is no batch dim of the block: its messages are then
+        those of a global block, right on the average over subsamples.
+        """
+        name = block.sites[0].name
+        chosen, dims = self.traced.rows.get(name), block.placements[name].batch_dims
+        local = set(chosen or ()) <= set(dims)
+        if chosen is None or not local or isinstance(block, ArrowBlock):
+            return None
+        return times_held(chosen, dims, block.batch_shape, self.latents[name].device)
+
     @property
-    def are_points_conjugate(self) -> bool:
-        """Whether every factor is exact, and conjugate in the statistics of each point."""
-        return all(
-            factor.tier == "exact" and factor.is_conjugate_in(point)
-            for point in self.points
-            for factor in self.factors
-            if point in factor.blocks
-        )
+    def local_blocks(self) -> tuple[Block, ...]:
+        """The blocks of which the subsample holds rows, if no sampled factor depends on them."""
+        sampled = {b for f in self._sampled for b in f.blocks}
+        return tuple(b for b in self.blocks if b not in sampled and self.rows(b) is not None)
+
+    @property
+    def row_proportions(self) -> tuple[Block, ...]:
+        """The blocks of proportions that discrete latents have in each row by itself."""
+        summed = [f for f in self.factors if isinstance(f, EliminatedFactor)]
+        found = {b for f in summed for b in f.proportions}
+        sampled = {b for f in self._sampled for b in f.blocks}
+        others = {b for f in summed for b in f.blocks - f.proportions}
+        return tuple(b for b in self.blocks if b in found - others - sampled)
+
+    def local_scale(self, block: Block) -> float:
+        """What the factors of a block in a subsampled plate are scaled by."""
+        return self.traced.local_scale.get(block.sites[0].name, 1.0)
+
+    # Rules of quadrature
+
+    @property
+    def needs_rules(self) -> bool:
+        """Whether a factor is by quadrature."""
+        return any(quadratures(f) for f in self.factors)
+
+    def calibrate(
+        self,
+        naturals: Naturals,
+        tolerance: float = quadrature.QUAD_TOL,
+        kept: dict[str, KeptRule] | None = None,
+    ) -> None:
+        """Choose each quadrature factor's rule; those without a good one become sampled.
+
+        :param kept: rules that were chosen a short way from here, by site.
+        """
+        moments = self.moments(naturals)
+        for place, factor in enumerate(self.factors):
+            self.factors[place] = with_rules(factor, moments, tolerance, kept, self.estimator)
+
+    def give_up(self, names: Collection[str], why: str) -> None:
+        """Replace factors by quadrature by ones at draws, by name, for a reason."""
+        for place, factor in enumerate(self.factors):
+            if factor.name in names:
+                self.factors[place] = without_rules(factor, why, self.estimator)
+
+    # Factors at draws of q
+
+    @property
+    def at_draws(self) -> AtDraws:
+        """The factors at draws of q together."""
+        return AtDraws(self._sampled, self.largest)
+
+    @property
+    def _sampled(self) -> list[SampledFactor]:
+        return [f for f in self.factors if isinstance(f, SampledFactor)]
+
+    @property
+    def has_sampled(self) -> bool:
+        """Whether some factor is at draws of q."""
+        return bool(self._sampled)
+
+    @property
+    def is_in_parts(self) -> bool:
+        """Whether no number of draws makes a graph that memory does not hold."""
+        return not self.has_parameters and self.at_draws.are_in_parts
+
+    def count(self, draws: Draws | None, blocks: Sequence[Block]) -> None:
+        """Count the gradients that the messages to some blocks take."""
+        kinds = SampledFactor | DeltaFactor
+        sampled = {b for f in self.factors if isinstance(f, kinds) for b in f.blocks}
+        gaussians = [b for b in blocks if b in sampled and b.gaussian]
+        self.work.add_messages(1 if draws is None else draws.count, gaussians)
+
+    # What all factors have in common
+
+    @property
+    def is_at_mean(self) -> bool:
+        """Whether every factor is at the mean of q: the delta method."""
+        return self.estimator == "delta"
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether no factor is sampled and no plate is subsampled."""
+        return not self.has_sampled and not self.is_subsampled
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether the model has a ``pyro.param`` that may move."""
+        return any(p.is_free for p in self.traced.parameters.values())
 
     @property
     def has_constant_messages(self) -> bool:
@@ -176,146 +293,14 @@ class Energy:
         )
 
     @property
-    def has_parameters(self) -> bool:
-        """Whether the model has a ``pyro.param`` that may move."""
-        return any(p.is_free for p in self.traced.parameters.values())
-
-    @property
-    def needs_rules(self) -> bool:
-        """Whether a factor is by quadrature."""
-        return any(_quadratures(f) for f in self.factors)
-
-    def calibrate(
-        self,
-        naturals: Naturals,
-        tolerance: float = quadrature.QUAD_TOL,
-        kept: dict[str, KeptRule] | None = None,
-    ) -> None:
-        """Choose each quadrature factor's rule; those without a good one become sampled.
-
-        :param kept: rules that were chosen a short way from here, by site.
-        """
-        moments = self.moments(naturals)
-        for place, factor in enumerate(self.factors):
-            for rule in _quadratures(factor):
-                if not rule.calibrate(moments, tolerance, kept):
-                    self._refuse(place, rule, moments)
-                    break
-
-    def _refuse(
-        self, place: int, refused: QuadratureFactor, moments: Mapping[Block, Moments]
-    ) -> None:
-        """Replace a factor of which some quadrature has no good rule by one at draws."""
-        if refused.error != refused.error or refused.error == float("inf"):
-            scalars = refused.scalars(moments)
-            if not host.truth(_are_finite((*scalars.means, *scalars.variances))):
-                raise non_finite(refused.name)
-        self._resample(place, refused)
-
-    def _resample(self, place: int, refused: QuadratureFactor) -> None:
-        """Put a factor of which some quadrature was refused at draws."""
-        factor = self.factors[place]
-        if isinstance(factor, WeightedFactor):
-            raise no_expectation(factor.name, factor.summed.node, refused.refusal)
-        if isinstance(factor, EliminatedFactor):
-            self.factors[place] = factor.at_draws(f"{refused.refusal}; {refused.reason}")
-        else:
-            self.factors[place] = resample(refused, self.estimator)
-
-    def give_up(self, names: Collection[str], why: str) -> None:
-        """Replace factors by quadrature by ones at draws, by name, for a reason."""
-        for place, factor in enumerate(self.factors):
-            rules = _quadratures(factor)
-            if rules and factor.name in names:
-                rules[0].refusal = why
-                self._resample(place, rules[0])
-
-    def moments(self, naturals: Naturals) -> dict[Block, Moments]:
-        """The moments of every block and point, to be differentiated in their leaves.
-
-        :param naturals: points that are not among them are where the model was traced.
-        """
-        known = {**self.points, **naturals}
-        return {b: statistics_of(b, known[b]) for b in (*self.blocks, *self.points)}
-
-    def evaluate(
-        self,
-        moments: Mapping[Block, Moments],
-        draws: Draws | None = None,
-        touching: Block | None = None,
-    ) -> Value:
-        """The ELBO at given moments.
-
-        :param touching: leave out what does not depend on this block.
-        """
-        total = zero_of(moments)
-        sizes: list[Tensor | Callable[[], Tensor]] = []
-        sampled = []
-        for factor in self.counted:
-            if touching is not None and touching not in factor.blocks:
-                continue
-            if isinstance(factor, SampledFactor):
-                sampled.append(factor)
-                continue
-            value, size = factor.evaluate(moments, draws, touching)
-            total = total + value.double()
-            sizes.append(size)
-        each: Tensor | None = None
-        if sampled:  # together, so that what they share of the program runs once
-            assert draws is not None
-            estimated = estimate(sampled, moments, draws, touching)
-            total = total + estimated.value
-            sizes.append(estimated.magnitude)
-            each = estimated.each
-        return Value(total, sizes, moments, lambda: self._entropy(moments, touching), each)
-
-    def _entropy(self, moments: Mapping[Block, Moments], touching: Block | None = None) -> Tensor:
-        """The entropy of q that is counted; of a subsampled plate's latent, its rows scaled up."""
-        total = zero_of(moments)
-        counted = self.share.entropies
-        for block in self.blocks if touching is None else (touching,):
-            if counted is not None and block.sites[0].name not in counted:
-                continue
-            own = moments[block]
-            rows = self.rows(block)
-            if rows is None:
-                total = total + own.entropy()
-            else:
-                each = block.family.entropy(own.natural)
-                total = total + (each * rows).sum() * self.local_scale(block)
-        return total
-
-    def rows(self, block: Block) -> Tensor | None:
-        """How often the subsample holds each batch element of a block; None if it is the whole.
-
-        None also where the subsampled plate is no batch dim of the block: its messages are then
-        those of a global block, right on the average over subsamples.
-        """
-        name = block.sites[0].name
-        chosen = self.traced.rows.get(name)
-        local = set(chosen or ()) <= set(block.placements[name].batch_dims)
-        if chosen is None or not local or isinstance(block, ArrowBlock):
-            return None
-        mask = torch.ones(block.batch_shape, dtype=torch.float64, device=self.latents[name].device)
-        dims = block.placements[name].batch_dims
-        for dim, index in chosen.items():
-            size = block.batch_shape[dims.index(dim)]
-            own = torch.zeros(size, dtype=mask.dtype, device=mask.device)
-            index = index.to(mask.device)
-            own = own.index_add(0, index, torch.ones_like(index, dtype=mask.dtype))
-            behind = len(block.batch_shape) - 1 - dims.index(dim)
-            mask = mask * own.reshape(-1, *(1,) * behind)
-        return mask
-
-    @property
-    def local_blocks(self) -> tuple[Block, ...]:
-        """The blocks of which the subsample holds rows, if no sampled factor depends on them."""
-        sampled = {b for f in self.factors if isinstance(f, SampledFactor) for b in f.blocks}
-        return tuple(b for b in self.blocks if b not in sampled and self.rows(b) is not None)
-
-    def local_scale(self, block: Block) -> float:
-        """What the factors of a block in a subsampled plate are scaled by."""
-        return self.traced.local_scale.get(block.sites[0].name, 1.0)
+    def are_points_conjugate(self) -> bool:
+        """Whether every factor is exact, and conjugate in the statistics of each point."""
+        return all(
+            factor.tier == "exact" and factor.is_conjugate_in(point)
+            for point in self.points
+            for factor in self.factors
+            if point in factor.blocks
+        )
 
     def is_linear_in(self, block: Block) -> bool:
         """Whether every factor is linear in a block's mean parameters, given the others."""
@@ -325,54 +310,7 @@ class Energy:
         """Whether the sum of their messages is a block's exact coordinate update."""
         return all(f.is_conjugate_in(block) for f in self.factors if block in f.blocks)
 
-    def check_finite(self, value: Value, draws: Draws | None) -> None:
-        """Raise if the ELBO is not finite, naming the factor that made it so.
-
-        :raises NonFiniteError: for data or constants that are NaN or infinite.
-        """
-        if value.elbo - value.elbo == 0:
-            return
-        for factor in self.counted:
-            number, _ = factor.evaluate(value.moments, draws, None)
-            if not host.truth(torch.isfinite(number)):
-                raise non_finite(_culprit(factor, value.moments))
-        raise non_finite(", ".join(b.name for b in self.blocks))
-
-
-def _culprit(factor: Factor, moments: Mapping[Block, Moments]) -> str:
-    """The site that makes a factor NaN or infinite; of a sum over discrete latents one of many."""
-    if isinstance(factor, EliminatedFactor):
-        values = zip(factor.parts, factor.expected(moments), strict=True)
-        wrong = [p.name for p, v in values if host.truth((v.isnan() | (v == math.inf)).any())]
-        return wrong[0] if wrong else factor.name
-    return factor.name
-
-
-def _quadratures(factor: Factor) -> list[QuadratureFactor]:
-    """The quadratures that a factor is made of."""
-    if isinstance(factor, EliminatedFactor):
-        return [p.factor for p in factor.parts if isinstance(p, QuadraturePart)]
-    if isinstance(factor, WeightedFactor):
-        return [factor.part.factor]
-    return [factor] if isinstance(factor, QuadratureFactor) else []
-
-
-def _numel(block: Block) -> int:
-    """The columns of Hessians that its message takes."""
-    size = math.prod(block.batch_shape) * (block.event_size or 1)
-    return size if size <= EXACT else block.event_size or 1
-
-
-def _are_finite(values: tuple[Tensor, ...]) -> Tensor:
-    return torch.stack([torch.isfinite(v).all() for v in values]).all()
-
-
-def non_finite(site: str) -> errors.NonFiniteError:
-    """The error for a factor that is NaN or infinite."""
-    return errors.NonFiniteError(
-        f"the expected log density of site {site!r} is NaN or infinite. Mend: look for NaN or "
-        "infinity in its data, its covariates or its distribution's arguments and remove these "
-        "rows, or mask them (poutine.mask, and other values in the place of NaN covariates); if "
-        "they are finite, look for an argument that latents take out of its domain (a scale that "
-        "may be negative), start from a narrower guide (init_scale) or rescale the covariates."
-    )
+    @property
+    def numel(self) -> int:
+        """The elements of the largest log density."""
+        return max(math.prod(getattr(s.log_prob, "shape", ())) for s in self.traced.sites)

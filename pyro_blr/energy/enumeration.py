@@ -115,7 +115,7 @@ def listed_values(name: str, fn: Any) -> tuple[float, ...]:
     if not fn.event_dim:
         return tuple(float(v) for v in values.reshape(len(values), -1)[:, 0].tolist())
     flat = values.reshape(len(values), -1)
-    if fn.event_dim > 1 or not torch.equal(flat.double(), torch.eye(len(flat)).double()):
+    if fn.event_dim > 1 or not torch.equal(flat, torch.eye(len(flat)).to(flat)):
         raise errors.DiscreteLatentError(
             f"latent {name!r} is a discrete vector that is not one-hot, whose values no factorised "
             "q lists. Mend: put its elements into a pyro.plate."
@@ -192,4 +192,31 @@ def check_memory(name: str, shape: tuple[int, ...], dims: Dims, device: Any) -> 
         "`with pyro.plate(...)`, so that each element is summed out alone; if each depends on the "
         "one before, loop over pyro.markov(...); if all depend on all, give each its own "
         'probabilities, BLR(..., discrete="factorised").'
+    )
+
+
+def cause_of(error: Exception) -> errors.BLRError | None:
+    """What is behind an error of a model whose discrete latents are summed out, if that is."""
+    if "Boolean value of Tensor" in str(error):
+        return _branch()
+    return _position(error) if isinstance(error, IndexError) else None
+
+
+def _branch() -> errors.ControlFlowError:
+    """The error for a Python branch on a discrete latent."""
+    return errors.ControlFlowError(
+        "the model branches in Python (`if`, `while`, `and`, `bool()`) on a tensor of several "
+        "elements. A discrete latent has all of its values at once while it is summed out. Mend: "
+        "write the branch with torch.where, or index by the latent."
+    )
+
+
+def _position(error: IndexError) -> errors.DiscreteLatentError:
+    """The error for an index that fails: perhaps it is one into the elements of a latent."""
+    return errors.DiscreteLatentError(
+        f"an index is out of bounds ({error}) in a model with discrete latents. While they are "
+        "summed out a latent `z` has one element that stands for all of its plate, so that "
+        "`z[src]` picks nothing. Mend: if elements of it meet each other (the pairs of a block "
+        'model), BLR(..., discrete="factorised"); else put what depends on it into its own plate; '
+        "else correct the index."
     )

@@ -28,7 +28,7 @@ class FactorExplanation:
     """One factor of the model.
 
     :param str site: the Pyro site.
-    :param str tier: ``"exact"``, ``"quadrature"`` or ``"sampled"``.
+    :param str tier: ``"exact"``, ``"quadrature"``, ``"sampled"`` or ``"delta"`` (at the mean).
     :param bool conjugate: whether its expectation is linear in the mean parameters of each latent
         that it touches, given the others, so that a step at rho = 1 is the exact coordinate update.
     :param tuple latents: the latents that it depends on.
@@ -179,8 +179,8 @@ NO_PARAMETERS: Mapping[str, ParameterExplanation] = {}
 
 
 def _error_in_words(factor: FactorExplanation) -> str:
-    if factor.tier == "sampled":
-        return "draws"
+    if factor.tier in ("sampled", "delta"):
+        return "draws" if factor.tier == "sampled" else "unknown"
     return f"{factor.error:.0e}" if factor.error else "0"
 
 

@@ -23,14 +23,15 @@ from ..families import (
     Wishart,
 )
 from ..lifting.axes import same_address
-from ..lifting.blocks import Block, Placement
+from ..lifting.blocks import Block, Placement, has_fixed_scale
 from ..lifting.chain_blocks import ChainBlock
 from ..lifting.expectation import is_linear
 from ..lifting.polynomial import Polynomial
 from ..lifting.terms import LatentSite
+from .at_prior import NoiseBlock
 from .build import summed_polynomial
 from .merging import MAX_BLOCK_SIZE
-from .trace import Traced
+from .traced import Traced
 
 #: The joint family of a Gaussian and a scale, by the scale's own family.
 JOINT: dict[type[ExponentialFamily], ExponentialFamily] = {
@@ -46,7 +47,7 @@ def join(blocks: Sequence[Block], traced: Traced) -> list[Block]:
     factors = summed_factors(traced)
     for scale in [b for b in blocks if type(b.family) in JOINT]:
         own = scale
-        for gaussian in [b for b in blocks if b.gaussian and not isinstance(b, ChainBlock)]:
+        for gaussian in [b for b in blocks if _may_join(b)]:
             joint = _joint_block(gaussian, own, factors)
             if joint is None or not rows_move_alone([joint], traced):
                 continue
@@ -54,6 +55,12 @@ def join(blocks: Sequence[Block], traced: Traced) -> list[Block]:
             if is_conjugate(joint, trial, traced, factors):
                 blocks, own = trial, joint
     return blocks
+
+
+def _may_join(block: Block) -> bool:
+    """Whether a block is a Gaussian by its means and covariances."""
+    apart = isinstance(block, ChainBlock | NoiseBlock) or has_fixed_scale(block)
+    return block.gaussian and not apart
 
 
 def summed_factors(traced: Traced) -> dict[str, Polynomial]:

@@ -19,7 +19,7 @@ from ..lifting.blocks import Block, Placement
 from ..lifting.chain_blocks import ChainBlock
 from .couplings import Coupling, is_mergeable, plate_names, structure
 from .latents import Latents
-from .trace import Traced
+from .traced import Traced
 
 #: The largest merged block. A dense precision and its Cholesky factor, covariance and gradients
 #: take about five matrices: 1024 elements need 5 * 8 MB and 0.05 s a factorisation on one core.
@@ -94,7 +94,7 @@ def _groups(
         if across:
             notes.append(_across(coupling, min(across), apart[min(across)]))
         elif ends & held.keys():
-            if len({held.get(name) for name in ends}) > 1:
+            if not ends & traced.noise.keys() and len({held.get(name) for name in ends}) > 1:
                 notes.append(_beside(coupling, [held[n] for n in ends if n in held]))
         else:
             _join(coupling, groups, _Joining(latents, order, terms, limit, notes))

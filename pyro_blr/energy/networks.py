@@ -20,7 +20,7 @@ from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import Atom, NotPolynomial
 from .latents import Latent, Latents
 from .merging import MAX_BLOCK_SIZE
-from .trace import Traced
+from .traced import Traced
 
 
 def independent_blocks(

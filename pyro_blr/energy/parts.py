@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from .. import errors
 from .components import components
-from .trace import Traced, TracedSite
+from .traced import Traced, TracedSite
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,11 @@ from ..lifting.points import PointBlock
 from ..lifting.polynomial import Polynomial
 from ..lifting.tensor import LiftedTensor
 from ..lifting.terms import LatentSite
+from .at_prior import block_of
 from .latents import cut
 from .merging import MAX_BLOCK_SIZE
 from .parameters import LiftedParameter, lifted_forms
-from .trace import Traced
+from .traced import Traced
 
 TraceLifted = Callable[[Mapping[str, LiftedParameter]], Traced]
 
@@ -79,6 +80,7 @@ def choose_points(plain: Traced, layout: Layout, trace: TraceLifted) -> Points:
     :param layout: the blocks of q.
     :param trace: runs the model with some parameters lifted.
     """
+    layout = {**layout, **{name: block_of(noise) for name, noise in plain.noise.items()}}
     reasons: dict[str, str] = {}
     forms: dict[str, tuple[LiftedParameter, ...]] = {}
     for name, parameter in plain.parameters.items():

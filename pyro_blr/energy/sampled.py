@@ -27,6 +27,7 @@ from ..estimators import (
 from ..lifting.blocks import Block
 from ..lifting.outputs import Output, is_network
 from ..lifting.tensor import program, replay
+from .at_prior import NoiseBlock
 from .curvature import EXACT_HESSIAN, GAUSS_NEWTON, PATH, PROBES, SCORE, STEIN, Way
 from .draws import Drawn, Draws, has_central_leaves, variable
 from .factors import Factor, MomentsMap, Summed, Value
@@ -152,12 +153,13 @@ def _continuous(
     """Bonnet's and Price's derivatives; for other blocks those along their draws."""
     own = {b: m for b, m in moments.items() if b in ways}
     drawn = draws.of_blocks(moments, ways)
+    drawn |= {b: d.detach() for b, d in drawn.items() if isinstance(b, NoiseBlock)}
     variables: dict[Block, Variable] = {}
     if torch.is_grad_enabled() and not any(
         n.requires_grad for m in own.values() for n in m.natural
     ):
         for block, m in own.items():
-            if has_central_leaves(m):
+            if has_central_leaves(m) and not isinstance(block, NoiseBlock):
                 drawn[block] = drawn[block].detach()
                 if touching in (None, block):
                     drawn[block].requires_grad_()
@@ -267,6 +269,11 @@ def _at_draws(
     total, sizes = draws.mapped(after, values, given, numbers=numbers)
     outputs = [Outputs(g, c.is_vector) for g, c in zip(given, cuts, strict=True)]
     return total, sizes, outputs
+
+
+def values_at(factors: Sequence[SampledFactor], draws: Draws, drawn: Drawn) -> Tensor:
+    """The sum of the factors at each draw, differentiable in the draws. # shape: (draws,)"""
+    return _at_draws(factors, draws, drawn)[0]
 
 
 def _numbers(factors: Sequence[SampledFactor]) -> int:

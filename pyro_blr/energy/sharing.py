@@ -16,7 +16,7 @@ from ..families import SharedCovarianceNormal
 from ..lifting.blocks import Block, Placement
 from ..lifting.chain_blocks import ChainBlock
 from .joining import is_conjugate, rows_move_alone, summed_factors
-from .trace import Traced
+from .traced import Traced
 
 
 def share(blocks: Sequence[Block], traced: Traced) -> list[Block]:

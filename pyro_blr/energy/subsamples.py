@@ -3,6 +3,7 @@
 
 """Which rows each plate of a run of the model holds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -44,6 +45,27 @@ class Subsample:
         return not self.is_whole and not host.truth((self.index.sort().values == rows).all())
 
 
+def times_held(
+    indices: Mapping[int, Tensor],
+    dims: tuple[int, ...],
+    shape: tuple[int, ...],
+    device: torch.device,
+) -> Tensor:
+    """How often subsamples hold each element of a batch. # shape: that of the batch
+
+    :param indices: the rows of each subsampled plate, by its dim.
+    :param dims: those of the batch, which these are among.
+    """
+    held = torch.ones(shape, dtype=torch.float64, device=device)
+    for dim, index in indices.items():
+        place = dims.index(dim)
+        own = torch.zeros(shape[place], dtype=held.dtype, device=device)
+        index = index.to(device)
+        own = own.index_add(0, index, torch.ones_like(index, dtype=held.dtype))
+        held = held * own.reshape(-1, *(1,) * (len(shape) - 1 - place))
+    return held
+
+
 class Subsamples:
     """Records the rows of each plate of a run, from the messages of its plates."""
 
@@ -61,12 +83,7 @@ class Subsamples:
             self._given.add(name)
         asked = msg["fn"].subsample_size if value is None else len(value)
         if int(size if asked is None else asked) == 0:
-            whole = "no elements" if int(size) == 0 else "a subsample without rows"
-            raise errors.SubsampleError(
-                f"plate {name!r} has {whole}: an empty minibatch says nothing of the data. Mend: "
-                "leave out the step for an empty batch, `if len(batch): blr.step(batch)`, and see "
-                "where the data went."
-            )
+            raise _nothing(name, int(size))
         if asked is not None and int(asked) > int(size):
             raise errors.SubsampleError(
                 f"plate {name!r} has size {int(size)}, but its subsample has {int(asked)} rows: a "
@@ -91,27 +108,16 @@ class Subsamples:
         self.by_plate[name] = Subsample(index, size, is_given)
 
 
-def check_seen(frame: Any, latent: str, full: int) -> None:
-    """Refuse a subsampled plate whose own site is hidden, so that its rows are not known.
-
-    :param frame: the plate as a latent's site has it.
-    :raises PlateSizeError: for a plate of another size than the latent.
-    :raises SubsampleError: naming the plate.
-    """
-    if frame.full_size not in (None, full):
-        raise changed_size(frame.name, latent, frame.full_size, full)
-    if frame.size != full:
-        raise errors.SubsampleError(
-            f"plate {frame.name!r} of latent {latent!r} holds {frame.size} of {full} rows, but "
-            "which ones is hidden by poutine.block. Mend: expose the plate with its latents, "
-            f"poutine.block(model, expose=[{latent!r}, {frame.name!r}])."
+def _nothing(plate: str, size: int) -> errors.SubsampleError:
+    """The error for a plate of which a call has no rows."""
+    if size:
+        return errors.SubsampleError(
+            f"plate {plate!r} of size {size} has a subsample without rows: an empty minibatch says "
+            "nothing of the data. Mend: leave out the step for an empty batch, `if len(batch): "
+            "blr.step(batch)`."
         )
-
-
-def changed_size(plate: str, latent: str, size: int, full: int) -> errors.PlateSizeError:
-    """The error for a plate of another size than the latent that is stored for it."""
-    return errors.PlateSizeError(
-        f"plate {plate!r} of latent {latent!r} has size {size}, but the guide holds {full} "
-        "elements of it. Mend: make a new guide for data of another size, or give the plate its "
-        f"full size and a subsample: pyro.plate({plate!r}, {full}, subsample=index)."
+    return errors.SubsampleError(
+        f"plate {plate!r} has no elements: its size is 0 in this call, so that nothing is seen or "
+        "inferred in it. Mend: see where the data went, or the groups, that it has its size from; "
+        "leave the plate out of a model without any, and a call with no data out of a loop."
     )

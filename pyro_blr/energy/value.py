@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -24,6 +24,7 @@ class Value:
     :param elbo: differentiable in the moments' leaves through ``expected_log_joint`` alone.
     :param sizes: the sum of the absolute terms of each factor, or how to compute it.
     :param each: the sum of the sampled factors at each draw; None if there is none.
+    :param touching: the block whose terms these are; None if it is the whole ELBO.
     """
 
     expected_log_joint: Tensor
@@ -31,6 +32,11 @@ class Value:
     moments: Mapping[Block, Moments]
     entropy_of: Callable[[], Tensor]
     each: Tensor | None = None
+    touching: Block | None = None
+
+    def without_graph(self) -> "Value":
+        """The same number, of which no message can be taken: what it was computed from may go."""
+        return replace(self, expected_log_joint=self.expected_log_joint.detach())
 
     @cached_property
     def entropy(self) -> Tensor:

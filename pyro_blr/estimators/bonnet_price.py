@@ -3,13 +3,16 @@
 
 """An estimate of E_q[f] whose derivatives in means and covariances are Bonnet's and Price's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..errors import SampledFactorError
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,8 +148,29 @@ class _Derivatives:
         gradient = self.gradients[i]
         if gradient is None:
             return None
-        hessian = self.curvatures[i](gradient, self.variables[i])
+        with _twice_differentiable():
+            hessian = self.curvatures[i](gradient, self.variables[i])
         return None if hessian is None else 0.5 * hessian
+
+
+@contextmanager
+def _twice_differentiable() -> Iterator[None]:
+    """Say of an operation that has no second derivative what can be done."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _NO_SECOND):
+            raise
+        raise SampledFactorError(
+            f"an operation of a sampled factor has no second derivative "
+            f"({str(error).splitlines()[0]}), of which messages are made. Mend: attention within "
+            "torch.nn.attention.sdpa_kernel(SDPBackend.MATH); recurrent cells on a GPU within "
+            "torch.backends.cudnn.flags(enabled=False); an embedding bag as the sum of embeddings."
+        ) from error
+
+
+#: What torch says of it.
+_NO_SECOND = ("derivative for", "double backward", "once_differentiable")
 
 
 class _Slope(torch.autograd.Function):

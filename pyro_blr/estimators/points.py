@@ -28,19 +28,35 @@ PAIRS_PER_DIMENSION = 2
 HALF_LEVEL = 2.0**-31
 
 
-def gaussian_points(count: int, dim: int, seed: int, matched: bool = True) -> Tensor:
+def gaussian_points(
+    count: int, dim: int, seed: int, matched: bool = True, moved: int | None = None
+) -> Tensor:
     """Standard normal points on the CPU, the same for the same seed. # shape: (count, dim)
 
     :param count: the number of points; an odd last one has no twin.
     :param matched: whether to map them to exact second moments where there are enough.
+    :param moved: how many columns, the first ones, belong to what steps move; all of them if None.
+        Where points are too few for all, the moments of these are exact, those with the others too.
     """
+    moved = dim if moved is None else moved
     pairs = (count + 1) // 2
     half = _half(pairs, dim, seed)
     points = torch.cat([half, -half])[:count]
     if matched and count % 2 == 0 and pairs >= PAIRS_PER_DIMENSION * dim:
         factor = torch.linalg.cholesky(points.mT @ points / count)
         points = torch.linalg.solve_triangular(factor, points.mT, upper=False).mT
+    elif matched and count % 2 == 0 and pairs >= PAIRS_PER_DIMENSION * moved:
+        points = _matched_beside(points[:, :moved], points[:, moved:])
     return points
+
+
+def _matched_beside(moved: Tensor, others: Tensor) -> Tensor:
+    """Points whose moved columns have exact second moments, also with the others."""
+    count = len(moved)
+    factor = torch.linalg.cholesky(moved.mT @ moved / count)
+    moved = torch.linalg.solve_triangular(factor, moved.mT, upper=False).mT
+    others = others - moved @ (moved.mT @ others / count)
+    return torch.cat([moved, others / others.square().mean(0).sqrt()], -1)
 
 
 def _half(pairs: int, dim: int, seed: int) -> Tensor:

@@ -15,6 +15,7 @@ from pyro_blr.families.chain_normal import ChainNormal
 from pyro_blr.families.diagonal_normal import DiagonalNormal
 from pyro_blr.families.dirichlet import Dirichlet
 from pyro_blr.families.exponential import Exponential
+from pyro_blr.families.fixed_scale_normal import FixedScaleNormal
 from pyro_blr.families.gamma import Gamma
 from pyro_blr.families.geometric import Geometric
 from pyro_blr.families.inverse_gamma import InverseGamma
@@ -39,6 +40,8 @@ from pyro_blr.families.registry import (
     registered_families,
 )
 from pyro_blr.families.shared_covariance_normal import SharedCovarianceNormal
+from pyro_blr.families.sign_bernoulli import SignBernoulli
+from pyro_blr.families.sign_distribution import SignBernoulliDistribution
 from pyro_blr.families.von_mises import VonMises
 from pyro_blr.families.wishart import Wishart, WishartDistribution
 
@@ -55,6 +58,7 @@ __all__ = [
     "Dirichlet",
     "Exponential",
     "ExponentialFamily",
+    "FixedScaleNormal",
     "Gamma",
     "Geometric",
     "InverseGamma",
@@ -73,6 +77,8 @@ __all__ = [
     "NormalWishartDistribution",
     "Poisson",
     "SharedCovarianceNormal",
+    "SignBernoulli",
+    "SignBernoulliDistribution",
     "VonMises",
     "Wishart",
     "WishartDistribution",

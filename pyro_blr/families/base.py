@@ -4,7 +4,7 @@
 """The contract of an exponential family in its two coordinate systems."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -22,6 +22,21 @@ Natural = tuple[Tensor, ...]
 
 MeanParams = tuple[Tensor, ...]
 """Mean (expectation) parameters, of the same shapes as the natural ones."""
+
+
+def derivative_times(
+    mean_params: Callable[[Natural], MeanParams], natural: Natural, vector: Natural
+) -> tuple[Tensor, ...]:
+    """The derivative of a map times a vector, where that derivative is symmetric.
+
+    :param mean_params: the map.
+    :param natural: where the derivative is taken.
+    :param vector: one tensor a natural parameter, of its shape.
+    """
+    with torch.enable_grad():
+        leaf = tuple(n.detach().requires_grad_() for n in natural)
+        result = mean_params(leaf)
+    return torch.autograd.grad(result, leaf, tuple(v.detach() for v in vector))
 
 
 class ExponentialFamily(ABC):
@@ -70,8 +85,8 @@ class ExponentialFamily(ABC):
     """Whether ``rsample`` gives draws that are differentiable in the natural parameters."""
 
     is_curved: ClassVar[bool] = False
-    """Whether it is a curved subset of an exponential family, which has coordinates of its own in
-    the place of natural parameters."""
+    """Whether it is no exponential family, but has coordinates of its own in the place of natural
+    parameters: a curved subset of one, or mixtures of its members."""
 
     coordinate_names: ClassVar[tuple[str, ...]] = ()
     """What natural parameters are stored as; ``natural_0``, ... where it is empty."""
@@ -177,6 +192,16 @@ class ExponentialFamily(ABC):
         :param distribution: of a class that the family is registered for.
         """
         return self
+
+    def fisher(self, natural: Natural, vector: Natural) -> tuple[Tensor, ...]:
+        """Return F vector, without a graph: how the mean parameters change along the vector.
+
+        By differentiation; override it where a closed form costs less.
+
+        :param natural: where F is taken.
+        :param vector: one tensor a natural parameter, of its shape; matrices are symmetric.
+        """
+        return derivative_times(self.mean_params, natural, vector)
 
     def log_base_measure(self, value: Tensor) -> Tensor:
         """Return log h(value); h = 1 unless overridden.

@@ -69,6 +69,9 @@ class DiagonalNormal(ExponentialFamily):
     def inverse_fisher(self, natural: Natural, covector: tuple[Tensor, ...]) -> Natural:
         return _ELEMENT.inverse_fisher(natural, covector)
 
+    def fisher(self, natural: Natural, vector: Natural) -> tuple[Tensor, ...]:
+        return _ELEMENT.fisher(natural, vector)
+
     def entropy(self, natural: Natural) -> Tensor:
         return _ELEMENT.entropy(natural).sum(-1)
 

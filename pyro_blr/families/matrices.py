@@ -23,13 +23,16 @@ def cholesky(matrix: Tensor) -> Tensor:
 
 
 def positive_definite(matrix: Tensor) -> Tensor:
-    """Tell which matrices are finite and positive definite.
+    """Tell which matrices are finite, positive definite, and have an inverse in floating point.
 
     :param matrix:  # shape: (*batch, D, D)
     :return: a boolean tensor  # shape: (*batch,)
     """
-    positive: Tensor = torch.linalg.cholesky_ex(matrix)[1] == 0
-    return positive & (matrix.abs() < math.inf).all(-1).all(-1)
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    # Of a subnormal pivot the reciprocal overflows.
+    least = torch.finfo(matrix.dtype).tiny ** 0.5
+    has_inverse: Tensor = (info == 0) & (factor.diagonal(dim1=-2, dim2=-1) > least).all(-1)
+    return has_inverse & (matrix.abs() < math.inf).all(-1).all(-1)
 
 
 def solve(factor: Tensor, vector: Tensor) -> Tensor:

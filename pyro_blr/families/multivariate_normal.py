@@ -60,7 +60,7 @@ class MultivariateNormal(ExponentialFamily):
 
     def in_domain(self, natural: Natural) -> Tensor:
         first, second = natural
-        return (first.abs() < math.inf).all(-1) & matrices.positive_definite(-second)
+        return (first.abs() < math.inf).all(-1) & matrices.positive_definite(-2.0 * second)
 
     def distribution(self, natural: Natural) -> Any:
         # Pyro factorises the precision itself and keeps it, so that the way back is exact.
@@ -89,6 +89,16 @@ class MultivariateNormal(ExponentialFamily):
         d_precision = -precision @ (half + half.mT) @ precision
         change = matrices.apply(d_precision, mean) + matrices.apply(precision, covector[0])
         return change, -0.5 * d_precision
+
+    @torch.no_grad()
+    def fisher(self, natural: Natural, vector: Natural) -> tuple[Tensor, ...]:
+        # V = S^-1: dV = -V dS V and dm = V (d(S m) - dS m).
+        factor = matrices.cholesky(-2.0 * natural[1])
+        mean, covariance = matrices.solve(factor, natural[0]), torch.cholesky_inverse(factor)
+        d_precision = -(vector[1] + vector[1].mT)
+        d_mean = matrices.apply(covariance, vector[0] - matrices.apply(d_precision, mean))
+        d_covariance = -covariance @ d_precision @ covariance
+        return d_mean, d_covariance + matrices.symmetric_outer(d_mean, mean)
 
     def entropy(self, natural: Natural) -> Tensor:
         constant = 0.5 * (1.0 + LOG_TWO_PI) * natural[0].shape[-1]

@@ -57,7 +57,9 @@ class Normal(ExponentialFamily):
 
     def in_domain(self, natural: Natural) -> Tensor:
         first, second = natural
-        return (first.abs() < math.inf) & (second < 0.0) & (second > -math.inf)
+        # Of a subnormal precision the variance overflows, and the mean is 0 times infinity.
+        least = torch.finfo(second.dtype).tiny
+        return (first.abs() < math.inf) & (second < -least) & (second > -math.inf)
 
     def distribution(self, natural: Natural) -> Any:
         variance = -0.5 / natural[1]
@@ -77,6 +79,14 @@ class Normal(ExponentialFamily):
         d_variance = covector[1] - 2.0 * mean * covector[0]
         d_precision = -precision * precision * d_variance
         return precision * covector[0] + mean * d_precision, -0.5 * d_precision
+
+    @torch.no_grad()
+    def fisher(self, natural: Natural, vector: Natural) -> tuple[Tensor, ...]:
+        # V = 1/S: dV = -V^2 dS and dm = V (d(S m) - m dS).
+        variance = -0.5 / natural[1]
+        mean, d_precision = natural[0] * variance, -2.0 * vector[1]
+        d_mean = variance * (vector[0] - mean * d_precision)
+        return d_mean, 2.0 * mean * d_mean - variance * variance * d_precision
 
     def entropy(self, natural: Natural) -> Tensor:
         entropy = 0.5 * (1.0 + LOG_TWO_PI - (-2.0 * natural[1]).log())

@@ -16,10 +16,10 @@ def family_table(family: Any) -> str:
     each = (f"{n}: {kinds.get(d, f'{d} dims')}" for n, d in zip(names, dims, strict=True))
     rows = [
         ("values", f"{family.support}, {kinds.get(family.event_dim, f'{family.event_dim} dims')}"),
-        ("natural parameters", "; ".join(each)),
+        ("coordinates" if family.is_curved else "natural parameters", "; ".join(each)),
         ("Pyro distribution", family.distribution_type.__name__),
         ("differentiable draws", "yes" if family.has_rsample else "no"),
         *((name, repr(value)) for name, value in vars(family).items()),
     ]
-    notes = ["A curved subset of an exponential family."] if family.is_curved else []
-    return html_table(f"Exponential family {family.name}", (), rows, notes)
+    kind = "Family" if family.is_curved else "Exponential family"
+    return html_table(f"{kind} {family.name}", (), rows)

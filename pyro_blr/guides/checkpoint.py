@@ -92,6 +92,22 @@ def refuse_kind(state: Any, key: str, kind: str) -> None:
         )
 
 
+def refuse_class(state: Mapping[str, Any], own: type) -> None:
+    """Refuse the state of a guide of another class, which has blocks that this one never makes.
+
+    A subclass takes what its own base has saved; older states do not say of which class they are.
+
+    :raises CheckpointError: naming the guide that was saved.
+    """
+    kind = state.get("kind")
+    if kind is not None and kind not in {each.__name__ for each in own.__mro__}:
+        raise errors.CheckpointError(
+            f"the saved state is of another guide: {kind} was saved, and this is {own.__name__}, "
+            f"which has other laws for the latents. Mend: {kind}(model) takes it up; or start anew "
+            "without it."
+        )
+
+
 def saved_blocks(
     state: Mapping[str, Any], latents: Latents, held: Mapping[Block, Natural]
 ) -> dict[Block, Natural]:
@@ -113,7 +129,10 @@ def saved_blocks(
     result = {}
     for saved in state["blocks"]:
         own = [latents[n].family for n in saved["sites"]]
-        family = _family(saved["family"], [*own, *(b.family for b in held)])
+        known = [*own, *(b.family for b in held), *registered_families()]
+        family = next((f for f in known if f.name == saved["family"]), None)
+        if family is None:
+            raise _unknown_family(saved["family"], state)
         block = _saved_block(saved, latents, family)
         _check_shapes(block, saved["natural"], held)
         device = latents[block.sites[0].name].device
@@ -144,8 +163,8 @@ def _check_shapes(block: Block, natural: Natural, held: Mapping[Block, Natural])
         if _identity(other) == _identity(block) and shapes[0] != shapes[1]:
             raise errors.CheckpointError(
                 f"the saved state is of another guide: the block {block.name!r} was saved with the "
-                f"shapes {shapes[0]}, and has {shapes[1]}. Mend: give the guide the options (its "
-                "rank) that it had when the state was saved."
+                f"shapes {shapes[0]}, and has {shapes[1]}. Mend: give the guide the options "
+                "(rank=, of a low-rank one) that it had when the state was saved."
             )
 
 
@@ -177,15 +196,11 @@ def _saved_block(saved: Mapping[str, Any], latents: Latents, family: Exponential
     )
 
 
-def _family(name: str, own: Sequence[ExponentialFamily]) -> ExponentialFamily:
-    """The family of a name: a site's own, or that of sites which share a block.
-
-    :param own: those of the guide's sites and of its blocks, which need not be registered.
-    """
-    for family in (*own, *registered_families()):
-        if family.name == name:
-            return family
-    raise errors.CheckpointError(
-        f"the saved state has a block of the family {name!r}, which is not registered. Mend: "
-        "import the module that registers it before loading."
+def _unknown_family(name: str, state: Mapping[str, Any]) -> errors.CheckpointError:
+    """The error for a block of a family that neither is registered nor the guide's own."""
+    kind = f"{state['kind']}(model)" if "kind" in state else "the guide that was saved"
+    return errors.CheckpointError(
+        f"the saved state has a block of the family {name!r}, which this guide does not hold, and "
+        f"which is not registered. Mend: make {kind} with the options that it had; or import the "
+        "module that registers the family before loading."
     )

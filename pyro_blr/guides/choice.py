@@ -24,13 +24,14 @@ from .. import errors
 from .._compat import periodic_repeat
 from ..energy.enumeration import is_discrete, listed_values
 from ..energy.latents import Latent
-from ..energy.trace import Traced
+from ..energy.traced import Traced
 from ..families import (
     Beta,
     Categorical,
     DiagonalNormal,
     Dirichlet,
     ExponentialFamily,
+    FixedScaleNormal,
     Gamma,
     InverseGamma,
     MultivariateNormal,
@@ -44,6 +45,7 @@ from ..families.registry import unwrap
 from ..lifting import host
 from ..lifting.expectation import is_linear
 from ..lifting.terms import LatentSite
+from .supports import plain_support
 
 TraceLatents = Callable[[Mapping[str, Latent]], Traced]
 
@@ -78,7 +80,7 @@ def gaussian_latents(sites: Mapping[str, Any]) -> dict[str, Latent]:
 
 def _candidates(name: str, site: Any, named: Any) -> Iterator[Latent]:
     """The laws to try for a latent, the last one of which always serves."""
-    support = site["fn"].support
+    support = plain_support(site["fn"].support)
     if is_discrete(site["fn"]):
         if named is not None and not isinstance(_family(name, named), Categorical):
             raise errors.ArgumentError(
@@ -173,10 +175,10 @@ def _base(support: Any) -> Any:
 
 def _named(name: str, site: Any, family: ExponentialFamily, base: Any) -> Latent:
     """The family that the user asked for, if the site's support allows it."""
-    if isinstance(family, Normal | DiagonalNormal | MultivariateNormal):
+    if isinstance(family, Normal | DiagonalNormal | FixedScaleNormal | MultivariateNormal):
         latent = unconstrained(name, site)
         if not isinstance(family, MultivariateNormal):
-            return _scalar(latent)
+            return _scalar(latent, family if isinstance(family, FixedScaleNormal) else None)
         if latent.site.event_dim == 0:
             raise errors.ArgumentError(
                 f"families[{name!r}] is MultivariateNormal, but the site has no event dim. Mend: "
@@ -196,11 +198,15 @@ def _nameable(base: Any) -> str:
     return ", ".join(family.name for family in (*_on_support(base), Normal()))
 
 
-def _scalar(latent: Latent) -> Latent:
+def _scalar(latent: Latent, family: ExponentialFamily | None = None) -> Latent:
+    """The same with independent elements.
+
+    :param family: of each; Normal if None.
+    """
     site = LatentSite(latent.name, latent.site.shape, 0, True)
     return Latent(
         site,
-        Normal(),
+        Normal() if family is None else family,
         latent.transform,
         latent.plates,
         latent.value_event_dim,
@@ -228,7 +234,7 @@ def discrete_latent(name: str, site: Any) -> Latent:
 def unconstrained(name: str, site: Any) -> Latent:
     """A Gaussian latent on the unconstrained space; full covariance over the event dims."""
     value, plates = full_value(site)
-    support = site["fn"].support
+    support = plain_support(site["fn"].support)
     transform = None
     event_dim = site["fn"].event_dim
     shape = tuple(value.shape)
@@ -251,6 +257,9 @@ def _refuse_hidden_bounds(name: str, prior: Any) -> None:
     :raises GuideError: for an angle, and for a chain of transforms that ends in an affine one.
     """
     law = unwrap(prior)
+    if isinstance(law, torch.distributions.MixtureSameFamily):
+        _refuse_hidden_bounds(name, law.component_distribution)
+        return
     if isinstance(law, torch.distributions.VonMises):
         raise errors.GuideError(
             f"latent {name!r} is an angle: its density is periodic, and has no finite mass under a "
@@ -320,8 +329,8 @@ def full_value(site: Any) -> tuple[Tensor, dict[int, tuple[str, int]]]:
     return value, plates
 
 
-def _not_conjugate(traced: Traced, latents: Mapping[str, Latent], names: set[str]) -> set[str]:
-    layout = {name: latent.block() for name, latent in latents.items()}
+def _not_conjugate(traced: Traced, latents: dict[str, Latent], names: set[str]) -> set[str]:
+    layout = {name: latent.block() for name, latent in (latents | traced.noise).items()}
     refused = set()
     for site in traced.sites:
         for node in site.lifted_factors:

@@ -14,7 +14,7 @@ from .. import errors
 from ..energy.arrow import arrow_blocks, coupled
 from ..energy.latents import Latent, cut
 from ..energy.merging import MAX_BLOCK_SIZE
-from ..energy.trace import Traced
+from ..energy.traced import Traced
 from ..families import (
     ArrowNormal,
     ExponentialFamily,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,13 +61,14 @@ class AutoNaturalLowRankMultivariateNormal(GaussianGuide):
         sites: Iterable[str] | None = None,
         **options: Any,
     ) -> None:
-        if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
+        is_rank = isinstance(rank, int | np.integer) and not isinstance(rank, bool)
+        if rank is not None and (not is_rank or rank < 1):
             raise errors.ArgumentError(
                 f"rank must be a positive integer, not {rank!r}. Mend: leave it out for the square "
                 "root of the number of elements; AutoNaturalNormal(model) has no correlations."
             )
         super().__init__(model, sites=sites, **options)
-        self.rank = rank
+        self.rank = None if rank is None else int(rank)
 
     def _first_blocks(self) -> list[Block]:
         named = self._named()

@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 from ..energy.latents import Latent, cut
 from ..families import Natural, NormalWishart
 from ..families.categorical import all_log_odds
+from ..families.normal_mixture import NormalMixture
 from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.arrow_moments import ArrowMoments
 from ..lifting.blocks import Block
@@ -20,6 +21,7 @@ from ..lifting.chain_blocks import ChainBlock
 from ..lifting.chain_moments import ChainMoments
 from ..lifting.points import statistics_of
 from .merged import distinct
+from .mixture_marginals import mixture_marginal, mixture_quantile
 
 #: The grid of a numerical quantile: +-12 standard deviations of the unconstrained variable, in
 #: steps h of 0.006 of them, whose h^4 is 1e-9.
@@ -33,6 +35,8 @@ def marginal(block: Block, natural: Natural, latent: Latent) -> Any:
     """
     if latent.site.is_discrete:
         return _discrete(natural, latent)
+    if isinstance(block.family, NormalMixture):
+        return mixture_marginal(block, natural, latent)
     if not latent.site.gaussian:
         own = scale_natural(block, natural, latent)
         cast = tuple(n.to(latent.dtype) for n in own)
@@ -201,6 +205,8 @@ def quantile(block: Block, natural: Natural, latent: Latent, probability: float)
     with torch.no_grad():
         if latent.site.is_discrete:
             return _discrete_quantile(natural, latent, probability)
+        if isinstance(block.family, NormalMixture):
+            return latent.value_of(mixture_quantile(block, natural, latent, probability))
         if block.gaussian:
             if isinstance(block, ArrowBlock | ChainBlock):
                 block, mean, covariance = _unit(block, natural, latent)

@@ -4,7 +4,7 @@
 """What a precision matrix would take, asked before it is allocated."""
 
 from collections.abc import Sequence
-from math import prod
+from math import ceil, isqrt, log2, prod
 
 import torch
 
@@ -17,6 +17,16 @@ from ..lifting.memory import BYTES, available_bytes
 #: Matrices of the precision's size that a step holds at a time: the precision, its Cholesky factor,
 #: the covariance, the message to it, and one more while the next precision is tried.
 MATRICES = 5
+
+#: Tensors with each component's density at every point of all components that a mixture holds at a
+#: time: five at a step (the densities, their shares, what they are made of), more at the start.
+DENSITIES = 8
+
+#: Points of each component to begin with; in few dimensions they cost less than a trace.
+POINTS = 64
+
+#: Points for each element: two antithetic pairs, whose second moments are then exact.
+POINTS_PER_ELEMENT = 4
 
 
 def fits(numbers: int, device: torch.device) -> bool:
@@ -90,6 +100,45 @@ def check_arrow(guide: str, block: ArrowBlock, device: torch.device) -> None:
         f"{_free_in_words(device)} of memory are free. Mend: AutoNaturalNormal(model) takes "
         f"{in_words(2 * (block.event_size or 0))}; or name the sites that belong together, "
         f"{guide}(model, sites=[...])."
+    )
+
+
+def first_points(size: int) -> int:
+    """How many points each component of a mixture over so many elements has at first."""
+    return max(POINTS, 1 << ceil(log2(POINTS_PER_ELEMENT * size)))
+
+
+def check_mixture(guide: str, components: int, size: int, device: torch.device) -> None:
+    """Refuse a mixture whose precisions, or densities at its points, memory does not hold.
+
+    :param guide: the guide's name, for the error.
+    :param components: the number of matrices.
+    :param size: the length D of the latent vector.
+    :raises MemoryLimitError: with what would fit.
+    """
+    free = available_bytes(device)
+    points = first_points(size)
+    matrices, densities = components * size * size, components * components * points
+    if free is None or BYTES * max(MATRICES * matrices, DENSITIES * densities) <= free:
+        return
+    fewer = min(
+        free // (MATRICES * BYTES * size * size), isqrt(free // (DENSITIES * BYTES * points))
+    )
+    rank = max(1, round(size**0.5))
+    mend = (
+        f"{guide}(model, components={fewer})"
+        if fewer > 1
+        else f"one Gaussian, AutoNaturalLowRankMultivariateNormal(model, rank={rank})"
+    )
+    what = f"{components} matrices of {size} x {size} numbers, {in_words(matrices)}, {MATRICES}"
+    if DENSITIES * densities > MATRICES * matrices:
+        what = (
+            f"the densities of all components at {points} points of each, {in_words(densities)}, "
+            f"{DENSITIES}"
+        )
+    raise errors.MemoryLimitError(
+        f"{guide} with {components} components over {size} elements holds {what} times at a step, "
+        f"and {_free_in_words(device)} of memory are free. Mend: {mend}."
     )
 
 

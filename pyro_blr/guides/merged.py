@@ -169,18 +169,4 @@ def _dense(latent: Latent, natural: Natural, kept: tuple[int, ...]) -> tuple[Ten
 
 def is_elementwise(natural: Natural) -> bool:
     """Whether a Gaussian has a variance for each element, and no matrix."""
-    return natural[1].shape == natural[0].shape
-
-
-def elementwise_natural(loc: Tensor, scale: Tensor) -> Natural:
-    """The natural parameters of independent elements."""
-    precision = scale.double().square().reciprocal()
-    return precision * loc.double(), -0.5 * precision
-
-
-def marginal_natural(latent: Latent, natural: Natural) -> Natural:
-    """Independent elements with the means and variances of a vector with a matrix."""
-    covariance = torch.linalg.inv(-2 * natural[1])
-    mean = (covariance @ natural[0].unsqueeze(-1)).squeeze(-1)
-    scale = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
-    return elementwise_natural(mean.reshape(latent.site.shape), scale.reshape(latent.site.shape))
+    return natural[-1].shape == natural[0].shape

@@ -3,41 +3,33 @@
 
 """Guides in natural coordinates: what they hold, where they start, how they are sampled."""
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from .. import errors
-from .._compat import InitMessenger, init_to_median, prototype_hide_fn, site_is_subsample
+from .._compat import init_to_median
 from ..energy.builder import EnergyBuilder
 from ..energy.energy import Naturals
-from ..energy.enumeration import is_discrete
-from ..energy.home import run_at_home
-from ..energy.latents import Latent, block_values
-from ..energy.networks import independent_block
-from ..energy.trace import Traced, without_validation
+from ..energy.latents import Latent
+from ..energy.traced import Traced
 from ..families import Natural
-from ..families.registry import unwrap
 from ..lifting.blocks import Block
 from ..random_state import same_random_state
-from .choice import TraceLatents, full_value
-from .marginals import own_law
-from .memory import check_latent
-from .merged import elementwise_natural, is_elementwise, marginal_natural, merged_natural
+from .choice import TraceLatents
+from .own_naturals import block_natural, own_natural
 from .persistence import Persistent
-from .posterior import Posterior, detached
+from .posterior import Posterior
 from .protocol import check_domain
-from .rows import PlateReader, chosen, plates_of, under_plates, without_model
-from .start import first_block, given_natural, initial_natural, located
+from .prototype import latent_sites, prototype_of
+from .rows import chosen, plates_of, without_model
+from .start import first_block, first_naturals, given_natural
+from .statements import sample_block, sample_site
 from .store import NaturalStore, take_loaded
 from .table import guide_table
 
@@ -61,6 +53,12 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
 
     #: Whether discrete latents are part of q, and not summed out by the engine.
     holds_discrete = False
+
+    #: Whether its blocks take a rule of their own, and no step on lifted latents.
+    has_own_rule: Any = False
+
+    #: The latents that q leaves at their prior given the others, of which it holds nothing.
+    at_prior: tuple[str, ...] = ()
 
     #: Whether q is the posterior of some data, and not where steps start.
     holds_posterior = False
@@ -146,73 +144,27 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
     ) -> None:
         if self.model is None:
             raise without_model("find its latents")
-        with torch.no_grad(), without_validation():
-            sites = self._prototype(args, kwargs)
-        model = self.model
+        sites, model = self._prototype(args, kwargs), self.model
         if builder is None:
             sites, model = self._as_saved(sites)
         self._prototype_frames = {
             f.name: f for s in sites.values() for f in s["cond_indep_stack"] if f.vectorized
         }
-        builder = builder or EnergyBuilder(model, on_sampled="ignore")
+        builder = builder or EnergyBuilder(model, on_sampled="ignore", kept=self.at_prior)
         chosen = self._choose(sites, lambda latents: builder.trace(args, kwargs, latents))
-        self._check_start(chosen)
-        start = {}
-        for name, latent in chosen.items():
-            if first_block(latent).gaussian and first_block(latent).event_size is not None:
-                check_latent(type(self).__name__, first_block(latent), latent.device)
-            value, _ = full_value(sites[name])
-            given = self._start.get(name)
-            start[name] = (
-                initial_natural(latent, sites[name], value, self.init_scale)
-                if given is None
-                else given_natural(latent, given)
-            )
+        start = first_naturals(chosen, sites, self._start, self.init_scale, type(self).__name__)
         self.latents = chosen
         self._hold({block: self._block_natural(block, start) for block in self._first_blocks()})
-
-    def _check_start(self, chosen: Mapping[str, Latent]) -> None:
-        """Refuse a start for sites that the model does not have."""
-        unknown = sorted(set(self._start) - set(chosen))
-        if unknown:
-            raise errors.ArgumentError(
-                f"a start was given for {unknown}, which the model does not have as latents; it "
-                f"has {sorted(chosen)}. Mend: use the names of the sample sites."
-            )
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         self.set_up(args, kwargs)
 
     def _prototype(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        def run(model: Callable[..., Any]) -> Any:
-            model = PlateReader()(InitMessenger(located(self.init_loc_fn))(model))
-            hidden = poutine.block(model, prototype_hide_fn)
-            return poutine.block(poutine.trace(hidden).get_trace)(*args, **kwargs)
-
-        with warnings.catch_warnings():
-            # torch's Wishart tests whether its draws are regular and warns if they are.
-            warnings.filterwarnings("ignore", "Singular sample detected", UserWarning)
-            trace = run_at_home(run, self.model, args, kwargs, _values)
-        self.prototype_trace = trace
+        """The sites of a run of the model that are latents of q."""
+        self.prototype_trace = prototype_of(self.model, self.init_loc_fn, args, kwargs)
         if self.master is not None:
             self.master()._check_prototype(self.prototype_trace)
-        every = dict(self.prototype_trace.iter_stochastic_nodes())
-        # Discrete latents are no part of q, as the engine sums them out; or they are as all others.
-        held = self.holds_discrete
-        sites = {n: s for n, s in every.items() if held or not is_discrete(s["fn"])}
-        if every and not sites:
-            raise errors.NoLatentError(
-                f"the model's only latents are discrete, {sorted(every)}, so there is nothing for "
-                "a guide to hold. Mend: pyro_blr.latent.conjugated(model, *args) has the exact "
-                "posterior and learns pyro.param by EM; or give its parameters priors by "
-                "pyro.sample."
-            )
-        if not sites:
-            raise errors.NoLatentError(
-                "the model has no latent variable: every sample site is observed or hidden. Mend: "
-                "leave obs= out of the site that is to be inferred."
-            )
-        return sites
+        return latent_sites(self.prototype_trace, self.holds_discrete, self.at_prior)
 
     # Natural parameters
 
@@ -269,25 +221,12 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
     def _own_natural(self, name: str) -> Natural:
         """The natural parameters of a site's own block (of its marginal, if it shares one)."""
         block = self.layout[name]
-        latent = self.latents[name]
         natural = self._held[block] if self._held else self.naturals()[block]
-        if _is_own(block, latent):
-            return natural
-        law = own_law(block, detached(natural), latent)
-        if isinstance(unwrap(law), dist.Normal) and first_block(latent).event_size is None:
-            return elementwise_natural(unwrap(law).loc, unwrap(law).scale)
-        return given_natural(latent, law)
+        return own_natural(block, natural, self.latents[name])
 
     def _block_natural(self, block: Block, own: Mapping[str, Natural]) -> Natural:
-        latent = self.latents[block.sites[0].name]
-        if _is_own(block, latent):
-            natural = own[latent.name]
-            if not block.gaussian or is_elementwise(natural) == (block.event_size is None):
-                return natural
-            if block.event_size is None:
-                return marginal_natural(latent, natural)
-            check_latent(type(self).__name__, block, latent.device)
-        return merged_natural(block, own, self.latents)
+        """The natural parameters of a block from those of its sites' own blocks."""
+        return block_natural(block, own, self.latents, type(self).__name__)
 
     def merge(self, blocks: Sequence[Block]) -> None:
         """Change to a layout of merged blocks; q itself does not change."""
@@ -354,55 +293,10 @@ class NaturalGuide(Persistent, Posterior, AutoGuide):
             self.set_up(args, kwargs)
         variables: dict[str, Tensor] = {}
         for block, natural in self.naturals().items():
-            variables.update(self._draw(block, natural))
+            name = f"_{self._pyro_name}_{block.name}"
+            variables.update(sample_block(name, block, natural, self.latents))
         plates, rows = plates_of(self, args, kwargs, variables)
         return {
-            name: self._sample_site(latent, chosen(variables[name], latent, rows), plates)
+            name: sample_site(latent, chosen(variables[name], latent, rows), plates)
             for name, latent in self.latents.items()
         }
-
-    def _draw(self, block: Block, natural: Natural) -> dict[str, Tensor]:
-        """A draw of a block, as an auxiliary site: the variables of its sites, in full size."""
-        base = block.family.distribution(natural)
-        draw = pyro.sample(
-            f"_{self._pyro_name}_{block.name}",
-            base.to_event(len(base.batch_shape)),
-            infer={"is_auxiliary": True},
-        )
-        lead = draw.shape[: draw.dim() - len(base.batch_shape) - len(base.event_shape)]
-        values = block_values(block, self.latents, draw)
-        return {s.name: under_plates(v, lead, self.latents[s.name]) for s, v in values.items()}
-
-    def _sample_site(self, latent: Latent, variable: Tensor, plates: Mapping[str, Any]) -> Tensor:
-        with ExitStack() as stack:
-            for name, _ in latent.plates.values():
-                stack.enter_context(plates[name])
-            value = latent.value_of(variable)
-            density: Any = 0.0
-            if latent.transform is not None and poutine.get_mask() is not False:
-                density = -latent.transform.log_abs_det_jacobian(variable, value)
-                extra = density.dim() - (value.dim() - latent.value_event_dim)
-                density = density.sum(tuple(range(-extra, 0))) if extra > 0 else density
-            delta = dist.Delta(value, log_density=density, event_dim=latent.value_event_dim)
-            result: Tensor = pyro.sample(latent.name, delta)
-        return result
-
-
-def _is_own(block: Block, latent: Latent) -> bool:
-    """Whether a block is the site's own, with its covariance or with independent elements."""
-    form = block.batch_shape, block.event_size, block.family
-    each = [latent.block()]
-    if latent.site.gaussian:
-        each.append(independent_block(latent))
-    return len(block.sites) == 1 and any(
-        form == (own.batch_shape, own.event_size, own.family) for own in each
-    )
-
-
-def _values(trace: Any) -> list[Any]:
-    """The values of the sites of a trace."""
-    return [
-        s["value"]
-        for s in trace.nodes.values()
-        if s["type"] == "sample" and not site_is_subsample(s)
-    ]

@@ -6,7 +6,8 @@
 import copy
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from pyro import poutine
@@ -16,7 +17,7 @@ from .. import errors
 from ..energy.latents import Latent
 from ..families import Natural
 from ..lifting.blocks import Block
-from .checkpoint import KEYS, guide_state, refuse_kind, require, saved_blocks
+from .checkpoint import KEYS, guide_state, refuse_class, refuse_kind, require, saved_blocks
 
 
 class Persistent:
@@ -52,13 +53,24 @@ class Persistent:
         about = {"kind": type(self).__name__, "holds_posterior": self.holds_posterior}
         return {**about, **guide_state(self.latents, self.naturals())}
 
+    def check_saved(self, state: Any) -> None:
+        """Refuse what is no state of a guide of this kind, as far as that is known.
+
+        :raises CheckpointError: naming the guide that was saved.
+        """
+        refuse_kind(state, "values", type(self).__name__)
+        require(state, KEYS, "the guide")
+        self._check_class(state)
+
+    def _check_class(self, state: Mapping[str, Any]) -> None:
+        refuse_class(state, type(self))
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state` returned: now, or at the first call of a new guide.
 
         :raises CheckpointError: if it is of another model.
         """
-        refuse_kind(state, "values", type(self).__name__)
-        require(state, KEYS, "the guide")
+        self.check_saved(state)
         # Older states do not say; who saves a guide has most likely fitted it.
         self.holds_posterior = bool(state.get("holds_posterior", True))
         if self.is_set_up:
@@ -71,6 +83,30 @@ class Persistent:
         naturals = saved_blocks(state, self.latents, self._held or self.naturals())
         self._saved = None
         self._store(naturals, from_store=False)
+
+    @contextmanager
+    def apart_from_saved(self) -> Iterator[Mapping[str, Any]]:
+        """A guide that is set up as a new one beside its saved state, which is taken up within; it
+        is still to be taken up if an error passes.
+        """
+        assert self._saved is not None
+        saved, self._saved = self._saved, None
+        try:
+            yield saved
+        except BaseException:
+            self.latents, self._saved = {}, saved
+            raise
+
+    @contextmanager
+    def saved_kept(self) -> Iterator[None]:
+        """A saved state that is still to be taken up is so again, if an error passes."""
+        saved = self._saved
+        try:
+            yield
+        except BaseException:
+            if saved is not None:
+                self.latents, self._saved = {}, saved
+            raise
 
     def _as_saved(self, sites: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         """The sites of a call that are the guide's, and a model in which the others are observed.

@@ -10,7 +10,7 @@ from .. import errors
 from ..energy.builder import EnergyBuilder
 from ..energy.energy import Naturals
 from ..energy.latents import Latent
-from ..energy.trace import Traced
+from ..energy.traced import Traced
 from ..families import Natural
 from ..lifting import host
 from ..lifting.blocks import Block
@@ -65,5 +65,7 @@ def check_domain(naturals: Naturals) -> None:
         if not is_inside:
             raise errors.DomainError(
                 f"natural parameters outside the domain of {block.family.name} were refused for "
-                f"{block.name!r}; the guide keeps its last good state."
+                f"{block.name!r}; the guide keeps its last good state. Mend: a smaller step_size; "
+                "or, where the log density has no upper bound (the scale of a centred hierarchy "
+                "at its mode is 0), another parameterisation (pyro.poutine.reparam) or prior."
             )

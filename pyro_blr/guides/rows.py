@@ -20,7 +20,8 @@ from torch import Tensor
 from .. import errors
 from .._compat import site_is_subsample
 from ..energy.latents import Latent, Latents
-from ..energy.subsamples import Subsample, Subsamples, changed_size, check_seen
+from ..energy.plates import changed_size, check_seen
+from ..energy.subsamples import Subsample, Subsamples
 from ..energy.trace import without_validation
 from ..lifting import host
 from .posterior import takes

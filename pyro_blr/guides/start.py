@@ -3,7 +3,7 @@
 
 """Where q starts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro.distributions as dist
@@ -21,6 +21,7 @@ from ..energy.networks import independent_block
 from ..families import (
     Beta,
     ExponentialFamily,
+    FixedScaleNormal,
     Gamma,
     InverseGamma,
     Natural,
@@ -30,6 +31,9 @@ from ..families import (
 from ..families.registry import unwrap
 from ..lifting import host
 from ..lifting.blocks import Block
+from .choice import full_value
+from .memory import check_latent
+from .supports import plain_support
 
 #: The shape parameter of a Gamma, inverse Gamma, Beta, Dirichlet or (beside its size) Wishart that
 #: starts from a location alone, without a prior of its family: mean equal to the location, relative
@@ -57,7 +61,7 @@ def located(init_loc_fn: Callable[..., Any]) -> Callable[..., Any]:
             return init_loc_fn(site)
         except NotImplementedError:
             fn = site["fn"]
-            transform = biject_to(fn.support)
+            transform = biject_to(plain_support(fn.support))
             return transform(torch.zeros(transform.inverse_shape(fn.shape())))
 
     return init
@@ -68,6 +72,41 @@ def _at_mean_precision(family: ExponentialFamily, prior: Any) -> Tensor:
     expected = family.mean_params(family.natural_of(prior))[1]
     value = expected.reciprocal() if isinstance(family, InverseGamma) else expected
     return value.expand(prior.shape())
+
+
+def first_naturals(
+    chosen: Mapping[str, Latent],
+    sites: Mapping[str, Any],
+    given: Mapping[str, Any],
+    init_scale: float,
+    guide: str,
+) -> dict[str, Natural]:
+    """The natural parameters of each latent's own block at the start, in float64.
+
+    :param sites: the sites of a prototype trace.
+    :param given: where the user said that some start.
+    :param guide: the guide's name, for errors.
+    :raises ArgumentError: for a start of sites that the model does not have.
+    :raises MemoryLimitError: for a full covariance that memory does not hold.
+    """
+    unknown = sorted(set(given) - set(chosen))
+    if unknown:
+        raise errors.ArgumentError(
+            f"a start was given for {unknown}, which the model does not have as latents; it "
+            f"has {sorted(chosen)}. Mend: use the names of the sample sites."
+        )
+    start = {}
+    for name, latent in chosen.items():
+        if first_block(latent).gaussian and first_block(latent).event_size is not None:
+            check_latent(guide, first_block(latent), latent.device)
+        value, _ = full_value(sites[name])
+        own = given.get(name)
+        start[name] = (
+            initial_natural(latent, sites[name], value, init_scale)
+            if own is None
+            else given_natural(latent, own)
+        )
+    return start
 
 
 def initial_natural(latent: Latent, site: Any, value: Tensor, init_scale: float) -> Natural:
@@ -130,6 +169,8 @@ def gaussian_natural(block: Block, mean: Tensor, scale: float) -> Natural:
 
     :param block: a latent's own.
     """
+    if isinstance(block.family, FixedScaleNormal):
+        return (mean / block.family.variance,)
     precision = scale**-2
     if block.event_size is None:
         return precision * mean, torch.full_like(mean, -0.5 * precision)

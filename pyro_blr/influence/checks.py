@@ -10,14 +10,17 @@ from .. import errors
 from ..energy.energy import Energy
 from ..energy.sampled import SampledFactor
 from ..families import Natural
-from ..guides.views import charts_of
 from ..lifting.blocks import Block
+from ..refusals import check_natural
 from ..steps.cone import residual
 from .copies import check_block
 from .response import not_at_optimum
 
 #: The residual in nats above which a guide is not at an optimum.
 RESIDUAL = 1e-3
+
+#: How predictions without a datum are had of any guide.
+LOO = "pyro_blr.to_arviz(blr, *args) and arviz_stats.loo"
 
 
 def check_served(blr: Any, energy: Energy) -> None:
@@ -29,16 +32,13 @@ def check_served(blr: Any, energy: Energy) -> None:
     """
     for block in energy.blocks:
         check_block(block)
-    if charts_of(blr.view):
-        raise errors.GuideError(
-            f"the guide {type(blr.guide).__name__} has parameters that are no natural ones, along "
-            "which messages are not in balance at an optimum. Mend: use AutoNatural(model)."
-        )
+    lacks = "no message of a datum is what it adds to q"
+    check_natural(blr.view, energy, lacks, LOO)
     held = [name for name, latent in energy.latents.items() if latent.site.is_discrete]
     if held:
         raise errors.DiscreteLatentError(
             f"the guide holds the discrete latents {held}, without whose own states data are not "
-            "predicted by the others. Mend: pyro_blr.to_arviz(blr, *args) and arviz_stats.loo."
+            f"predicted by the others. Mend: {LOO}."
         )
     for factor in energy.factors:
         if isinstance(factor, SampledFactor):
@@ -46,7 +46,7 @@ def check_served(blr: Any, energy: Energy) -> None:
                 f"factor {factor.name!r} is at draws of q ({factor.reason}), so that the optimum "
                 "is known up to their error, which is larger than what most data do. Mend: the "
                 "spelling that keeps it deterministic, see blr.explain(); or "
-                "pyro_blr.to_arviz(blr, *args) and arviz_stats.loo."
+                f"{LOO}."
             )
 
 

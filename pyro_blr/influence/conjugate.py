@@ -13,7 +13,7 @@ standard normal noise, more of them at draws.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +25,8 @@ from ..lifting import host
 from ..lifting.blocks import Block
 from ..lifting.moments import Moments
 from ..lifting.plan import Mass, Plan, is_linear_product
-from ..lifting.points import PointBlock
 from ..lifting.statistics import COV, Statistic, sufficient_statistics
+from .copies import HELD
 from .parts import Part, messages_of
 from .removal import Leaving, Removal
 from .terms import CopiedExact, ExactTerm
@@ -64,7 +64,7 @@ class Pointwise(Moments):
 
     def __init__(self, block: Block, natural: Natural, value: Tensor) -> None:
         self.block, self.natural, self.value = block, natural, value
-        self._cache: dict[Statistic, Tensor] = {}
+        self._cache: dict[tuple[Hashable, bool], Tensor] = {}
         self.leaves = (value,)
 
     def _coordinates(self, natural: Natural) -> tuple[Tensor, ...]:
@@ -292,9 +292,9 @@ def conjugate_prediction(terms: Sequence[ExactTerm], removal: Removal) -> Conjug
     linear = [b for b in used if all(is_linear_product(p.stats, b) for p in products)]
     if len(linear) == len(used) and all(len(p.blocks & set(used)) < 2 for p in products):
         return Conjugate(terms, tuple(original[b] for b in used), (), removal)
-    has_parameters = any(isinstance(b, PointBlock) for p in products for b in p.blocks)
+    has_held = any(isinstance(b, HELD) for p in products for b in p.blocks)
     has_masses = any(isinstance(s, Mass) for p in products for s in p.stats)
-    if has_parameters or has_masses:
+    if has_held or has_masses:
         return None
     for block in sorted(linear, key=_numbers, reverse=True):
         others = tuple(original[b] for b in used if b is not block)

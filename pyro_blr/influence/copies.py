@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import errors
+from ..energy.at_prior import NoiseBlock
 from ..families import Natural
 from ..lifting.arrow_blocks import ArrowBlock
 from ..lifting.axes import Address, Axis, Gather
@@ -29,6 +30,9 @@ from ..lifting.moments import Moments
 from ..lifting.points import PointBlock
 from ..lifting.polynomial import Polynomial
 from ..lifting.terms import Affine, Atom, Exponential, LatentSite, Term
+
+#: Blocks that no datum moves: parameters, and the noise of latents at their prior.
+HELD = (PointBlock, NoiseBlock)
 
 
 class Copies:
@@ -49,9 +53,9 @@ class Copies:
 
     @cached_property
     def blocks(self) -> dict[Block, Block]:
-        """The copied block of each block; parameters, which are held, have none."""
+        """The copied block of each block; what is held has none."""
         blocks = dict.fromkeys(self.layout.values())
-        return {b: self._copied_block(b) for b in blocks if not isinstance(b, PointBlock)}
+        return {b: self._copied_block(b) for b in blocks if not isinstance(b, HELD)}
 
     @cached_property
     def copied_layout(self) -> dict[str, Block]:
@@ -78,7 +82,7 @@ class Copies:
         return {}
 
     def _copied_site(self, site: LatentSite) -> LatentSite:
-        if isinstance(self.layout[site.name], PointBlock):
+        if isinstance(self.layout[site.name], HELD):
             return site
         if site not in self._sites:
             self._sites[site] = replace(site, shape=(self.axis.size, *site.shape))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import errors
-from ..energy.trace import Traced, TracedSite
+from ..energy.traced import Traced, TracedSite
 from ..shapes import broadcast_shapes
 
 

@@ -3,11 +3,9 @@
 
 """What each datum did to a posterior."""
 
-import functools
 import math
-from collections.abc import Callable
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,35 +18,22 @@ from ..lifting.blocks import Block
 from .checks import check_optimum, check_served
 from .coordinates import Coordinates
 from .data import Data, data_of
-from .parts import Part
+from .parts import with_gradients
 from .plots import plot
 from .prediction import prediction_of
 from .prior import PriorEffect, effects
 from .quantities import Mean, Quantity
-from .removal import Leaving, Removal
+from .removal import Removal
 from .response import MAX_NUMBERS, Response
 from .terms import terms_of
 from .weighting import Reweighted, checked_weights, refitted, reweighted, with_rows_apart
+from .without_each import WithoutEach
 
 #: The numbers of all messages that are handed out at once: 1 GB.
 MOST_NUMBERS = 2**27
 
 #: Data that are shown where none are asked for.
 SHOWN = 10
-
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def _with_gradients(method: Method) -> Method:
-    """A method that takes messages: gradients, also where the caller has switched them off."""
-
-    @functools.wraps(method)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with torch.inference_mode(False), torch.enable_grad():
-            return method(*args, **kwargs)
-
-    return cast(Method, wrapped)
 
 
 class Influence:
@@ -98,8 +83,8 @@ class Influence:
             *(self.is_exact, objective.natural_messages, self._refit),
         )
         latents = blr.view.latents
-        self._unsettled: list[int] = []
         self._prediction = prediction_of(terms, self._removal, latents, blr.quad_tol)
+        self._without_each = WithoutEach(self._removal, self._prediction)
 
     def _refit(self, datum: int) -> dict[Block, Natural] | None:
         found = refitted(self._blr, self._data, self._objective.call, datum)
@@ -137,7 +122,7 @@ class Influence:
             )
         else:
             removed = "at first order in what is left, those that matter with messages taken anew"
-        open_ = len(self._unsettled)
+        open_ = len(self._without_each.seen_unsettled)
         left = f"; {open_} that are not solved are NaN" if open_ else ""
         return f"removed {removed}{left}; predicted {self._prediction.how}"
 
@@ -173,7 +158,7 @@ class Influence:
         """
         return self._messages(self._data.flat(index))
 
-    @_with_gradients
+    @with_gradients
     def _messages(self, rows: Tensor | None) -> dict[str, Natural]:
         found = [part.messages() for part in self._removal.parts(rows)]
         blocks = self._removal.naturals
@@ -184,7 +169,7 @@ class Influence:
 
     # Predictions and scores
 
-    @cached_property
+    @property
     def loo(self) -> Tensor:
         """``log p(y_n | all other data)``, the leave-one-out log predictive density in nats.
 
@@ -192,61 +177,15 @@ class Influence:
 
         :raises ImproperPosteriorError: if the posterior without some datum is improper.
         """
-        exact = self._by_datum(self._prediction.log_density) if self.is_exact else self._both[0]
-        return torch.where(self._data.is_observed.to(exact.device), exact, math.nan)
+        return self._without_each.log_densities
 
-    @cached_property
+    @property
     def scores(self) -> Tensor:
         """By how much each datum moved q: KL(q without it, q), in nats.
 
         # shape: that of the plates
         """
-        if not self.is_exact:
-            return self._both[1]
-        return self._by_datum(self._divergence)
-
-    @cached_property
-    def _both(self) -> tuple[Tensor, Tensor]:
-        """The predictive densities and the scores, from one pass."""
-
-        self._unsettled = []
-
-        def each(part: Part, leaving: Leaving) -> Tensor:
-            self._unsettled += leaving.unsettled
-            predicted = self._prediction.log_density(part, leaving)
-            return torch.stack((predicted, self._divergence(part, leaving)), -1)
-
-        found = self._by_datum(each)
-        predicted, moved = found[..., 0], found[..., 1]
-        # Those whose predictions no rule and no number of draws has are not known either.
-        lost = predicted.isnan() & self._data.is_observed.to(predicted.device)
-        more = lost.reshape(-1).nonzero().flatten().tolist()
-        self._unsettled = sorted({*self._unsettled, *more})
-        return predicted, moved
-
-    @_with_gradients
-    def _by_datum(self, function: Any) -> Tensor:
-        """A function of q without each datum. # shape: (*plates, *result)"""
-        found = []
-        for part in self._removal.parts():
-            leaving = self._removal.leaving(part)
-            value = function(part, leaving).detach()
-            if leaving.unsettled:
-                unsettled = torch.tensor(leaving.unsettled, device="cpu")
-                wrong = torch.isin(part.copies.rows[: len(value)], unsettled)
-                value[wrong.to(value.device)] = math.nan
-            found.append(value)
-        every = torch.cat(found)
-        return every.reshape(*self.shape, *every.shape[1:])
-
-    def _divergence(self, part: Part, leaving: Leaving) -> Tensor:
-        total = []
-        for block, own in leaving.naturals.items():
-            held = self._removal.naturals[block]
-            every = tuple(n.expand(o.shape) for n, o in zip(held, own, strict=True))
-            each = block.family.kl(own, every)
-            total.append(each.reshape(len(each), -1).sum(-1))
-        return torch.stack(total).sum(0).clamp_min(0.0)
+        return self._without_each.divergences
 
     @property
     def unsettled(self) -> list[int]:
@@ -255,9 +194,7 @@ class Influence:
         Their scores, predictions and effects on quantities are NaN: ``without(n)`` with its ``fit``
         has what there is.
         """
-        if not self.is_exact:
-            _ = self._both
-        return self._unsettled
+        return self._without_each.unsettled
 
     @property
     def elpd(self) -> float:
@@ -295,7 +232,9 @@ class Influence:
         """
         mean = Mean(quantity, self._removal, self._blr.view.latents)
         before = mean.of_all()
-        return self._by_datum(lambda part, leaving: before - mean.without(part, leaving.naturals))
+        return self._without_each.map(
+            lambda part, leaving: before - mean.without(part, leaving.naturals)
+        )
 
     def ranked(self, count: int | None = None, by: Any = "scores") -> Tensor:
         """The flat positions of the most influential data, the first one first.
@@ -341,7 +280,7 @@ class Influence:
         weights[self._data.flat(index)] = 0.0
         return self.weighted(weights)
 
-    @_with_gradients
+    @with_gradients
     def weighted(self, weights: Any) -> Reweighted:
         """The posterior with the log density of each datum times its weight.
 
@@ -351,7 +290,7 @@ class Influence:
         given = checked_weights(weights, self._data)
         return reweighted(self._blr, self._removal, self._objective.call, given)
 
-    @_with_gradients
+    @with_gradients
     def prior(self) -> dict[str, PriorEffect]:
         """The effect of each prior, whose message is one more message; by latent site."""
         return effects(self._objective.energy, self._removal)

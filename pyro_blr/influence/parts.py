@@ -3,8 +3,10 @@
 
 """Some of the data with copies of q for each: their messages and values."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +20,18 @@ from .copies import Copies
 from .terms import CopiedTerm
 
 Naturals = Mapping[Block, Natural]
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def with_gradients(method: Method) -> Method:
+    """A method that takes messages: gradients, also where the caller has switched them off."""
+
+    @functools.wraps(method)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with torch.inference_mode(False), torch.enable_grad():
+            return method(*args, **kwargs)
+
+    return cast(Method, wrapped)
 
 
 @dataclass(frozen=True, eq=False)

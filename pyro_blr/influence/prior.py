@@ -85,7 +85,8 @@ def effects(energy: Energy, removal: Removal) -> dict[str, PriorEffect]:
         for name in messages
         if name not in data and name in energy.latents
     }
-    flat = {n: PriorEffect(n, {}, 0.0, 0.0, 0.0, 0.0) for n in energy.latents if n not in found}
+    held = found.keys() | energy.traced.noise.keys()
+    flat = {n: PriorEffect(n, {}, 0.0, 0.0, 0.0, 0.0) for n in energy.latents if n not in held}
     return found | flat
 
 

@@ -17,7 +17,7 @@ from ..estimators import gaussian_points
 from ..families import Natural
 from ..lifting.blocks import Block
 from ..lifting.moments import Moments
-from ..lifting.points import PointBlock
+from .copies import HELD
 from .parts import Part
 from .removal import Removal
 
@@ -42,7 +42,7 @@ class Mean:
             )
         self.quantity, self.removal, self.latents = quantity, removal, latents
         moments = removal.moments_of_all
-        self.noise = {b: m.noise_shape for b, m in moments.items() if not isinstance(b, PointBlock)}
+        self.noise = {b: m.noise_shape for b, m in moments.items() if not isinstance(b, HELD)}
         numbers = sum(math.prod(s) for s in self.noise.values() if s is not None)
         count = min(MOST, max(FEWEST, EACH * numbers))
         points = gaussian_points(count + count % 2, numbers, 0)

@@ -26,7 +26,6 @@ from ..families import Natural
 from ..lifting import host
 from ..lifting.blocks import Block
 from ..lifting.moments import Moments
-from ..steps.cone import fisher_product
 from .coordinates import Coordinates
 from .copies import Copies, positions
 from .data import Data
@@ -257,7 +256,7 @@ class Removal:
         """Half the squared length of each step in the metric of its own q. # shape: (C,)"""
         total = torch.zeros(len(step), dtype=step.dtype, device=step.device)
         for block, own in self.coordinates.unflat(step).items():
-            product = fisher_product(block.family, naturals[block], own)
+            product = block.family.fisher(naturals[block], own)
             for p, d in zip(product, own, strict=True):
                 total = total + (p * d).reshape(len(d), -1).sum(-1)
         return 0.5 * total

@@ -22,7 +22,6 @@ from ..families import Natural
 from ..lifting.blocks import Block
 from ..objective import EnergyObjective
 from ..steps.certificate import Curvature
-from ..steps.cone import fisher_product
 from .coordinates import Coordinates
 
 #: The numbers of q up to which R is a matrix: beyond, messages are taken out and the others stay.
@@ -85,7 +84,7 @@ def fisher_matrix(coordinates: Coordinates, naturals: Mapping[Block, Natural]) -
             natural = tuple(
                 n.detach().expand(d.shape) for n, d in zip(naturals[block], direction, strict=True)
             )
-            products[block] = fisher_product(block.family, natural, direction)
+            products[block] = block.family.fisher(natural, direction)
         rows.append(coordinates.covector(products))
     matrix = torch.cat(rows)
     return 0.5 * (matrix + matrix.mT)

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from .. import errors
 from ..energy.factors import ConstantFactor, ExactFactor, Factor, QuadratureFactor
-from ..energy.trace import TracedSite
+from ..energy.traced import TracedSite
 from ..lifting.blocks import Block
 from ..lifting.expectation import compile_plan
+from ..lifting.keys import key_of
 from ..lifting.laws import JointPlan, joint_plan
 from ..lifting.moments import Moments
 from ..lifting.plan import Plan
-from ..lifting.polynomial import Polynomial, key_of, polynomial
+from ..lifting.polynomial import Polynomial, polynomial
 from ..lifting.quadrature import Rule
 from ..lifting.scalars import Scalars
 from ..lifting.statistics import Statistic

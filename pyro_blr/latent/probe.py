@@ -146,8 +146,8 @@ class Placed(Recorder):
         if total * len(support) > MAX_STATES:
             raise errors.MemoryLimitError(
                 f"with {name!r} the discrete latents have {total * len(support)} joint values, "
-                f"more than {MAX_STATES}. Mend: put independent ones into a plate, or fit the "
-                "model by BLR."
+                f"more than {MAX_STATES}. Mend: put independent ones into a plate, or give the "
+                "model's parameters priors by pyro.sample and fit it by BLR."
             )
         return support
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from . import constants, host
-from .polynomial import Polynomial, constants_of, key_of
+from .keys import constants_of, key_of
+from .polynomial import Polynomial
 from .tensor import LiftedTensor, program, replay
 from .terms import LatentSite
 from .values import value_at

@@ -10,7 +10,7 @@ not among the dims of the expression is summed over. So ``sum`` is the removal o
 nothing.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -60,10 +60,16 @@ Address = Axis | Gather
 Renaming = Mapping[Axis, Address]
 
 
+_HOST = torch.device("cpu")
+
+
 def common_device(tensors: Iterable[Tensor]) -> torch.device:
     """Where tensors meet: tables made from shapes alone start on the CPU and follow the data."""
-    devices = (t.device for t in tensors)
-    return next((d for d in devices if d.type != "cpu"), torch.device("cpu"))
+    for tensor in tensors:
+        device = tensor.device
+        if device.type != "cpu":
+            return device
+    return _HOST
 
 
 def device_of(where: Iterable[Address]) -> torch.device:
@@ -282,15 +288,3 @@ def _diagonal(tensor: Tensor, where: tuple[Axis, ...]) -> tuple[Tensor, tuple[Ax
             tensor = tensor.diagonal(dim1=i, dim2=j)
             axes = [a for k, a in enumerate(axes) if k not in (i, j)] + [axis]
     return tensor, tuple(axes)
-
-
-Numbering = Callable[[Axis], tuple[int, int]]
-
-
-def address_key(address: Address, number: Numbering) -> object:
-    """A hashable name of an address, given numbers for its axes."""
-    if isinstance(address, Axis):
-        return number(address)
-    index = address.index
-    named = constants.key_of(index) if isinstance(index, Tensor) else index
-    return (named, tuple(number(a) for a in address.axes))

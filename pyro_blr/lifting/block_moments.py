@@ -6,11 +6,12 @@
 from ..families import Natural
 from .arrow_blocks import ArrowBlock
 from .arrow_moments import ArrowMoments
-from .blocks import Block
+from .blocks import Block, has_fixed_scale
 from .chain_blocks import ChainBlock
 from .chain_moments import ChainMoments
 from .discrete_moments import DiscreteMoments
 from .moments import (
+    FixedScaleMoments,
     GaussianMoments,
     JointMoments,
     MeanParamsMoments,
@@ -27,6 +28,8 @@ def moments_of(block: Block, natural: Natural) -> Moments:
         return ChainMoments(block, natural)
     if block.sites[0].is_discrete:
         return DiscreteMoments(block, natural)
+    if has_fixed_scale(block):
+        return FixedScaleMoments(block, natural)
     if block.gaussian:
         return (SharedGaussianMoments if block.row_dims else GaussianMoments)(block, natural)
     return (JointMoments if block.is_joint else MeanParamsMoments)(block, natural)

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ..families import ExponentialFamily, NormalGamma, NormalInverseGamma, NormalWishart
+from ..families import (
+    ExponentialFamily,
+    FixedScaleNormal,
+    NormalGamma,
+    NormalInverseGamma,
+    NormalWishart,
+)
 from ..html_table import html_table
 from .axes import Address, Gather, all_axes, axes_of, device_of, grid
 from .terms import Atom, LatentSite
@@ -119,6 +125,11 @@ class Block:
         sizes = tuple(atom.site.shape[d] for d in dims)
         whole = placement.offset == 0 and sizes == (self.span(atom.site),)
         return batch, where[0] if whole else _ravel(where, sizes, placement.offset)
+
+
+def has_fixed_scale(block: Block) -> bool:
+    """Whether it is Gaussian with a width that no message moves."""
+    return isinstance(block.family, FixedScaleNormal)
 
 
 def _ravel(where: list[Address], sizes: tuple[int, ...], offset: int) -> Address:

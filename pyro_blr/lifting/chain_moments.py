@@ -26,6 +26,7 @@ class ChainMoments(GaussianMoments):
     """
 
     block: ChainBlock
+    _log_diagonal: Tensor
 
     def _coordinates(self, natural: Natural) -> tuple[Tensor, ...]:
         family = self.block.family

@@ -72,13 +72,23 @@ def _product(equation: str, tensors: list[Tensor]) -> Tensor:
     """One step of a contraction: elementwise where nothing is summed, else by ``torch.einsum``.
 
     For a product along common axes torch.einsum multiplies a batch of 1 x 1 matrices, thirty times
-    slower than the product of two vectors.
+    slower than the product of two vectors. Sums against a vector, which take it twice as long
+    as their own functions, and their derivatives, are left to these.
     """
-    views = _views(equation) if len(tensors) == 2 else None
-    if views is None:
+    if len(tensors) != 2:
         return torch.einsum(equation, *tensors)
-    left, right = (_laid(t, order, gaps) for t, (order, gaps) in zip(tensors, views, strict=True))
-    return left * right
+    views, against = _views(equation), _against_vector(equation)
+    if views is not None:
+        pairs = zip(tensors, views, strict=True)
+        left, right = (_laid(t, order, gaps) for t, (order, gaps) in pairs)
+        return left * right
+    if against is None:
+        return torch.einsum(equation, *tensors)
+    place, order = against
+    matrix, vector = tensors[1 - place].permute(order), tensors[place]
+    if matrix.dim() > vector.dim():
+        return matrix @ vector
+    return torch.dot(matrix.reshape(-1), vector.reshape(-1))
 
 
 def _laid(tensor: Tensor, order: tuple[int, ...], gaps: tuple[int, ...]) -> Tensor:
@@ -104,6 +114,23 @@ def _views(equation: str) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
         )
         for operand in operands
     )
+
+
+@lru_cache(maxsize=4096)
+def _against_vector(equation: str) -> tuple[int, tuple[int, ...]] | None:
+    """Which of two operands has the summed axes and no others, and the other's order to meet it.
+
+    None where neither does, where it is a matrix that meets more than a matrix, or where an axis is
+    repeated or in one operand alone.
+    """
+    inputs, out = equation.split("->")
+    operands = inputs.split(",")
+    for place, vector in enumerate(operands):
+        other = operands[1 - place]
+        is_known = len({*other}) == len(other) == len(out) + len(vector)
+        if is_known and {*other} == {*out, *vector} and (len(vector) == 1 or not out):
+            return place, tuple(other.index(a) for a in out + vector)
+    return None
 
 
 @lru_cache(maxsize=512)

@@ -24,6 +24,7 @@ from .tensor import (
     function_name,
     polynomial_of,
     put_together,
+    replay,
     taken_apart,
 )
 from .terms import NotPolynomial
@@ -65,6 +66,12 @@ _IDENTITY_ATTRIBUTES = frozenset({"data", "real"})
 
 #: They take a dtype and a device from the lifted tensor and nothing else.
 _FACTORIES = frozenset({"new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"})
+
+#: Options by which a gradient is another than the derivative of the value, which draws need.
+_GRADIENT_OPTIONS: Mapping[str, frozenset[str]] = {
+    "embedding": frozenset({"padding_idx", "scale_grad_by_freq", "sparse"}),
+    "embedding_bag": frozenset({"scale_grad_by_freq", "sparse"}),
+}
 
 _REFUSED = {
     "__bool__": ("`if`, `while`, `and` or `bool()`", "write the branch with torch.where"),
@@ -120,6 +127,10 @@ def dispatch(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[st
         return torch.ones(base.shape, dtype=base.dtype, device=base.device)  # a latent no more
     if _in_place(name) or kwargs.get("out") is not None:
         raise control_flow(_IN_PLACE[0], (args, kwargs), _IN_PLACE[1])
+    if name in _GRADIENT_OPTIONS:
+        kwargs = {k: v for k, v in kwargs.items() if k not in _GRADIENT_OPTIONS[name]}
+        # Here torch.nn.functional gives them by name; torch.embedding takes them by place as well.
+        args = args[:2] if func is torch.embedding else args
     return record(func, name, args, kwargs)
 
 
@@ -306,7 +317,17 @@ def _wrap_unknown(call: Call, reason: str, expected: Any = None) -> Any:
         else t
         for i, t in enumerate(leaves)
     ]
+    known = {id(t): p for t in call.inputs if (p := _constant(t)) is not None}
+    if len(known) == len({id(t) for t in call.inputs}):
+        wrapped = replay(wrapped, known)
     return put_together(wrapped, spec)
+
+
+def _constant(value: LiftedTensor) -> Tensor | None:
+    """The value of a tensor in which no latent is left: a part of what was put beside one."""
+    if value.poly is None or not value.poly.is_constant:
+        return None
+    return value.poly.constant_value().to(value.device, value.dtype)
 
 
 def _result_dtype(call: Call) -> torch.dtype:

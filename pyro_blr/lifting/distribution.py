@@ -264,6 +264,8 @@ def coerce(distribution: type, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     """
     if issubclass(distribution, LiftedDistribution):
         return None if distribution.of is None else distribution.of(*args, **kwargs)
+    if not lifted_parts((args, kwargs)):
+        return None
     names = [n for n in distribution.__signature__.parameters]  # type: ignore[attr-defined]
     given = dict(zip(names, args, strict=False)) | dict(kwargs)
     arguments = {k: v for k, v in given.items() if v is not None and k != "validate_args"}
@@ -273,7 +275,7 @@ def coerce(distribution: type, args: tuple[Any, ...], kwargs: Mapping[str, Any])
             return base.to_event(arguments["reinterpreted_batch_ndims"])
         if issubclass(distribution, dist.MaskedDistribution):
             return base.mask(arguments["mask"])
-    if _is_wrapper(distribution) or not lifted_parts(arguments):
+    if _is_wrapper(distribution):
         return None
     if distribution is dist.LinearHMM:
         raise ArgumentError(

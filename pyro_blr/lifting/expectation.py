@@ -22,9 +22,10 @@ from .covariance import covariance_plan
 from .discrete import separated
 from .folding import Expanded, folded_product, merge_into, merged_product
 from .joint import joint_moment
+from .keys import key_of
 from .pairs import covariance_of, element_of, second_moment_of
 from .plan import Marginal, Mass, Plan, Product, Stat, is_linear_product
-from .polynomial import Polynomial, key_of
+from .polynomial import Polynomial
 from .statistics import IS, Statistic, sufficient_statistics
 from .terms import (
     Affine,

@@ -56,7 +56,7 @@ def folded_product(
     used = {*outside, *all_axes(w for s in term.stats for w in s.where)}
     folded = fold([(c.tensor, c.where) for c in fixed], used, term.number)
     folded, stats = _push_gathers(folded, [_plain(s) for s in term.stats], outside, is_mean)
-    folded = _joined(folded, stats)
+    folded = _joined(together(folded), stats)  # fixed positions have become tables of the host
     return Product(folded, tuple(slots), tuple(stats))
 
 
@@ -68,16 +68,16 @@ def _plain(stat: Stat | Mass) -> Stat | Mass:
     return stat if where == stat.where else stat.at(where)
 
 
-def _joined(consts: tuple[Operand, ...], stats: list[Stat | Mass]) -> tuple[Operand, ...]:
+def _joined(consts: list[Operand], stats: list[Stat | Mass]) -> tuple[Operand, ...]:
     """Multiply constants out where the result is no larger than what it meets anyway."""
     if len(consts) < 2:
-        return consts
+        return tuple(consts)
     axes = tuple(dict.fromkeys(a for _, own in consts for a in own))
     size = prod(a.size for a in axes)
     largest = max((prod(s.shape) for s in stats), default=1)
     if size > max(largest, max(t.numel() for t, _ in consts)):
-        return consts
-    return ((contract(together(consts), axes), axes),)
+        return tuple(consts)
+    return ((contract(consts, axes), axes),)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,10 @@ from torch import Tensor
 from .blocks import Block
 from .covariance import covariance_plan
 from .expectation import Layout, compile_plan
+from .keys import key_of
 from .moments import Moments
 from .plan import Plan
-from .polynomial import Polynomial, align, key_of
+from .polynomial import Polynomial, align
 from .scalars import Scalars
 from .terms import NotPolynomial
 
@@ -36,13 +37,13 @@ class JointPlan:
 
         :param free: the free constants of each expression.
         """
-        means = [p.evaluate(moments, f)[0] for p, f in zip(self.means, free, strict=True)]
-        variances = [p.evaluate(moments, f)[0] for p, f in zip(self.variances, free, strict=True)]
+        means = [p.values(moments, f) for p, f in zip(self.means, free, strict=True)]
+        variances = [p.values(moments, f) for p, f in zip(self.variances, free, strict=True)]
         variances = [v.expand(m.shape) for v, m in zip(variances, means, strict=True)]
         covariance = None
         if self.covariance is not None:
             both = tuple(t for own in free for t in own)
-            covariance, _ = self.covariance.evaluate(moments, both)
+            covariance = self.covariance.values(moments, both)
         return Scalars(tuple(means), tuple(variances), covariance)
 
 

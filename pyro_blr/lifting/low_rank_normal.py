@@ -4,15 +4,16 @@
 """The normal distribution whose covariance is of low rank but for its diagonal: a curved family."""
 
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from .. import errors
-from ..families import ExponentialFamily, MeanParams, Natural
+from ..families import MeanParams, Natural
+from ..families.base import derivative_times
+from ..families.curved import CurvedFamily
 from .low_rank import LowRankCovariance
 
 #: log(2 pi) + 1, the entropy of a standard normal number times two, in nats.
@@ -25,7 +26,7 @@ TWICE_ENTROPY = 2.8378770664093453
 LEAST_SHARE = 1e-10
 
 
-class LowRankNormal(ExponentialFamily):
+class LowRankNormal(CurvedFamily):
     """Normal of a D-vector with mean m and covariance ``W W' + diag(d)``.
 
     It is a subset of the full-covariance normals, and curved in them: a step in natural parameters
@@ -47,7 +48,6 @@ class LowRankNormal(ExponentialFamily):
     support = constraints.real_vector
     distribution_type = dist.LowRankMultivariateNormal
     has_rsample = True
-    is_curved = True
     coordinate_names = ("loc", "cov_factor", "log_cov_diag")
 
     # What a step asks for
@@ -108,25 +108,6 @@ class LowRankNormal(ExponentialFamily):
     def log_prob(self, natural: Natural, value: Tensor) -> Tensor:
         return self.distribution(natural).log_prob(value)  # type: ignore[no-any-return]
 
-    # What only an exponential family has
-
-    def log_partition(self, natural: Natural) -> Tensor:
-        self._refuse()
-
-    def natural(self, mean_params: MeanParams) -> Natural:
-        self._refuse()
-
-    def sufficient_statistics(
-        self, value: Tensor, natural: Natural | None = None
-    ) -> tuple[Tensor, ...]:
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise errors.DomainError(
-            f"{self.name} is a curved family: it has no natural parameters. Mend: take the "
-            "MultivariateNormal of the same mean and covariance."
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class LocalFamily:
@@ -153,6 +134,10 @@ class LocalFamily:
         mean, *rest = natural
         factor, log_diagonal = self.covariance.metric_times((rest[0], rest[1]))
         return self.covariance.precision_times(mean), factor, log_diagonal
+
+    def fisher(self, natural: Natural, vector: Natural) -> tuple[Tensor, ...]:
+        """F vector, F taken at the point."""
+        return derivative_times(self.mean_params, natural, vector)
 
     def inverse_fisher(self, natural: Natural, covector: tuple[Tensor, ...]) -> Natural:
         """The same as the family's, less what the damping leaves of rotations."""

@@ -12,13 +12,13 @@ from which the covariance would have to be recovered by a cancelling difference.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..families import Natural
+from ..families import Natural, matrices
 from ..families.normal import LOG_TWO_PI
 from ..linear_algebra import at_draws
 from .blocks import Block
@@ -35,7 +35,7 @@ class Moments(ABC):
     def __init__(self, block: Block, natural: Natural) -> None:
         self.block = block
         self.natural = natural
-        self._cache: dict[Statistic, Tensor] = {}
+        self._cache: dict[tuple[Hashable, bool], Tensor] = {}
         leaves = self._coordinates(natural)
         if not any(n.requires_grad for n in natural):
             leaves = tuple(t.detach().requires_grad_() for t in leaves)
@@ -43,9 +43,14 @@ class Moments(ABC):
 
     def statistic(self, which: Statistic) -> Tensor:
         """A statistic's expectation; its dims are the ones that its addresses name."""
-        value = self._cache.get(which)
+        return self._kept(which, lambda: self._statistic(which))
+
+    def _kept(self, what: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+        """What is computed once with a graph and once without, for where none is built."""
+        key = what, torch.is_grad_enabled()
+        value = self._cache.get(key)
         if value is None:
-            value = self._cache[which] = self._statistic(which)
+            value = self._cache[key] = compute()
         return value
 
     def elementwise(self, which: Statistic) -> Tensor | None:
@@ -54,7 +59,7 @@ class Moments(ABC):
 
     def entropy(self) -> Tensor:
         """The entropy of the whole block in nats, a scalar."""
-        return self.block.family.entropy(self.natural).sum()
+        return self._kept("entropy", lambda: self.block.family.entropy(self.natural).sum())
 
     @abstractmethod
     def _coordinates(self, natural: Natural) -> tuple[Tensor, ...]: ...
@@ -104,6 +109,9 @@ class Moments(ABC):
 class GaussianMoments(Moments):
     """Leaves: mean # shape: (*batch[, D]) and covariance # shape: (*batch[, D, D])."""
 
+    #: Half the log-determinant of the precision, where its factor is known. # shape: (*batch)
+    _log_diagonal: Tensor | None = None
+
     @property
     def _scalar(self) -> bool:
         return self.block.event_size is None
@@ -113,9 +121,16 @@ class GaussianMoments(Moments):
             variance = -0.5 / natural[1]
             return natural[0] * variance, variance
         factor = torch.linalg.cholesky(-2 * natural[1])
+        self._log_diagonal = matrices.log_diagonal(factor)
         covariance = torch.cholesky_inverse(factor)
         mean = torch.cholesky_solve(natural[0].unsqueeze(-1), factor).squeeze(-1)
         return mean, covariance
+
+    def entropy(self) -> Tensor:
+        if self._log_diagonal is None:
+            return super().entropy()
+        constant = 0.5 * (1.0 + LOG_TWO_PI) * self.natural[0].shape[-1]
+        return (constant - self._log_diagonal).sum()
 
     def _statistic(self, which: Statistic) -> Tensor:
         mean, cov = self.leaves
@@ -222,6 +237,21 @@ class SharedGaussianMoments(GaussianMoments):
         noise = torch.randn(count, *mean.shape).to(mean) if noise is None else noise
         factor: Tensor = torch.linalg.cholesky(cov)
         return mean + noise @ factor.mT
+
+
+class FixedScaleMoments(GaussianMoments):
+    """Elements whose variance is given: their mean alone is a leaf that messages move.
+
+    The mean parameter is m and the base measure a Gaussian, of which ``-dE_q[log h]/dm = m/s^2`` is
+    the natural parameter itself: the message is ``natural + dL/dm``.
+    """
+
+    def _coordinates(self, natural: Natural) -> tuple[Tensor, ...]:
+        family: Any = self.block.family
+        return family.variance * natural[0], torch.full_like(natural[0].detach(), family.variance)
+
+    def message(self, gradient: tuple[Tensor, ...]) -> Natural:
+        return (self.natural[0].detach() + gradient[0],)
 
 
 class _NaturalOfMean(torch.autograd.Function):

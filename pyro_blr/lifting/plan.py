@@ -3,9 +3,9 @@
 
 """A compiled expectation: a sum of products of folded constants and moments of blocks."""
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -94,9 +94,7 @@ class Marginal:
 
     def expected_exp(self, moments: Mapping[Block, Moments], free: tuple[Tensor, ...]) -> Tensor:
         """``E[exp f] = exp(mean + variance / 2)``, the mass of the density tilted by exp(f)."""
-        mean, _ = self.mean.evaluate(moments, free)
-        variance, _ = self.variance.evaluate(moments, free)
-        return (mean + 0.5 * variance).exp()
+        return (self.mean.values(moments, free) + 0.5 * self.variance.values(moments, free)).exp()
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,8 +184,16 @@ class Plan:
         return frozenset(b for p in self.products for b in p.blocks)
 
     @cached_property
-    def _constants(self) -> tuple[Tensor, ...]:
-        return tuple(t for p in self.products for t, _ in p.constants)
+    def _home(self) -> torch.device:
+        """Where the constants meet."""
+        return common_device(t for p in self.products for t, _ in p.constants)
+
+    def _on(self, moments: Mapping[Block, Moments]) -> list[Product]:
+        """The products where constants and statistics meet."""
+        device = self._home
+        if device.type == "cpu":
+            device = common_device(moments[b].leaves[0] for b in self.blocks)
+        return [p.on(device) for p in self.products]
 
     @cached_property
     def _linear(self) -> dict[Block, bool]:
@@ -220,13 +226,11 @@ class Plan:
         :returns: None where a statistic is addressed by index maps that make too large a table.
         """
         total: dict[Statistic, Tensor] = {}
-        device = common_device(moments[b].leaves[0] for b in self.blocks)
         known: dict[int, Tensor] = {}
         given = [] if weights is None else [self._weighing(weights)]
-        for product in self.products:
+        for product in self._on(moments):
             if block not in product.blocks:
                 continue
-            product = product.on(device)
             (own,) = (s for s in product.stats if block in s.blocks)
             if not isinstance(own, Stat):
                 return None
@@ -258,8 +262,7 @@ class Plan:
     def values(self, moments: Mapping[Block, Moments], free: tuple[Tensor, ...] = ()) -> Tensor:
         """The expectation along the plan's dims, without what bounds its rounding error."""
         known: dict[int, Tensor] = {}
-        device = common_device(moments[b].leaves[0] for b in self.blocks)
-        parts = [_evaluate(p.on(device), moments, free, self.out, known) for p in self.products]
+        parts = [_evaluate(p, moments, free, self.out, known) for p in self._on(moments)]
         # The small ones first, so that as few sums as can be have the size of the result.
         parts.sort(key=Tensor.numel)
         total = sum(parts[1:], start=parts[0]) if parts else zero_of(moments)
@@ -271,28 +274,33 @@ class Plan:
         moments: Mapping[Block, Moments],
         free: tuple[Tensor, ...] = (),
         touching: Block | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The expectation and the sum of the absolute products (what bounds its rounding error).
+    ) -> tuple[Tensor, Callable[[], Tensor]]:
+        """The expectation, and how to compute the sum of the absolute products (what bounds its
+        rounding error).
 
         :param touching: leave out the products in which this block does not occur.
         """
         out = self.out
-        shape = [a.size if a else 1 for a in self.dims]
         total: Tensor | None = None
-        sizes: list[Tensor] = []
+        parts: list[Tensor] = []
         known: dict[int, Tensor] = {}
-        device = common_device((*(moments[b].leaves[0] for b in self.blocks), *self._constants))
-        for product in self.products:
+        for product in self._on(moments):
             if touching is not None and touching not in product.blocks:
                 continue
-            value = _evaluate(product.on(device), moments, free, out, known)
-            sizes.append(value.detach() if value.dim() == 0 else value.detach().abs().sum())
+            value = _evaluate(product, moments, free, out, known)
+            parts.append(value.detach())
             total = value if total is None else total + value
         if total is None:
-            zero = zero_of(moments)
-            return zero.expand(shape), zero
-        magnitude = sizes[0].abs() if len(sizes) == 1 else torch.stack(sizes).abs().sum()
-        return total.expand([a.size for a in out]).reshape(shape), magnitude
+            total = zero_of(moments)
+            parts.append(total)
+        value = total.expand([a.size for a in out]).reshape([a.size if a else 1 for a in self.dims])
+        return value, partial(_magnitude, parts)
+
+
+def _magnitude(parts: list[Tensor]) -> Tensor:
+    """The sum of the absolute values of all elements."""
+    sizes = [p if p.dim() == 0 else p.abs().sum() for p in parts]
+    return sizes[0].abs() if len(sizes) == 1 else torch.stack(sizes).abs().sum()
 
 
 def coefficients_of_statistic(

@@ -7,11 +7,11 @@ A :class:`Polynomial` is a sum of products. Each product has a number, some cons
 some atoms (:class:`Atom`: a power or a logarithm of the elements of one latent) and exponentials of
 affine Gaussian expressions, each addressed by named axes. Sums, products, contractions and indexing
 stay in this form by construction, without rewriting: it is canonical from the start (the form of
-Autoconj, Hoffman, Johnson & Tran 2018). Operations that leave it raise :class:`NotPolynomial`,
-which the caller turns into another tier.
+Autoconj, Hoffman, Johnson & Tran 2018). Operations that leave it raise
+:class:`~pyro_blr.lifting.terms.NotPolynomial`, which the caller turns into another tier.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Union
 
@@ -19,27 +19,20 @@ import torch
 from torch import Tensor
 
 from . import constants
-from .axes import Address, Axis, Gather, Renaming, address_key
-from .choices import Piece, choice, has_zeros, indexed, split_masks
+from .axes import Address, Axis, Gather, Renaming, take
+from .contraction import along
+from .functions import exp_of, is_product, log_complement_of, log_of, power_of, with_indices
 from .terms import (
     Atom,
     Constant,
-    Exponential,
     LatentSite,
-    NotPolynomial,
     Term,
     are_alike,
-    atom_log,
-    atom_power,
-    exp_of,
-    log_of_number,
-    real_power,
     with_fixed_numbers,
     with_one_number,
 )
 
 Numeric = Union["Polynomial", Tensor, float, int]
-
 
 Dims = tuple[Axis | None, ...]
 
@@ -89,6 +82,18 @@ class Polynomial:
     def is_constant(self) -> bool:
         """Whether no latent occurs."""
         return all(term.is_constant for term in self.terms)
+
+    def constant_value(self) -> Tensor:
+        """The tensor that it is, where no latent occurs, in float64."""
+        total = torch.zeros(self.shape, dtype=torch.float64)
+        for term in self.terms:
+            factors = [take(c.tensor.double(), c.where) for c in term.constants]
+            if factors:
+                value = along(factors, self.out).reshape(self.shape)
+                total = total.to(value) + term.number * value
+            else:
+                total = total + term.number
+        return total
 
     @property
     def is_integral(self) -> bool:
@@ -162,67 +167,40 @@ class Polynomial:
         if power == 1:
             return self
         if power == 0:
-            return Polynomial((None,) * self.ndim, (Term(1.0, (), ()),)).expanded(self.dims)
-        if (by_index := self._indexed()) is not self:
-            return by_index**power
-        if power == 2 and not self._is_monomial:
-            return self * self
-        if power == 3 and not self._is_monomial:
-            return self * self * self
-        if not self._is_monomial and (parts := choice(self.terms, self.out)):
-            return self._chosen(parts, lambda piece: piece**power)
-        term = self._monomial(f"power {power:g} of a sum")
-        number = real_power(term.number, power)
-        atoms = tuple(atom_power(a, power) for a in term.atoms)
-        consts = tuple(
-            Constant(constants.memo(torch.pow, (c.tensor,), power), c.where) for c in term.constants
-        )
-        exponentials = tuple(
-            Exponential(e.exponent, e.power * power, e.where) for e in term.exponentials
-        )
-        return Polynomial(self.dims, (Term(number, consts, atoms, exponentials),))
+            return Polynomial(self.dims, (Term(1.0, (), ()),))
+        if power in (2, 3):
+            base = Polynomial(self.dims, with_indices(self.terms, self.out))
+            if not is_product(base.terms, base.out):
+                return base * base if power == 2 else base * base * base
+        return Polynomial(self.dims, power_of(self.terms, self.out, power))
+
+    def simplified(self) -> "Polynomial":
+        """Small constants at fixed positions become numbers, like terms join, zeros go."""
+        merged: list[Term] = []
+        for term in map(with_fixed_numbers, self.terms):
+            for i, other in enumerate(merged):
+                if are_alike(term, other):
+                    merged[i] = Term(other.number + term.number, other.constants, other.atoms)
+                    break
+            else:
+                merged.append(term)
+        return Polynomial(self.dims, (t for t in merged if t.number))
+
+    # Functions; where the result is no polynomial they raise NotPolynomial.
 
     def log(self) -> "Polynomial":
         """The logarithm of a product is a sum; that of a sum is not in the algebra."""
-        if (by_index := self._indexed()) is not self:
-            return by_index.log()
-        complement = self._complement()
-        if complement is not None:
-            return Polynomial(self.dims, (Term(1.0, (), (complement,)),))
-        if not self._is_monomial and (parts := choice(self.terms, self.out)):
-            return self._chosen(parts, lambda piece: piece.log())
-        term = self._monomial("log of a sum")
-        if any(map(has_zeros, split_masks(term)[0])):
-            raise NotPolynomial("log of what may be 0")
-        total = polynomial(log_of_number(term.number))
-        pieces = [
-            Term(1.0, (Constant(constants.memo(torch.log, (c.tensor,)), c.where),), ())
-            for c in term.constants
-        ] + [atom_log(a) for a in term.atoms]
-        pieces += [t for e in term.exponentials for t in e.terms]
-        terms = (*total.terms, *pieces) if term.number != 1.0 else tuple(pieces)
-        return Polynomial(self.dims, terms)
+        return Polynomial(self.dims, log_of(self.terms, self.out))
 
     def log_complement(self) -> "Polynomial":
         """``log(1 - value)``, of a choice that of what is chosen."""
-        if (by_index := self._indexed()) is not self:
-            return by_index.log_complement()
-        if not self._is_monomial and (parts := choice(self.terms, self.out, elsewhere=0.0)):
-            return self._chosen(parts, lambda piece: piece.log_complement())
-        term = self.terms[0] if self._is_monomial else None
-        if term is not None and (masked := split_masks(term))[0]:
-            return self._chosen([masked], lambda piece: piece.log_complement())
-        if term is None or not term.is_constant or len(term.constants) > 1:
-            return (1 - self).log()
-        if not term.constants:
-            return polynomial(log_of_number(1 - term.number)).expanded(self.dims)
-        (own,) = term.constants
-        value = constants.memo(_log_complement, (own.tensor,), term.number)
-        return Polynomial(self.dims, (Term(1.0, (Constant(value, own.where),), ()),))
+        return Polynomial(self.dims, log_complement_of(self.terms, self.out))
 
     def exp(self) -> "Polynomial":
         """The exponential of a sum of affine Gaussian terms, constants and logarithms."""
-        return Polynomial(self.dims, (exp_of(self.terms, self.out),))
+        return Polynomial(self.dims, exp_of(self.terms, self.out))
+
+    # Sums over dims, and broadcasting.
 
     def sum(self, dims: Sequence[int], keepdim: bool = False) -> "Polynomial":
         """Sum over dims: drop their axes; an axis that a term lacks multiplies it by its size."""
@@ -237,18 +215,6 @@ class Polynomial:
             None if i in gone else a for i, a in enumerate(self.dims) if keepdim or i not in gone
         ]
         return Polynomial(left, terms)
-
-    def simplified(self) -> "Polynomial":
-        """Small constants at fixed positions become numbers, like terms join, zeros go."""
-        merged: list[Term] = []
-        for term in map(with_fixed_numbers, self.terms):
-            for i, other in enumerate(merged):
-                if are_alike(term, other):
-                    merged[i] = Term(other.number + term.number, other.constants, other.atoms)
-                    break
-            else:
-                merged.append(term)
-        return Polynomial(self.dims, (t for t in merged if t.number))
 
     def sum_all(self) -> "Polynomial":
         """The sum over every dim."""
@@ -269,56 +235,10 @@ class Polynomial:
             self.terms,
         )
 
-    @property
-    def _is_monomial(self) -> bool:
-        return len(self.terms) == 1 and set(self.terms[0].axes) <= set(self.out)
-
-    def _indexed(self) -> "Polynomial":
-        """Itself, or with sums over one-hot constants as indices, if there are any."""
-        out = set(self.out)
-        if all(set(t.axes) <= out for t in self.terms):
-            return self
-        terms = tuple(indexed(t, self.out) for t in self.terms)
-        same = all(a is b for a, b in zip(terms, self.terms, strict=True))
-        return self if same else Polynomial(self.dims, terms)
-
-    def _monomial(self, what: str) -> Term:
-        if not self._is_monomial:
-            raise NotPolynomial(what)
-        return self.terms[0]
-
-    def _chosen(
-        self, pieces: list[Piece], function: Callable[["Polynomial"], "Polynomial"]
-    ) -> "Polynomial":
-        """A function of a sum whose terms exclude each other: of each, where it is chosen."""
-        terms: list[Term] = []
-        for masks, rest in pieces:
-            mask = Term(1.0, masks, ())
-            terms += [mask.times(t) for t in function(Polynomial(self.dims, (rest,))).terms]
-        return Polynomial(self.dims, terms)
-
-    def _complement(self) -> Atom | None:
-        """The atom ``log(1 - z)`` if this is ``1 - z`` with z in the unit interval."""
-        if len(self.terms) != 2:
-            return None
-        one, rest = sorted(self.terms, key=lambda t: len(t.atoms))
-        if not one.is_constant or one.constants or one.number != 1.0 or len(rest.atoms) != 1:
-            return None
-        (atom,) = rest.atoms
-        plain = rest.number == -1.0 and not rest.constants and not rest.exponentials
-        plain = plain and set(rest.axes) <= set(self.out)
-        if plain and atom.kind == "power" and atom.power == 1 and not atom.site.gaussian:
-            return Atom(atom.site, "log1m", 1, atom.where)
-        return None
-
 
 def _is_integral(atom: Atom) -> bool:
     powers = atom.kind == "is" or (atom.kind == "power" and atom.power in (1, 2, 3))
     return powers and atom.site.is_discrete and all(v == int(v) for v in atom.site.levels)
-
-
-def _log_complement(value: Tensor, times: float) -> Tensor:
-    return (-times * value.double()).log1p()
 
 
 def leaf(site: LatentSite) -> Polynomial:
@@ -371,57 +291,3 @@ def align(left: Polynomial, right: Polynomial) -> tuple[Polynomial, Polynomial, 
             renaming[y] = x
     right = right.renamed(renaming)
     return left, right, tuple(x or y for x, y in zip(a, b, strict=True))
-
-
-def key_of(value: Polynomial) -> tuple[object, tuple[Tensor, ...]]:
-    """A hashable name of a polynomial up to the names of its axes, and its free constants.
-
-    Constants that require a gradient are named by their place only, and are returned: the same plan
-    serves whatever they are.
-    """
-    free: list[Tensor] = []
-    return _key(value.dims, value.terms, free), tuple(free)
-
-
-def _key(dims: Dims, terms: tuple[Term, ...], free: list[Tensor]) -> object:
-    numbers: dict[Axis, int] = {}
-
-    def number(axis: Axis) -> tuple[int, int]:
-        return numbers.setdefault(axis, len(numbers)), axis.size
-
-    def address(where: tuple[Address, ...]) -> tuple[object, ...]:
-        return tuple(address_key(w, number) for w in where)
-
-    head = tuple(number(a) if a else None for a in dims)
-    body = tuple(
-        (
-            t.number,
-            tuple((_tensor_key(c.tensor, free), *address(c.where)) for c in t.constants),
-            tuple((a.site.name, a.kind, a.power, *address(a.where)) for a in t.atoms),
-            tuple(
-                (_key(e.exponent.dims, e.exponent.terms, free), e.power, *address(e.where))
-                for e in t.exponentials
-            ),
-        )
-        for t in terms
-    )
-    return head, body
-
-
-def _tensor_key(tensor: Tensor, free: list[Tensor]) -> object:
-    if not tensor.requires_grad:
-        return constants.key_of(tensor)
-    if not any(t is tensor for t in free):
-        free.append(tensor)
-    slot = next(i for i, t in enumerate(free) if t is tensor)
-    return ("free", slot, tensor.shape, tensor.dtype, tensor.device)
-
-
-def constants_of(terms: Iterable[Term]) -> tuple[Tensor, ...]:
-    """Every constant tensor of some terms, those inside exponents among them."""
-    found: tuple[Tensor, ...] = ()
-    for term in terms:
-        found += tuple(c.tensor for c in term.constants)
-        for exponential in term.exponentials:
-            found += constants_of(exponential.exponent.terms)
-    return found

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from ..shapes import broadcast_shapes
 from .commuting import commuted
 from .elementwise import LINEAR_TAIL, functions_of, is_affine, is_elementwise, name_of, rearranges
-from .polynomial import key_of
+from .keys import key_of
 from .tensor import LiftedTensor, program
 
 #: The most Gaussian scalars an element that quadrature is built for.

@@ -54,8 +54,10 @@ class LogDensity:
         given = [doubled(t) if wide else t for t in (value, *parts)]
         values = {id(t): v for t, v in zip(self.lifted, given[1:], strict=True)}
         is_changed = wide or device.type != "cpu"
+        fn = self.fn
         with unchecked():
-            fn = realised(self.fn, values, changed if is_changed else None)
+            if self.lifted or is_changed:
+                fn = realised(fn, values, changed if is_changed else None)
             return fn.log_prob(given[0])  # type: ignore[no-any-return]
 
 
@@ -92,7 +94,7 @@ def lifted_parts(root: Any) -> tuple[LiftedTensor, ...]:
             found.setdefault(id(item), item)
         elif id(item) not in seen and (inside := _inside(item)):
             seen.add(id(item))
-            stack.extend(reversed(inside))
+            stack.extend(i for i in reversed(inside) if type(i) not in _LEAVES)
     return tuple(found.values())
 
 
@@ -101,8 +103,6 @@ _LEAVES = frozenset({Tensor, torch.Size, int, float, bool, str, type(None)})
 
 
 def _inside(item: Any) -> list[Any]:
-    if type(item) in _LEAVES:
-        return []
     if isinstance(item, Distribution | Transform):
         return list(vars(item).values())
     if isinstance(item, list | tuple):

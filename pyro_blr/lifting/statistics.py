@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from .arrow_blocks import ArrowBlock
-from .blocks import Block
+from .blocks import Block, has_fixed_scale
 from .chain_blocks import ChainBlock
 
 #: A statistic: what is taken, and the power of the variable.
@@ -80,12 +80,12 @@ def sum_of_coefficients(
 def sufficient_statistics(block: Block) -> tuple[Statistic, ...]:
     """The statistics that are a block's mean parameters (a point's own), in their order.
 
-    None where the family is curved: L is linear in nothing that it has.
+    None where the family is curved, or of a fixed scale: L is linear in nothing that it has.
     """
     own: tuple[Statistic, ...] = getattr(block, "statistics", ()) or block.family.lifted_statistics
     if own:
         return own
-    if block.family.is_curved:
+    if block.family.is_curved or has_fixed_scale(block):
         return ()
     plain = block.gaussian and not isinstance(block, ArrowBlock | ChainBlock)
     return (MEAN, SECOND) if plain else _SUFFICIENT.get(block.family.name, ())

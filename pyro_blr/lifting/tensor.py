@@ -78,7 +78,7 @@ class LiftedTensor(torch.Tensor):
     #: The value in the exact algebra, or None and the reason.
     poly: Polynomial | None
     reason: str
-    #: Its shape and dtype: attributes of tensors cost a turn through ``__torch_function__``.
+    #: Its shape and dtype.
     kind: tuple[torch.Size, torch.dtype]
     #: Whether it is the value of a latent, made from its variable by q's own transform.
     is_value: bool = False
@@ -113,6 +113,32 @@ class LiftedTensor(torch.Tensor):
         """The variable of a latent."""
         poly = recalled(site, lambda: leaf(site), ())
         return cls(site.shape, dtype, device, poly=poly, site=site)
+
+    # Attributes of a tensor cost a turn through ``__torch_function__`` each; a trace asks for these
+    # some forty times.
+
+    @property
+    def shape(self) -> torch.Size:  # type: ignore[override]
+        return self.kind[0]
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        return self.kind[1]
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        with torch._C.DisableTorchFunctionSubclass():
+            return super().device
+
+    @property
+    def ndim(self) -> int:  # type: ignore[override]
+        return len(self.kind[0])
+
+    def dim(self) -> int:
+        return len(self.kind[0])
+
+    def numel(self) -> int:
+        return self.kind[0].numel()
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         what = f"latent {self.site.name!r}" if self.site else f"from {', '.join(self.site_names)}"
@@ -169,12 +195,16 @@ class LiftedTensor(torch.Tensor):
         return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        raise control_flow("pickle", [self], "do not store a latent's value outside the model")
+        raise control_flow("pickle", [self], _PICKLE)
 
 
 BELOW = (
     "use the torch function itself instead of torch.func.vmap, torch.func.grad or torch.jit around "
     "it (lifted tensors broadcast), or hide the site: AutoNatural(poutine.block(model, hide=[...]))"
+)
+_PICKLE = (
+    "do not store a latent's value outside the model; of blr.influence(...) and blr.info, which "
+    "hold the model's program, keep the numbers"
 )
 _NUMPY = "use the torch function of the same name, so that the operation can be recorded"
 

@@ -3,15 +3,13 @@
 
 """The products that polynomials are sums of: numbers, constants and atoms of latents."""
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import constants, host
-from .axes import Address, Axis, Gather, Renaming, all_axes, rename, same_address, take
+from .axes import Address, Axis, Gather, Renaming, all_axes, rename, same_address
 
 
 class NotPolynomial(Exception):
@@ -203,11 +201,6 @@ def with_one_number(terms: tuple[Term, ...]) -> tuple[Term, ...]:
     return (Term(number, (), ()), *rest) if number else rest
 
 
-def is_variable(atom: Atom) -> bool:
-    """Whether an atom is a Gaussian variable itself."""
-    return atom.kind == "power" and atom.power == 1 and atom.site.gaussian
-
-
 def with_fixed_numbers(term: Term) -> Term:
     """The term with small constants at fixed positions turned into numbers."""
     number, left = term.number, []
@@ -238,115 +231,3 @@ def are_alike(first: Term, second: Term) -> bool:
         a.kind == b.kind and a.power == b.power and same_atoms(a, b)
         for a, b in zip(first.atoms, second.atoms, strict=True)
     )
-
-
-def real_power(number: float, power: float) -> float:
-    """A power of a number, if it is real."""
-    result = number**power
-    if isinstance(result, complex):
-        raise NotPolynomial(f"power {power:g} of a negative number")
-    return float(result)
-
-
-def log_of_number(number: float) -> float:
-    """The logarithm of a number, if it is real."""
-    if number <= 0:
-        raise NotPolynomial("log of a number that is not positive")
-    return math.log(number)
-
-
-def atom_power(atom: Atom, power: float) -> Atom:
-    """A power of an atom, if it is an atom."""
-    if atom.kind != "power":
-        raise NotPolynomial(f"power {power:g} of {atom.kind}")
-    if atom.site.gaussian:
-        total = atom.power * power
-        if total < 0 or total != int(total):
-            raise NotPolynomial(f"power {power:g} of a variable with both signs")
-        if atom.power % 2 == 0 and power != int(power):  # sqrt(z ** 2) is |z|, not z
-            raise NotPolynomial(f"power {power:g} of an even power")
-    return Atom(atom.site, atom.kind, atom.power * power, atom.where)
-
-
-def atom_log(atom: Atom) -> Term:
-    """The logarithm of an atom, if it is a term."""
-    if atom.site.event_dim == 2:
-        if atom.kind != "power" or atom.power != 1 or atom.site.shape[-2:] != (1, 1):
-            raise NotPolynomial(f"log of an entry of the matrix {atom.site.name}")
-        return Term(1.0, (), (Atom(atom.site, "logdet", 1, atom.where[:-2]),))
-    if atom.kind != "power" or atom.site.gaussian:
-        raise NotPolynomial(f"log of {'a Gaussian' if atom.site.gaussian else atom.kind}")
-    return Term(float(atom.power), (), (Atom(atom.site, "log", 1, atom.where),))
-
-
-def exp_of(terms: tuple[Term, ...], out: tuple[Axis, ...]) -> Term:
-    """``exp`` of a sum: the product of its terms' exponentials.
-
-    A single Gaussian variable is an exponential of its own, so that ``exp(a)[group]`` costs one a
-    group; the other Gaussian terms are one affine expression together.
-    """
-    result = Term(1.0, (), ())
-    gaussian: list[Term] = []
-    for term in terms:
-        if term.is_constant:
-            result = result.times(_exp_of_constant(term, out))
-        elif len(term.atoms) != 1 or term.exponentials:
-            raise NotPolynomial("`exp` of a product of latents")
-        elif is_variable(term.atoms[0]):
-            gaussian.append(term)
-        else:
-            result = result.times(_exp_of_log(term, out))
-    single = [t for t in gaussian if not t.constants and set(t.axes) <= set(out)]
-    joint = [t for t in gaussian if not any(t is s for s in single)]
-    exponentials = tuple(_exp_of_variable(t) for t in single)
-    if joint:
-        dims = tuple(a for a in out if any(a in t.axes for t in joint))
-        exponentials += (Exponential(Affine(dims, tuple(joint)), 1.0, dims),)
-    return result.times(Term(1.0, (), (), exponentials))
-
-
-def _exp_of_variable(term: Term) -> Exponential:
-    (atom,) = term.atoms
-    axes = tuple(Axis(size) for size in atom.site.shape if size != 1)
-    left = iter(axes)
-    own = tuple(next(left) if size != 1 else Gather(0, ()) for size in atom.site.shape)
-    where = tuple(w for w, size in zip(atom.where, atom.site.shape, strict=True) if size != 1)
-    leaf = Term(1.0, (), (Atom(atom.site, "power", 1, own),))
-    return Exponential(Affine(axes, (leaf,)), term.number, where)
-
-
-def _exp_of_log(term: Term, out: tuple[Axis, ...]) -> Term:
-    """``exp(c log z)`` is ``z ** c``."""
-    (atom,) = term.atoms
-    if atom.kind != "log" or term.constants or not set(term.axes) <= set(out):
-        what = "a power of a Gaussian" if atom.site.gaussian else "a latent that is not Gaussian"
-        raise NotPolynomial(f"`exp` of {what}")
-    return Term(1.0, (), (Atom(atom.site, "power", term.number, atom.where),))
-
-
-def _exp_of_constant(term: Term, out: tuple[Axis, ...]) -> Term:
-    """``exp`` of a number or of constant tensors that nothing is summed over."""
-    if not term.constants:
-        return Term(math.exp(term.number), (), ())
-    if not set(term.axes) <= set(out):
-        raise NotPolynomial("`exp` of a sum over a dim of a constant that stands apart")
-    axes = term.axes
-    given = tuple(take(c.tensor, c.where) for c in term.constants)
-    places = tuple(tuple(axes.index(a) for a in own) for _, own in given)
-    tensors = tuple(t for t, _ in given)
-    value = constants.memo(_exp_of_product, tensors, places, len(axes), term.number)
-    return Term(1.0, (Constant(value, axes),), ())
-
-
-def _exp_of_product(*given: Any) -> Tensor:
-    """``exp(number * product of tensors)``, each tensor's dims at their places among all."""
-    *tensors, places, count, number = given
-    product: Any = number
-    for tensor, own in zip(tensors, places, strict=True):
-        order = sorted(range(len(own)), key=own.__getitem__)
-        shape = [1] * count
-        for place, size in zip(sorted(own), tensor.permute(order).shape, strict=True):
-            shape[place] = size
-        product = product * tensor.permute(order).reshape(shape)
-    result: Tensor = torch.exp(product)
-    return result

@@ -88,15 +88,13 @@ def both_masks(first: Any, second: Any) -> Any:
 
 
 def _rule_of(fn: Any) -> Callable[[Any, Any], Any] | None:
-    if isinstance(fn, dist.Independent | torch.distributions.Independent):
-        return _independent
-    if isinstance(fn, ExpandedDistribution):
-        return _expanded
-    if isinstance(fn, dist.MaskedDistribution):
-        return _masked
+    kinds = type(fn).__mro__
+    for kind, rule in _RULES.items():
+        if kind in kinds:
+            return rule
     if density_of(type(fn)) is not None:
         return None
-    if isinstance(fn, dist.FoldedDistribution):
+    if dist.FoldedDistribution in kinds:
         return _folded
     if type(fn) is dist.ZeroInflatedDistribution:
         return _zero_inflated
@@ -121,6 +119,14 @@ def _masked(fn: Any, value: Any) -> Any:
     mask = fn._mask
     inner = log_density(fn.base_dist, value)
     return inner * (mask if isinstance(mask, Tensor) else float(mask))
+
+
+#: The rules of wrappers, whatever is within.
+_RULES: dict[type, Callable[[Any, Any], Any]] = {
+    torch.distributions.Independent: _independent,
+    ExpandedDistribution: _expanded,
+    dist.MaskedDistribution: _masked,
+}
 
 
 def _folded(fn: Any, value: Any) -> Any:

@@ -11,13 +11,24 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
-from ..errors import ArgumentError, ParameterError, RunningStatisticsWarning, ShapeError, warn
+from ..errors import (
+    ArgumentError,
+    DropoutWarning,
+    ParameterError,
+    RunningStatisticsWarning,
+    ShapeError,
+    warn,
+)
 from ..lifting import host
+from ..optim.options import is_count
 from .likelihoods import Likelihood, check_targets, likelihood_of
 from .matching import Choice, chosen, fan_in, filled, own_value, values
 
 RESTS = ("frozen", "trained")
+#: Names that the model itself has.
+RESERVED = ("data", "y", "outputs", "noise_precision")
 
 
 def bayesian(
@@ -67,12 +78,14 @@ def bayesian(
         )
     if rest not in RESTS:
         raise ArgumentError(f"rest = {rest!r}. Mend: {' or '.join(map(repr, RESTS))}.")
-    if num_data is not None and (not isinstance(num_data, int) or num_data < 1):
+    if not (num_data is None or is_count(num_data)):
         raise ArgumentError(f"num_data = {num_data!r}. Mend: how many data there are in all.")
-    scale = values("prior_scale", prior_scale, {"fan_in": fan_in})
-    mean = values("prior_mean", prior_mean, {"module": own_value})
+    sites = chosen(module, where)
+    scale = values("prior_scale", prior_scale, {"fan_in": fan_in}, module)
+    mean = values("prior_mean", prior_mean, {"module": own_value}, module)
     law = likelihood_of(likelihood, noise_scale)
-    return BayesianModule(module, law, chosen(module, where), (mean, scale), rest, num_data)
+    data = None if num_data is None else int(num_data)
+    return BayesianModule(module, law, sites, (mean, scale), rest, data)
 
 
 class BayesianModule(nn.Module):
@@ -98,10 +111,25 @@ class BayesianModule(nn.Module):
         self.rest = rest
         self.num_data = num_data
         self._prior = prior
-        self._has_warned = False
+        self._warned: set[type[Warning]] = set()
         for name, parameter in module.named_parameters():
             if name in sites:
+                if name in RESERVED:
+                    raise ArgumentError(
+                        f"the parameter {name!r} would be a latent of a name that the model has "
+                        f"for another site ({', '.join(RESERVED)}). Mend: the module as a part "
+                        "of another, nn.Sequential(module)."
+                    )
                 self._arguments(name, parameter)
+
+    @property
+    def frozen(self) -> dict[str, Tensor]:
+        """The parameters of the module that are constants, by name."""
+        return {n: p for n, p in self.module.named_parameters() if self._is_frozen(n, p)}
+
+    def _is_frozen(self, name: str, parameter: Tensor) -> bool:
+        is_trained = self.rest == "trained" and parameter.requires_grad
+        return name not in self.sites and not is_trained
 
     def forward(self, inputs: Any, y: Tensor | None = None) -> Any:
         """Sample the weights and the targets.
@@ -125,7 +153,7 @@ class BayesianModule(nn.Module):
 
     def _outputs(self, inputs: Any) -> Any:
         """What the module returns at sampled weights."""
-        self._look_at_norms()
+        self._look_at_layers()
         parameters = {n: self._value(n, p) for n, p in self.module.named_parameters()}
         args: tuple[Any, ...] = (inputs,)
         kwargs: dict[str, Any] = {}
@@ -145,9 +173,9 @@ class BayesianModule(nn.Module):
                     f"{tuple(parameter.shape)}. Mend: one draw at a time, parallel=False."
                 )
             return value  # type: ignore[no-any-return]
-        if self.rest == "trained" and parameter.requires_grad:
-            return pyro.param(f"module$$${name}", parameter)  # type: ignore[no-any-return]
-        return parameter.detach()
+        if self._is_frozen(name, parameter):
+            return parameter.detach()
+        return pyro.param(f"module$$${name}", parameter)  # type: ignore[no-any-return]
 
     def _arguments(self, name: str, parameter: Tensor) -> tuple[Tensor, Tensor]:
         """The mean and the standard deviation of a parameter's prior."""
@@ -172,21 +200,37 @@ class BayesianModule(nn.Module):
             )
         return pyro.plate("data", self.num_data, subsample_size=count)
 
-    def _look_at_norms(self) -> None:
-        """Warn once of a layer that averages its statistics over the calls of training."""
-        if self._has_warned:
-            return
+    def _look_at_layers(self) -> None:
+        """Warn once of each kind of layer that makes a run differ from the next one."""
         for layer in self.module.modules():
-            if isinstance(layer, _NormBase) and layer.training and layer.running_mean is not None:
-                self._has_warned = True
-                warn(
+            if not layer.training:
+                continue
+            if isinstance(layer, _NormBase) and layer.running_mean is not None:
+                self._warn(
                     f"{type(layer).__name__} is in training mode: it normalises a datum by the "
                     "others of its batch, and gathers running statistics at each of the model's "
                     "runs, so that the likelihood is no product over data and changes from step "
                     "to step. Mend: module.eval() before, or GroupNorm or LayerNorm in its place.",
                     RunningStatisticsWarning,
                 )
-                return
+            if _drops(layer):
+                self._warn(
+                    f"{type(layer).__name__} is in training mode and drops other units at each of "
+                    "the model's runs, so that the likelihood is another from step to step, and "
+                    "what explain says of it holds for one run. Mend: module.eval() before.",
+                    DropoutWarning,
+                )
+
+    def _warn(self, message: str, category: type[Warning]) -> None:
+        if category not in self._warned:
+            self._warned.add(category)
+            warn(message, category)
+
+
+def _drops(layer: nn.Module) -> bool:
+    """Whether a layer drops units at random: recurrent layers and attention have that built in."""
+    rate = layer.p if isinstance(layer, _DropoutNd) else getattr(layer, "dropout", 0.0)
+    return isinstance(rate, int | float) and rate > 0
 
 
 def _record(outputs: Any) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, NonFiniteError
 from ..lifting import host
+from ..optim.options import is_count
 
 
 def accuracy(probabilities: Tensor, labels: Tensor) -> Tensor:
@@ -20,7 +21,7 @@ def accuracy(probabilities: Tensor, labels: Tensor) -> Tensor:
     :param probabilities: of each class. # shape: (N, K)
     :param labels: the classes that were. # shape: (N,)
     """
-    _check(probabilities, labels)
+    probabilities, labels = _checked(probabilities, labels)
     return (probabilities.argmax(-1) == labels).to(probabilities).mean()
 
 
@@ -30,7 +31,7 @@ def nll(probabilities: Tensor, labels: Tensor) -> Tensor:
     :param probabilities: of each class. # shape: (N, K)
     :param labels: the classes that were. # shape: (N,)
     """
-    _check(probabilities, labels)
+    probabilities, labels = _checked(probabilities, labels)
     return -probabilities.gather(-1, labels.unsqueeze(-1)).log().mean()
 
 
@@ -40,7 +41,7 @@ def brier(probabilities: Tensor, labels: Tensor) -> Tensor:
     :param probabilities: of each class. # shape: (N, K)
     :param labels: the classes that were. # shape: (N,)
     """
-    _check(probabilities, labels)
+    probabilities, labels = _checked(probabilities, labels)
     indicators = torch.nn.functional.one_hot(labels, probabilities.shape[-1])
     return (probabilities - indicators).square().sum(-1).mean()
 
@@ -58,8 +59,8 @@ def ece(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
     :param labels: the classes that were. # shape: (N,)
     :param bins: how many.
     """
-    _check(probabilities, labels)
-    if not isinstance(bins, int) or isinstance(bins, bool) or bins < 1:
+    probabilities, labels = _checked(probabilities, labels)
+    if not is_count(bins):
         raise ArgumentError(f"bins = {bins!r}. Mend: a positive integer.")
     confidence, classes = probabilities.max(-1)
     right = (classes == labels).to(confidence)
@@ -74,14 +75,22 @@ def predictive_entropy(probabilities: Tensor) -> Tensor:
 
     :param probabilities: of each class. # shape: (N, K)
     """
-    _check_probabilities(probabilities)
+    probabilities = _checked_probabilities(probabilities)
     entropy: Tensor = torch.special.entr(probabilities).sum(-1)
     return entropy
 
 
-def _check(probabilities: Tensor, labels: Tensor) -> None:
-    _check_probabilities(probabilities)
-    if labels.shape != probabilities.shape[:1] or labels.dtype not in (torch.int64, torch.int32):
+def _checked(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities of float32 at least, and labels in the format of an index."""
+    probabilities = _checked_probabilities(probabilities)
+    if not isinstance(labels, Tensor):
+        raise _no_tensor("labels", labels)
+    if (
+        labels.shape != probabilities.shape[:1]
+        or labels.is_floating_point()
+        or labels.is_complex()
+        or labels.dtype == torch.bool
+    ):
         raise ArgumentError(
             f"labels have the shape {tuple(labels.shape)} and {labels.dtype}, probabilities "
             f"{tuple(probabilities.shape)}. Mend: one integer a row, labels.long()."
@@ -91,9 +100,17 @@ def _check(probabilities: Tensor, labels: Tensor) -> None:
             f"a label is none of the {probabilities.shape[-1]} classes, which count from 0. Mend: "
             "labels from 0 to classes - 1."
         )
+    return probabilities, labels.long()
 
 
-def _check_probabilities(probabilities: Tensor) -> None:
+def _no_tensor(what: str, given: object) -> ArgumentError:
+    kind = type(given).__name__
+    return ArgumentError(f"{what} are of {kind}. Mend: torch.as_tensor({what}).")
+
+
+def _checked_probabilities(probabilities: Tensor) -> Tensor:
+    if not isinstance(probabilities, Tensor):
+        raise _no_tensor("probabilities", probabilities)
     if (
         probabilities.dim() != 2
         or 0 in probabilities.shape
@@ -114,3 +131,5 @@ def _check_probabilities(probabilities: Tensor) -> None:
             "rows are no probabilities: they are negative, or do not sum to 1. Mend: "
             "logits.softmax(-1), and for draws the mean of that, not the softmax of a mean."
         )
+    # Sums over data need more digits than the short formats have.
+    return probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))

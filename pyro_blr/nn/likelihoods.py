@@ -3,9 +3,10 @@
 
 """From a network's outputs to the distribution of its targets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
+from numbers import Real
 from typing import Any
 
 import pyro
@@ -36,13 +37,26 @@ def likelihood_of(given: Any, noise_scale: Any) -> Likelihood:
     if given == "classification":
         return classification
     if given == "regression":
-        return partial(regression, noise_scale=noise_scale)
+        return partial(regression, noise_scale=_scale(noise_scale))
     if callable(given):
         return given  # type: ignore[no-any-return]
     raise ArgumentError(
         f"likelihood = {given!r}. Mend: one of {', '.join(map(repr, NAMES))}, or a function from "
         "the outputs of the module to a Pyro distribution with one batch dim."
     )
+
+
+def _scale(given: Any) -> Any:
+    """A standard deviation of noise, a tensor where there is one an output."""
+    if given is None or isinstance(given, Tensor | Real):
+        return given
+    try:
+        return torch.as_tensor(given, dtype=torch.float64)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"noise_scale = {given!r}. Mend: a number, or a tensor of one an output; or leave it "
+            "out, and it is inferred."
+        ) from error
 
 
 def classification(outputs: Any) -> Any:
@@ -76,7 +90,20 @@ def regression(outputs: Any, noise_scale: Any) -> Any:
         one = torch.ones(mean.shape[1:], dtype=mean.dtype, device=mean.device)
         prior = dist.Gamma(one, one).to_event(one.dim())
         scale = pyro.sample("noise_precision", prior).rsqrt()
+    elif isinstance(scale, Tensor):
+        scale = scale.to(mean.device, mean.dtype)
+        if not _fits(scale.shape, mean.shape):
+            raise ShapeError(
+                f"noise_scale has the shape {tuple(scale.shape)}, the outputs {tuple(mean.shape)}. "
+                "Mend: one number, or one an output."
+            )
     return dist.Normal(mean, scale).to_event(mean.dim() - 1)
+
+
+def _fits(own: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether a shape broadcasts to another."""
+    pairs = zip(reversed(own), reversed(shape), strict=False)
+    return len(own) <= len(shape) and all(o in (1, s) for o, s in pairs)
 
 
 def _tensor(outputs: Any) -> Any:

@@ -6,10 +6,12 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import ArgumentError
 
@@ -29,6 +31,16 @@ def chosen(module: nn.Module, where: Any) -> list[str]:
             f"a {type(module).__name__} without parameters has nothing to be uncertain of. Mend: "
             "pass the module that has the weights (after a first call, where they are made then)."
         )
+    if any(map(is_lazy, parameters.values())):
+        raise ArgumentError(
+            f"a {type(module).__name__} with a lazy layer has parameters without a shape. Mend: "
+            "call it once before, module(x)."
+        )
+    if isinstance(where, nn.Module):
+        raise ArgumentError(
+            "where is a module, and names of parameters are asked for. Mend: its name within "
+            f"the network, one of {_listed(n for n, _ in module.named_children())}."
+        )
     if callable(where) and not isinstance(where, type):
         names = [n for n, p in parameters.items() if where(n, p)]
     elif where == "all":
@@ -36,7 +48,7 @@ def chosen(module: nn.Module, where: Any) -> list[str]:
     elif where == "last":
         names = _last(module, parameters)
     else:
-        names = _matching(parameters, [where] if isinstance(where, str) else where)
+        names = _matching(_aliases(module), [where] if isinstance(where, str) else where)
     if not names:
         raise ArgumentError(f"where = {where!r} is none of {_listed(parameters)}. Mend: name one.")
     for name in names:
@@ -55,7 +67,16 @@ def _last(module: nn.Module, parameters: Mapping[str, Tensor]) -> list[str]:
     return [n for n, p in parameters.items() if id(p) in last]
 
 
-def _matching(parameters: Mapping[str, Tensor], patterns: Any) -> list[str]:
+def _aliases(module: nn.Module) -> dict[str, list[str]]:
+    """All names of each parameter, by its first: tied weights have several."""
+    names: dict[Tensor, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    return {own[0]: own for own in names.values()}
+
+
+def _matching(aliases: Mapping[str, list[str]], patterns: Any) -> list[str]:
+    parameters = [name for own in aliases.values() for name in own]
     if not isinstance(patterns, Sequence) or not all(isinstance(p, str) for p in patterns):
         raise ArgumentError(
             f'where = {patterns!r}. Mend: "all", "last", a name or pattern of {_listed(parameters)}'
@@ -67,7 +88,11 @@ def _matching(parameters: Mapping[str, Tensor], patterns: Any) -> list[str]:
                 f"where = {pattern!r} is none of {_listed(parameters)}. Mend: a name, that of a "
                 "submodule, or a pattern such as '*.weight'."
             )
-    return [n for n in parameters if any(_fits(n, p) for p in patterns)]
+    return [
+        first
+        for first, own in aliases.items()
+        if any(_fits(name, pattern) for name in own for pattern in patterns)
+    ]
 
 
 def _fits(name: str, pattern: str) -> bool:
@@ -80,25 +105,40 @@ def _listed(names: Iterable[str]) -> str:
     return str(listed) if len(listed) <= 12 else f"{str(listed[:12])[:-1]}, ...]"
 
 
-def values(option: str, given: Any, named: Mapping[str, Choice]) -> Choice:
+def values(option: str, given: Any, named: Mapping[str, Choice], module: nn.Module) -> Choice:
     """The value of each parameter from an argument: a number, a name, a function or a mapping.
 
     :param option: the argument's name, for errors.
     :param named: what strings stand for.
+    :param module: whose parameters they are.
     :raises ArgumentError: for anything else.
     """
     if isinstance(given, str) and given in named:
         return named[given]
     if isinstance(given, Mapping):
-        return partial(_first, option, {p: values(option, v, named) for p, v in given.items()})
+        _check_names(option, given, module)
+        choices = {p: values(option, v, named, module) for p, v in given.items()}
+        return partial(_first, option, choices)
     if callable(given):
         return given  # type: ignore[no-any-return]
-    if isinstance(given, int | float | Tensor) and not isinstance(given, bool):
+    if not isinstance(given, bool) and isinstance(given, Real | Tensor):
         return partial(_same, given)
     raise ArgumentError(
         f"{option} = {given!r}. Mend: a number, {' or '.join(map(repr, named))}, a function (name, "
         "parameter) -> number, or a mapping from names or patterns to these."
     )
+
+
+def _check_names(option: str, given: Mapping[str, Any], module: nn.Module) -> None:
+    """Refuse a name that fits no parameter; a pattern may be there for other networks."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    for name in given:
+        is_pattern = any(c in str(name) for c in "*?[")
+        if not is_pattern and not any(_fits(n, name) for n in parameters):
+            raise ArgumentError(
+                f"{option} has {name!r}, which is none of {_listed(parameters)}. Mend: a name, "
+                "that of a submodule, or a pattern such as '*.weight'."
+            )
 
 
 def _same(value: Any, name: str, parameter: Tensor) -> Any:

@@ -9,7 +9,7 @@ weights are independent in the posterior, as they are under q.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import ArgumentError, CheckpointError, DomainError
 from ..lifting import host
 from ..optim.optimizer import GaussianOptimizer
-from ..optim.prediction import posterior
+from ..optim.prediction import check_draws, posterior, values_at_draws
 
 #: What a file of this kind says of itself.
 FORMAT = "pyro_blr weight posterior 1"
@@ -39,24 +39,42 @@ class WeightPosterior:
     precision: Mapping[str, Tensor]
     prior_precision: Mapping[str, float]
 
+    def __post_init__(self) -> None:
+        shapes = [{n: t.shape for n, t in held.items()} for held in (self.mean, self.precision)]
+        if shapes[0] != shapes[1] or shapes[0].keys() != self.prior_precision.keys():
+            raise ArgumentError(
+                "means, precisions and priors are of other names or shapes. Mend: one entry for "
+                "each parameter in each of the three, of its shape."
+            )
+        for name, precision in self.precision.items():
+            if not host.truth((precision > 0).all() & precision.isfinite().all()):
+                raise DomainError(
+                    f"parameter {name!r} has a precision that is not positive and finite, so it "
+                    "has no Gaussian. Mend: WeightPosterior.of(optimizer, net) after training."
+                )
+
     @classmethod
     def of(cls, optimizer: GaussianOptimizer, module: nn.Module) -> "WeightPosterior":
         """What an optimiser holds, as copies: of the parameters that it trains.
 
         :param optimizer: an IVON or VOGN.
         :param module: the one that it trains; of a LoRA model the frozen weights are left out.
-        :raises ArgumentError: if it trains none of the module's.
+        :raises ArgumentError: if it trains none of the module's, or holds no Gaussian.
         """
-        priors = {
-            p: g["ess"] * g["weight_decay"] for g in optimizer.param_groups for p in g["params"]
-        }
+        if not isinstance(optimizer, GaussianOptimizer):
+            raise ArgumentError(
+                f"WeightPosterior holds Gaussians, and {type(optimizer).__name__} does not. Mend: "
+                "pyro_blr.optim.posterior(optimizer, parameter) for each parameter."
+            )
+        groups = {p: g for g in optimizer.param_groups for p in g["params"]}
         mean, precision, prior = {}, {}, {}
         for name, parameter in module.named_parameters():
             if parameter.requires_grad and optimizer.state.get(parameter):
                 law = posterior(optimizer, parameter).base_dist
                 mean[name] = law.loc.detach().clone()
                 precision[name] = law.scale.detach().square().reciprocal()
-                prior[name] = float(priors[parameter])
+                group = groups[parameter]
+                prior[name] = float(group["ess"] * group["weight_decay"])
         if not mean:
             raise ArgumentError(
                 f"no parameter of the {type(module).__name__} has a posterior in this optimiser. "
@@ -65,7 +83,7 @@ class WeightPosterior:
         return cls(mean, precision, prior)
 
     @classmethod
-    def merge(cls, posteriors: Sequence["WeightPosterior"]) -> "WeightPosterior":
+    def merge(cls, posteriors: Iterable["WeightPosterior"]) -> "WeightPosterior":
         """The posterior given the data of all of several fits, which were apart.
 
         Mathematically, natural parameters are added, and the prior that all but one had too many
@@ -99,7 +117,7 @@ class WeightPosterior:
 
         :param num_draws: S
         """
-        _check(num_draws)
+        check_draws(num_draws)
         return {
             name: m + torch.randn(num_draws, *m.shape, dtype=m.dtype, device=m.device) * p.rsqrt()
             for (name, m), p in zip(self.mean.items(), self.precision.values(), strict=True)
@@ -127,12 +145,7 @@ class WeightPosterior:
         :param num_draws: S
         :return: its values  # shape: (S, *output)
         """
-        _check(num_draws)
-        values = []
-        for _ in range(num_draws):
-            with self.sampled(module), torch.no_grad():
-                values.append(function())
-        return torch.stack(values)
+        return values_at_draws(lambda: self.sampled(module), function, num_draws)
 
     def write(self, module: nn.Module) -> None:
         """Set a module's weights to the means.
@@ -159,12 +172,18 @@ class WeightPosterior:
         :param device: where its tensors go.
         :raises CheckpointError: if it is a file of another kind.
         """
-        held = torch.load(path, map_location=device, weights_only=True)
+        error = CheckpointError(
+            f"{os.fspath(path)!r} holds no posterior of weights. Mend: a file that "
+            "WeightPosterior.save wrote."
+        )
+        try:
+            held = torch.load(path, map_location=device, weights_only=True)
+        except OSError:
+            raise
+        except Exception as cause:  # of any kind, where the file is none of torch's
+            raise error from cause
         if not isinstance(held, dict) or held.pop("format", None) != FORMAT:
-            raise CheckpointError(
-                f"{os.fspath(path)!r} holds no posterior of weights. Mend: a file that "
-                "WeightPosterior.save wrote."
-            )
+            raise error
         return cls(**held)
 
     def _parts(self) -> dict[str, dict[str, Any]]:
@@ -200,11 +219,12 @@ class WeightPosterior:
                     parameter.copy_(before[name])
 
 
-def _alike(posteriors: Sequence[WeightPosterior]) -> Sequence[WeightPosterior]:
+def _alike(posteriors: Iterable[WeightPosterior]) -> list[WeightPosterior]:
     """Posteriors of the same parameters under one prior.
 
     :raises ArgumentError: if they are not.
     """
+    posteriors = list(posteriors) if isinstance(posteriors, Iterable) else []
     if not posteriors or not all(isinstance(p, WeightPosterior) for p in posteriors):
         raise ArgumentError("merge takes posteriors. Mend: WeightPosterior.merge([first, second]).")
     first = posteriors[0]
@@ -224,8 +244,3 @@ def _alike(posteriors: Sequence[WeightPosterior]) -> Sequence[WeightPosterior]:
                     "ess in each."
                 )
     return posteriors
-
-
-def _check(num_draws: Any) -> None:
-    if not isinstance(num_draws, int) or isinstance(num_draws, bool) or num_draws < 1:
-        raise ArgumentError(f"num_draws = {num_draws!r}. Mend: a positive integer.")

@@ -7,7 +7,7 @@ import gc
 import weakref
 from collections.abc import Iterable
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import RunningStatisticsWarning, warn
@@ -39,12 +39,21 @@ class BatchNormWatch:
 
 
 def _layers_of(parameters: Iterable[Tensor]) -> list[_NormBase]:
-    """The batch and instance norms among all objects of the process that have these weights."""
-    own = {id(p) for p in parameters if p.dim() == 1}
-    objects = gc.get_objects() if own else []
+    """The batch and instance norms of the process that have these weights, or are beside them."""
+    own = {id(p) for p in parameters}
+    objects = gc.get_objects()
     kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, _NormBase)}
-    layers = [thing for thing in objects if type(thing) in kinds] if kinds else []
-    return [layer for layer in layers if id(layer.weight) in own]
+    layers: list[_NormBase] = [o for o in objects if type(o) in kinds] if kinds else []
+    found = [layer for layer in layers if layer.affine and id(layer.weight) in own]
+    if all(layer.affine for layer in layers):
+        return found
+    # One without weights of its own is known by the modules that it is within.
+    around = {kind for kind in set(map(type, objects)) if issubclass(kind, nn.Module)}
+    modules: list[nn.Module] = [o for o in objects if type(o) in around]
+    for module in modules:
+        if any(id(p) in own for p in module.parameters()):
+            found += [m for m in module.modules() if isinstance(m, _NormBase) and not m.affine]
+    return found
 
 
 def _warn_of(layer: _NormBase) -> None:

@@ -4,10 +4,13 @@
 """A torch optimiser whose weights can be put at a draw: groups, state, and the draws."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
+from warnings import catch_warnings, filterwarnings
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -17,9 +20,9 @@ from ..lifting import host
 from .batch_norm import BatchNormWatch
 from .draws import Draws, State
 from .noise import Noise
-from .options import check_options, listed
-from .ranks import Alone, Copies, Parts, warn_of_other_ranks
-from .rows import prepared, sorted_by
+from .options import check_group, check_no_module, check_options, is_count, listed
+from .ranks import Copies, OneRank, Shards, warn_of_other_ranks
+from .rows import sorted_by
 from .saved import load, saved
 from .sharding import Gathered, meshes_of
 from .skipped import Skipped
@@ -27,35 +30,62 @@ from .skipped import Skipped
 #: Why there is no draw.
 FAILED = "the last one ended in an exception"
 
+#: Seeds are below it in size: generators have 64 bits, and further devices the next seeds.
+SEEDS = 2**62
+
 #: Options of a group, and parameters of it that are alike.
 Kind = tuple[State, list[Tensor]]
 
 
 class DrawingOptimizer(Optimizer):
-    """Holds a diagonal Gaussian over the weights, and puts the weights at draws of it."""
+    """Holds an independent law of each weight, and puts the weights at draws of it."""
 
-    #: Whether the draw minus the mean is asked for.
-    _needs_displacement: ClassVar[bool] = True
+    #: What the state of a parameter holds beside the number of steps.
+    _state_keys: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def _needs_factor(self, group: State) -> bool:
+        """Whether what multiplies the gradient at a draw is asked for: the draw minus the mean."""
+
+    @abstractmethod
+    def _prepare(self, parameter: Tensor, group: State) -> None:
+        """Make a parameter's state if there is none, and check it if there is."""
+
+    @abstractmethod
+    def _put(
+        self, group: State, parameters: Sequence[Tensor], draws: Draws, noise: Noise, counts: bool
+    ) -> None:
+        """Put parameters that are alike, whose means are kept, where gradients are taken.
+
+        :param counts: whether the draw counts for a step.
+        """
 
     def __init__(
         self, params: Any, defaults: State, draws: int, seed: int | None, process_group: Any
     ) -> None:
         name = type(self).__name__
-        if not isinstance(draws, int) or isinstance(draws, bool) or draws < 1:
+        if not is_count(draws):
             raise ArgumentError(f"{name}: draws = {draws!r}. Mend: a positive integer.")
-        self.draws_per_closure = draws
+        is_seed = (
+            isinstance(seed, int | np.integer) and not isinstance(seed, bool) and abs(seed) < SEEDS
+        )
+        if not (seed is None or is_seed):
+            raise ArgumentError(
+                f"{name}: seed = {seed!r}. Mend: a whole number of up to 62 bits, or None."
+            )
+        self.draws_per_closure = int(draws)
         self._skipped = Skipped()
         self._draws = Draws()
         self._is_active = self._is_closure = False
         self._watch, self._gathered = BatchNormWatch(), Gathered()
-        self._ranks = Alone() if process_group is None else Copies(process_group)
+        self._ranks = OneRank() if process_group is None else Copies(process_group)
         super().__init__(listed(params, name), defaults)
         meshes = meshes_of(self._everything())
         if meshes:
-            self._ranks = Parts(meshes)
+            self._ranks = Shards(meshes)
         elif seed is None and process_group is None:
             warn_of_other_ranks()
-        own = host.seed() if seed is None else seed
+        own = host.seed() if seed is None else int(seed)
         self._noise = self._ranks.noise(self._ranks.seed(own))
 
     def _everything(self) -> list[Tensor]:
@@ -100,7 +130,7 @@ class DrawingOptimizer(Optimizer):
         try:
             with torch.no_grad():
                 noise = self._noise if train else self._ranks.passing_noise(host.seed())
-                self._perturb(kinds, draws, noise)
+                self._perturb(kinds, draws, noise, train)
             if train and self._ranks.has_copies:
                 hooks = self._listen(kinds)
             yield
@@ -122,6 +152,8 @@ class DrawingOptimizer(Optimizer):
             if self._is_closure:
                 mend = "step(closure) draws itself: leave sampled_params out of the closure"
             raise StepOrderError(f"sampled_params within sampled_params. Mend: {mend}.")
+        for group in self.param_groups:
+            check_options(group, type(self).__name__)
         kinds = list(self._kinds(lambda p: p.requires_grad))
         if not kinds:
             raise StepOrderError(
@@ -142,20 +174,20 @@ class DrawingOptimizer(Optimizer):
             raise
         return kinds
 
-    def _perturb(self, kinds: list[Kind], draws: Draws, noise: Noise) -> None:
+    def _perturb(self, kinds: list[Kind], draws: Draws, noise: Noise, counts: bool) -> None:
         noise.begin(draws.count)
         for group, parameters in kinds:
-            hessians = [self.state[p]["hessian"] for p in parameters]
-            draws.draw(parameters, hessians, noise, group)
+            self._put(group, parameters, draws, noise, counts)
             if draws.count:
                 self._at_draw(group, parameters)
 
     def _end(self, kinds: list[Kind], draws: Draws, counts: bool, weight: float) -> None:
         waiting = list(kinds)
-        is_used = counts and self._needs_displacement and not self._ranks.has_copies
+        has_use = counts and not self._ranks.has_copies
         try:
             while waiting:
                 group, parameters = waiting.pop()
+                is_used = has_use and self._needs_factor(group)
                 draws.restore(parameters, self.state, is_used)
                 if counts and draws.count:
                     self._after_draw(group, parameters)
@@ -174,7 +206,7 @@ class DrawingOptimizer(Optimizer):
         for group in self.param_groups:
             wanted = [p for p in group["params"] if is_wanted(p)]
             for parameter in wanted:
-                prepared(parameter, self.state[parameter], group["hessian_init"])
+                self._prepare(parameter, group)
             yield from ((group, alike) for alike in sorted_by(wanted, self.state))
 
     # The familiar interface
@@ -196,9 +228,14 @@ class DrawingOptimizer(Optimizer):
             raise StepOrderError(
                 "add_param_group within sampled_params. Mend: after the `with` block."
             )
-        super().add_param_group(param_group)
+        name = type(self).__name__
+        if isinstance(param_group, dict):  # else torch says so
+            check_no_module(param_group.get("params"), name)
+        with catch_warnings():  # of a parameter that is there twice, which is an error here
+            filterwarnings("ignore", "optimizer contains a parameter group with duplicate")
+            super().add_param_group(param_group)
         try:
-            check_options(self.param_groups[-1], type(self).__name__)
+            check_group(self.param_groups[-1], name)
             self._ranks.begin_with(self.param_groups[-1]["params"])
         except BLRError:
             del self.param_groups[-1]
@@ -207,12 +244,20 @@ class DrawingOptimizer(Optimizer):
 
     def state_dict(self) -> State:
         """Everything to go on exactly: also step counts, the noise's generators, skipped steps."""
+        self.check_at_means("state_dict")
+        return super().state_dict() | self._saved()
+
+    def check_at_means(self, what: str) -> None:
+        """Refuse to read means while the weights are at a draw.
+
+        :param what: reads them.
+        :raises StepOrderError: within ``sampled_params``.
+        """
         if self._is_active:
             raise StepOrderError(
-                "state_dict within sampled_params: the weights are at a draw. Mend: save after "
-                "the `with` block."
+                f"{what} within sampled_params: the weights are at a draw. Mend: save, copy and "
+                "read them after the `with` block."
             )
-        return super().state_dict() | self._saved()
 
     def _saved(self) -> State:
         return saved(self._noise, self._skipped) | {"ranks": self._ranks.size}
@@ -225,16 +270,32 @@ class DrawingOptimizer(Optimizer):
 
         :raises CheckpointError: if it is the state of other parameters or another optimiser.
         """
-        noise, skipped, states = load(
-            state_dict, self.param_groups, type(self).__name__, self._ranks
-        )
-        super().load_state_dict(state_dict)
-        # torch rounds the state to the parameters' dtype, and shares tensors with what is loaded.
-        self.state.update(states)
-        self._noise, self._skipped, self._draws = noise, skipped, Draws()
+        read: list[tuple[Noise, Skipped, dict[Tensor, State]]] = []
+        name, keys = type(self).__name__, self._state_keys
+
+        def before(_: Optimizer, held: State) -> None:
+            read.append(load(held, self.param_groups, name, self._ranks, keys))
+
+        def after(_: Optimizer) -> None:
+            self._noise, self._skipped, states = read[0]
+            # torch rounds the state to the parameters' dtype, and shares tensors with what it read.
+            self.state.update(states)
+            self._draws = Draws()
+
+        # Behind the user's hooks that may change what is loaded, before those that see what was.
+        hooks = [
+            self.register_load_state_dict_pre_hook(before),
+            self.register_load_state_dict_post_hook(after, prepend=True),
+        ]
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def __getstate__(self) -> State:
-        if type(self._ranks) is not Alone:
+        self.check_at_means("a copy")
+        if type(self._ranks) is not OneRank:
             raise ArgumentError(
                 f"an {type(self).__name__} of several ranks cannot be copied or pickled, as the "
                 "connections of a process group cannot. Mend: state_dict() and load_state_dict."
@@ -247,7 +308,7 @@ class DrawingOptimizer(Optimizer):
         own = state.pop("_saved", None)
         super().__setstate__(state)
         if own is not None:
-            self._noise, self._skipped = Alone().noise_of(own["noise"]), Skipped(**own["skipped"])
-            self._draws, self._ranks = Draws(), Alone()
+            self._noise, self._skipped = OneRank().noise_of(own["noise"]), Skipped(**own["skipped"])
+            self._draws, self._ranks = Draws(), OneRank()
             self._watch, self._gathered = BatchNormWatch(), Gathered()
             self._is_active = self._is_closure = False

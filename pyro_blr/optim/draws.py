@@ -43,9 +43,11 @@ class Draws:
     :param reason: why there is none, where that is not plain.
     :param drawn: the parameters that were.
     :param buffers: one for each parameter, kept from step to step: its mean while a draw is active
-        (or its draw, see above), the draw minus the mean afterwards.
+        (or its draw, see above), the draw minus the mean afterwards (or the factor).
     :param products: what an optimiser sums over draws, parameter by parameter.
     :param gradients: means over several ranks.
+    :param factors: what multiplies gradients at the active draw, where that is not the draw minus
+        the mean.
     """
 
     count: int = 0
@@ -56,6 +58,7 @@ class Draws:
     buffers: dict[Tensor, Tensor] = field(default_factory=dict)
     products: dict[Tensor, Tensor] = field(default_factory=dict)
     gradients: dict[Tensor, Tensor] = field(default_factory=dict)
+    factors: dict[Tensor, Tensor] = field(default_factory=dict)
 
     def forget(self, reason: str = "") -> None:
         """Drop the draws that have ended."""
@@ -90,24 +93,38 @@ class Draws:
 
         :param parameters: of one device, dtype and place.
         """
-        buffers = [self.buffers[p] for p in parameters]
-        points = buffers if is_rounded(parameters[0]) else parameters
+        points = self.points(parameters)
         for point, hessian in in_parts(points, hessians):
             roots = each._foreach_add(hessian, group["weight_decay"])
             each._foreach_mul_(roots, group["ess"])
             each._foreach_sqrt_(roots)
             each._foreach_addcdiv_(point, noise.like(point, place_of(parameters[0])), roots)
-        if points is buffers:
+        self.show(parameters)
+
+    def points(self, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The tensors that are to hold the draws: the parameters where these are wide enough."""
+        return [self.buffers[p] for p in parameters] if is_rounded(parameters[0]) else parameters
+
+    def show(self, parameters: Sequence[Tensor]) -> None:
+        """Round the draws into the parameters, where these do not hold them."""
+        if is_rounded(parameters[0]):
+            buffers = [self.buffers[p] for p in parameters]
             each._foreach_copy_(all_local(parameters), all_local(buffers))
 
     def restore(
         self, parameters: Sequence[Tensor], states: Mapping[Any, State], is_used: bool
     ) -> None:
-        """Put the means back, and the draws minus the means into the buffers.
+        """Put the means back, and the draws minus the means (or the factors) into the buffers.
 
-        :param is_used: whether these differences are asked for.
+        :param is_used: whether these are asked for.
         """
         buffers = [self.buffers[p] for p in parameters]
+        factors = [self.factors.pop(p) for p in parameters if p in self.factors]
+        if factors:
+            self.restore(parameters, states, False)
+            if is_used:
+                each._foreach_copy_(buffers, factors)
+            return
         if is_rounded(parameters[0]):
             means = [states[p]["mean"] for p in parameters]
             each._foreach_copy_(all_local(parameters), all_local(means))
@@ -130,10 +147,12 @@ class Draws:
     def displacements(
         self, parameters: Sequence[Tensor], states: Mapping[Any, State]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each parameter with its active draw minus its mean."""
+        """Each parameter with its active draw minus its mean, or its factor."""
         for parameter in parameters:
             buffer = self.buffers[parameter]
-            if is_rounded(parameter):
+            if parameter in self.factors:
+                yield parameter, self.factors[parameter]
+            elif is_rounded(parameter):
                 yield parameter, buffer - states[parameter]["mean"]
             else:
                 yield parameter, parameter - buffer

@@ -4,17 +4,8 @@
 """IVON: variational online Newton with Hessians from gradients at draws (arXiv 2402.17641)."""
 
 import math
-from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from ..errors import ArgumentError, StepOrderError
-from ..steps.diagonal import each, retraction
-from .drawing import Kind
-from .draws import State
-from .hooks import GradientHook
 from .optimizer import GaussianOptimizer
 
 
@@ -102,89 +93,3 @@ class IVON(GaussianOptimizer):
             **{"clip_radius": clip_radius, "rescale_lr": rescale_lr, "debias": debias},
         }
         super().__init__(params, defaults, draws, seed, process_group)
-
-    def _estimates(
-        self, group: State, scale: float, gradients: list[Tensor], source: list[Tensor],
-        precisions: list[Tensor],
-    ) -> list[Tensor]:  # fmt: skip
-        if group["hessian"] == "squared_gradient":
-            squares: list[Tensor] = each._foreach_mul(gradients, gradients)
-            each._foreach_mul_(squares, group["batch_size"])
-            return squares
-        if self._sums_products():
-            each._foreach_mul_(source, scale)
-        else:  # the draw minus the mean
-            each._foreach_mul_(source, gradients)
-        each._foreach_mul_(source, precisions)
-        each._foreach_mul_(source, group["ess"])
-        return source
-
-    def _changes(self, group: State, gaps: list[Tensor], precisions: list[Tensor]) -> list[Tensor]:
-        return retraction(gaps, precisions, 1 - group["betas"][1])
-
-    def _source(self, group: State, parameter: Tensor) -> Tensor:
-        if group["hessian"] == "squared_gradient":
-            return parameter  # not read
-        if self._sums_products():
-            return self._draws.product(parameter)
-        return self._draws.buffers[parameter]
-
-    def _sums_products(self) -> bool:
-        return self._draws.count > 1 or self._ranks.has_copies
-
-    def _summed(self) -> set[Tensor]:
-        priced = [g["params"] for g in self.param_groups if g["hessian"] == "price"]
-        return {p for own in priced for p in own} if self._sums_products() else set()
-
-    # Several ranks: (z_s - m) g_s of each backward pass, before another rank's are added to .grad.
-
-    def _listen(self, kinds: Sequence[Kind]) -> list[Any]:
-        priced = [k for k in kinds if k[0]["hessian"] == "price"]
-        return [GradientHook(p, self._collect) for _, alike in priced for p in alike]
-
-    def _collect(self, parameter: Tensor, gradient: Tensor) -> None:
-        if gradient.layout == torch.strided:  # else the step refuses it
-            product = self._draws.product(parameter)
-            ((_, away),) = self._draws.displacements([parameter], self.state)
-            product.addcmul_(away, gradient.to(product.dtype))
-
-    # Several draws: sum_s (z_s - m) g_s, where .grad holds the sum of gradients so far.
-
-    def _before_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
-        if self._draws.count == 1:
-            self._add(group, ((p, self._draws.buffers[p]) for p in parameters), 1.0)
-
-    def _at_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
-        self._add(group, self._draws.displacements(parameters, self.state), -1.0)
-
-    def _after_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
-        self._add(group, ((p, self._draws.buffers[p]) for p in parameters), 1.0)
-
-    def _add(self, group: State, away: Iterable[tuple[Tensor, Tensor]], sign: float) -> None:
-        """Add draws minus means, times the gradients so far."""
-        if group["hessian"] == "squared_gradient" or self._ranks.has_copies:
-            return
-        for parameter, difference in away:
-            if parameter.grad is not None:
-                product = self._draws.product(parameter)
-                product.addcmul_(difference, parameter.grad.to(product.dtype), value=sign)
-
-    def _check_draws(self, is_scaled: bool, is_unscaled: bool) -> None:
-        if self._ranks.has_copies and not is_unscaled:
-            self._check_products()
-            return
-        if is_unscaled and self._sums_products():
-            raise ArgumentError(
-                "GradScaler.unscale_ divided the gradients of several draws or ranks, but not what "
-                "is summed over these. Mend: leave unscale_ out (scaler.step divides both; "
-                "clip_radius bounds a step), or take one draw a step without a process_group."
-            )
-
-    def _check_products(self) -> None:
-        parameters = [p for p in self._summed() if p.grad is not None]
-        if parameters and not any(p in self._draws.products for p in parameters):
-            raise StepOrderError(
-                "there are gradients that no backward pass within sampled_params has added: those "
-                "of this rank alone are not known, and its Hessian is their product with its draw. "
-                'Mend: loss.backward() within sampled_params, or hessian="squared_gradient".'
-            )

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The standard normal numbers of the draws: a generator for each device, saved with the state."""
+"""The random numbers of the draws: a generator for each device, saved with the state."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ Place = tuple[int, ...]
 
 
 class Noise:
-    """Generators of normal numbers that nothing else draws from.
+    """Generators of random numbers that nothing else draws from.
 
     :param int seed: of the first device; each further one has the next seed, since equal ones
         would give equal noise.
@@ -38,11 +38,13 @@ class Noise:
 
     def like(self, tensors: Sequence[Tensor], place: Place) -> list[Tensor]:
         """Standard normal tensors of the same shapes, dtype and device, drawn by one call."""
-        first = tensors[0]
-        sizes = [t.numel() for t in tensors]
-        flat = torch.empty(sum(sizes), dtype=first.dtype, device=first.device)
-        flat.normal_(generator=self._generator(first.device, place))
-        return [n.view(t.shape) for n, t in zip(flat.split(sizes), tensors, strict=True)]
+        flat = _flat(tensors).normal_(generator=self._generator(tensors[0].device, place))
+        return _split(flat, tensors)
+
+    def uniform_like(self, tensors: Sequence[Tensor], place: Place) -> list[Tensor]:
+        """The same with numbers that are uniform on [0, 1)."""
+        flat = _flat(tensors).uniform_(generator=self._generator(tensors[0].device, place))
+        return _split(flat, tensors)
 
     def _generator(self, device: torch.device, place: Place) -> torch.Generator | None:
         name = str(device)
@@ -68,6 +70,16 @@ class Noise:
         """Go on where :meth:`state` was taken, device by device as it is asked."""
         self.steps = int(state.get("steps", 0))
         self._saved = {name: place.cpu().clone() for name, place in state["generators"].items()}
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    first, size = tensors[0], sum(t.numel() for t in tensors)
+    return torch.empty(size, dtype=first.dtype, device=first.device)
+
+
+def _split(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    parts = flat.split([t.numel() for t in tensors])
+    return [n.view(t.shape) for n, t in zip(parts, tensors, strict=True)]
 
 
 class SharedNoise(Noise):
@@ -105,5 +117,9 @@ class SharedNoise(Noise):
 
 
 def _seeded(device: torch.device, key: tuple[Any, ...]) -> torch.Generator:
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.Generator(device).manual_seed(hashed(repr(key), 8) >> 1)
+
+
+def hashed(words: str, size: int) -> int:
+    """Words as a number of some bytes, of which a float64 holds six."""
+    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=size).digest(), "little")

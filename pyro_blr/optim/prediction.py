@@ -4,15 +4,16 @@
 """The posterior over the weights: as distributions, as draws, and in predictions."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ArgumentError
-from ..families import Normal
 from .optimizer import GaussianOptimizer
-from .sharding import is_sharded, whole
+from .options import is_count
+from .sharding import is_sharded
 
 
 def posterior(optimizer: GaussianOptimizer, parameter: Tensor) -> Any:
@@ -23,7 +24,9 @@ def posterior(optimizer: GaussianOptimizer, parameter: Tensor) -> Any:
     :param optimizer: an IVON or VOGN.
     :param parameter: one of the optimiser's, which has been drawn before.
     :raises ArgumentError: if it is not.
+    :raises StepOrderError: within ``sampled_params``.
     """
+    optimizer.check_at_means("posterior")
     state = optimizer.state.get(parameter)
     group = next((g for g in optimizer.param_groups if _is_in(parameter, g)), None)
     if not state or group is None:
@@ -32,9 +35,8 @@ def posterior(optimizer: GaussianOptimizer, parameter: Tensor) -> Any:
             "of net.parameters() after a first `with optimizer.sampled_params():`."
         )
     with torch.no_grad():
-        precision = group["ess"] * (whole(state["hessian"]) + group["weight_decay"])
-        natural = precision * whole(state.get("mean", parameter.detach())), -0.5 * precision
-        return Normal().distribution(natural).to_event(parameter.dim())
+        natural = optimizer._natural_of(group, parameter)
+        return optimizer._family.distribution(natural).to_event(parameter.dim())
 
 
 def sample_posterior(
@@ -47,7 +49,7 @@ def sample_posterior(
     :param num_draws: S, for each of which the memory of the weights is taken.
     :return: tensors  # shape: (S, *parameter)
     """
-    _check(num_draws)
+    check_draws(num_draws)
     if any(is_sharded(p) for p in module.parameters()):
         raise ArgumentError(
             "sample_posterior gives whole weights, and a parameter is a DTensor, of which each "
@@ -78,11 +80,33 @@ def predict(
     :param num_draws: S
     :return: its values  # shape: (S, *output)
     """
-    _check(num_draws)
+    return values_at_draws(lambda: optimizer.sampled_params(train=False), function, num_draws)
+
+
+def values_at_draws(
+    draw: Callable[[], AbstractContextManager[None]],
+    function: Callable[[], Tensor],
+    num_draws: int,
+) -> Tensor:
+    """What a function returns within each of several draws. # shape: (S, *output)
+
+    :param draw: puts the weights at a draw for the time of a ``with`` block.
+    :param function: takes no argument.
+    :param num_draws: S
+    :raises ArgumentError: if it returns no tensor.
+    """
+    check_draws(num_draws)
     values = []
     for _ in range(num_draws):
-        with optimizer.sampled_params(train=False), torch.no_grad():
-            values.append(function())
+        with draw(), torch.no_grad():
+            value = function()
+            if not isinstance(value, Tensor):
+                raise ArgumentError(
+                    f"the function of a prediction returns a {type(value).__name__}, and draws are "
+                    "stacked. Mend: one tensor, as of `lambda: net(x).logits` or torch.cat of "
+                    "several."
+                )
+            values.append(value.detach().clone())  # else a weight itself, which goes back
     return torch.stack(values)
 
 
@@ -90,6 +114,10 @@ def _is_in(parameter: Tensor, group: dict[str, Any]) -> bool:
     return any(p is parameter for p in group["params"])
 
 
-def _check(num_draws: Any) -> None:
-    if not isinstance(num_draws, int) or isinstance(num_draws, bool) or num_draws < 1:
+def check_draws(num_draws: Any) -> None:
+    """Refuse what is no number of draws.
+
+    :raises ArgumentError: if it is none.
+    """
+    if not is_count(num_draws):
         raise ArgumentError(f"num_draws = {num_draws!r}. Mend: a positive integer.")

@@ -5,7 +5,7 @@
 
 *Copies*: each rank takes draws of its own, on data of its own; gradients, and what is summed over
 draws, are averaged where a step is taken. R ranks with a draw each are one process with R draws.
-*Parts* (FSDP): each rank has a part of one draw, and gradients are averaged in the backward pass.
+*Shards* (FSDP): each rank has a part of one draw, and gradients are averaged in the backward pass.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,15 +18,15 @@ from torch import Tensor
 from ..errors import ArgumentError, LoneRankWarning, ProcessError, warn
 from ..lifting import host
 from ..processes import Together
-from .noise import Noise, SharedNoise
+from .noise import Noise, SharedNoise, hashed
 from .sharding import is_sharded
 
 #: Numbers that are sent at a time.
 BUCKET = 2**24
 
 
-class Alone:
-    """One process."""
+class OneRank:
+    """One process, as which a group of ranks has the same methods."""
 
     size = 1
     #: Whether each rank has all weights, and draws of its own.
@@ -62,7 +62,7 @@ class Alone:
         return error
 
 
-class Copies(Alone):
+class Copies(OneRank):
     """Ranks of which each has all weights.
 
     :param group: a ``torch.distributed.ProcessGroup``.
@@ -98,7 +98,7 @@ class Copies(Alone):
     def begin_with(self, parameters: Sequence[Tensor]) -> None:
         """Take the weights of the first rank.
 
-        :raises ArgumentError: if they are sharded, or differ in number or size between ranks.
+        :raises ArgumentError: if they are sharded, or differ in number, shape or dtype.
         """
         if any(is_sharded(p) or hasattr(p, "_is_flat_param") for p in parameters):
             raise ArgumentError(
@@ -106,13 +106,14 @@ class Copies(Alone):
                 "sharded: each has a part. Mend: leave process_group out; the mesh of the "
                 "parameters of fully_shard says which ranks there are."
             )
-        own = [float(len(parameters)), float(sum(p.numel() for p in parameters))]
-        sizes = self.gathered(own, "parameters of an optimiser")
+        kinds = repr([(tuple(p.shape), p.dtype) for p in parameters])
+        own = [len(parameters), sum(p.numel() for p in parameters), hashed(kinds, 6)]
+        sizes = self.gathered([float(n) for n in own], "parameters of an optimiser")
         if any(own != sizes[0] for own in sizes):
-            said = "; ".join(f"{int(n)} of {int(m)} numbers" for n, m in sizes)
+            said = "; ".join(f"{int(n)} of {int(m)} numbers" for n, m, _ in sizes)
             raise ArgumentError(
-                f"the ranks have different parameters: {said}. Mend: make the same net and the "
-                "same groups of parameters on every rank."
+                f"the ranks have different parameters: {said}, in other shapes or dtypes. Mend: "
+                "make the same net and the same groups of parameters on every rank."
             )
         with torch.no_grad(), _together():
             for parameter in parameters:
@@ -146,7 +147,7 @@ class Copies(Alone):
         return results
 
 
-class Parts(Alone):
+class Shards(OneRank):
     """Ranks of which each has a part of the weights.
 
     :param meshes: ``DeviceMesh``es that the parameters are spread over.

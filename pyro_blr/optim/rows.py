@@ -4,10 +4,12 @@
 """Parameters with their state: made at the first draw, checked, and sorted into lists."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from ..errors import ArgumentError, DeviceError
 from ..lifting import host
@@ -15,21 +17,18 @@ from .draws import State, is_rounded, state_dtype
 from .sharding import is_sharded, layout, local, place_of
 
 
-def prepared(parameter: Tensor, state: State, hessian_init: float) -> None:
+def prepared(parameter: Tensor, state: State, first: Mapping[str, float]) -> None:
     """Make a parameter's state if there is none, and check it if there is.
 
+    :param first: the first value of each tensor of it; the last one is checked.
+    :raises ArgumentError: if the parameter has no shape yet.
     :raises DeviceError: if the parameter has moved, or changed its dtype or shape.
     """
     dtype = state_dtype(parameter)
     if not state:
-        with torch.inference_mode(False), torch.no_grad():  # else steps could not write to it
-            state["step"] = 0
-            state["momentum"] = torch.zeros_like(parameter, dtype=dtype)
-            state["hessian"] = torch.full_like(parameter, hessian_init, dtype=dtype)
-            if is_rounded(parameter):
-                state["mean"] = parameter.detach().to(dtype, copy=True)
+        state.update(_first_state(parameter, first))
         return
-    held = state["hessian"]
+    held = state[list(first)[-1]]
     if held.device == parameter.device and held.dtype == dtype and held.shape == parameter.shape:
         return
     raise DeviceError(
@@ -38,6 +37,22 @@ def prepared(parameter: Tensor, state: State, hessian_init: float) -> None:
         "after the first draw. Mend: net.to(...) before the optimiser is made; or make a new one "
         "after it and load_state_dict into that."
     )
+
+
+def _first_state(parameter: Tensor, first: Mapping[str, float]) -> State:
+    dtype = state_dtype(parameter)
+    if is_lazy(parameter):
+        raise ArgumentError(
+            "a parameter of a lazy layer has no shape yet. Mend: call the net once before the "
+            "first draw, `net(x)`."
+        )
+    with torch.inference_mode(False), torch.no_grad():  # else steps could not write to it
+        state: State = {"step": 0}
+        for name, value in first.items():
+            state[name] = torch.full_like(parameter, value, dtype=dtype)
+        if is_rounded(parameter):
+            state["mean"] = parameter.detach().to(dtype, copy=True)
+    return state
 
 
 def check_gradient(parameter: Any) -> None:
@@ -62,19 +77,26 @@ def check_gradient(parameter: Any) -> None:
         )
 
 
-def has_only_finite(parameters: Sequence[Tensor]) -> bool:
-    """Whether no gradient has a NaN or an infinity; this waits once for each device."""
-    sums: dict[torch.device, list[Tensor]] = {}
+def has_only_finite(parameters: Sequence[Tensor], sums: Sequence[Tensor] = ()) -> bool:
+    """Whether all gradients are finite, and their squares; this waits once for each device.
+
+    A Hessian is made of squares: where one is infinite, so would h be from then on.
+
+    :param sums: of squares, which have to be finite too.
+    """
+    norms: dict[torch.device, list[Tensor]] = {}
     for parameter in parameters:
         gradient: Any = parameter.grad
-        # A sum costs a third of isfinite, which is asked only where the sum is not finite.
-        wide = local(gradient).sum(dtype=state_dtype(parameter))
-        sums.setdefault(gradient.device, []).append(wide)
-    if all(host.truth(torch.stack([s.double() for s in own]).sum().isfinite()) for own in
-           sums.values()):  # fmt: skip
+        # A norm costs half of isfinite, which is asked only where the norm is not finite.
+        norm = torch.linalg.vector_norm(local(gradient), dtype=state_dtype(parameter))
+        norms.setdefault(gradient.device, []).append(norm)
+    for squares in sums:
+        norms.setdefault(squares.device, []).append(squares.sum())
+    if all(host.truth(torch.stack([n.double() for n in held]).isfinite().all()) for held in
+           norms.values()):  # fmt: skip
         return True
-    gradients: list[Any] = [p.grad for p in parameters]
-    return all(host.truth(local(g).isfinite().all()) for g in gradients)
+    own = (local(p.grad).to(state_dtype(p)).square() for p in parameters)
+    return all(host.truth(squares.isfinite().all()) for squares in chain(own, sums))
 
 
 def sorted_by(parameters: Sequence[Tensor], states: Mapping[Any, State]) -> list[list[Tensor]]:

@@ -57,7 +57,8 @@ def _mend(least_precision: float) -> str:
     if not least_precision > 0 or least_precision == math.inf:
         return (
             f"hessian + weight_decay is down to {least_precision:g}, so draws have no standard "
-            "deviation; it stays positive unless weight_decay is lowered while training."
+            "deviation: retraction=True keeps it positive where estimates may be negative, "
+            "weight_decay above 0, which is not lowered while training, where they are 0."
         )
     return (
         "look at the data and the loss of this step, lower lr, raise hessian_init or ess (draws "

@@ -4,21 +4,12 @@
 """VOGN: variational online Gauss-Newton, from the gradient of every datum (arXiv 1806.04854)."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from ..errors import ArgumentError, StepOrderError
-from ..steps.diagonal import each
-from .draws import State
-from .optimizer import GaussianOptimizer
-from .per_example import sums_over_data
-from .sharding import is_sharded
+from .each_datum import EachDatumOptimizer
 
 
-class VOGN(GaussianOptimizer):
+class VOGN(EachDatumOptimizer):
     r"""A diagonal Gaussian over the weights, its precisions from squares of each datum's gradient.
 
     Mathematically, with s the mean square, d the weight decay and ``rho = 1 - b2``, a step is
@@ -66,7 +57,7 @@ class VOGN(GaussianOptimizer):
     Adam*, arXiv 1806.04854; momentum and damping: Osawa et al., arXiv 1906.02506.
     """
 
-    _needs_displacement = False
+    _hessian = "per_example"
 
     def __init__(
         self,
@@ -89,82 +80,3 @@ class VOGN(GaussianOptimizer):
             **{"rescale_lr": False, "debias": debias},
         }
         super().__init__(params, defaults, draws, seed, process_group)
-
-    def backward(
-        self,
-        module: nn.Module,
-        loss: Callable[..., Tensor],
-        inputs: Tensor | tuple[Tensor, ...],
-        targets: Any,
-        weight: float = 1.0,
-        chunk_size: int | None = None,
-    ) -> Tensor:
-        """Add the gradient of the mean loss to ``.grad``, and the squares of each datum's.
-
-        :param module: the network, whose parameters these are.
-        :param loss: ``loss(module(inputs), targets)``, the mean over a batch.
-        :param inputs: one tensor, or a tuple of what the module takes; rows are data.
-        :param weight: multiplies the gradient: 1/k for each of k micro-batches of a step.
-        :param chunk_size: how many gradients are held at a time; all of them by default.
-        :return: the mean loss, without a graph.
-        :raises StepOrderError: outside ``sampled_params``.
-        :raises ArgumentError: if the module's rows cannot be taken one by one.
-        """
-        if not self._is_active:
-            raise StepOrderError(
-                "VOGN.backward outside sampled_params: gradients are needed at a draw. Mend: "
-                "`with optimizer.sampled_params(): optimizer.backward(net, loss, x, y)`."
-            )
-        own = {p for p in self._everything() if p.requires_grad}
-        if any(map(is_sharded, own)):
-            raise ArgumentError(
-                "VOGN takes each datum's gradient of whole weights, and a parameter is a DTensor, "
-                "of which each rank has a part. Mend: IVON, or process_group= with a copy of the "
-                "weights on each rank."
-            )
-        if isinstance(module, nn.parallel.DistributedDataParallel):
-            module = module.module  # the optimiser averages
-        sums = sums_over_data(module, loss, inputs, targets, own, chunk_size)
-        scale = weight / sums.count
-        with torch.no_grad():
-            for parameter, total in sums.gradients.items():
-                gradient = (scale * total).to(parameter.dtype)
-                parameter.grad = (
-                    gradient if parameter.grad is None else parameter.grad.add_(gradient)
-                )
-                self._draws.product(parameter).add_(sums.squares[parameter])
-        self._draws.data += sums.count
-        mean: Tensor = sums.loss / sums.count
-        return mean
-
-    def _estimates(
-        self, group: State, scale: float, gradients: list[Tensor], source: list[Tensor],
-        precisions: list[Tensor],
-    ) -> list[Tensor]:  # fmt: skip
-        each._foreach_div_(source, self._draws.data)
-        return source
-
-    def _changes(self, group: State, gaps: list[Tensor], precisions: list[Tensor]) -> list[Tensor]:
-        # Squares are inside the cone: the plain step never leaves it.
-        each._foreach_mul_(gaps, group["betas"][1] - 1)
-        return gaps
-
-    def _source(self, group: State, parameter: Tensor) -> Tensor:
-        return self._draws.product(parameter)
-
-    def _summed(self) -> set[Tensor]:
-        return set(self._everything())
-
-    def _check_draws(self, is_scaled: bool, is_unscaled: bool) -> None:
-        if is_scaled:
-            raise ArgumentError(
-                "a GradScaler scales a loss before its backward pass; VOGN.backward takes the "
-                "gradients of the loss as it is. Mend: optimizer.step() in the place of "
-                "scaler.step(optimizer), under bfloat16 autocast, which needs no scale."
-            )
-        if not self._draws.data:
-            raise StepOrderError(
-                "VOGN has seen no datum's own gradient since the last step: loss.backward() has "
-                "only their mean. Mend: `optimizer.backward(net, loss, x, y)` within "
-                "sampled_params."
-            )

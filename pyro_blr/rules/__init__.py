@@ -1,9 +1,10 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The rule for guides whose latents cannot be lifted: known by their draws, or point masses."""
+"""The rule for guides whose latents cannot be lifted: by draws, point masses, mixtures."""
 
 from .choice import choose
+from .mixture import MixtureRule
 from .protocol import Rule
 
-__all__ = ["Rule", "choose"]
+__all__ = ["MixtureRule", "Rule", "choose"]

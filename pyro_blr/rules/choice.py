@@ -18,6 +18,7 @@ from ..guides.protocol import LatentGuide
 from ..guides.views import NoView, at_points, view_of
 from ..steps.mean_hessian import MeanHessian
 from .drawn import DrawnRule
+from .mixture import MixtureRule
 from .point_mass import PointMassRule
 from .protocol import Rule
 from .sites import Sites, find_sites
@@ -30,6 +31,7 @@ def choose(
     optim: PyroOptim,
     num_draws: int,
     hessian: MeanHessian,
+    mixture: MixtureRule | None,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> LatentGuide | Rule:
@@ -38,7 +40,13 @@ def choose(
     :param builder: traces the model on lifted latents.
     :param num_draws: the draws a step, where the loss does not say.
     :param hessian: that of the minibatches of a point mass.
+    :param mixture: the rule of a mixture of Gaussians, if the guide is one.
     """
+    if mixture is not None:
+        mixture.q.set_up(args, kwargs, builder)
+        mixture.q.naturals()
+        mixture.q.check_taken_up()
+        return mixture
     model: Callable[..., Any] = builder.model
     sites = find_sites(model, guide, args, kwargs, loss or Trace_ELBO())
     sites.check_names()

@@ -16,9 +16,10 @@ from ..energy.explanation import Explanation, FactorExplanation, ParameterExplan
 from ..families import Natural
 from ..guides.natural_param import NaturalParam, listening
 from ..steps.cone import noisy_step
+from ..steps.gradients import check_gradients
 from ..steps.schedule import decreasing
 from .protocol import Rule, captured
-from .watch import Watch, check_gradients, watched
+from .watch import Watch, watched
 
 
 class DrawnRule(Rule):
@@ -34,6 +35,7 @@ class DrawnRule(Rule):
     """
 
     tier = "sampled"
+    what = "is known by its draws alone"
     _naturals: Sequence[NaturalParam] = ()
 
     @property

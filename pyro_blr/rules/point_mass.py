@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,40 +13,42 @@ from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
-from .. import errors
 from ..energy.explanation import Explanation, FactorExplanation, ParameterExplanation
-from ..random_state import random_state
-from ..steps.hessian import dense_hessian, flat, gradient_graph, unflat
+from ..families.registry import unwrap
+from ..random_state import random_state, same_random_state
+from ..steps.gradients import check_gradients
+from ..steps.hessian import flat, unflat
 from ..steps.information import MAX_ELEMENTS
 from ..steps.line_search import descend
 from ..steps.mean_hessian import MeanHessian
 from ..steps.newton import INDEFINITE, NOT_FINITE, SINGULAR, NewtonStep, newton_step
 from ..steps.schedule import decreasing
-from ..steps.spectrum import Spectrum, is_alike
+from ..steps.settled import ALONG, LEVELS_OFF, WORTH, surroundings
+from ..steps.spectrum import Spectrum
 from .evaluation import Call, Line
 from .protocol import Rule, captured
-from .watch import Watch, check_gradients, watched
+from .sites import latents_of
+from .watch import Watch, watched
 
 #: A step that lowers the loss by more than so many times the decrement shows that its quadratic
 #: model is not one yet: near an inflection, where the loss goes on falling. It is 2 where the loss
 #: is an exponential, 1.5 at a minimum of fourth order.
 TRUSTED = 4.0
 
-#: The share of the tolerance by which the loss is to change where the Hessian is looked at
-#: again.
-NEARBY = 1e-3
-
 #: Steps in a row that lower the loss no more, without a certificate, after which it is at its end.
 IDLE = 5
 
 SHORT = "the quadratic model is not one yet: the loss falls by more than it says"
 MORE = "call fit again, which goes on from here, or start elsewhere (init_loc_fn)"
+OTHER = (
+    "give what the data do not determine a prior, take out a latent that is redundant, or ask for "
+    "the posterior (AutoNatural)"
+)
 MENDS = {
     INDEFINITE: MORE,
-    SINGULAR: (
-        "give what the data do not determine a prior, take out a latent that is redundant, or ask "
-        "for the posterior (AutoNatural) where the mode is at a bound of a latent's support"
-    ),
+    SINGULAR: f"{OTHER}, as where the mode is at a bound of a latent's support",
+    ALONG: OTHER,
+    LEVELS_OFF: f"{OTHER}; or start elsewhere (init_loc_fn)",
     NOT_FINITE: "write the model without a root or logarithm of 0 at the point",
 }
 
@@ -63,12 +66,15 @@ class PointMassRule(Rule):
     """
 
     tier = "exact"
+    what = "is a point mass"
     #: The running mean of Hessians, which is saved with the engine's state.
     hessian: MeanHessian
     _call: Call | None = None
     _is_subsampled = False
     _reason = ""
     _idle = 0
+    #: The names of leaves with redundant coordinates; None before any was looked for.
+    _redundant: tuple[str, ...] | None = None
 
     @property
     def uncertified(self) -> str:
@@ -101,7 +107,8 @@ class PointMassRule(Rule):
         if call.is_noisy and sum(leaf.numel() for leaf in call.own.values()) > MAX_ELEMENTS:
             moved |= call.own
         elif call.own:
-            newton = newton_step(call.value, list(call.own.values()), self.tol, count)
+            newton = self._newton_step(call, count)
+            call = replace(call, redundant=self._redundant or ())
             is_near = newton.gap is not None and newton.gap <= self.tol
             if call.is_noisy or not (is_near or size is None or size == 1):
                 self._damped(newton, call, decreasing(count) if size is None else size)
@@ -134,7 +141,20 @@ class PointMassRule(Rule):
         return Call(
             *(loss, value, own, others, gradients, self._is_subsampled, again == loss, before),
             lambda: self._loss(args, kwargs, Watch()),
+            lambda: self._points(args, kwargs),
         )
+
+    def _points(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+        """The values of the guide's Deltas but those that declare a density of their own.
+
+        The density there is one in other coordinates, of which a bound is none.
+        """
+        with torch.enable_grad(), same_random_state(), poutine.block():
+            trace = poutine.trace(self.guide).get_trace(*args, **kwargs)
+        deltas = (site for site in latents_of(trace).values())
+        return [
+            s["value"] for s in deltas if not torch.as_tensor(unwrap(s["fn"]).log_density).any()
+        ]
 
     def _loss(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], watch: Watch) -> Tensor:
         """The loss with its graph.
@@ -152,6 +172,16 @@ class PointMassRule(Rule):
             raise watch.error(loss)
         return value
 
+    def _newton_step(self, call: Call, count: int) -> NewtonStep:
+        """Newton's step, also where the log joint is flat along coordinates that move no point."""
+        call = replace(call, redundant=self._redundant or ())
+        leaves = list(call.own.values())
+        newton = newton_step(call.curved(call.value), leaves, self.tol, count)
+        if newton.reason != SINGULAR or self._redundant is not None:
+            return newton
+        self._redundant = call.logits()
+        return self._newton_step(call, count) if self._redundant else newton
+
     def _newton(self, newton: NewtonStep, call: Call) -> None:
         """Move to the lowest of the losses along Newton's step and along negative curvature."""
         self.gap, self._reason = newton.gap, newton.reason
@@ -166,39 +196,21 @@ class PointMassRule(Rule):
             if found is not None and found[1] < lowest:
                 lowest, best = found[1], (line, found[0])
         fall = call.loss - lowest
-        is_near = newton.gap is not None and newton.gap <= self.tol
         if newton.gap is not None and fall > TRUSTED * newton.gap + call.slack:
-            self.gap, self._reason, is_near = None, SHORT, False
+            self.gap, self._reason = None, SHORT
+        is_near = self.gap is not None and self.gap <= self.tol
+        if is_near:
+            why = surroundings(newton, call.further, call.at_bound).unsettled
+            if why:
+                self.gap, self._reason = None, why
         if best is None:
             self.safety.refused += 1
         else:
             line, size = best
-            line.move(min(size, 1.0) if is_near else size)
-        if is_near and not self._is_settled(newton, call):
-            self.gap, self._reason = None, SINGULAR
+            line.move(min(size, 1.0) if is_near and self.gap is not None else size)
         self._idle = 0 if fall > call.slack else self._idle + 1
-        self.is_stuck = self._idle >= IDLE and not call.others
-
-    def _is_settled(self, newton: NewtonStep, call: Call) -> bool:
-        """Whether the Hessian is about the same near the point that the last step reached.
-
-        Along a ring of maxima it falls with the gradient and is positive at every step, yet it is
-        another as near by as the loss changes by a share of the tolerance.
-        """
-        if newton.hessian is None:
-            return True
-        leaves = list(call.own.values())
-        eps = max(torch.finfo(leaf.dtype).eps for leaf in leaves)
-        away = Spectrum(newton.hessian, eps).nearby(NEARBY * self.tol, len(newton.hessian))
-        line = Line(call, unflat(away, leaves))
-        line.move(1.0)
-        try:
-            graph = gradient_graph(call.evaluate(), leaves)
-            return is_alike(newton.hessian, dense_hessian(graph, leaves))
-        except errors.NonFiniteError:
-            return False
-        finally:
-            line.move(0.0)
+        over = is_near and self.gap is None and fall <= WORTH * self.tol
+        self.is_stuck = (self._idle >= IDLE or over) and not call.others
 
     def _damped(self, newton: NewtonStep, call: Call, rho: float) -> None:
         """A step of size rho along the running mean of Hessians, which lets no batch's loss rise.

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..energy.explanation import Explanation
 from ..guides.leaf import leaf_of
 from ..random_state import same_random_state
+from ..steps.acceleration import Anderson
 from ..steps.cone import Safety
 from .sites import Sites, find_sites, tempered
 from .watch import Watch, watched
@@ -32,6 +33,12 @@ class Rule(ABC):
 
     #: How its factors are evaluated, in the words of ``explain``.
     tier: str
+    #: What its guide is, after "the guide": why it has no natural parameters.
+    what: str
+    #: Whether its certificate has the error of draws, so that less is asked for by default.
+    is_sampled = False
+    #: The length of the last full step in nats, where it is known.
+    residual = math.inf
 
     def __init__(
         self,
@@ -82,6 +89,20 @@ class Rule(ABC):
     @abstractmethod
     def uncertified(self) -> str:
         """Why the last step has no certificate, and the mend; empty if it has one."""
+
+    def begin_fit(self) -> None:  # noqa: B027
+        """Forget what an earlier fit knew of its distance to the optimum."""
+
+    def look(self) -> None:  # noqa: B027
+        """After a step of a fit: find its gap, where that takes more than a step does."""
+
+    def accelerate(self, acceleration: Anderson) -> None:  # noqa: B027
+        """Go further than the last step, in a fit; nothing, where a rule's steps are not slow."""
+
+    @property
+    def about(self) -> str:
+        """What a fit says beside its gap, as the end of a sentence."""
+        return ""
 
     def loss(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
         """-ELBO in nats, without a step."""

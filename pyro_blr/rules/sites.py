@@ -62,7 +62,9 @@ class Sites:
     @property
     def of_guide(self) -> dict[str, Any]:
         """The guide's sites that stand for latents of the model."""
-        return {n: s for n, s in _latents(self.guide).items() if not s["infer"].get("is_auxiliary")}
+        return {
+            n: s for n, s in latents_of(self.guide).items() if not s["infer"].get("is_auxiliary")
+        }
 
     @property
     def laws(self) -> tuple[str, ...]:
@@ -72,7 +74,7 @@ class Sites:
     @property
     def is_point_mass(self) -> bool:
         """Whether everything that the guide samples is a Delta."""
-        drawn = _latents(self.guide).values()
+        drawn = latents_of(self.guide).values()
         return bool(self.of_guide) and all(isinstance(unwrap(s["fn"]), Delta) for s in drawn)
 
     @property
@@ -99,7 +101,7 @@ class Sites:
     @property
     def summed_out(self) -> list[str]:
         """The discrete latents that the guide does not sample and that can be enumerated."""
-        latents = _latents(self.model).items()
+        latents = latents_of(self.model).items()
         return sorted(n for n, s in latents if n not in self.of_guide and _is_enumerated(s))
 
     def check_names(self) -> None:
@@ -107,7 +109,7 @@ class Sites:
 
         :raises GuideError: naming it; a ``DiscreteLatentError`` for a discrete latent of the model.
         """
-        latents = _latents(self.model)
+        latents = latents_of(self.model)
         extra = sorted(set(self.of_guide) - set(latents))
         if extra:
             raise errors.GuideError(
@@ -171,7 +173,8 @@ def _samples(trace: poutine.Trace) -> dict[str, Any]:
     }
 
 
-def _latents(trace: poutine.Trace) -> dict[str, Any]:
+def latents_of(trace: poutine.Trace) -> dict[str, Any]:
+    """The sample sites of a trace that are not observed, without those of subsamples."""
     return {name: site for name, site in _samples(trace).items() if not site["is_observed"]}
 
 

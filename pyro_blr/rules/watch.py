@@ -114,20 +114,6 @@ def watched(watch: Watch) -> Iterator[None]:
             raise
 
 
-def check_gradients(gradients: Mapping[str, Tensor | None]) -> None:
-    """Refuse gradients that are NaN or infinite, before anything moves.
-
-    :raises NonFiniteError: naming the parameter.
-    """
-    for name, gradient in gradients.items():
-        if gradient is not None and not bool(torch.isfinite(gradient).all()):
-            raise errors.NonFiniteError(
-                f"the gradient of the loss in parameter {name!r} is NaN or infinite; nothing was "
-                "moved. Mend: look for an operation without a derivative there (a root or a "
-                "logarithm of 0, torch.where over a NaN), or start elsewhere (init_loc_fn)."
-            )
-
-
 def _not_finite(site: str, why: str) -> errors.NonFiniteError:
     return errors.NonFiniteError(
         f"site {site!r}: {why}; nothing was moved. Mend: look for NaN or infinity in its data and "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..families import Natural
-from .cone import Safety, fisher_product, inner, inside, minus
+from .cone import Safety, inner, inside, minus
 from .objective import Block, Naturals, Objective
 from .sweep import CLOSE, has_not_fallen
 
@@ -58,7 +58,7 @@ class Anderson:
         step = {b: minus(after[b], before[b]) for b in objective.blocks}
         if self._steps and list(self._steps[-1][1]) != list(step):
             self.reset()
-        metric = {b: fisher_product(b.family, before[b], step[b]) for b in step}
+        metric = {b: b.family.fisher(before[b], step[b]) for b in step}
         norm, previous = _paired(metric, step), self._norm
         self._steps = [*self._steps[-DEPTH:], ({b: after[b] for b in step}, step)]
         self._norm = norm
@@ -67,7 +67,7 @@ class Anderson:
         if self._wait or len(self._steps) < 2 or norm <= FAST * previous or not is_linear:
             return None
         moved = self._combined(before, metric)
-        if not all(inside(b.family, n) for b, n in moved.items()):
+        if moved is None or not all(inside(b.family, n) for b, n in moved.items()):
             safety.refused += 1
             return None
         proposed = {**after, **moved}
@@ -80,15 +80,20 @@ class Anderson:
         self._refused = 0
         return proposed
 
-    def _combined(self, before: Naturals, metric: Mapping[Block, Natural]) -> dict[Block, Natural]:
+    def _combined(
+        self, before: Naturals, metric: Mapping[Block, Natural]
+    ) -> dict[Block, Natural] | None:
+        """The combination; None where products of steps overflow."""
         *earlier, (last, step) = self._steps
         changes = [_difference(step, old) for _, old in earlier]
         products = [
-            {b: fisher_product(b.family, before[b], change[b]) for b in change}
+            {b: b.family.fisher(before[b], change[b]) for b in change}
             for change in changes
         ]
         gram = torch.tensor([[_paired(p, c) for c in changes] for p in products])
         target = torch.tensor([_paired(metric, c) for c in changes])
+        if not bool(torch.isfinite(gram).all() & torch.isfinite(target).all()):
+            return None
         weights = torch.linalg.pinv(gram.double(), rtol=DEPENDENT, hermitian=True) @ target.double()
         moved = dict(last)
         for weight, (old, _) in zip(weights.tolist(), earlier, strict=True):

@@ -25,9 +25,7 @@ from torch import Tensor
 from ..conjugate_gradients import Solution, dot, solve
 from ..families import Natural
 from ..lifting import host
-from .cone import fisher_product, inside, squared_norm
 from .objective import Block, Naturals, Objective
-from .sweep import CLOSE, has_not_fallen
 
 #: Conjugate-gradient iterations; a certificate that needs more is not given.
 MAX_ITERATIONS = 200
@@ -41,14 +39,6 @@ LOOSE = 0.1
 
 #: The same between two independent gradients, which differ by more.
 NOISY = 0.03
-
-#: Halvings of a step along the certificate's direction; one that gains nothing by then is no step.
-HALVINGS = 8
-
-#: The same where curvature is negative: the metric, in which lengths are taken there, may know
-#: nothing of a direction (of the factor of a low-rank covariance where that is small: 1e-5 of the
-#: Hessian), and the step is that much too long.
-HALVINGS_AT_SADDLES = 24
 
 #: Curvature below this share of the Fisher metric's is called negative; rounding is far smaller.
 NEGATIVE = -1e-7
@@ -91,7 +81,13 @@ class Curvature:
         leaves = {b: tuple(t.clone().requires_grad_() for t in n) for b, n in self.naturals.items()}
         self.leaves = [t for b in self.blocks for t in leaves[b]]
         loss = objective.negative_elbo(leaves)
+        self._elbo = -loss.detach()
         self.graph = list(torch.autograd.grad(loss, self.leaves, create_graph=True))
+
+    @cached_property
+    def elbo(self) -> float:
+        """The ELBO at the point."""
+        return host.number(self._elbo)
 
     @cached_property
     def gradient(self) -> Vector:
@@ -110,7 +106,7 @@ class Curvature:
             for block, message in objective.messages(self.naturals).items():
                 natural = self.naturals[block]
                 away = tuple(n - m for n, m in zip(natural, message, strict=True))
-                gradient[block] = fisher_product(block.family, natural, away)
+                gradient[block] = block.family.fisher(natural, away)
         return self.symmetric([t for b in self.blocks for t in gradient[b]])
 
     def times(self, vector: Vector) -> Vector:
@@ -207,9 +203,7 @@ def _fisher_scaled(curvature: Curvature, noise: Vector) -> Vector:
     result: Vector = []
     by_block = curvature.split(noise)
     for block in curvature.blocks:
-        leaf = tuple(n.clone().requires_grad_() for n in curvature.naturals[block])
-        mean_params = block.family.mean_params(leaf)
-        result += torch.autograd.grad(mean_params, leaf, by_block[block])
+        result += block.family.fisher(curvature.naturals[block], by_block[block])
     return result
 
 
@@ -228,88 +222,3 @@ def _solve(
 def _negative(found: Solution) -> Vector | None:
     """The direction of negative curvature that was met, if it is not rounding's."""
     return found.negative if found.curvature <= NEGATIVE else None
-
-
-def newton_step(
-    objective: Objective, naturals: Naturals, certificate: Certificate
-) -> dict[Block, Natural] | None:
-    """A step along the certificate's direction that raises the ELBO, or None.
-
-    It ends the slow tail of alternating updates of strongly coupled blocks, and leaves saddles.
-    Along negative curvature both signs are tried, and so is the Newton step as far as it was solved
-    before that curvature was met (Steihaug 1983): far from an optimum, and around one that a
-    symmetry of the model makes a ridge, it is the longer step. The one that gains most is taken.
-    """
-    if not objective.is_exact:
-        short = certificate.descent or certificate.direction
-        return _close_by(objective, naturals, short)
-    before = objective.value(naturals).elbo
-    if not certificate.saddle:
-        found = _rising(objective, naturals, certificate.direction, (1.0,), before)
-        return None if found is None else found[1]
-    norm = _metric_norm(naturals, certificate.direction)
-    scale = 0.1 / norm if norm > 0 else 1.0
-    directions = [(certificate.direction, (scale, -scale)), (certificate.descent, (1.0,))]
-    steps = [
-        _rising(objective, naturals, direction, rates, before, HALVINGS_AT_SADDLES)
-        for direction, rates in directions
-        if direction is not None
-    ]
-    best = max((s for s in steps if s is not None), key=lambda s: s[0], default=None)
-    return None if best is None else best[1]
-
-
-def _close_by(
-    objective: Objective, naturals: Naturals, direction: dict[Block, Natural]
-) -> dict[Block, Natural] | None:
-    """The longest halved step that loses nothing; one of a fraction of a nat may lose as much."""
-    before = objective.value(naturals)
-    norm = _metric_norm(naturals, direction)
-    close = min(1.0, math.sqrt(2 * CLOSE) / norm) if norm > 0 else 1.0
-    far = [0.25**power for power in range(HALVINGS) if 0.25**power > close]
-    for rate in (*far, *(close * 0.5**power for power in range(HALVINGS))):
-        moved = _moved(naturals, direction, rate)
-        allowed = 0.0 if rate > close else CLOSE
-        if moved is not None and has_not_fallen(before, objective.value(moved), allowed):
-            return moved
-    return None
-
-
-def _rising(
-    objective: Objective,
-    naturals: Naturals,
-    direction: dict[Block, Natural],
-    rates: tuple[float, ...],
-    before: float,
-    halvings: int = HALVINGS,
-) -> tuple[float, dict[Block, Natural]] | None:
-    """The longest halved step that raises the ELBO, and the ELBO there; or None."""
-    for power in range(halvings):
-        best: tuple[float, dict[Block, Natural]] | None = None
-        for rate in rates:
-            moved = _moved(naturals, direction, rate * 0.5**power)
-            if moved is None:
-                continue
-            value = objective.value(moved).elbo
-            if value > before and (best is None or value > best[0]):
-                best = (value, moved)
-        if best is not None:
-            return best
-    return None
-
-
-def _metric_norm(naturals: Naturals, direction: dict[Block, Natural]) -> float:
-    total = sum(host.number(squared_norm(b.family, n, direction[b])) for b, n in naturals.items())
-    return math.sqrt(max(total, 0.0))
-
-
-def _moved(
-    naturals: Naturals, direction: dict[Block, Natural], rate: float
-) -> dict[Block, Natural] | None:
-    result = {}
-    for block, natural in naturals.items():
-        moved = tuple(n + rate * d for n, d in zip(natural, direction[block], strict=True))
-        if not inside(block.family, moved):
-            return None
-        result[block] = moved
-    return result

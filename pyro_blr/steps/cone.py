@@ -157,7 +157,7 @@ def trusted(
     if family.is_curved:
         return message
     direction = tuple(m - n for m, n in zip(message, natural, strict=True))
-    product = fisher_product(family, natural, direction)
+    product = family.fisher(natural, direction)
     # Coordinates that are no natural parameters (a chart's) are moved all together.
     is_split = isinstance(family, ExponentialFamily)
     squared = family.inner(product, direction) if is_split else inner(product, direction)
@@ -202,24 +202,16 @@ def noisy_step(
     return safe_step(family, natural, nearer, rho, safety)
 
 
-def fisher_product(family: ExponentialFamily, natural: Natural, direction: Natural) -> Natural:
-    """``F d``, F the Fisher matrix at ``natural``."""
-    with torch.enable_grad():
-        leaf = tuple(n.detach().requires_grad_() for n in natural)
-        mean_params = family.mean_params(leaf)
-    return torch.autograd.grad(mean_params, leaf, tuple(d.detach() for d in direction))
-
-
 def squared_norm(family: ExponentialFamily, natural: Natural, direction: Natural) -> Tensor:
     """``d' F d`` in nats, F the Fisher matrix at ``natural``; summed over the batch."""
-    return inner(fisher_product(family, natural, direction), direction)
+    return inner(family.fisher(natural, direction), direction)
 
 
 def metric_products(
     family: ExponentialFamily, natural: Natural, first: Natural, second: Natural
 ) -> tuple[float, float]:
     """``d1' F d1`` and ``d1' F d2`` in nats, summed over the batch."""
-    product = fisher_product(family, natural, first)
+    product = family.fisher(natural, first)
     return host.number(inner(product, first)), host.number(inner(product, second))
 
 

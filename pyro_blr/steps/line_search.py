@@ -33,6 +33,10 @@ def descend(
         halvings += 1
         size, value = 0.5 * size, at(0.5 * size)
     safety.halvings += halvings
+    if not halvings and value >= before - slack:  # as far beyond the end as it was before
+        other = at(0.5)
+        if other < before - slack:
+            size, value, halvings = 0.5, other, 1
     factor = 0.5 if halvings else 2.0
     for _ in range(MAX_HALVINGS if halvings or longer else 0):
         other = at(factor * size)

@@ -35,6 +35,7 @@ class NewtonStep:
     :param negative: a direction of negative curvature, if there is one.
     :param reason: why there is no gap.
     :param hessian: where it was formed. # shape: (elements, elements)
+    :param least: where none was formed, and curvature was looked for: the direction of the least.
     """
 
     direction: tuple[Tensor, ...]
@@ -42,6 +43,7 @@ class NewtonStep:
     negative: tuple[Tensor, ...] | None = None
     reason: str = ""
     hessian: Tensor | None = None
+    least: tuple[Tensor, ...] | None = None
 
 
 def newton_step(
@@ -59,9 +61,15 @@ def newton_step(
         at a saddle the gradient, and what is solved from it, may have no part along it.
     :param seed: of that start.
     """
+    return newton_from(gradient_graph(loss, leaves), leaves, tol, seed)
+
+
+def newton_from(
+    graph: list[Tensor], leaves: Sequence[Tensor], tol: float, seed: int = 0
+) -> NewtonStep:
+    """:func:`newton_step` from the gradient's graph."""
     if sum(leaf.numel() for leaf in leaves) == 0:
         return NewtonStep(tuple(torch.zeros_like(leaf) for leaf in leaves), 0.0)
-    graph = gradient_graph(loss, leaves)
     if sum(leaf.numel() for leaf in leaves) > MAX_ELEMENTS:
         return _by_products(graph, list(leaves), tol, seed)
     return _dense(graph, list(leaves))
@@ -79,7 +87,7 @@ def _dense(graph: list[Tensor], leaves: list[Tensor]) -> NewtonStep:
         return NewtonStep(direction, None, unflat(negative, leaves), INDEFINITE, hessian)
     if not spectrum.is_positive:
         return NewtonStep(direction, None, None, SINGULAR, hessian)
-    return NewtonStep(direction, -0.5 * host.number(gradient @ step), None, "", hessian)
+    return NewtonStep(direction, 0.5 * abs(host.number(gradient @ step)), None, "", hessian)
 
 
 def _by_products(graph: list[Tensor], leaves: list[Tensor], tol: float, seed: int) -> NewtonStep:
@@ -100,7 +108,8 @@ def _by_products(graph: list[Tensor], leaves: list[Tensor], tol: float, seed: in
     if gap > tol:
         return NewtonStep(direction, gap)
     noise = torch.Generator().manual_seed(seed)
-    start = torch.randn(sum(x.numel() for x in leaves), generator=noise, dtype=torch.float64)
+    size = sum(x.numel() for x in leaves)
+    start = torch.randn(size, generator=noise, dtype=torch.float64, device=noise.device)
     least, most, vector = least_curvature(
         lambda v: flat(times(unflat(v, leaves))), start.to(leaves[0].device), PROBES
     )
@@ -110,4 +119,4 @@ def _by_products(graph: list[Tensor], leaves: list[Tensor], tol: float, seed: in
         return NewtonStep(direction, None, along, INDEFINITE)
     if least <= limit:
         return NewtonStep(direction, None, None, SINGULAR)
-    return NewtonStep(direction, gap)
+    return NewtonStep(direction, gap, least=unflat(vector, leaves))

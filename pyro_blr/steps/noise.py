@@ -26,7 +26,7 @@ from typing import Any
 
 from ..families import Natural
 from ..lifting import host
-from .cone import TRUST, fisher_product, inner, minus
+from .cone import TRUST, inner, minus
 from .objective import Block, Naturals
 from .schedule import decreasing
 
@@ -117,7 +117,7 @@ class NoiseControl:
         signal = total = 0.0
         for block in seen:
             natural, direction = self._natural[block.name], self._direction[block.name]
-            product = fisher_product(block.family, natural, direction)
+            product = block.family.fisher(natural, direction)
             signal += host.number(inner(product, minus(messages[block], natural)))
             total += host.number(inner(product, direction))
         weight = min(MOST_WEIGHT, max(LEAST_WEIGHT, self._size)) if self._total else 1.0

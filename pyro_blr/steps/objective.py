@@ -35,6 +35,10 @@ class Evaluation(Protocol):
     @property
     def magnitude(self) -> float: ...
 
+    @property
+    def touching(self) -> Block | None:
+        """The block whose terms these are; None if it is the whole ELBO."""
+
     def noise_against(self, other: Any) -> float:
         """The standard error of the difference from another evaluation on the same draws."""
 
@@ -73,3 +77,6 @@ class SweptObjective(Objective, Protocol):
 
     def given_discrete(self, naturals: Naturals) -> AbstractContextManager[None]:
         """Let discrete latents hold their posterior at these natural parameters."""
+
+    def message_and_value(self, naturals: Naturals, block: Block) -> tuple[Natural, Evaluation]:
+        """The message to a block, differentiated, and the terms of the ELBO that touch it."""

@@ -27,14 +27,14 @@ def check_step_size(step_size: object) -> None:
 
     :raises ArgumentError: for anything else.
     """
-    if not callable(step_size) and step_size != "auto" and not _is_size(step_size):
+    if not callable(step_size) and step_size != "auto" and not is_size(step_size):
         raise errors.ArgumentError(
             f'step_size must be "auto", a number in (0, 1] or a function of the step, not '
             f"{step_size!r}. Mend: leave it out; no learning rate has to be tuned."
         )
 
 
-def _is_size(size: object) -> bool:
+def is_size(size: object) -> bool:
     """Whether it is a number in (0, 1]."""
     return isinstance(size, int | float) and not isinstance(size, bool) and 0 < size <= 1
 
@@ -47,7 +47,7 @@ def scheduled(step_size: StepSize, step: int) -> float | None:
     if isinstance(step_size, str):
         return None
     size = step_size(step) if callable(step_size) else step_size
-    if not _is_size(size):
+    if not is_size(size):
         raise errors.ArgumentError(
             f"step_size({step}) is {size!r}, and must be a number in (0, 1]. Mend: for instance "
             "lambda step: (step + 2) ** -0.7."

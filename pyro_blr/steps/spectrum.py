@@ -22,9 +22,6 @@ ROUNDED = 16.0
 #: Passes that balance the rows of a matrix which is not positive definite (Ruiz 2001).
 PASSES = 8
 
-#: A curvature that changes by more than this factor nearby is none.
-ALIKE = 10.0
-
 
 class Spectrum:
     """The eigenvalues of a symmetric matrix, scaled on both sides by ``1 / scale``.
@@ -62,27 +59,6 @@ class Spectrum:
         along = self.vectors.mT @ (gradient / self.scale)
         step: Tensor = -(self.vectors @ (along / size)) / self.scale
         return step
-
-    def nearby(self, nats: float, seed: int) -> Tensor:
-        """A random vector d with ``d'Hd / 2 = nats``, with a part along every eigenvector."""
-        noise = torch.Generator().manual_seed(seed)
-        sign = 2.0 * torch.randint(2, self.values.shape, generator=noise, device="cpu") - 1
-        part = sign.to(self.values) * (2 * nats / len(sign) / self.values.abs()).sqrt()
-        vector: Tensor = self.vectors @ part / self.scale
-        return vector
-
-
-def is_alike(matrix: Tensor, other: Tensor) -> bool:
-    """Whether two symmetric matrices differ by less than a factor along every direction.
-
-    :param matrix: positive definite.
-    """
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if host.truth((failed != 0) | ~torch.isfinite(other).all()):
-        return False
-    half = torch.linalg.solve_triangular(factor, other, upper=False)
-    ratios = torch.linalg.eigvalsh(torch.linalg.solve_triangular(factor, half.mT, upper=False))
-    return host.truth(((ratios > 1 / ALIKE) & (ratios < ALIKE)).all())
 
 
 def _balancing(matrix: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ def sweep(
 
 
 def _in_turn(
-    objective: Objective,
+    objective: SweptObjective,
     naturals: Naturals,
     first: Mapping[Block, Natural],
     entry: Evaluation,
@@ -132,8 +132,9 @@ def _in_turn(
     current = dict(naturals)
     estimated = not objective.is_exact
     residual = 0.0
+    alone = entry if len(objective.blocks) == 1 else None
     for i, block in enumerate(objective.blocks):
-        message = first[block] if i == 0 else objective.messages(current, block)[block]
+        message, before = (first[block], alone) if i == 0 else message_to(objective, current, block)
         own = math.inf
         if estimated:
             direction = minus(message, current[block])
@@ -150,15 +151,30 @@ def _in_turn(
                 secant = memory.secant(block, current[block], minus(message, current[block]))
                 start = min(start, secant)
             limit = start if step_size is None else min(start, step_size)
-            alone = entry if len(objective.blocks) == 1 else None
             current[block] = searched_step(
-                objective, current, block, message, alone, limit, safety, memory, own <= CLOSE
+                objective, current, block, message, before, limit, safety, memory, own <= CLOSE
             )
+        elif _is_at_mean(objective):
+            current[block] = newton_step(block, current[block], message, step_size)
         else:
             proposal = safe_step(block.family, current[block], message, step_size, safety)
             current[block] = current[block] if proposal is None else proposal
     memory.residual = residual if estimated else math.inf
     return current
+
+
+def message_to(
+    objective: SweptObjective, current: Naturals, block: Block
+) -> tuple[Natural, Evaluation | None]:
+    """The message to a block, and the terms of the ELBO that touch it if a search needs them."""
+    if objective.is_conjugate_in(block):
+        return objective.messages(current, block)[block], None
+    return objective.message_and_value(current, block)
+
+
+def _is_at_mean(objective: Objective) -> bool:
+    """Whether the ELBO is the log density at the mean (the delta method)."""
+    return bool(getattr(objective, "is_at_mean", False))
 
 
 def _needs_damping(objective: Objective, block: Block) -> bool:
@@ -177,6 +193,22 @@ def _conjugate_step(
     raise improper(block)
 
 
+def newton_step(block: Block, natural: Natural, message: Natural, rho: float) -> Natural:
+    """A step at the mean whose size was asked for: Newton's at rho = 1.
+
+    :raises SaddleError: where its precision would not be positive definite.
+    """
+    proposal = plain(natural, message, rho)
+    if inside(block.family, proposal):
+        return proposal
+    raise errors.SaddleError(
+        f"a step of size {rho:g} would leave {block.name!r} with a precision that is not positive "
+        "definite: minus the Hessian of the log joint at its mean is not, so Newton's step would "
+        'lead to a saddle or a minimum. Mend: step_size="auto", which keeps q proper and leaves '
+        "saddles; or start nearer to the mode (init_loc_fn)."
+    )
+
+
 def improper(block: Block) -> errors.ImproperPosteriorError:
     """The error for messages outside the cone."""
     hidden = " Where obs_mask made it, mask the data instead: poutine.mask(mask=obs_mask)."
@@ -193,7 +225,7 @@ def searched_step(
     current: dict[Block, Natural],
     block: Block,
     message: Natural,
-    entry: Evaluation | None,
+    before: Evaluation | None,
     rho: float,
     safety: Safety,
     memory: SweepMemory,
@@ -201,16 +233,15 @@ def searched_step(
 ) -> Natural:
     """The largest halved step that stays inside the cone and does not let the ELBO fall.
 
-    :param entry: the whole ELBO at the current state, where it is known.
+    :param before: the ELBO at the current state, or the terms that touch the block, if known.
     :param close: whether the step is so short that draws may not tell a fall from noise.
     """
     natural = current[block]
-    touching = block if entry is None else None
-    before = objective.value(current, touching) if entry is None else entry
+    before = objective.value(current, block) if before is None else before
     step = steps_towards(block.family, natural, message)
     for _ in range(MAX_HALVINGS):
         for proposal, retracted in _proposals(block, natural, message, rho, step):
-            after = objective.value({**current, block: proposal}, touching)
+            after = objective.value({**current, block: proposal}, before.touching)
             if has_not_fallen(before, after, CLOSE if close else 0.0):
                 safety.retractions += retracted
                 memory.step_sizes[block.name] = rho
@@ -291,6 +322,9 @@ def parallel(
     for block, message in messages.items():
         is_conjugate = objective.is_conjugate_in(block)
         arguments = block.family, naturals[block], message, step_size, safety
+        if trust is None and _is_at_mean(objective):
+            result[block] = newton_step(block, *arguments[1:4])
+            continue
         is_bounded = trust is not None and not is_conjugate
         proposal = noisy_step(*arguments, trust or TRUST) if is_bounded else safe_step(*arguments)
         if proposal is None and is_conjugate:

@@ -9,8 +9,8 @@ from typing import Any
 from .. import errors
 from ..energy.energy import Energy
 from ..energy.parts import Split, split
-from ..energy.trace import Traced
-from ..guides.views import charts_of
+from ..energy.traced import Traced
+from ..refusals import check_adds_up
 
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
 
@@ -65,11 +65,7 @@ def check_guide(blr: Any, call: Call, method: str) -> None:
     """
     blr._in_one_place(method, *call)
     name = getattr(blr.guide, "__name__", type(blr.guide).__name__)
-    if blr._rule(*call) is not None:
-        raise errors.GuideError(
-            f"{name} is known by its draws alone, or is a point mass: it has no natural parameters "
-            f"that {method} could sum. Mend: use AutoNatural(model)."
-        )
+    blr._check_lifted(*call, f"nothing that {method} could sum")
     if not (blr._is_new_guide or blr.num_steps):
         raise errors.GuideError(
             f"whether {name} is the posterior of earlier data, or stands where it starts, is not "
@@ -79,18 +75,18 @@ def check_guide(blr: Any, call: Call, method: str) -> None:
         )
 
 
-def check_served(blr: Any, energy: Energy, method: str) -> None:
+def check_streamed(blr: Any, energy: Energy, method: str) -> None:
     """Refuse what has no stream.
 
     :raises GuideError: for coordinates that are not natural ones.
     :raises ParameterError: for parameters that may move.
     :raises SubsampleError: for a minibatch.
     """
-    if charts_of(blr.view) or any(b.family.is_curved for b in energy.blocks):
-        raise errors.GuideError(
-            f"the guide {type(blr.guide).__name__} has parameters that are no natural ones, and a "
-            f"sum of theirs is no posterior: there is no {method}. Mend: use AutoNatural(model)."
-        )
+    rows = (
+        f"{method} counts each row once. Mend: pass the rows of the batch alone, in a plate of "
+        "their number."
+    )
+    check_adds_up(blr.view, energy, rows, f"there is no {method}")
     free = sorted(n for n, p in energy.traced.parameters.items() if p.is_free)
     if free:
         raise errors.ParameterError(
@@ -99,17 +95,11 @@ def check_served(blr: Any, energy: Energy, method: str) -> None:
             "them priors by pyro.sample; or hold them once they are known, pyro.poutine.substitute("
             f"model, data={{{free[0]!r}: value}})."
         )
-    if energy.traced.is_subsampled:
-        raise errors.SubsampleError(
-            "a plate holds a part of its rows, and its factors are scaled up to all of them: "
-            f"{method} counts each row once. Mend: pass the rows of the batch alone, in a plate of "
-            "their number."
-        )
 
 
 def holds_posterior(blr: Any) -> bool:
     """Whether q is the posterior of some data, and not where steps start."""
-    return bool(blr.num_steps or blr.view.holds_posterior)
+    return bool(blr.num_steps or getattr(blr.view, "holds_posterior", False))
 
 
 def no_posterior(method: str) -> errors.GuideError:

@@ -4,7 +4,7 @@
 """Posteriors, and what was added to one, as states by block: engines, guides, what was saved."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,14 +14,16 @@ from ..energy.latents import Latents
 from ..energy.previous import shared_part
 from ..engine import detached
 from ..families import Natural
+from ..guide_parameters import GuideParameters
 from ..guides.checkpoint import KEYS, differences, guide_state, saved_blocks
 from ..guides.natural_guide import NaturalGuide
 from ..guides.views import View
 from ..lifting.blocks import Block
+from ..module_parameters import share_with_store
 from ..state import Resumable
-from .checks import holds_posterior
+from .checks import Call, holds_posterior, no_posterior
 from .laws import Naturals, law_of, shared_sites, with_law
-from .resizing import with_rows
+from .resizing import as_saved, with_rows
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,20 @@ class Fitted:
         return {s for b in self.state["blocks"] if not b["row_dims"] for s in b["sites"]}
 
 
-def fits_of(blr: Any, others: Any) -> list[Fitted]:
-    """What is to be merged.
+def listed(others: Any) -> list[Any]:
+    """What is to be merged: one thing, or several."""
+    is_one = isinstance(others, Mapping | torch.nn.Module | str) or not isinstance(others, Iterable)
+    return [others] if is_one else list(others)
 
-    :param blr: the engine into which it is merged.
+
+def fits_of(blr: Any, given: list[Any], call: Call) -> list[Fitted]:
+    """The posteriors that are to be merged.
+
+    :param blr: the engine into which they are merged.
+    :param call: the model's arguments.
     :raises ArgumentError: for what is no fit, or the same one twice.
     :raises GuideError: for a fit that has seen no data.
     """
-    given = list(others) if isinstance(others, list | tuple) else [others]
     if not given:
         raise errors.ArgumentError("there is no fit to merge. Mend: blr.merge([other, ...]).")
     guides = [blr.guide, *(o.guide if isinstance(o, Resumable) else o for o in given)]
@@ -55,10 +63,31 @@ def fits_of(blr: Any, others: Any) -> list[Fitted]:
             "the same fit is to be merged twice, which would count its data twice. Mend: merge "
             "each fit once, and not with itself."
         )
-    return [Fitted(_state(other)) for other in given]
+    _check_apart(guides)
+    return [Fitted(_state(blr, other, call)) for other in given]
 
 
-def _state(other: Any) -> Mapping[str, Any]:
+def _check_apart(guides: Iterable[Any]) -> None:
+    """Refuse guides of Pyro that are one fit: its store has one tensor of a name.
+
+    :raises ArgumentError: saying how each fit is kept.
+    """
+    seen: set[int] = set()
+    for guide in guides:
+        if isinstance(guide, torch.nn.Module) and not isinstance(guide, NaturalGuide):
+            share_with_store(guide)
+            own = {id(p) for p in guide.parameters()}
+            if own & seen:
+                raise errors.ArgumentError(
+                    f"two guides {type(guide).__name__} have the same parameters, since Pyro's "
+                    "store has one of each name: the fit that was made last is in both. Mend: use "
+                    "AutoNatural(model), whose fits stay apart; or keep blr.state_dict() after "
+                    "each fit, pyro.clear_param_store() before the next, and merge these states."
+                )
+            seen |= own
+
+
+def _state(blr: Any, other: Any, call: Call) -> Mapping[str, Any]:
     if isinstance(other, Resumable):
         view = getattr(other, "view", None)
         if isinstance(view, View) and view.is_set_up:
@@ -68,9 +97,13 @@ def _state(other: Any) -> Mapping[str, Any]:
             state = other.guide
     elif isinstance(other, Mapping):
         state = other.get("guide", other)
+        if isinstance(state, Mapping) and "values" in state and "engine" in other:
+            state = _state_of_parameters(blr, other, call)
     else:
         state = other
     if isinstance(state, NaturalGuide):
+        if not (state.is_set_up or state.holds_posterior):
+            raise no_posterior("merge")
         state = state.state()
     if not isinstance(state, Mapping) or any(k not in state for k in KEYS):
         name = getattr(state, "__name__", type(state).__name__)
@@ -83,6 +116,27 @@ def _state(other: Any) -> Mapping[str, Any]:
             "a guide to merge holds no posterior: no step has moved it. Mend: fit it first, or "
             "leave it out."
         )
+    return state
+
+
+def _state_of_parameters(blr: Any, saved: Mapping[str, Any], call: Call) -> Any:
+    """The natural parameters of a guide that was saved as parameters of its own.
+
+    They are what the engine's guide has with these parameters, which it takes up for a moment.
+    """
+    part = blr._guide_part
+    if not isinstance(part, GuideParameters):
+        return saved["guide"]
+    blr.view.set_up(*call, blr._builder)
+    own = part.state()
+    try:
+        part.load_state(saved["guide"])
+        state = guide_state(blr.view.latents, detached(blr.view.naturals()))
+    except errors.CheckpointError as error:
+        raise _other_model(str(error)) from error
+    finally:
+        part.load_state(own)
+    state["holds_posterior"] = bool(saved["engine"].get("num_steps", 1))
     return state
 
 
@@ -160,14 +214,8 @@ def _in_block(
 
 def _blocks_of(fit: Fitted, latents: Latents, local: frozenset[str]) -> Naturals:
     """The blocks of a state; latents of its data's own, if it has them, have its sizes."""
-    saved, own = fit.state["latents"], {}
-    for name, latent in latents.items():
-        if name in local and name in saved:
-            site = replace(latent.site, shape=tuple(saved[name]["shape"]))
-            own[name] = replace(latent, site=site)
-        elif name not in local:
-            own[name] = latent
-    wrong = differences(saved, own)
+    own = as_saved(fit.state, latents, local)
+    wrong = differences(fit.state["latents"], own)
     if wrong:
         raise _other_model("; ".join(wrong))
     return saved_blocks(fit.state, own, {})

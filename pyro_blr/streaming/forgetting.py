@@ -35,13 +35,14 @@ from .result import Streamed
 
 def forget(blr: Any, call: Call, plate: str | None) -> Streamed:
     """Take the data of a call out of a posterior, or what was done to it before."""
-    done = [a for a in call[0] if isinstance(a, Streamed)]
-    if done:
-        return _taken_back(blr, done[0])
+    done = _done(call)
+    if done is not None:
+        rest = tuple(a for a in call[0] if a is not done), call[1]
+        return _taken_back(blr, done, rest, plate)
     check_guide(blr, call, "forget")
     if not holds_posterior(blr):
         raise no_posterior("forget")
-    with whole(blr, call):
+    with whole(blr, call, plate):
         return _forgotten(blr, call, plate)
 
 
@@ -62,18 +63,44 @@ def _forgotten(blr: Any, call: Call, plate: str | None) -> Streamed:
     return Streamed(True, loss, 0, True, 0.0, "the messages of the data were subtracted", change)
 
 
-def _taken_back(blr: Any, done: Streamed) -> Streamed:
-    """Undo what was done before, wherever it was among the rest."""
+def _done(call: Call) -> Streamed | None:
+    """What an update returned, if that is to be taken back and not data.
+
+    :raises ArgumentError: for several at once.
+    """
+    found = [a for a in call[0] if isinstance(a, Streamed)]
+    lists = [a for a in call[0] if isinstance(a, list | tuple)]
+    if len(found) > 1 or any(isinstance(a, Streamed) for several in lists for a in several):
+        raise errors.ArgumentError(
+            "forget takes back what one call returned, and several were given. Mend: for done in "
+            "several: blr.forget(done)."
+        )
+    return found[0] if found else None
+
+
+def _taken_back(blr: Any, done: Streamed, call: Call, plate: str | None) -> Streamed:
+    """Undo what was done before, wherever it was among the rest.
+
+    :param call: the model's arguments, if there are any, by which a guide that has not seen the
+        model since it took up a state is set up.
+    """
     if done.change is None:
         raise errors.GuideError(
             "what the first data added is not told apart from their prior, whose message depends "
             "on q. Mend: fit the data that are left, blr.fit(*args)."
         )
+    if any(call):
+        check_guide(blr, call, "forget")
     view = blr.view
-    if view is None or not view.is_set_up or not holds_posterior(blr):
+    if not holds_posterior(blr):
         raise no_posterior("forget")
+    if view is None or not (view.is_set_up or any(call)):
+        raise errors.GuideError(
+            "the guide has not seen the model since it took up a saved state, so that its latents "
+            "are not known yet. Mend: blr.forget(done, *args) with the model's arguments, any data."
+        )
     fit = Fitted(done.change)
-    with whole(blr):
+    with whole(blr, call if any(call) else None, plate):
         give_room(view, [fit])
         held, local = detached(view.naturals()), frozenset(view.latents) - set(fit.state["latents"])
         new = plus(held, aligned(fit, held, view.latents, local), -1.0)

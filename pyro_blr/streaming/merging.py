@@ -4,13 +4,19 @@
 """Fits of disjoint data as one: ``sum_k natural_k - (K - 1) natural_prior``."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from .. import errors
+from ..chunks import first_call
 from ..energy.previous import shared_parts
+from ..engine import detached
+from ..guides.checkpoint import guide_state
+from ..lifting import host
 from ..lifting.blocks import Block
-from .checks import Call, check_guide, holds_posterior, no_posterior
-from .fits import Fitted, aligned, change_of, fits_of, give_room
+from ..state import Resumable
+from .checks import Call, check_guide, holds_posterior, no_posterior, split_of
+from .fits import Fitted, aligned, change_of, fits_of, give_room, listed
 from .laws import Naturals
 from .prepared import (
     Prepared,
@@ -22,6 +28,7 @@ from .prepared import (
     whole,
     write,
 )
+from .resizing import energy_of
 from .result import Streamed
 
 EXACT = "the natural parameters of the fits were added, those of the prior counted once"
@@ -32,12 +39,15 @@ def merge(blr: Any, others: Any, call: Call, plate: str | None) -> Streamed:
     """Put fits together in the guide of one engine."""
     call = _call(blr, call)
     check_guide(blr, call, "merge")
-    fits = fits_of(blr, others)
-    with whole(blr, call):
-        return _merged(blr, fits, call, plate)
+    given = listed(others)
+    fits = fits_of(blr, given, call)
+    with whole(blr, call, plate):
+        return _merged(blr, fits, given, call, plate)
 
 
-def _merged(blr: Any, fits: list[Fitted], call: Call, plate: str | None) -> Streamed:
+def _merged(
+    blr: Any, fits: list[Fitted], given: list[Any], call: Call, plate: str | None
+) -> Streamed:
     at = prepared(blr, call, plate, "merge")
     if give_room(blr.view, fits):
         at = prepared(blr, call, plate, "merge")
@@ -50,10 +60,39 @@ def _merged(blr: Any, fits: list[Fitted], call: Call, plate: str | None) -> Stre
     for natural in each:
         new = plus(plus(new, natural, 1.0), {b: prior[b] for b in natural}, -1.0)
     check_sum(new, _improper)
+    for other in given if not local & set(latents) else ():
+        if isinstance(other, Resumable):
+            for theirs in _priors_of(other, plate):
+                _check_prior(prior, aligned(theirs, at.naturals, latents, local))
     write(blr, new)
     change = change_of(latents, local, shared_parts(old, local), new)
     gap = 0.0 if exact else math.inf
     return Streamed(exact, None, 0, exact, gap, EXACT if exact else INEXACT, change)
+
+
+def _priors_of(other: Any, plate: str | None) -> Iterator[Fitted]:
+    """The prior of another engine, where its data are at hand by which it is known."""
+    if other._fit_call is not None and other._parted.is_alone:
+        call = first_call(*other._fit_call)
+        energy = energy_of(other, call, plate)
+        at = Prepared(energy, split_of(energy.traced, plate), detached(other.view.naturals()))
+        yield Fitted(guide_state(energy.latents, prior_of(other, call, at)))
+
+
+def _check_prior(prior: Naturals, other: Naturals) -> None:
+    """Refuse fits with another prior than the one that is counted once.
+
+    :raises ArgumentError: naming the block.
+    """
+    for block, natural in other.items():
+        for own, given in zip(prior[block], natural, strict=True):
+            scale = own.abs().max() if own.numel() else 0.0
+            if not host.truth(((own - given).abs() <= 1e-6 * scale + 1e-12).all()):
+                raise errors.ArgumentError(
+                    f"a fit has another prior of {block.name!r} than the engine into which it is "
+                    "to be merged, whose own is counted once. Mend: fits of one model with the "
+                    "same prior; or blr.update(*args) with the data of the other."
+                )
 
 
 def _prior_alone(at: Prepared, prior: Naturals) -> Naturals:
@@ -79,7 +118,7 @@ def _call(blr: Any, call: Call) -> Call:
             "the prior, which each fit counts once, is not known: this engine has not been given "
             "data yet. Mend: blr.merge(others, *args) with the model's arguments, any data."
         )
-    return blr._fit_call  # type: ignore[no-any-return]
+    return first_call(*blr._fit_call)
 
 
 def prior_of(blr: Any, call: Call, at: Prepared) -> Naturals:

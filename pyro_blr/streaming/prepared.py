@@ -18,9 +18,9 @@ from ..guides.natural_guide import NaturalGuide
 from ..lifting import host
 from ..lifting.blocks import Block
 from ..objective import EnergyObjective
-from .checks import Call, check_served, split_of
+from .checks import Call, check_streamed, split_of
 from .laws import Naturals
-from .resizing import energy_of
+from .resizing import energy_of, take_up
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,37 +43,45 @@ def prepared(blr: Any, call: Call, plate: str | None, method: str) -> Prepared:
     :raises ArgumentError: if it is not known which factors are those of the batch.
     """
     energy = energy_of(blr, call, plate)
-    check_served(blr, energy, method)
+    check_streamed(blr, energy, method)
     return Prepared(energy, split_of(energy.traced, plate), detached(blr.view.naturals()))
 
 
 @contextmanager
-def whole(blr: Any, call: Call | None = None) -> Iterator[None]:
+def whole(blr: Any, call: Call | None, plate: str | None) -> Iterator[None]:
     """Whatever interrupts it leaves q as it was, and a guide that held no posterior without one.
 
     :param call: by which a new guide is set up; None if it is not new.
     """
-    view, is_new = blr.view, not blr.view.is_set_up
-    if call is not None:
-        _set_up(blr, call)
-    steps, held = blr.num_steps, view.holds_posterior
-    # A new guide is set up anew; asked for its parameters now, it would store them unmerged.
-    kept = nullcontext() if is_new and not held else _unchanged(view)
+    view = blr.view
+    blr._take_copied()
+    saved = view.saved_kept() if isinstance(view, NaturalGuide) else nullcontext()
+    resuming = blr._is_resuming
     try:
-        with kept:
+        with saved, _as_before(blr, call, plate):
             yield
     except BaseException:
-        blr.num_steps, view.holds_posterior = steps, held
-        if is_new and not held and isinstance(view, NaturalGuide):
-            view.latents, blr._is_laid_out = {}, False  # the next data may have other sizes
+        blr._is_resuming = resuming
         raise
 
 
-def _set_up(blr: Any, call: Call) -> None:
-    blr._resume(*call)
-    if isinstance(blr.guide, NaturalGuide) and blr.guide.holds_posterior:
-        blr._is_laid_out = True  # its blocks, which may be another engine's, hold a posterior
-    blr.view.set_up(*call, blr._builder)
+@contextmanager
+def _as_before(blr: Any, call: Call | None, plate: str | None) -> Iterator[None]:
+    """What :func:`whole` is to a guide that has taken up what was saved."""
+    view, is_new = blr.view, not blr.view.is_set_up
+    with nullcontext() if is_new else _unchanged(view):
+        if call is not None:
+            take_up(blr, call, plate)
+        steps, held = blr.num_steps, view.holds_posterior
+        try:
+            # A new guide is set up anew; asked for its parameters, it would store them unmerged.
+            with _unchanged(view) if is_new and held else nullcontext():
+                yield
+        except BaseException:
+            blr.num_steps, view.holds_posterior = steps, held
+            if is_new and not held and isinstance(view, NaturalGuide):
+                view.latents, blr._is_laid_out = {}, False  # the next data may have other sizes
+            raise
 
 
 @contextmanager

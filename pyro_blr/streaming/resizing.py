@@ -3,6 +3,7 @@
 
 """Batches of other sizes: latents of the data's own begin anew, the law of all others is kept."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,10 @@ from ..energy.latents import Latents
 from ..energy.previous import shared_part
 from ..engine import detached
 from ..families import MultivariateNormal, Natural
+from ..guides.checkpoint import saved_blocks
 from ..guides.natural_guide import NaturalGuide
 from ..lifting.blocks import Block
+from ..random_state import same_random_state
 from .checks import Call, holds_posterior, split_of
 from .laws import Naturals, law_of, shared_sites, with_law
 
@@ -44,6 +47,53 @@ def _resize(blr: Any, call: Call, plate: str | None, error: errors.PlateSizeErro
         blr._is_laid_out = True
     local = split_of(energy.traced, plate).local
     guide.hold(_kept(detached(guide.naturals()), before, guide.latents, local, error))
+
+
+def take_up(blr: Any, call: Call, plate: str | None) -> None:
+    """Set a guide up; a saved state is taken up, latents of the data's own in the sizes of a call.
+
+    :raises CheckpointError: for the state of another model.
+    """
+    try:
+        blr._resume(*call)
+        if isinstance(blr.guide, NaturalGuide) and blr.guide.holds_posterior:
+            blr._is_laid_out = True  # its blocks, which may be another engine's, hold a posterior
+        blr.view.set_up(*call, blr._builder)
+    except errors.CheckpointError as error:
+        if not isinstance(blr.guide, NaturalGuide) or not blr.guide.holds_posterior:
+            raise
+        _take_up_resized(blr, call, plate, error)
+    except errors.PlateSizeError as error:  # of a copy, whose guide is a copy too
+        if not isinstance(blr.guide, NaturalGuide) or not holds_posterior(blr):
+            raise
+        _resize(blr, call, plate, error)
+        blr._is_resuming = False
+
+
+def _take_up_resized(
+    blr: Any, call: Call, plate: str | None, error: errors.CheckpointError
+) -> None:
+    guide = blr.guide
+    with guide.apart_from_saved() as saved, same_random_state():
+        guide.set_up(*call, blr._builder)
+        blr._is_laid_out = False
+        energy = blr._energy(*call)
+        local = split_of(energy.traced, plate).local
+        before = saved_blocks(saved, as_saved(saved, guide.latents, local), {})
+        guide.hold(_kept(detached(guide.naturals()), before, guide.latents, local, error))
+    blr._is_laid_out, blr._is_resuming = True, False
+
+
+def as_saved(state: Mapping[str, Any], latents: Latents, local: frozenset[str]) -> dict[str, Any]:
+    """The latents of a saved state; those of its data's own, if it has them, have its sizes."""
+    saved, own = state["latents"], {}
+    for name, latent in latents.items():
+        if name in local and name in saved:
+            site = replace(latent.site, shape=tuple(saved[name]["shape"]))
+            own[name] = replace(latent, site=site)
+        elif name not in local:
+            own[name] = latent
+    return own
 
 
 def _energy(blr: Any, call: Call) -> Energy:
@@ -82,7 +132,7 @@ def _kept(
     before: Naturals,
     latents: Latents,
     local: frozenset[str],
-    error: errors.PlateSizeError,
+    error: errors.PlateSizeError | errors.CheckpointError,
 ) -> Naturals:
     """Where latents of the data's own start, and what was known of all others.
 

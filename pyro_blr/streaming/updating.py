@@ -41,7 +41,7 @@ from .result import Streamed
 def update(blr: Any, call: Call, plate: str | None, limits: dict[str, Any]) -> Streamed:
     """Add the data of a call to a posterior; of a guide that has none, fit it."""
     check_guide(blr, call, "update")
-    with whole(blr, call):
+    with whole(blr, call, plate):
         return _updated(blr, call, plate, limits)
 
 

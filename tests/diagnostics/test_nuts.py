@@ -164,3 +164,29 @@ def test_calls_that_the_model_does_not_take():
 def test_too_short(options):
     with pytest.raises(errors.ArgumentError, match="Mend: against_nuts"):
         against_nuts(fitted(MODEL, *DATA()), *DATA(), **options)
+
+
+@pytest.mark.parametrize("sd", [0.3, 1e-6])
+def test_latents_at_their_prior_are_not_drawn_anew_at_each_gradient(sd):
+    """Of a log density with noise paths have no end; what counts is the joint posterior."""
+
+    def model(y):
+        u = pyro.sample("u", dist.Normal(0.0, 1.0))
+        v = pyro.sample("v", dist.Normal(u, sd))
+        cov = sd**2 * torch.tensor([[1.0, 0.3], [0.3, 1.0]])
+        f = pyro.sample("f", dist.MultivariateNormal(v.expand(2), cov))
+        with pyro.plate("n", 2):
+            pyro.sample("y", dist.Normal(f, 0.3), obs=y)
+
+    y = torch.tensor([0.8, 1.2])
+    guide = AutoNatural(model, at_prior=["v", "f"])
+    blr = BLR(model, guide, on_sampled="ignore")
+    blr.fit(y)
+    found = against_nuts(blr, y, num_samples=25, warmup_steps=40, num_chains=1)
+    assert set(found.effective_draws) == {"u"}
+    # Of the model itself: y ~ N(u, noise), of which the means are a sufficient statistic.
+    noise = sd**2 + (sd**2 * 1.3 + 0.09) / 2
+    mean = 1.0 / (1 + noise)
+    site = found["u"].moments
+    assert float(site.target_mean - mean) == pytest.approx(0.0, abs=5 * math.sqrt(noise / 10))
+    assert float(site.target_sd) == pytest.approx(math.sqrt(noise / (1 + noise)), rel=0.5)

@@ -33,7 +33,7 @@ def test_derivatives_along_draws(count: int) -> None:
     for seed in range(max(32, 512 // count)):
         natural = (torch.tensor(MEAN, dtype=torch.float64), FACTOR, DIAGONAL.log())
         moments = LowRankMoments(cast(Any, None), natural)
-        draws = moments.draw(gaussian_points(count, 3, seed, matched=False))
+        draws = moments.draw(gaussian_points(count, 3, seed, matched=False).to(FACTOR.device))
         value = smooth(draws[:, 0], draws[:, 1]).mean()
         rows.append((value.detach(), *torch.autograd.grad(value, moments.leaves)))
     for column, exact in zip(zip(*rows, strict=True), truth(), strict=True):

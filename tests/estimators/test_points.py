@@ -64,3 +64,14 @@ def test_same_seed_same_points_and_another_one_others() -> None:
 @pytest.mark.parametrize("dim", [0, SOBOL_DIMENSIONS + 1])
 def test_dimensions_that_sobol_has_not(dim: int) -> None:
     assert gaussian_points(4, dim, 0).shape == (4, dim)
+
+
+@pytest.mark.parametrize("moved", [0, 1, 5])
+def test_of_more_columns_than_points_match_those_that_move_are_exact(moved: int) -> None:
+    """Their second moments, those with the other columns, and the variances of these."""
+    points = gaussian_points(64, 40, seed=3, moved=moved)
+    products = points.mT @ points / len(points)
+    exact = torch.eye(40, dtype=torch.float64)
+    assert points.mean(0).abs().max() < 1e-12
+    assert (products[:moved] - exact[:moved]).abs().sum() < 1e-10
+    assert (products.diagonal() - 1).abs().max() < 1e-12

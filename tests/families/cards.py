@@ -212,6 +212,30 @@ def bernoulli(q: Any, z: Tensor) -> Card:
     )
 
 
+def sign_bernoulli(q: Any, z: Tensor) -> Card:
+    p = q.logits.sigmoid()
+    return Card(
+        one(z),
+        (z,),
+        ((p.log() - (1 - p).log()) / 2,),
+        (2 * p - 1,),
+        -(p.log() + (1 - p).log()) / 2,
+        -p * p.log() - (1 - p) * (1 - p).log(),
+    )
+
+
+def fixed_scale_normal(q: Any, z: Tensor) -> Card:
+    s = q.scale
+    return Card(
+        -(z**2) / (2 * s**2) - s.log() - LOG_TWO_PI / 2,
+        (z,),
+        (q.loc / s**2,),
+        (q.loc,),
+        q.loc**2 / (2 * s**2),
+        0.5 + s.log() + LOG_TWO_PI / 2,
+    )
+
+
 def categorical(q: Any, z: Tensor) -> Card:
     p = q.probs
     classes = p.shape[-1]
@@ -448,6 +472,8 @@ CARDS: dict[type, Callable[[Any, Tensor], Card]] = {
     f.Beta: beta,
     f.Dirichlet: dirichlet,
     f.Bernoulli: bernoulli,
+    f.SignBernoulli: sign_bernoulli,
+    f.FixedScaleNormal: fixed_scale_normal,
     f.Categorical: categorical,
     f.InverseGamma: inverse_gamma,
     f.Wishart: wishart,

@@ -258,6 +258,16 @@ ROWS = (
         outside=((t(math.inf),), (t(-math.inf),)),
     ),
     Row(
+        f.SignBernoulli(),
+        lambda normal: (1.5 * normal(),),
+        outside=((t(math.inf),), (t(-math.inf),)),
+    ),
+    Row(
+        f.FixedScaleNormal(0.25),
+        lambda normal: (3 * normal(),),
+        outside=((t(math.inf),), (t(-math.inf),)),
+    ),
+    Row(
         f.Categorical(),
         lambda normal: (2 * normal(3),),
         outside=((t(0.0, math.inf),), (t(-math.inf, 0.0),)),

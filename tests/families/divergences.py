@@ -75,6 +75,12 @@ def kl_chain_normal(q: Any, p: Any) -> Tensor:
     return torch.distributions.kl_divergence(q, p)
 
 
+def kl_sign_bernoulli(q: Any, p: Any) -> Tensor:
+    return torch.distributions.kl_divergence(
+        dist.Bernoulli(logits=q.logits), dist.Bernoulli(logits=p.logits)
+    )
+
+
 KLS: dict[type, Callable[[Any, Any], Tensor]] = {
     f.ArrowNormal: kl_arrow_normal,
     f.ChainNormal: kl_chain_normal,
@@ -84,5 +90,6 @@ KLS: dict[type, Callable[[Any, Any], Tensor]] = {
     f.NormalWishart: kl_normal_wishart,
     f.NegativeBinomial: kl_negative_binomial,
     f.Multinomial: kl_multinomial,
+    f.SignBernoulli: kl_sign_bernoulli,
     f.VonMises: kl_von_mises,
 }

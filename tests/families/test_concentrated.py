@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_blr.families import Bernoulli, Beta, Dirichlet, Gamma, MultivariateNormal, Normal
+from pyro_blr.families import (
+    Bernoulli,
+    Beta,
+    DiagonalNormal,
+    Dirichlet,
+    Gamma,
+    MultivariateNormal,
+    Normal,
+)
 from pyro_blr.families.dirichlet import concentration_of
 
 mp = mpmath.mp.clone()
@@ -195,3 +203,21 @@ def test_blocks_of_different_batch_shapes_broadcast():
             family.mean_params(natural), family.mean_params(full), strict=True
         ):
             torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_precision_whose_inverse_overflows_is_outside(dtype: torch.dtype) -> None:
+    """Its mean would be 0 times infinity; the least that is inside has a finite variance."""
+    tiny = torch.finfo(dtype).tiny
+    for precision, is_inside in ((tiny / 4, False), (8 * tiny, True)):
+        second = torch.tensor([-0.5 * precision, -1.0], dtype=dtype)
+        first = torch.zeros(2, dtype=dtype)
+        each = (
+            (Normal(), (first[0], second[0])),
+            (DiagonalNormal(), (first, second)),
+            (MultivariateNormal(), (first, torch.diag(second))),
+        )
+        for family, natural in each:
+            assert bool(family.in_domain(natural)) == is_inside, family
+            if is_inside:
+                assert torch.isfinite(family.distribution(natural).variance).all()

@@ -14,6 +14,9 @@ METHODS = {
     "entropy": lambda family, natural: (family.entropy(natural),),
     "kl": lambda family, natural: (family.kl(natural, natural),),
     "in_domain": lambda family, natural: (family.in_domain(natural),),
+    "fisher": lambda family, natural: (  # others differentiate, which fake tensors cannot
+        family.fisher(natural, natural) if "fisher" in vars(type(family)) else ()
+    ),
     "inverse_fisher": lambda family, natural: family.inverse_fisher(natural, natural),
     "natural": lambda family, natural: family.natural(natural),
     "rsample": lambda family, natural: (

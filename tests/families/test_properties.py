@@ -130,6 +130,8 @@ WIDE = {
     "Beta": st.builds(lambda a, b: (tensor(a - 1), tensor(b - 1)), SHAPE, SHAPE),
     "Dirichlet": st.lists(SHAPE, min_size=2, max_size=6).map(lambda a: (tensor(*a) - 1,)),
     "Bernoulli": st.floats(-30, 30).map(lambda x: (tensor(x),)),
+    "SignBernoulli": st.floats(-15, 15).map(lambda x: (tensor(x),)),
+    "FixedScaleNormal": REAL.map(lambda x: (tensor(x),)),
     "Categorical": st.lists(st.floats(-15, 15), min_size=1, max_size=6).map(
         lambda x: (tensor(*x),)
     ),

@@ -11,7 +11,7 @@ from pyro_blr.errors import ArgumentError
 from pyro_blr.families import registry
 from tests.families.contract import ROWS
 
-BY_NAME = ("DiagonalNormal", "SharedCovarianceNormal")
+BY_NAME = ("DiagonalNormal", "FixedScaleNormal", "SharedCovarianceNormal")
 COUNTED = ("Binomial", "NegativeBinomial", "Multinomial")
 
 
@@ -28,15 +28,17 @@ def test_instance_class_and_distribution_give_the_family(row):
     wrapped = (distribution.mask(False), dist.ExpandedDistribution(distribution, (2, 3)))
     for key in (distribution, *wrapped):
         assert (f.find_family(key) == family) == (family.name not in BY_NAME)
-    # A class says nothing of a count: it is 1.
+    # A class says nothing of a count, or of a scale: it is 1.
     plain = type(family)()
     assert f.get_family(type(family)) == plain
     assert plain in f.registered_families()
     for key in (type(distribution), family.distribution_type):
         assert (f.find_family(key) == plain) == (family.name not in BY_NAME)
-    assert (family == plain) == (family.name not in COUNTED)
-    count = f"total_count={family.total_count}" if family.name in COUNTED else ""
-    assert repr(family) == f"{family.name}({count})"
+    assert (family == plain) == (family.name not in (*COUNTED, "FixedScaleNormal"))
+    fixed = f"total_count={family.total_count}" if family.name in COUNTED else ""
+    if family.name == "FixedScaleNormal":
+        fixed = f"scale={family.scale}"
+    assert repr(family) == f"{family.name}({fixed})"
     assert len({plain, type(family)()}) == 1
 
 

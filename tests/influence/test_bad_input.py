@@ -3,7 +3,9 @@
 """What cannot be answered is refused, with the site and the mend."""
 
 import builtins
+import copy
 import math
+import pickle
 from typing import Any
 
 import pyro
@@ -16,6 +18,7 @@ from torch import Tensor
 from pyro_blr import BLR
 from pyro_blr.errors import (
     ArgumentError,
+    ControlFlowError,
     DiscreteLatentError,
     GuideError,
     NonFiniteError,
@@ -38,6 +41,16 @@ def fitted(model: Any, *args: Any, **options: Any) -> BLR:
     blr, _ = engine(model, **options)
     blr.fit(*args)
     return blr
+
+
+def test_a_pickle_is_refused_by_what_it_is_of() -> None:
+    y = torch.tensor([0.5, -1.0, 2.0])
+    blr = fitted(mean, y)
+    for held in (blr.influence(y), blr.info):
+        with pytest.raises(ControlFlowError, match=r"hold the model's program, keep the numbers"):
+            pickle.dumps(held)
+    copied = copy.deepcopy(blr.info)
+    assert copied.loss_after == blr.info.loss_after and copied.residual == blr.info.residual
 
 
 def test_no_observed_site() -> None:

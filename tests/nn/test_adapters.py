@@ -93,7 +93,7 @@ def test_draws_have_the_moments_and_weights_come_back() -> None:
 def test_files(tmp_path: Path) -> None:
     q = exact(*orthogonal())
     q.save(tmp_path / "q.pt")
-    loaded = WeightPosterior.load(tmp_path / "q.pt")
+    loaded = WeightPosterior.load(tmp_path / "q.pt", torch.get_default_device())
     assert torch.equal(loaded.mean[NAME], q.mean[NAME])
     assert torch.equal(loaded.precision[NAME], q.precision[NAME])
     assert loaded.prior_precision == q.prior_precision
@@ -107,8 +107,9 @@ def test_files(tmp_path: Path) -> None:
 def test_posteriors_that_cannot_be_merged() -> None:
     x, y = orthogonal()
     q = exact(x, y)
-    with pytest.raises(ArgumentError, match=r"merge takes posteriors\. Mend"):
-        WeightPosterior.merge([])
+    for given in ([], q):
+        with pytest.raises(ArgumentError, match=r"merge takes posteriors\. Mend"):
+            WeightPosterior.merge(given)
     with pytest.raises(ArgumentError, match="prior precision 2 in one posterior and 3"):
         WeightPosterior.merge([q, exact(x, y, prior=3.0)])
     with pytest.raises(ArgumentError, match="names or shapes differ"):
@@ -116,6 +117,29 @@ def test_posteriors_that_cannot_be_merged() -> None:
     weak = WeightPosterior(q.mean, {NAME: torch.full((1, 4), 0.5)}, q.prior_precision)
     with pytest.raises(DomainError, match="precision of -1: its own precisions are below"):
         WeightPosterior.merge([weak, weak])
+
+
+def test_posteriors_that_are_none(tmp_path: Path) -> None:
+    one = {NAME: torch.ones(2)}
+    with pytest.raises(ArgumentError, match="other names or shapes"):
+        WeightPosterior(one, {NAME: torch.ones(3)}, {NAME: 1.0})
+    with pytest.raises(ArgumentError, match="other names or shapes"):
+        WeightPosterior(one, one, {"bias": 1.0})
+    for wrong in (0.0, -1.0, torch.nan, torch.inf):
+        with pytest.raises(DomainError, match="'weight' has a precision that is not positive"):
+            WeightPosterior(one, {NAME: torch.full((2,), wrong)}, {NAME: 1.0})
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(CheckpointError, match="holds no posterior"):
+        WeightPosterior.load(tmp_path / "text.pt")
+    with pytest.raises(FileNotFoundError):
+        WeightPosterior.load(tmp_path / "none.pt")
+
+
+def test_posteriors_of_an_iterator_merge() -> None:
+    x, y = orthogonal()
+    parts = [exact(a, b) for a, b in zip(x.split(10), y.split(10), strict=True)]
+    merged = WeightPosterior.merge(iter(parts))
+    assert torch.equal(merged.mean[NAME], WeightPosterior.merge(parts).mean[NAME])
 
 
 def test_an_optimiser_of_another_module() -> None:
@@ -175,7 +199,8 @@ def test_an_adapter_is_tuned_sampled_kept_and_merged(lora: Any, tmp_path: Path) 
     lora.load_state_dict(start)  # the same start: the factors of an adapter have symmetries
     second, _, _ = tune(lora, tokens.flip(1))
     first.save(tmp_path / "first.pt")
-    merged = WeightPosterior.merge([WeightPosterior.load(tmp_path / "first.pt"), second])
+    loaded = WeightPosterior.load(tmp_path / "first.pt", torch.get_default_device())
+    merged = WeightPosterior.merge([loaded, second])
     for name, prior in merged.prior_precision.items():
         expected = first.precision[name] + second.precision[name] - prior
         assert torch.allclose(merged.precision[name], expected)

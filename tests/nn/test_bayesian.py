@@ -7,6 +7,7 @@ import math
 import pickle
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -67,6 +68,23 @@ def test_the_last_layer_is_bayesian_linear_regression(outputs: int) -> None:
     assert loss == pytest.approx(-float(evidence), abs=1e-8)
     assert {row.tier for row in blr.explain(x, targets).factors} == {"exact"}
     assert all(row.conjugate for row in blr.explain(x, targets).factors)
+
+
+@pytest.mark.parametrize("given", [(0.2, 0.5), np.array([0.2, 0.5]), torch.tensor([0.2, 0.5])])
+def test_the_noise_of_each_output(given: Any) -> None:
+    module, (x, y) = net(2), data()
+    targets = torch.stack([y, -y], -1)
+    model = bayesian(module, "regression", where="last", noise_scale=given)
+    guide = AutoNatural(model)
+    BLR(model, guide).step(x, targets)
+    phi, found = features(module, x), weights(guide)
+    for column, scale in enumerate((0.2, 0.5)):
+        precision = phi.T @ phi / scale**2 + torch.eye(phi.shape[-1])
+        mean = torch.linalg.solve(precision, phi.T @ targets[:, column] / scale**2)
+        torch.testing.assert_close(found[column], mean, rtol=1e-9, atol=1e-9)
+    one = bayesian(net(1), "regression", noise_scale=given)
+    with pytest.raises(ShapeError, match=r"noise_scale has the shape \(2,\).* Mend"):
+        one(x, y)
 
 
 def test_one_step_of_the_last_layer_is_the_posterior() -> None:
@@ -353,6 +371,7 @@ def test_a_module_without_parameters() -> None:
         ({"prior_scale": torch.ones(5)}, "no number or tensor of the shape"),
         ({"rest": "fixed"}, "rest = 'fixed'. Mend"),
         ({"num_data": 0}, "num_data = 0. Mend"),
+        ({"noise_scale": "small"}, "noise_scale = 'small'. Mend"),
     ],
 )
 def test_arguments_that_cannot_be_used(options: dict[str, Any], match: str) -> None:

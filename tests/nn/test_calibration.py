@@ -4,6 +4,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import brier_score_loss, log_loss
@@ -47,7 +48,7 @@ def test_the_calibration_error_bin_by_bin(bins: int) -> None:
         if rows.any():
             right = (p.argmax(-1) == y)[rows].double().mean()
             total += float(rows.double().mean() * (right - p.max(-1).values[rows].mean()).abs())
-    assert float(ece(p, y, bins)) == pytest.approx(total, rel=1e-10)
+    assert float(ece(p, y, np.int64(bins))) == pytest.approx(total, rel=1e-10)
 
 
 def test_draws_from_the_probabilities_are_calibrated() -> None:
@@ -92,3 +93,28 @@ def test_float32_probabilities_have_their_rounding() -> None:
     assert float(ece(p.float(), y)) == pytest.approx(float(ece(p, y)), rel=1e-4)
     with pytest.raises(ArgumentError, match="bins = 0"):
         ece(p, y, bins=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.uint8])
+def test_labels_of_any_integers(dtype: torch.dtype) -> None:
+    p, y = predictions()
+    for score in (accuracy, nll, brier, ece):
+        assert score(p, y.to(dtype)) == score(p, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_short_formats_are_summed_in_a_longer_one(dtype: torch.dtype) -> None:
+    p, y = predictions(2000)
+    short = p.to(dtype)
+    for score in (accuracy, nll, brier, ece):
+        assert score(short, y).dtype == torch.float32
+        assert float(score(short, y)) == pytest.approx(float(score(short.double(), y)), rel=1e-4)
+    assert predictive_entropy(short).dtype == torch.float32
+
+
+def test_arrays_are_no_tensors() -> None:
+    p, y = predictions()
+    with pytest.raises(ArgumentError, match=r"probabilities are of ndarray.*as_tensor"):
+        nll(p.numpy(), y)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"labels are of list.*as_tensor"):
+        nll(p, y.tolist())

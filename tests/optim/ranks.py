@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from pyro_blr.optim import IVON, VOGN, posterior, predict, sample_posterior
+from pyro_blr.optim import IVON, VOGN, GaussianBLR, posterior, predict, sample_posterior
 from pyro_blr.optim.noise import SharedNoise
 from tests.optim.nets import batch, net
 from tests.optim.test_reference import SIZE, Line, X, Y, half_square
@@ -24,6 +24,9 @@ KINDS = {"IVON": IVON, "VOGN": VOGN}
 #: Rows of each rank, whose loss is a mean over these.
 ROWS = [slice(0, 6), slice(6, 12)]
 UNEVEN = [slice(0, 3), slice(3, 12)]
+EMPTY = [slice(0, 12), slice(12, 12)]
+#: Of these the sum is passed backward.
+SUMMED = {"uneven": UNEVEN, "empty": EMPTY}
 WORLD = distributed.group
 
 
@@ -47,13 +50,15 @@ def run_line(rank: int, kind: str, options: Any, steps: int, how: str, draws: in
     optimizer = KINDS[kind](line.parameters(), seed=7 + rank, process_group=WORLD.WORLD, **options)
     wraps = how in ("ddp", "micro-batches")
     module: Any = DistributedDataParallel(line) if wraps else line
-    rows = (UNEVEN if how == "uneven" else ROWS)[rank]
+    rows = SUMMED.get(how, ROWS)[rank]
     x, y = X[rows], Y[rows]
     for _ in range(steps):
         optimizer.zero_grad()
         for _ in range(draws):
-            weight = float(len(x)) if how == "uneven" else 1.0
+            weight = float(len(x)) if how in SUMMED else 1.0
             with optimizer.sampled_params(weight=weight):
+                if not len(x):
+                    continue
                 if isinstance(optimizer, VOGN):
                     optimizer.backward(module, half_square, x, y, weight=weight)
                 elif how == "micro-batches":
@@ -64,6 +69,30 @@ def run_line(rank: int, kind: str, options: Any, steps: int, how: str, draws: in
                     (weight * half_square(module(x), y)).backward()
         optimizer.step()
     return state(optimizer)
+
+
+def run_masked(rank: int, steps: int, draws: int, wraps: bool) -> Any:
+    """The same on masked weights; the masks that were taken, and the weights after each step."""
+    line = Line()
+    with torch.no_grad():
+        line.w.add_(0.3)  # of a weight of 0 no mask is seen
+    start = arrays([line.w])
+    optimizer = GaussianBLR(
+        [line.w], 0.05, at="masked", hessian="fixed", hessian_init=1.0, betas=(0.0, 0.0),
+        seed=7, process_group=WORLD.WORLD,
+    )  # fmt: skip
+    module: Any = DistributedDataParallel(line) if wraps else line
+    x, y = X[ROWS[rank]], Y[ROWS[rank]]
+    masks, weights = [], []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        for _ in range(draws):
+            with optimizer.sampled_params():
+                masks += arrays([(line.w != 0).double()])
+                half_square(module(x), y).backward()
+        optimizer.step()
+        weights += arrays([line.w])
+    return start, masks, weights
 
 
 def noise(rank: int, step: int, draw: int) -> Any:
@@ -318,6 +347,10 @@ def errors(rank: int) -> Any:
         "different nets",
         lambda: IVON(net(hidden=hidden).parameters(), process_group=group, **options),
     )
+    dtype = torch.float64 if rank else torch.float32
+    expect(
+        "other dtypes", lambda: IVON(net(dtype=dtype).parameters(), process_group=group, **options)
+    )
     parts = sharded_net(mesh_of((2,)))
     expect("a group of parts", lambda: IVON(parts.parameters(), process_group=group, **options))
     vogn = VOGN(parts.parameters(), **options)
@@ -334,6 +367,16 @@ def errors(rank: int) -> Any:
     if rank == 1:
         optimizer._noise.end_step()
     expect("another step", lambda: take_step(module, optimizer, rank, 1))
+    optimizer = IVON(module.parameters(), process_group=group, **options)
+    own = optimizer.param_groups[0]
+    own["betas"] = (list, tuple)[rank](own["betas"])
+    take_step(module, optimizer, rank, 0)  # an option that is written in another way is the same
+    own["lr"] /= 1 + rank
+    expect("other rates", lambda: take_step(module, optimizer, rank, 1))
+    optimizer = IVON(module.parameters(), process_group=group, **options)
+    module[0].requires_grad_(rank == 0)
+    expect("other weights", lambda: take_step(module, optimizer, rank, 0))
+    module.requires_grad_()
     optimizer = IVON(module.parameters(), process_group=group, **options)
     expect("a copy", lambda: optimizer.__getstate__())
 

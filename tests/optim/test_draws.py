@@ -257,6 +257,30 @@ def test_a_block_without_a_gradient_is_no_draw() -> None:
     assert all(map(torch.equal, *found))
 
 
+@pytest.mark.parametrize("how", ["unfrozen", "added"])
+def test_a_weight_that_joins_at_the_second_draw_was_at_its_mean_at_the_first(how: str) -> None:
+    v, w = (nn.Parameter(torch.full((3,), 0.2 * n)) for n in range(2))
+    w.requires_grad_(how == "added")
+    own = [v, w] if how == "unfrozen" else [v]
+    optimizer = IVON(own, lr=0.3, ess=20.0, betas=(0.0, 0.0), hessian_init=1.0, seed=3)
+    draws, gradients = [], []
+    for _ in range(2):
+        with optimizer.sampled_params():
+            draws.append(w.detach().clone())
+            quadratic(v + w).backward()
+            gradients.append(torch.zeros(3) if w.grad is None else w.grad.clone())
+        w.requires_grad_()
+        if how == "added" and len(draws) == 1:
+            optimizer.add_param_group({"params": [w]})
+    mean, precision = w.detach().clone(), 20.0 * (1.0 + 1e-4)
+    assert torch.equal(draws[0], mean)
+    estimate = (draws[1] - mean) * (gradients[1] - gradients[0]) * precision / 2
+    optimizer.step()
+    gap = 1.0 - estimate
+    expected = 1.0 - gap + 0.5 * gap.square() / (1.0 + 1e-4)
+    torch.testing.assert_close(optimizer.state[w]["hessian"], expected)
+
+
 # -------------------------------------------------------------------------------------- parts
 
 

@@ -53,6 +53,8 @@ def all_equal(first: Any, second: Any) -> bool:
         ("squares", "ddp", 1, 10),
         ("VOGN", "ddp", 2, 10),
         ("VOGN", "uneven", 1, 10),
+        ("IVON", "empty", 2, 5),
+        ("VOGN", "empty", 1, 5),
     ],
 )
 def test_draws_of_two_ranks_are_the_papers(
@@ -66,15 +68,33 @@ def test_draws_of_two_ranks_are_the_papers(
 
     hessian = {"IVON": "price", "squares": "squared_gradient", "VOGN": "mean_square"}[kind]
     oracle = reference(options, hessian, Line().w)
-    rows = ranks.UNEVEN if how == "uneven" else ranks.ROWS
+    rows = [own for own in ranks.SUMMED.get(how, ranks.ROWS) if own.stop > own.start]
     gradients = [gradient_of(own, kind) for own in rows for _ in range(draws)]
     weights = [float(own.stop - own.start) for own in rows for _ in range(draws)]
     for step in range(steps):
-        noises = [ranks.noise(r, step, d) for r in range(2) for d in range(draws)]
+        noises = [ranks.noise(r, step, d) for r in range(len(rows)) for d in range(draws)]
         oracle.step(gradients, noises, weights)
     assert first[0] == pytest.approx(oracle.mean, rel=1e-11, abs=1e-12)
     assert first[1] == pytest.approx(oracle.h, rel=1e-11, abs=1e-12)
     assert first[2] == pytest.approx(oracle.g, rel=1e-11, abs=1e-12)
+
+
+@pytest.mark.parametrize(("draws", "wraps"), [(1, False), (2, True)])
+def test_ranks_have_masks_of_their_own(team: Team, draws: int, wraps: bool) -> None:
+    """A step is the mean of mask times gradient, rank by rank and draw by draw."""
+    steps = 6
+    first, second = team.run(ranks.run_masked, steps, draws, wraps)
+    assert all_equal(first[2], second[2])
+    assert not all_equal(first[1], second[1])
+    (w,) = first[0]
+    for step in range(steps):
+        moved = [
+            mask * data_gradients(mask * w)[rows].mean(0)
+            for masks, rows in zip((first[1], second[1]), ranks.ROWS, strict=True)
+            for mask in masks[step * draws : (step + 1) * draws]
+        ]
+        w = w - 0.05 * np.mean(moved, 0)
+        assert first[2][step] == pytest.approx(w, rel=1e-11, abs=1e-12)
 
 
 def gradient_of(rows: slice, kind: str) -> Callable[[Any], Any]:
@@ -147,6 +167,9 @@ def test_mistakes_are_named_on_every_rank(team: Team) -> None:
     for found in team.run(ranks.errors):
         assert "process_group = 0 is none" in found["no group"]
         assert "the ranks have different parameters: 4 of 44 numbers" in found["different nets"]
+        assert "in other shapes or dtypes" in found["other dtypes"]
+        assert "ProcessError: the ranks have different options" in found["other rates"]
+        assert "freeze different parameters" in found["other weights"]
         assert "Mend: leave process_group out" in found["a group of parts"]
         assert "Mend: IVON" in found["parts of VOGN"]
         assert "Mend: predict" in found["draws of parts"]

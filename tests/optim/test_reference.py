@@ -156,7 +156,7 @@ def test_vogn_has_the_mean_square_and_ivon_by_squares_the_mixture() -> None:
     expected = {IVON: size * (w * squares + (1 - w) * mean.square()), VOGN: squares}
     generator = torch.Generator().manual_seed(3)
     for kind, truth in expected.items():
-        common = {"lr": 0.0, "ess": 1e14, "betas": (0.0, 0.0), "weight_decay": 0.0}
+        common = {"lr": 0.0, "ess": 1e14, "betas": (0.0, 0.0), "weight_decay": 1e-9}
         own = {"hessian": "squared_gradient", "batch_size": size} if kind is IVON else {}
         optimizer: GaussianOptimizer = kind(line.parameters(), **common, **own)
         found = []

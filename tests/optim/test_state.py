@@ -192,6 +192,6 @@ def test_no_state_is_saved_at_a_draw() -> None:
     _, optimizer = make(IVON, torch.float64)
     with (
         optimizer.sampled_params(),
-        pytest.raises(StepOrderError, match="save after the `with` block"),
+        pytest.raises(StepOrderError, match="after the `with` block"),
     ):
         optimizer.state_dict()

@@ -32,12 +32,14 @@ def log_joints(
 
     :raises ValueError: if a latent of the model has no values.
     """
-    rows = {site: value.unbind() for site, value in values.items()}
-    num = len(next(iter(rows.values())))
-    conditioned = [{site: row[i] for site, row in rows.items()} for i in range(num)]
-    first = _log_joint(model, args, kwargs, conditioned[0], check=True)
+    num = len(next(iter(values.values())))
+
+    def row(i: int) -> dict[str, Tensor]:
+        return {site: value[i] for site, value in values.items()}
+
+    first = _log_joint(model, args, kwargs, row(0), check=True)
     if not vectorise:
-        rest = [_log_joint(model, args, kwargs, row) for row in conditioned[1:]]
+        rest = [_log_joint(model, args, kwargs, row(i)) for i in range(1, num)]
         return torch.stack([first, *rest])
     with pyro.validation_enabled(False):  # it branches on values, which vmap cannot
         return torch.vmap(

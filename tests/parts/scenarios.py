@@ -7,7 +7,7 @@ import os
 import pickle
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ import torch.distributed as distributed
 from pyro.infer.autoguide import AutoIAFNormal
 from torch import Tensor
 
-from pyro_blr import BLR, errors
+from pyro_blr import BLR, Parts, errors
+from pyro_blr.arviz import to_arviz
+from pyro_blr.diagnostics import report
 from pyro_blr.fit import Fit
-from pyro_blr.guides import AutoNatural
+from pyro_blr.guides import AutoNatural, AutoNaturalLowRankMultivariateNormal
+from pyro_blr.nn import bayesian
 
-from .models import EXAMPLES, LOCAL, Example, N, X, Y, poisson, regression, topics
+from .models import EXAMPLES, LOCAL, Example, N, X, Y, logistic, poisson, regression, topics
 
 #: Rows of the first process; the second has the others.
 FIRST = 14
@@ -114,6 +117,13 @@ def unlike(x: Tensor, y: Tensor) -> None:
     regression(x, y)
 
 
+def prior_of_the_rows(x: Tensor, y: Tensor) -> None:
+    """A prior that is made of the process's own rows."""
+    w = pyro.sample("w", dist.Normal(0.0, y.std()))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(w, 1.0), obs=y)
+
+
 def broken(x: Tensor, y: Tensor) -> None:
     regression(x, y)
     raise KeyError("a mistake in the model")
@@ -199,8 +209,49 @@ def _refused(x: Tensor, y: Tensor) -> list[str]:
         lambda: blr.influence(x, y),
         lambda: blr.trace_report(x, y),
         lambda: pickle.dumps(blr),
+        lambda: to_arviz(blr, x, y),
+        lambda: report(blr, x, y),
     ]
     return [said(call) for call in calls]
+
+
+def _with_features(seed: int, *args: Tensor) -> float:
+    """A last layer on frozen features."""
+    torch.manual_seed(seed)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    model = bayesian(net, "regression", where="last", noise_scale=0.3)
+    return fitted(model, *args)
+
+
+class Broken:
+    """A loader whose disk fails on one process, in the middle of its third pass."""
+
+    def __init__(self, rows: tuple[Tensor, ...], fails: bool) -> None:
+        self.rows, self.fails, self.passes = rows, fails, 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        self.passes += 1
+        for start in (0, 3, 6):
+            if self.fails and self.passes >= 4 and start == 6:
+                raise OSError("the disk is gone")
+            yield tuple(r[start : start + 3] for r in self.rows)
+
+
+def _goes_on(second: bool, x: Tensor, y: Tensor, folder: Path) -> tuple[str, bool]:
+    """What the call ended with, and whether made again it went on as if nothing had been."""
+    group, runs, said_of = distributed.group.WORLD, [], ""
+    for fails in (False, True):
+        for again in (False, True)[: 1 + fails]:
+            pyro.clear_param_store()
+            pyro.set_rng_seed(2 + again)
+            blr = BLR(poisson, AutoNatural(poisson), process_group=group)
+            reader = Broken((x, y), second and fails and not again)
+            parts = Parts(reader, checkpoint=folder / "sums" if fails else None)
+            try:
+                runs.append(blr.fit(parts, max_steps=3).losses)
+            except (errors.ProcessError, OSError) as error:
+                said_of = str(error)
+    return said_of, runs[0] == runs[1]
 
 
 def mistakes(rank: int, size: int, folder: Path) -> dict[str, Any]:
@@ -214,6 +265,14 @@ def mistakes(rank: int, size: int, folder: Path) -> dict[str, Any]:
     found = {
         "overflow": said(lambda: fitted(poisson, far * x, counts)),
         "nan": said(lambda: fitted(regression, x, nan)),
+        "nan at once": said(lambda: fitted(logistic, x, 0.0 * nan)),
+        "nan in a part": said(lambda: fitted(regression, Parts([(x, y), (x, nan)]))),
+        "low rank": said(
+            lambda: fitted(regression, x, y, guide=AutoNaturalLowRankMultivariateNormal(regression))
+        ),
+        "unlike data": said(
+            lambda: fitted(regression, *((Parts([(x, y)]),) if second else (x, y)))
+        ),
         "no rows": said(
             lambda: fitted(regression, x[: 0 if second else 5], y[: 0 if second else 5])
         ),
@@ -225,6 +284,10 @@ def mistakes(rank: int, size: int, folder: Path) -> dict[str, Any]:
         "skipped": said(lambda: _skipping(second, x, y)),
         "other option": said(lambda: fitted(poisson, x, counts, step_size=0.5 + 0.5 * rank)),
         "resumed": said(lambda: _resumed(x, counts)),
+        "goes on": said(lambda: _goes_on(second, x[:9], counts[:9], folder)),
+        "prior of the rows": said(lambda: fitted(prior_of_the_rows, x, y)),
+        "other features": said(lambda: _with_features(rank, x, y)),
+        "features": said(lambda: _with_features(0, x, y)),
         "topics": said(lambda: _with_topics(rank, size)),
         "refused": said(lambda: _refused(x, y)),
     }

@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 from pyro.infer.autoguide import AutoNormal
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_blr import BLR, Parts, errors
-from pyro_blr.guides import AutoNatural, AutoNaturalMultivariateNormal
+from pyro_blr import BLR, Parts, diagnostics, errors, to_arviz
+from pyro_blr.guides import (
+    AutoNatural,
+    AutoNaturalLowRankMultivariateNormal,
+    AutoNaturalMultivariateNormal,
+)
 
 from .models import EXAMPLES, D, N, X, Y, logistic, normals, regression
 from .scenarios import naturals, started
@@ -161,6 +165,30 @@ def test_what_to_args_returns_is_checked():
         fitted([(X, Y)], to_args=lambda batch: 3)
 
 
+def test_a_batch_that_is_not_the_models_arguments_says_so():
+    with pytest.raises(errors.ArgumentError, match=r"in part 0.*\(x.*missing.*'y'.*Mend: Parts\("):
+        fitted([X])
+    with pytest.raises(errors.ArgumentError, match=r"in part 1 of the data.*too many.*Mend"):
+        fitted([(X, Y), (X, Y, Y)])
+
+
+def test_an_error_of_the_model_names_the_part():
+    def fails(x, y):
+        regression(x, y)
+        if len(y) == 3:
+            raise KeyError("a mistake")
+
+    with pytest.raises(KeyError) as raised:
+        fitted([(X, Y), (X[:3], Y[:3])], fails)
+    assert "in part 1 of the data, counted from 0" in raised.value.__notes__
+
+
+def test_low_rank_guides_are_refused():
+    guide = AutoNaturalLowRankMultivariateNormal(regression)
+    with pytest.raises(errors.GuideError, match=r"do not add up.*Mend: use AutoNatural"):
+        BLR(regression, guide).fit(Parts([(X, Y)]))
+
+
 def test_parts_stand_alone():
     blr = BLR(regression, AutoNatural(regression))
     with pytest.raises(errors.ArgumentError, match="in the place of all of the model's arguments"):
@@ -195,9 +223,16 @@ def test_what_needs_all_data_is_refused():
     blr = BLR(regression, AutoNatural(regression))
     parts = Parts([(X, Y)])
     blr.fit(parts)
-    for ask in (blr.influence, blr.trace_report, blr.discrete_marginals):
+    for ask in (blr.influence, blr.trace_report, blr.discrete_marginals, blr.surrogate):
         with pytest.raises(errors.ArgumentError, match="all data in one place"):
             ask(parts)
+    asked = (to_arviz, diagnostics.report, diagnostics.site_khat, diagnostics.against_nuts)
+    for about in asked:
+        for call in ((parts,), (parts, Y)):
+            with pytest.raises(
+                errors.ArgumentError, match=f"{about.__name__} needs all data in one place.*Mend"
+            ):
+                about(blr, *call)
     assert "'y'" in repr(blr.explain(parts)) or "y" in repr(blr.explain(parts))
 
 

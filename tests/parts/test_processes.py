@@ -79,6 +79,8 @@ def mistakes(both):
     ("what", "kind", "words"),
     [
         ("nan", "NonFiniteError", "process 1.*'y'.*NaN"),
+        ("nan at once", "NonFiniteError", "process 1.*'y'.*NaN"),
+        ("nan in a part", "NonFiniteError", "process 1.*in part 1 of the data.*'y'"),
         ("no rows", "SubsampleError", "process 1.*'data' has no elements"),
         ("overflow", "NonFiniteError", "process 1.*'y' is NaN or infinite"),
     ],
@@ -94,7 +96,10 @@ def test_a_mistake_in_the_program_of_one_is_told_to_all(mistakes):
     assert re.match("ProcessError: .*process 1: KeyError: 'a mistake", mistakes[0]["mistake"])
 
 
-@pytest.mark.parametrize("what", ["other model", "other call", "other state", "other option"])
+@pytest.mark.parametrize(
+    "what",
+    ["other model", "other call", "other state", "other option", "unlike data", "other features"],
+)
 def test_processes_at_different_places_say_so(mistakes, what):
     for found in mistakes:
         assert re.match("ProcessError: the processes are not at the same place", found[what]), found
@@ -105,6 +110,7 @@ def test_processes_at_different_places_say_so(mistakes, what):
     [
         ("subsample", "SubsampleError"),
         ("drawn", "GuideError"),
+        ("low rank", "GuideError"),
         ("improper", "ImproperPosteriorError"),
     ],
 )
@@ -128,9 +134,24 @@ def test_a_run_of_two_is_resumed_bit_for_bit(mistakes):
     assert [f["resumed"] for f in mistakes] == ["True", "True"]
 
 
+def test_a_prior_that_the_processes_do_not_share_is_refused(mistakes):
+    for found in mistakes:
+        assert re.match("ProcessError: factor 'w'.*differs.*own rows", found["prior of the rows"])
+
+
+def test_a_pass_that_one_could_not_end_goes_on(mistakes):
+    (told, as_before), (own, too) = (eval(f["goes on"]) for f in mistakes)
+    assert own == "the disk is gone" and "process 1: OSError: the disk is gone" in told
+    assert as_before and too
+
+
 def test_rows_that_hold_latents_beside_discrete_ones(mistakes):
     """The start is found on the first process, and -ELBO never rises."""
     assert [f["topics"] for f in mistakes] == ["True", "True"]
+
+
+def test_the_same_frozen_features_are_no_mistake(mistakes):
+    assert float(mistakes[0]["features"]) == float(mistakes[1]["features"])
 
 
 def test_mistakes_leave_the_group_as_it_was(mistakes):

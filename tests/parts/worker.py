@@ -22,6 +22,8 @@ def main(scenario: str, rank: str, size: str, folder: str) -> None:
         timeout=timedelta(seconds=60),
     )
     found = getattr(scenarios, scenario)(int(rank), int(size), Path(folder))
+    # Else gloo ends this process by an abort now and then, where another one was killed.
+    distributed.destroy_process_group()
     torch.save(found, f"{folder}/found-{rank}.pt")
 
 

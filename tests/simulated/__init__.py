@@ -14,10 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 
 NAME = "simulated"
 SOURCE = Path(__file__).with_name("device.cpp")
+#: What torch says of kernels that write into a result, which the device makes before it has a size.
+WARNINGS = ("An output with one or more elements was resized",)
 
 
 class _Module(ModuleType):
@@ -75,6 +78,16 @@ def set_up() -> Any:
         torch._register_device_module(NAME, _Module(f"torch.{NAME}"))
         torch.utils.generate_methods_for_privateuse1_backend(unsupported_dtype=[torch.quint8])
     return built
+
+
+def is_default() -> bool:
+    """Whether tests make their tensors on it."""
+    return torch.get_default_device().type == NAME
+
+
+def lacks(what: str) -> pytest.MarkDecorator:
+    """The mark of a test of what this device has not, but a GPU has."""
+    return pytest.mark.skipif(is_default(), reason=f"the simulated device has no {what}")
 
 
 def reads() -> Counter[str]:

@@ -276,6 +276,42 @@ def test_another_kind_of_guide(saved: Any, taker: Any) -> None:
     blr.step(X, Y)
 
 
+NATURAL = [
+    AutoNatural,
+    AutoNaturalNormal,
+    AutoNaturalMultivariateNormal,
+    AutoNaturalLowRankMultivariateNormal,
+]
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("saved", NATURAL)
+def test_natural_guides_take_the_state_of_their_own_class(saved: Any, is_new: bool) -> None:
+    """Of others q has other laws, which it would hold from then on."""
+    state = state_of(saved)
+    for taker in NATURAL:
+        pyro.clear_param_store()
+        blr = engine(taker(regression))
+        if not is_new:
+            blr.step(X, Y)
+        if saved is taker:
+            blr.load_state_dict(state)
+            continue
+        name = rf"{saved.__name__} .*this is {taker.__name__},.*Mend: {saved.__name__}\(model\)"
+        with pytest.raises(CheckpointError, match=name):
+            blr.load_state_dict(state)
+
+
+def test_a_subclass_takes_what_its_base_has_saved() -> None:
+    class Own(AutoNatural):
+        pass
+
+    blr = engine(Own(regression))
+    blr.load_state_dict(state_of(AutoNatural))
+    assert blr.num_steps > 0
+    blr.step(X, Y)
+
+
 def test_another_rank() -> None:
     state = state_of(AutoNaturalLowRankMultivariateNormal)
     guide = AutoNaturalLowRankMultivariateNormal(regression, rank=1)

@@ -11,7 +11,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoDelta, AutoIAFNormal, AutoLowRankMultivariateNormal
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoIAFNormal,
+    AutoLowRankMultivariateNormal,
+    AutoNormal,
+)
 from torch import Tensor
 
 from pyro_blr import BLR, Parts
@@ -113,9 +118,30 @@ def test_fits_that_are_none(blr: BLR) -> None:
     refused(blr, ArgumentError, "no fit to merge", lambda: blr.merge([]))
     refused(blr, ArgumentError, "int is no fit", lambda: blr.merge([3]))
     refused(blr, ArgumentError, "AutoDelta is no fit", lambda: blr.merge(AutoDelta(CASE.model)))
+    refused(blr, GuideError, "nothing to merge", lambda: blr.merge(engine(CASE.model)))
     unfitted = engine(CASE.model)
     unfitted.guide(X, Y)
     refused(blr, GuideError, "holds no posterior", lambda: blr.merge(unfitted))
+
+
+def test_guides_of_pyro_that_share_parameters() -> None:
+    """Pyro's store has one tensor of each name, so that the last fit would be counted twice."""
+    first, second = (BLR(CASE.model, AutoNormal(CASE.model)) for _ in range(2))
+    first.fit(*CASE.rows(slice(0, 4)))
+    second.fit(X, Y)
+    refused(second, ArgumentError, "same parameters.*last is in both", lambda: second.merge(first))
+
+
+def test_several_at_once_are_not_taken_back() -> None:
+    blr = engine(CASE.model)
+    done = [blr.update(*CASE.rows(slice(a, a + 4))) for a in (0, 4)]
+    refused(blr, ArgumentError, "several were given", lambda: blr.forget(*done))
+    refused(blr, ArgumentError, "several were given", lambda: blr.forget(done))
+
+
+def test_a_plate_is_one_name(blr: BLR) -> None:
+    for plate in (["data"], 3, ("data", "rows")):
+        refused(blr, ArgumentError, "name of one plate", lambda p=plate: blr.update(X, Y, plate=p))
 
 
 def test_fits_of_other_models(blr: BLR) -> None:
@@ -144,6 +170,21 @@ def test_a_sum_of_fits_that_know_less_than_their_prior() -> None:
     blr.fit(Y, 5.0)
     other.fit(Y, 5.0)
     refused(blr, ImproperPosteriorError, "'mu'.*same model", lambda: blr.merge(other, Y, 0.1))
+
+
+def test_fits_with_another_prior() -> None:
+    def model(y: Tensor, scale: float, size: int | None = None) -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, scale))
+        with pyro.plate("data", size or len(y), subsample=torch.arange(len(y))):
+            pyro.sample("y", dist.Normal(mu, 10.0), obs=y)
+
+    blr, wide, part = (engine(model) for _ in range(3))
+    blr.fit(Y[:2], 5.0)
+    wide.fit(Y[2:], 5.5)
+    refused(blr, ArgumentError, "another prior of 'mu'.*Mend", lambda: blr.merge([wide]))
+    part.fit(Y[2:3], 5.0, 2, max_steps=2)  # a minibatch, whose prior is the same
+    blr.merge([part])
+    blr.merge([wide.state_dict()])  # of which no prior is known
 
 
 @pytest.mark.parametrize("guide", [AutoDelta, AutoIAFNormal])

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyro_blr.errors import ArgumentError
 from tests.streaming.models import COUNT, data, difference, engine, fitted, streamed
 
 CASES = data()
@@ -70,6 +71,15 @@ def test_fits_of_disjoint_data_merge_to_one_of_all(name: str) -> None:
     assert difference(first, fitted(case)) < 1e-12
     for block, before in zip(second.guide.state()["blocks"], kept, strict=True):
         assert all(map(torch.equal, block["natural"], before["natural"]))
+
+
+def test_fits_come_in_any_iterable() -> None:
+    case = CASES["regression"]
+    first, *others = (fitted(case, slice(a, b)) for a, b in ((0, 3), (3, 4), (4, 8)))
+    first.merge(other for other in others)
+    assert difference(first, fitted(case)) < 1e-12
+    with pytest.raises(ArgumentError, match="str is no fit"):
+        first.merge("state.pt")
 
 
 @pytest.mark.parametrize("name", CASES)

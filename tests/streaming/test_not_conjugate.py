@@ -13,7 +13,7 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from torch import Tensor
 
 from pyro_blr import BLR
-from pyro_blr.errors import GuideError, NotConjugatedError
+from pyro_blr.errors import ArgumentError, GuideError, NotConjugatedError
 from pyro_blr.families import Natural
 from tests.streaming.models import (
     Case,
@@ -225,6 +225,28 @@ def test_merged_logistic_regressions_are_near_the_fit() -> None:
     done = first.merge(second)
     assert not done.is_exact
     assert divergence(first, fitted(case)) < 0.05
+
+
+@pytest.mark.parametrize("kind", [AutoNormal, AutoMultivariateNormal])
+def test_saved_fits_of_a_guide_of_pyro_are_merged(kind: Any) -> None:
+    """Their states hold parameters of the guide, and no natural ones."""
+    case, states, fits = binary(), [], []
+    for start in (0, 40):
+        pyro.clear_param_store()
+        blr = BLR(case.model, kind(case.model))
+        blr.fit(*case.rows(slice(start, start + 40)))
+        states.append(blr.state_dict())
+        fits.append([t.clone() for n in blr.view.naturals().values() for t in n])
+    pyro.clear_param_store()
+    merged = BLR(case.model, kind(case.model))
+    merged.merge(states, *case.rows(slice(0, 1)))
+    with pytest.raises(ArgumentError, match="no fit with natural parameters"):
+        engine(case.model).merge(states, *case.data)
+    (found,) = merged.view.naturals().values()
+    w = torch.full((3,), -0.5 / 2.0**2, dtype=torch.float64)
+    prior = (0.0 * w, w if found[1].dim() == 1 else w.diag())
+    for ours, one, two, counted_twice in zip(found, *fits, prior, strict=True):
+        torch.testing.assert_close(ours, one + two - counted_twice, rtol=1e-10, atol=1e-10)
 
 
 def test_first_data_that_are_not_told_apart_from_their_prior() -> None:

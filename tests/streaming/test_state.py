@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pyro_blr import BLR
+from pyro_blr.errors import GuideError, NonFiniteError
 from pyro_blr.guides import AutoNatural
 from tests.streaming.models import (
     binary,
@@ -21,6 +22,7 @@ from tests.streaming.models import (
     fitted,
     is_as_before,
     naturals,
+    schools,
     streamed,
 )
 
@@ -39,6 +41,12 @@ def saved(blr: BLR) -> Any:
 
 def resumed(blr: BLR) -> BLR:
     new = engine(CASE.model)
+    new.load_state_dict(saved(blr))
+    return new
+
+
+def schools_resumed(blr: BLR) -> BLR:
+    new = engine(schools)
     new.load_state_dict(saved(blr))
     return new
 
@@ -82,6 +90,47 @@ def test_forgetting_and_merging_are_the_first_calls(again: Callable[[BLR], BLR])
     blr = again(streamed(CASE, PARTS))
     blr.merge(saved(fitted(CASE, slice(6, 8))), *LAST)
     assert difference(blr, fitted(CASE)) < 1e-12
+
+
+@pytest.mark.parametrize("again", COPIES[:3], ids=lambda f: f.__name__)
+def test_what_was_added_is_taken_back_in_a_first_call(again: Callable[[BLR], BLR]) -> None:
+    blr = engine(CASE.model)
+    done = [blr.update(*CASE.rows(index)) for index in PARTS]
+    new = again(blr)
+    if not new.guide.is_set_up:
+        with pytest.raises(GuideError, match=r"not seen the model since.*Mend: .*done, \*args"):
+            new.forget(done[0])
+    new.forget(done[0], *LAST)
+    assert difference(new, fitted(CASE, PARTS[1])) < 1e-12
+
+
+@pytest.mark.parametrize("again", [schools_resumed, copy.deepcopy], ids=lambda f: f.__name__)
+def test_a_stream_whose_data_have_latents_goes_on_with_other_sizes(
+    again: Callable[[BLR], BLR],
+) -> None:
+    y = torch.tensor([1.0, 2.5, 0.5, 3.0, 2.0, 4.0], dtype=torch.float64)
+    everything = engine(schools)
+    everything.fit(y)
+    blr = engine(schools)
+    blr.update(y[:3])
+    new = again(blr)
+    with pytest.raises(NonFiniteError):
+        new.update(y[3:5] * torch.nan)
+    new.update(y[3:5])  # as before the error
+    new = again(new)
+    new.update(y[5:])
+    ours, theirs = (b.guide.marginal("mu") for b in (new, everything))
+    assert torch.allclose(ours.mean, theirs.mean, rtol=1e-12)
+    assert torch.allclose(ours.variance, theirs.variance, rtol=1e-12)
+    again(blr).forget(y[:3])
+    states = [again(new).state_dict()]
+    alone = engine(schools)
+    alone.update(y[:1])
+    alone.merge(states)
+    everything.update(y[:1])
+    assert torch.allclose(
+        alone.guide.marginal("mu").mean, everything.guide.marginal("mu").mean, rtol=1e-12
+    )
 
 
 def test_an_engine_without_data_merges_the_states_of_others() -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...conjugate_gradients import solve
 from ...families import ExponentialFamily, Natural
+from ...families.base import derivative_times
 from ...lifting import host
 from ...lifting.blocks import Block
 
@@ -67,6 +68,10 @@ class Chart:
         mean_params = self.family.mean_params(self.natural(theta))
         return _filled(fixed, natural, mean_params, create_graph=True)
 
+    def fisher(self, theta: Natural, vector: Natural) -> tuple[Tensor, ...]:
+        """``J'FJ vector``."""
+        return derivative_times(self.mean_params, theta, vector)
+
     def inverse_fisher(self, theta: Natural, covector: tuple[Tensor, ...]) -> Natural:
         """``(J'FJ)^-1 covector``, by conjugate gradients; of least norm where it is singular."""
         return self._solved(theta, covector, PRECONDITIONER)
@@ -79,7 +84,7 @@ class Chart:
         with torch.enable_grad():
             fixed, natural = self._graph(theta)
             gap = tuple(m - n.detach() for m, n in zip(message, natural, strict=True))
-            covector = _filled(fixed, natural, self._fisher(natural, gap))
+            covector = _filled(fixed, natural, self.family.fisher(natural, gap))
         step = self._solved(theta, covector, STEP)
         return tuple(t.detach() + s for t, s in zip(theta, step, strict=True))
 
@@ -91,12 +96,6 @@ class Chart:
         fixed = tuple(t.detach().clone().requires_grad_() for t in theta)
         with torch.enable_grad():
             return fixed, self.natural(fixed)
-
-    def _fisher(self, natural: Natural, vector: Natural) -> Natural:
-        """F vector."""
-        with torch.enable_grad():
-            leaf = tuple(n.detach().requires_grad_() for n in natural)
-            return torch.autograd.grad(self.family.mean_params(leaf), leaf, vector)
 
     def _metric(self, theta: Natural) -> Callable[[Sequence[Tensor]], Natural]:
         """v -> J'FJ v. J v is the derivative of the linear map u -> J'u."""
@@ -114,7 +113,7 @@ class Chart:
                     torch.zeros_like(n) if p is None else p
                     for p, n in zip(pushed, natural, strict=True)
                 )
-                return _filled(fixed, natural, self._fisher(natural, along))
+                return _filled(fixed, natural, self.family.fisher(natural, along))
 
         return times
 

@@ -15,7 +15,7 @@ from ... import errors
 from ...energy.energy import Naturals
 from ...energy.explanation import ParameterExplanation
 from ...energy.parameters import Parameter
-from ...energy.trace import Traced
+from ...energy.traced import Traced
 from ...families import Natural
 from ...lifting.blocks import Block
 from ..choice import gaussian_latents

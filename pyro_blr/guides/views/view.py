@@ -14,7 +14,7 @@ from ...energy.builder import EnergyBuilder
 from ...energy.energy import Naturals
 from ...energy.explanation import ParameterExplanation
 from ...energy.latents import Latent
-from ...energy.trace import Traced
+from ...energy.traced import Traced
 from ...families import Natural
 from ...lifting.blocks import Block
 from ..protocol import check_domain

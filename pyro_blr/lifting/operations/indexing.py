@@ -54,7 +54,25 @@ def getitem(value: Polynomial, key: Any) -> Polynomial:
     if any(axis is not None and axis.size == 0 for axis in dims):
         return Polynomial(dims, ())  # no element, so no term
     picked = Polynomial((), value.terms).renamed(renaming).with_dims(dims)
+    if any(isinstance(w, Gather) and isinstance(w.index, range) for w in renaming.values()):
+        picked = Polynomial(picked.dims, (t for t in picked.terms if not _is_beside(t)))
     return picked.simplified() if any(_is_fixed(w) for w in renaming.values()) else picked
+
+
+def _is_beside(term: Term) -> bool:
+    """Whether a piece that was put beside others (by ``torch.cat``) has nothing in a slice."""
+    return any(
+        isinstance(c.where[0], Gather)
+        and isinstance(c.where[0].index, range)
+        and not c.tensor.requires_grad
+        and constants.memo(_is_zero_at, (c.tensor,), c.where[0].index)
+        for c in term.constants
+        if len(c.where) == 1
+    )
+
+
+def _is_zero_at(tensor: Tensor, index: range) -> bool:
+    return host.readable(tensor) and host.truth((tensor[index.start : index.stop] == 0).all())
 
 
 def _is_fixed(address: Address) -> bool:
@@ -182,10 +200,10 @@ def _wrapped(index: Tensor, size: int) -> Tensor:
 
 
 def _is_in_order(table: Tensor, size: int) -> bool:
-    """Whether a table is 0 ... size - 1. One on a device is not waited for."""
-    if len(table) != size or table.device.type != "cpu" or not host.readable(table):
+    """Whether a table is 0 ... size - 1."""
+    if len(table) != size or not host.readable(table):
         return False
-    return torch.equal(table, torch.arange(size))
+    return host.settled((table == torch.arange(size, device=table.device)).all())
 
 
 @operation("index_select")
@@ -230,7 +248,7 @@ def take(value: Polynomial, index: Any) -> Polynomial:
 @operation("embedding")
 def embedding(index: Any, weight: Polynomial, *args: Any, **options: Any) -> Polynomial:
     """Rows of a lifted table, by a constant index."""
-    # padding_idx, scale_grad_by_freq and sparse change gradients only; max_norm changes the weight.
+    # max_norm changes the weight.
     if not isinstance(index, Tensor) or options.get("max_norm") is not None:
         raise NotPolynomial("`embedding` with max_norm")
     return getitem(weight, index)

@@ -1,11 +1,8 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What dynamax is asked to do: ``python -m benchmarks.dynamax_jobs THREADS`` reads jobs by line."""
+"""What dynamax is asked to do by the benchmarks of latent variable models, by name."""
 
-import json
-import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -106,19 +103,9 @@ def _timed(function: Callable[[], Any]) -> tuple[float, float, Any]:
 JOBS: dict[str, Callable[..., Arrays]] = {"fit_hmm": fit_hmm, "smooth": smooth}
 
 
-def main(threads: int) -> None:
-    """Answer until the input ends."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
+def run(given: dict[str, Any]) -> dict[str, Any]:
+    """The arrays that a job makes of those that it is given."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        with np.load(request["given"]) as given:
-            results = JOBS[request["job"]](**dict(given))
-        np.savez(request["made"], **results)
-        print("done", flush=True)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    return {"arrays": JOBS[given["job"]](**given["arrays"])}
