@@ -87,8 +87,7 @@ class Anderson:
         *earlier, (last, step) = self._steps
         changes = [_difference(step, old) for _, old in earlier]
         products = [
-            {b: b.family.fisher(before[b], change[b]) for b in change}
-            for change in changes
+            {b: b.family.fisher(before[b], change[b]) for b in change} for change in changes
         ]
         gram = torch.tensor([[_paired(p, c) for c in changes] for p in products])
         target = torch.tensor([_paired(metric, c) for c in changes])
