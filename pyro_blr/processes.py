@@ -30,7 +30,7 @@ class Alone:
     """One process, which has nothing to exchange."""
 
     is_first = True
-    rank, size, exchanges = 0, 1, 0
+    rank, size = 0, 1
 
     def total(self, numbers: Tensor, what: str) -> Tensor:
         """The numbers."""
@@ -73,8 +73,6 @@ class Together:
         self.size = distributed.get_world_size(group)
         uses_gpu = "nccl" in str(distributed.get_backend(group))
         self._device = torch.device("cuda", torch.cuda.current_device()) if uses_gpu else "cpu"
-        #: How many exchanges there were so far, of frames and of what did not fit.
-        self.exchanges = 0
 
     @property
     def group(self) -> Any:
@@ -198,7 +196,6 @@ class Together:
         return things
 
     def _exchange(self, numbers: Tensor) -> Tensor:
-        self.exchanges += 1
         moved, group = numbers.to(self._device), self.group
         try:
             distributed.all_reduce(moved, group=group)

@@ -37,10 +37,6 @@ class Dims:
         """Those of a log density."""
         return Dims(self.shape[: len(self.plates)], 0, self.plates)
 
-    def squeezed(self, value: Tensor) -> Tensor:
-        """A value at each draw in this shape. # shape: (S, *shape)"""
-        return value.reshape(len(value), *self.shape)
-
 
 def along(value: Tensor, dim: int, size: int) -> bool:
     """Whether a value runs along a plate at a dim, counted from the right."""

@@ -148,14 +148,6 @@ class CopiedExact(CopiedTerm):
         value: Tensor = own.values(moments, self.free)
         return value.expand(self.copies.axis.size)
 
-    @cached_property
-    def depends_on_q(self) -> bool:
-        """Whether its messages depend on q: whether a product has two statistics, or others."""
-        return not all(
-            len(p.stats) < 2 and all(self.plan.is_linear_in(b) for b in p.blocks)
-            for p in self.plan.products
-        )
-
     def coefficients(self, moments: CopiedMoments, block: Block) -> dict[Statistic, Tensor] | None:
         if not self.plan.is_linear_in(block):
             return None
