@@ -11,7 +11,7 @@ block of q, has no place in the guide, and is as large as each call has it.
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -57,22 +57,42 @@ def at_prior(msg: Mapping[str, Any]) -> tuple[Any, Latent]:
 
     :raises GuideError: for a law that is not Gaussian with a constant correlation.
     """
-    fn = msg["fn"]
-    law = unwrap(fn)
+    law = _gaussian(msg)
+    given = [t for t in law if isinstance(t, Tensor)] or [torch.zeros(())]
+    like = max(given, key=lambda t: t.dim())
+    noise = _noise(msg["name"], tuple(msg["fn"].shape()), like.dtype, like.device)
+    return law.at(LiftedTensor.of_site(noise.site, noise.dtype, noise.device)), noise
+
+
+class _Gaussian(NamedTuple):
+    """A Gaussian law by how its value is made of noise.
+
+    :param matrix: a Cholesky factor; None of a Normal, whose elements are independent.
+    """
+
+    loc: Any
+    scale: Any
+    matrix: Tensor | None
+
+    def at(self, noise: Any) -> Any:
+        """The value at standard normal noise of its shape."""
+        if self.matrix is not None:
+            noise = (self.matrix @ noise.unsqueeze(-1)).squeeze(-1)
+        return self.loc + self.scale * noise
+
+
+def _gaussian(msg: Mapping[str, Any]) -> _Gaussian:
+    """The law of a site.
+
+    :raises GuideError: for a law that is not Gaussian with a constant correlation.
+    """
+    law = unwrap(msg["fn"])
     kind = law.distribution if isinstance(law, LiftedDistribution) else type(law)
     if issubclass(kind, torch.distributions.Normal):
-        loc, scale, matrix = _argument(law, "loc"), _argument(law, "scale"), None
-    elif issubclass(kind, torch.distributions.MultivariateNormal):
-        loc, scale, matrix = _argument(law, "loc"), 1.0, _factor(msg["name"], law, kind)
-    else:
-        raise _refused(msg["name"], kind)
-    given = [t for t in (loc, scale, matrix) if isinstance(t, Tensor)] or [torch.zeros(())]
-    like = max(given, key=lambda t: t.dim())
-    noise = _noise(msg["name"], tuple(fn.shape()), like.dtype, like.device)
-    own: Any = LiftedTensor.of_site(noise.site, noise.dtype, noise.device)
-    if matrix is not None:
-        own = (matrix @ own.unsqueeze(-1)).squeeze(-1)
-    return loc + scale * own, noise
+        return _Gaussian(_argument(law, "loc"), _argument(law, "scale"), None)
+    if issubclass(kind, torch.distributions.MultivariateNormal):
+        return _Gaussian(_argument(law, "loc"), 1.0, _factor(msg["name"], law, kind))
+    raise _refused(msg["name"], kind)
 
 
 def _argument(law: Any, name: str) -> Any:
@@ -133,13 +153,11 @@ class SampledNoise(_AtPrior):
     """
 
     def _value(self, msg: dict[str, Any]) -> Tensor:
-        fn = msg["fn"]
-        law = unwrap(fn)
+        fn, law = msg["fn"], _gaussian(msg)
         like = law.loc.new_zeros(fn.shape())
         noise = pyro.sample(f"{msg['name']}_noise", dist.Normal(like, 1.0).to_event(fn.event_dim))
-        if isinstance(law, torch.distributions.MultivariateNormal):
-            return law.loc + (law.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)  # type: ignore[no-any-return]
-        return law.loc + law.scale * noise  # type: ignore[no-any-return]
+        value: Tensor = law.at(noise)
+        return value
 
 
 def _compute(msg: dict[str, Any], value: Tensor) -> None:
