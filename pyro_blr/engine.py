@@ -128,7 +128,7 @@ class Engine(Tracing):
         energy = objective.energy
         naturals = objective.moved(detached(self.view.naturals()))
         size = scheduled(self.step_size, self.num_steps)
-        noisy, searched = _is_noisy(energy), _is_searched(energy, size)
+        searched = _is_searched(energy, size)
         if energy.has_sampled and searched:
             self._take_common_draws(objective, self.sampling)
         if self.num_steps == 0 and self._previous is None:
@@ -143,7 +143,7 @@ class Engine(Tracing):
         new = self._momentum.extrapolate(
             objective, naturals, step.new, partial, safety, never_falls
         )
-        after = self._with_parameters(objective, new, step, noisy)
+        after = self._with_parameters(objective, new, step)
         self.set_state(after, objective)
         if searched or energy.is_deterministic or self._noise.is_signal:
             self._average.reset()
@@ -264,26 +264,22 @@ class Engine(Tracing):
         return value
 
     def _with_parameters(
-        self,
-        objective: EnergyObjective,
-        new: Mapping[Block, Natural],
-        step: StepInQ,
-        noisy: bool,
+        self, objective: EnergyObjective, new: Mapping[Block, Natural], step: StepInQ
     ) -> dict[Block, Natural]:
         """Move the model's parameters after a step in q: q with the points.
 
         Where q is stepped to without noise, those that are no points get the gradient there: where
-        that step is the optimum, it is the gradient of the bound with q maximised out.
+        that step is the optimum, it is the gradient of the bound with q maximised out. Elsewhere
+        they get the gradient at the entry.
 
         :param new: q after the step.
-        :param noisy: whether they get the gradient at the entry.
         """
         points = objective.energy.points
         moved = self.parameters.maximise(objective, {**points, **new}, step.size)
         after = {**new, **moved}
         self.parameters.move_others(
             objective,
-            step.at if noisy else None,
+            step.at if _is_noisy(objective.energy) else None,
             after,
             step.size,
             lambda: self._objective(*objective.call),
