@@ -21,7 +21,7 @@ from .families.base import derivative_times
 from .lifting.low_rank_normal import LocalFamily, LowRankNormal
 from .lifting.points import PointBlock
 from .objective import EnergyObjective
-from .steps.objective import Block, Naturals
+from .steps.objective import Block, InvertibleGeometry, Naturals
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class ChartUnit:
     """
 
     name: str
-    family: PointGeometry | LocalFamily
+    family: InvertibleGeometry
 
 
 class JointObjective:

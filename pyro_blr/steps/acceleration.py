@@ -4,13 +4,13 @@
 """Anderson's acceleration of a slowly converging iteration, in the Fisher metric."""
 
 from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
 
 from ..families import Natural
 from .cone import Safety, inner, inside, minus
-from .objective import Block, Naturals, Objective
+from .objective import Elbo, Geometry
 from .sweep import CLOSE, has_not_fallen
 
 #: Steps that are remembered: as many slow directions as are left out at a time.
@@ -27,6 +27,30 @@ NEAR, STEADY = 2.0, 0.9
 DEPENDENT = 1e-10
 
 
+class Unit(Protocol):
+    """What moves in a geometry of its own, and is told apart by ``==``."""
+
+    @property
+    def family(self) -> Geometry: ...
+
+
+U = TypeVar("U", bound=Unit)
+
+
+class Iteration(Protocol[U]):
+    """What climbs, on numbers of which some may have noise."""
+
+    @property
+    def blocks(self) -> tuple[U, ...]: ...
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the ELBO is itself, and no estimate on draws."""
+
+    def value(self, naturals: Mapping[U, Natural], /) -> Elbo:
+        """The ELBO."""
+
+
 class Anderson:
     """Goes to where the last steps, combined, would have been shortest (Anderson 1965).
 
@@ -38,7 +62,7 @@ class Anderson:
     """
 
     def __init__(self) -> None:
-        self._steps: list[tuple[dict[Block, Natural], dict[Block, Natural]]] = []
+        self._steps: list[tuple[dict[Any, Natural], dict[Any, Natural]]] = []
         self._norm = float("inf")
         #: Refusals in a row, after which as many steps are left alone: a refusal costs two values.
         self._refused = self._wait = 0
@@ -48,8 +72,12 @@ class Anderson:
         self._steps, self._norm = [], float("inf")
 
     def extrapolate(
-        self, objective: Objective, before: Naturals, after: Mapping[Block, Natural], safety: Safety
-    ) -> dict[Block, Natural] | None:
+        self,
+        objective: Iteration[U],
+        before: Mapping[U, Natural],
+        after: Mapping[U, Natural],
+        safety: Safety,
+    ) -> dict[U, Natural] | None:
         """Where to go instead of ``after``; None where that is as good.
 
         :param before: x, where the sweep began.
@@ -81,8 +109,8 @@ class Anderson:
         return proposed
 
     def _combined(
-        self, before: Naturals, metric: Mapping[Block, Natural]
-    ) -> dict[Block, Natural] | None:
+        self, before: Mapping[U, Natural], metric: Mapping[U, Natural]
+    ) -> dict[U, Natural] | None:
         """The combination; None where products of steps overflow."""
         *earlier, (last, step) = self._steps
         changes = [_difference(step, old) for _, old in earlier]
@@ -104,11 +132,9 @@ class Anderson:
         return moved
 
 
-def _difference(
-    left: Mapping[Block, Natural], right: Mapping[Block, Natural]
-) -> dict[Block, Natural]:
+def _difference(left: Mapping[U, Natural], right: Mapping[U, Natural]) -> dict[U, Natural]:
     return {b: minus(left[b], right[b]) for b in left}
 
 
-def _paired(left: Mapping[Block, tuple[Tensor, ...]], right: Mapping[Block, Natural]) -> float:
+def _paired(left: Mapping[U, Natural], right: Mapping[U, Natural]) -> float:
     return sum(float(inner(left[b], right[b])) for b in left)

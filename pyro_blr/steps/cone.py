@@ -15,6 +15,7 @@ from ..families import DiagonalNormal, ExponentialFamily, MultivariateNormal, Na
 from ..lifting import host
 from .curved import CurvedStep
 from .diagonal import newton_directions, relative_changes, retraction
+from .objective import Geometry
 
 #: Halvings of a step before it is given up: 2 ** -40 of a step moves nothing in float64.
 MAX_HALVINGS = 40
@@ -48,7 +49,7 @@ def steps_towards(family: ExponentialFamily, natural: Natural, message: Natural)
     return lambda rho: plain(natural, message, rho)
 
 
-def inside(family: ExponentialFamily, natural: Natural) -> bool:
+def inside(family: Geometry, natural: Natural) -> bool:
     """Whether every batch element is a proper distribution (this waits for the device)."""
     return host.truth(family.in_domain(natural).all())
 
@@ -72,13 +73,22 @@ def retract(family: ExponentialFamily, natural: Natural, message: Natural, rho: 
     Not for an arrow-head precision, whose zeros ``G S^-1 G`` has not: that one halves its steps.
     A message is ``(E[grad log p] + E[hess l] m, -E[hess l] / 2)``, E[hess l] being symmetric.
     """
+    if isinstance(family, MultivariateNormal):
+        return retract_matrices(natural, message, rho)
     precision, hessian = -2 * natural[1], -2 * message[1]
-    if not isinstance(family, MultivariateNormal):
-        mean = natural[0] / precision
-        gradient = message[0] - hessian * mean
-        new = precision + retraction([precision - hessian], [precision], rho, LINEAR)[0]
-        mean = mean + rho * newton_directions([gradient], [new])[0]
-        return new * mean, -0.5 * new
+    mean = natural[0] / precision
+    gradient = message[0] - hessian * mean
+    new = precision + retraction([precision - hessian], [precision], rho, LINEAR)[0]
+    mean = mean + rho * newton_directions([gradient], [new])[0]
+    return new * mean, -0.5 * new
+
+
+def retract_matrices(natural: Natural, message: Natural, rho: float | Tensor) -> Natural:
+    """The step of :func:`retract` of multivariate normals.
+
+    :param rho: one size, or one of each. # shape: (*batch, 1, 1)
+    """
+    precision, hessian = -2 * natural[1], -2 * message[1]
     direction = precision - rho * (precision - hessian)
     factor = torch.linalg.cholesky(precision)
     half = torch.linalg.solve_triangular(factor, direction, upper=False)
@@ -202,13 +212,13 @@ def noisy_step(
     return safe_step(family, natural, nearer, rho, safety)
 
 
-def squared_norm(family: ExponentialFamily, natural: Natural, direction: Natural) -> Tensor:
+def squared_norm(family: Geometry, natural: Natural, direction: Natural) -> Tensor:
     """``d' F d`` in nats, F the Fisher matrix at ``natural``; summed over the batch."""
     return inner(family.fisher(natural, direction), direction)
 
 
 def metric_products(
-    family: ExponentialFamily, natural: Natural, first: Natural, second: Natural
+    family: Geometry, natural: Natural, first: Natural, second: Natural
 ) -> tuple[float, float]:
     """``d1' F d1`` and ``d1' F d2`` in nats, summed over the batch."""
     product = family.fisher(natural, first)

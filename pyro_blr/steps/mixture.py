@@ -29,7 +29,7 @@ from torch import Tensor
 from ..families import MultivariateNormal, Natural
 from ..families.normal_mixture import NormalMixture
 from ..lifting import host
-from .cone import inside, retract
+from .cone import inside, retract_matrices
 
 FAMILY, COMPONENT = NormalMixture(), MultivariateNormal()
 
@@ -192,7 +192,7 @@ class Gradient:
         """The precisions of the improved rule, which are inside the cone for every size."""
         zero = torch.zeros_like(self.slope)
         message = zero, -0.5 * (mixture.precisions - self.curvature)
-        new = retract(COMPONENT, (zero, -0.5 * mixture.precisions), message, size)  # type: ignore[arg-type]
+        new = retract_matrices((zero, -0.5 * mixture.precisions), message, size)
         return -2 * new[1]
 
 

@@ -9,9 +9,9 @@ latents together, at the point where the newest began.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,7 +111,7 @@ class MixtureIteration:
         """The one unit."""
         return (self.unit,)
 
-    def value(self, naturals: Any, touching: Any = None) -> ElboOnPoints:
+    def value(self, naturals: Mapping[Unit, Natural]) -> ElboOnPoints:
         """The ELBO on the points."""
         coordinates = naturals[self.unit]
         if coordinates is self.after.mixture.coordinates:
@@ -121,7 +121,7 @@ class MixtureIteration:
     def extrapolated(self, anderson: Anderson, safety: Safety) -> Natural | None:
         """Where to go instead of the end of the step; None where that is as good."""
         before, after = self.before.coordinates, self.after.mixture.coordinates
-        moved: Any = anderson.extrapolate(self, {self.unit: before}, {self.unit: after}, safety)  # type: ignore[arg-type]
+        moved = anderson.extrapolate(self, {self.unit: before}, {self.unit: after}, safety)
         if moved is None:
             return None
         log_weights, means, precisions = moved[self.unit]

@@ -9,24 +9,35 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..families import ExponentialFamily, Natural
+from ..families import Natural
 
 
-class Unit(Protocol):
-    """An independent unit of q: a name for messages, and its exponential family."""
+class Geometry(Protocol):
+    """Where a block may be, and how long its steps are: of a family, a chart, or at a point."""
 
-    @property
-    def name(self) -> str: ...
+    def fisher(self, natural: Natural, vector: Natural, /) -> tuple[Tensor, ...]:
+        """``F vector``, F the Fisher matrix there."""
 
-    @property
-    def family(self) -> ExponentialFamily: ...
+    def in_domain(self, natural: Natural, /) -> Tensor:
+        """Which elements are proper distributions."""
 
 
-Block = Any  # a Unit; Protocol members are not hashable for mypy's dict keys
+class InvertibleGeometry(Geometry, Protocol):
+    """What a certificate asks besides: what is symmetric, and F^-1, which it preconditions by."""
+
+    def inverse_fisher(self, natural: Natural, covector: tuple[Tensor, ...], /) -> Natural:
+        """``F^-1 covector``, by a linear map near to it where F is singular."""
+
+    def symmetrize(self, blocks: tuple[Tensor, ...], /) -> tuple[Tensor, ...]:
+        """The part that acts on steps."""
+
+
+#: What has a name and a family. A Mapping is invariant in its keys, so no Protocol stands for it.
+Block = Any
 Naturals = Mapping[Block, Natural]
 
 
-class Evaluation(Protocol):
+class Elbo(Protocol):
     """The ELBO at one point: a number, and the bound on its rounding error."""
 
     @property
@@ -35,12 +46,16 @@ class Evaluation(Protocol):
     @property
     def magnitude(self) -> float: ...
 
+    def noise_against(self, other: Any) -> float:
+        """The standard error of the difference from another one on the same draws."""
+
+
+class Evaluation(Elbo, Protocol):
+    """The ELBO at one point, or the terms of it that touch one block."""
+
     @property
     def touching(self) -> Block | None:
         """The block whose terms these are; None if it is the whole ELBO."""
-
-    def noise_against(self, other: Any) -> float:
-        """The standard error of the difference from another evaluation on the same draws."""
 
 
 class Objective(Protocol):

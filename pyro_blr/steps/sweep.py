@@ -27,7 +27,7 @@ from .cone import (
     squared_norm,
     steps_towards,
 )
-from .objective import Block, Evaluation, Naturals, Objective, SweptObjective
+from .objective import Block, Elbo, Evaluation, Naturals, Objective, SweptObjective
 
 #: An ELBO that falls by less than this times its magnitude has not fallen: each term carries a few
 #: rounding errors of 2.2e-16 relative, and about thirty operations lie between two terms.
@@ -253,7 +253,7 @@ def searched_step(
     return natural
 
 
-def has_not_fallen(before: Evaluation, after: Evaluation, allowed: float = 0.0) -> bool:
+def has_not_fallen(before: Elbo, after: Elbo, allowed: float = 0.0) -> bool:
     """Whether the ELBO is as high as before, up to rounding and, on draws, their noise.
 
     An infinite one has fallen.
