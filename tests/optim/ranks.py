@@ -4,7 +4,6 @@
 
 import os
 import warnings
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from pyro_blr.optim import IVON, VOGN, GaussianBLR, posterior, predict, sample_posterior
+from pyro_blr.optim import IVON, VOGN, GaussianBLR, posterior, predict
 from pyro_blr.optim.noise import SharedNoise
 from tests.optim.nets import batch, net
 from tests.optim.test_reference import SIZE, Line, X, Y, half_square
@@ -262,54 +261,6 @@ def saved_on_another_mesh(rank: int) -> Any:
     return ["no error"]
 
 
-def killed(rank: int) -> Any:
-    """The second rank stops after two steps; what the first one says, and its state by then."""
-    module = net()
-    optimizer = IVON(module.parameters(), lr=0.2, ess=20.0, process_group=WORLD.WORLD, seed=1)
-    for step in range(2):
-        take_step(module, optimizer, rank, step)
-    before = state(optimizer)
-    if rank == 1:
-        os._exit(9)
-    try:
-        take_step(module, optimizer, rank, 2)
-    except Exception as error:
-        same = all(map(np.array_equal, before, state(optimizer)))
-        return type(error).__name__, str(error), same
-    return "no error", "", False
-
-
-# -------------------------------------------------------------------------------------- bad input
-
-
-def one_bad_rank(rank: int, how: str) -> Any:
-    """A NaN on the second rank alone: skipped on both."""
-    sharded = how == "sharded"
-    module = sharded_net(mesh_of((2,))) if sharded else net()
-    group = None if sharded else WORLD.WORLD
-    optimizer = IVON(list(module.parameters()), lr=0.2, ess=20.0, process_group=group, seed=1)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4) if how == "scaler" else None
-    skipped = []
-    for step in range(4):
-        bad = step == 2 and rank == 1
-        x, y = batch(10, seed=100 * rank + step)
-        x = x * float("nan") if bad else x
-        optimizer.zero_grad()
-        with optimizer.sampled_params(), warnings.catch_warnings():
-            loss = F.cross_entropy(module(x), y)
-            (loss if scaler is None else scaler.scale(loss)).backward()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if scaler is None:
-                optimizer.step()
-            else:
-                scaler.step(optimizer)
-                scaler.update()
-        skipped.append(optimizer.skipped)
-    own = [p.full_tensor() if sharded else p for p in module.parameters()]
-    return skipped, arrays(own)
-
-
 def unused(rank: int) -> Any:
     """A layer that only the second rank's loss reads, and one that none does."""
     module = nn.ModuleList([nn.Linear(2, 2) for _ in range(3)])
@@ -329,106 +280,18 @@ def unused(rank: int) -> Any:
     return steps, state(optimizer)
 
 
-def errors(rank: int) -> Any:
-    """What is said of each mistake, on each rank."""
-    found = {}
-
-    def expect(name: str, function: Any) -> None:
-        try:
-            function()
-        except Exception as error:
-            found[name] = f"{type(error).__name__}: {error}"
-
-    group = WORLD.WORLD
-    options: Any = {"lr": 0.2, "ess": 20.0}
-    expect("no group", lambda: IVON(net().parameters(), process_group=0, **options))
-    hidden = 7 + rank
-    expect(
-        "different nets",
-        lambda: IVON(net(hidden=hidden).parameters(), process_group=group, **options),
-    )
-    dtype = torch.float64 if rank else torch.float32
-    expect(
-        "other dtypes", lambda: IVON(net(dtype=dtype).parameters(), process_group=group, **options)
-    )
-    parts = sharded_net(mesh_of((2,)))
-    expect("a group of parts", lambda: IVON(parts.parameters(), process_group=group, **options))
-    vogn = VOGN(parts.parameters(), **options)
-
-    def per_example() -> None:
-        with vogn.sampled_params():
-            vogn.backward(parts, F.cross_entropy, *batch(4))
-
-    expect("parts of VOGN", per_example)
-    expect("draws of parts", lambda: sample_posterior(vogn, parts, 2))
-    module = net()
-    optimizer = IVON(module.parameters(), process_group=group, **options)
-    take_step(module, optimizer, rank, 0)
-    if rank == 1:
-        optimizer._noise.end_step()
-    expect("another step", lambda: take_step(module, optimizer, rank, 1))
-    optimizer = IVON(module.parameters(), process_group=group, **options)
-    own = optimizer.param_groups[0]
-    own["betas"] = (list, tuple)[rank](own["betas"])
-    take_step(module, optimizer, rank, 0)  # an option that is written in another way is the same
-    own["lr"] /= 1 + rank
-    expect("other rates", lambda: take_step(module, optimizer, rank, 1))
-    optimizer = IVON(module.parameters(), process_group=group, **options)
-    module[0].requires_grad_(rank == 0)
-    expect("other weights", lambda: take_step(module, optimizer, rank, 0))
-    module.requires_grad_()
-    optimizer = IVON(module.parameters(), process_group=group, **options)
-    expect("a copy", lambda: optimizer.__getstate__())
-
-    def no_weight() -> None:
-        with optimizer.sampled_params(weight=0):
-            module(batch()[0]).sum().backward()
-        optimizer.step()
-
-    expect("no weight", no_weight)
-
-    def unscaled() -> None:
-        scaler = torch.amp.GradScaler("cpu")
-        scaled = IVON(module.parameters(), process_group=group, **options)
-        with scaled.sampled_params():
-            scaler.scale(module(batch()[0]).sum()).backward()
-        scaler.unscale_(scaled)
-        scaler.step(scaled)
-
-    expect("unscaled", unscaled)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        IVON(module.parameters(), **options)
-        IVON(module.parameters(), seed=1, **options)
-    found["alone"] = [str(w.message) for w in said]
-    return found
-
-
-def one_mistake(rank: int) -> Any:
-    """The second rank forgets its draw; whether all go on afterwards."""
+def killed(rank: int) -> Any:
+    """The second rank stops after two steps; what the first one says, and its state by then."""
     module = net()
     optimizer = IVON(module.parameters(), lr=0.2, ess=20.0, process_group=WORLD.WORLD, seed=1)
-    x, y = batch(10)
-    said = ""
+    for step in range(2):
+        take_step(module, optimizer, rank, step)
+    before = state(optimizer)
+    if rank == 1:
+        os._exit(9)
     try:
-        with nullcontext() if rank == 1 else optimizer.sampled_params():
-            F.cross_entropy(module(x), y).backward()
-        optimizer.step()
+        take_step(module, optimizer, rank, 2)
     except Exception as error:
-        name, said = type(error).__name__, str(error)
-    optimizer.zero_grad()
-    take_step(module, optimizer, rank, 0)
-    return name, said, optimizer.state[next(module.parameters())]["step"] == 1
-
-
-def with_gradients_by_hand(rank: int) -> Any:
-    """A step whose gradients did not come through autograd's accumulation."""
-    w = nn.Parameter(torch.zeros(3))
-    optimizer = IVON([w], lr=0.2, ess=20.0, process_group=WORLD.WORLD, seed=1)
-    try:
-        with optimizer.sampled_params():
-            w.grad = torch.ones(3)
-        optimizer.step()
-    except Exception as error:
-        return [f"{type(error).__name__}: {error}"]
-    return ["no error"]
+        same = all(map(np.array_equal, before, state(optimizer)))
+        return type(error).__name__, str(error), same
+    return "no error", "", False

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pyro_blr.errors import ChangedRanksWarning
 from pyro_blr.optim import IVON
-from tests.optim import ranks
+from tests.optim import bad_ranks, ranks
 from tests.optim.nets import batch, net
 from tests.optim.team import Team
 from tests.optim.test_reference import Line, data_gradients, reference
@@ -158,31 +158,43 @@ def test_a_rank_that_stops_is_an_error_of_the_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["alone", "scaler", "sharded"])
 def test_a_step_that_is_not_finite_on_one_rank_is_skipped_by_all(team: Team, how: str) -> None:
-    (skipped, first), (also, second) = team.run(ranks.one_bad_rank, how)
+    (skipped, first), (also, second) = team.run(bad_ranks.one_bad_rank, how)
     assert skipped == also == [0, 0, 1, 1]
     assert all_equal(first, second)
 
 
-def test_mistakes_are_named_on_every_rank(team: Team) -> None:
-    for found in team.run(ranks.errors):
+def test_groups_that_cannot_be_are_named_on_every_rank(team: Team) -> None:
+    for found in team.run(bad_ranks.of_groups):
         assert "process_group = 0 is none" in found["no group"]
         assert "the ranks have different parameters: 4 of 44 numbers" in found["different nets"]
         assert "in other shapes or dtypes" in found["other dtypes"]
-        assert "ProcessError: the ranks have different options" in found["other rates"]
-        assert "freeze different parameters" in found["other weights"]
         assert "Mend: leave process_group out" in found["a group of parts"]
         assert "Mend: IVON" in found["parts of VOGN"]
         assert "Mend: predict" in found["draws of parts"]
+
+
+def test_different_steps_are_named_on_every_rank(team: Team) -> None:
+    for found in team.run(bad_ranks.of_steps):
         assert "CheckpointError: the ranks are not at the same step" in found["another step"]
+        assert "ProcessError: the ranks have different options" in found["other rates"]
+        assert "freeze different parameters" in found["other weights"]
+
+
+def test_draws_that_make_no_step_are_named_on_every_rank(team: Team) -> None:
+    for found in team.run(bad_ranks.of_draws):
         assert "cannot be copied or pickled" in found["a copy"]
         assert "StepOrderError: the weights of the draws" in found["no weight"]
         assert "ArgumentError: GradScaler.unscale_" in found["unscaled"]
-        assert len(found["alone"]) == 1
-        assert "Mend: process_group=torch.distributed.group.WORLD" in found["alone"][0]
+
+
+def test_an_optimiser_without_a_group_is_warned_of_the_other_ranks(team: Team) -> None:
+    for said in team.run(bad_ranks.alone):
+        assert len(said) == 1
+        assert "Mend: process_group=torch.distributed.group.WORLD" in said[0]
 
 
 def test_a_mistake_of_one_rank_is_an_error_of_all(team: Team) -> None:
-    first, second = team.run(ranks.one_mistake)
+    first, second = team.run(bad_ranks.one_mistake)
     assert first[0] == second[0] == "StepOrderError"
     assert "since of 2 failed process 1: StepOrderError: step without a draw" in first[1]
     assert "Mend" in second[1]
@@ -190,7 +202,7 @@ def test_a_mistake_of_one_rank_is_an_error_of_all(team: Team) -> None:
 
 
 def test_gradients_that_were_set_by_hand(team: Team) -> None:
-    for (said,) in team.run(ranks.with_gradients_by_hand):
+    for (said,) in team.run(bad_ranks.with_gradients_by_hand):
         assert "StepOrderError: there are gradients that no backward pass" in said
 
 
