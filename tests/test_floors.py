@@ -21,6 +21,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "text_table": (),
     "signatures": (),
     "shapes": (),
+    "counts": (),
     "on_host": (),
     "devices": ("errors",),
     "plotting": ("errors",),
@@ -44,7 +45,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "conjugate_gradients": ("lifting.host",),
     "guides": (
-        *("errors", "_compat", "html_table", "shapes", "families", "lifting", "energy"),
+        *("errors", "_compat", "html_table", "shapes", "counts", "families", "lifting", "energy"),
         *("random_state", "conjugate_gradients"),
     ),
     "refusals": ("errors", "lifting.blocks", "energy", "guides"),
@@ -58,13 +59,13 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     # Of latent it has how a model is run and listed, not how it is conjugated.
     "geometry": (
-        *("errors", "_compat", "signatures", "shapes"),
+        *("errors", "_compat", "signatures", "shapes", "counts"),
         *("latent.peeling", "latent.probe"),
     ),
     "processes": ("errors",),
     # Of steps it has that of a diagonal Gaussian, which the core takes too.
-    "optim": ("errors", "families", "lifting.host", "steps.diagonal", "processes"),
-    "nn": ("errors", "lifting.host", "optim"),
+    "optim": ("errors", "counts", "families", "lifting.host", "steps.diagonal", "processes"),
+    "nn": ("errors", "counts", "lifting.host", "optim"),
     "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
     "derivatives": (),

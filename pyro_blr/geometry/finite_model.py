@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .. import errors
+from ..counts import is_count
 from .fisher import ROUNDED
 from .jacobian import table_and_jacobian
 from .layout import Layout, check_law, named, places, rounded_sum
@@ -211,8 +211,7 @@ def saturated(
         logits = torch.cat([theta, theta.new_zeros(1)])
         return logits.softmax(0).reshape(tuple(sizes))
 
-    are_sizes = all(isinstance(k, int | np.integer) and k > 0 for k in sizes)
-    if not are_sizes or len(tuple(sizes)) != len(tuple(dims)) or prod(sizes) < 2:
+    if not all(map(is_count, sizes)) or len(tuple(sizes)) != len(tuple(dims)) or prod(sizes) < 2:
         raise errors.ShapeError(
             f"sizes={tuple(sizes)} do not give each of the dims {tuple(dims)} a number of values. "
             "Mend: one size for each dim, two values or more in all."

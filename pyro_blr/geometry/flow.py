@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import errors
+from ..counts import is_count
 from .finite_model import FiniteModel
 from .point import Point
 
@@ -56,7 +57,7 @@ def flow(
     :raises SingularFisherError: if a Fisher matrix has no inverse, and none was chosen.
     """
     is_time = isinstance(step, int | float | np.number) and 0.0 < step < math.inf
-    if not (is_time and isinstance(steps, int | np.integer) and steps >= 0):
+    if not (is_time and is_count(steps, 0)):
         raise errors.ArgumentError(
             f"step={step!r} and steps={steps!r} are no time to flow. Mend: a finite step > 0, and "
             "a whole number of steps >= 0."

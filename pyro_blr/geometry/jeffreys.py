@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .. import errors
+from ..counts import is_count
 from .finite_model import FiniteModel
 
 #: The share of proposals that a random walk in several dimensions best accepts (Gelman et al.).
@@ -135,7 +135,7 @@ def jeffreys_weighted(
 
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
-        if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
+        if not is_count(count):
             raise errors.ArgumentError(
                 f"{name}={count!r} makes no draws. Mend: a whole number, 1 or more."
             )

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .. import errors
+from ..counts import is_count
 from ..families import Natural
 from ..lifting.blocks import Block
 from ..lifting.low_rank_normal import LowRankNormal
@@ -61,8 +61,7 @@ class AutoNaturalLowRankMultivariateNormal(GaussianGuide):
         sites: Iterable[str] | None = None,
         **options: Any,
     ) -> None:
-        is_rank = isinstance(rank, int | np.integer) and not isinstance(rank, bool)
-        if rank is not None and (not is_rank or rank < 1):
+        if not (rank is None or is_count(rank)):
             raise errors.ArgumentError(
                 f"rank must be a positive integer, not {rank!r}. Mend: leave it out for the square "
                 "root of the number of elements; AutoNaturalNormal(model) has no correlations."

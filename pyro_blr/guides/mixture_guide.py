@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .. import errors
+from ..counts import is_count
 from ..energy.latents import Latent
 from ..families import Natural, Normal
 from ..families.normal_mixture import NormalMixture
@@ -51,8 +51,7 @@ class AutoNaturalMixture(NaturalGuide):
 
     def __init__(self, model: Callable[..., Any], components: int = 5, **options: Any) -> None:
         super().__init__(model, **options)
-        is_count = isinstance(components, int | np.integer) and not isinstance(components, bool)
-        if not is_count or components < 1:
+        if not is_count(components):
             raise errors.ArgumentError(
                 f"components must be a positive integer, not {components!r}. Mend: "
                 "AutoNaturalMixture(model, components=5); one component is "

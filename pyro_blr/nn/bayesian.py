@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from ..counts import is_count
 from ..errors import (
     ArgumentError,
     DropoutWarning,
@@ -22,7 +23,6 @@ from ..errors import (
     warn,
 )
 from ..lifting import host
-from ..optim.options import is_count
 from .likelihoods import Likelihood, check_targets, likelihood_of
 from .matching import Choice, chosen, fan_in, filled, own_value, values
 

@@ -10,9 +10,9 @@ and labels # shape: (N,). They are exact: a label of probability 0 has an infini
 import torch
 from torch import Tensor
 
+from ..counts import is_count
 from ..errors import ArgumentError, NonFiniteError
 from ..lifting import host
-from ..optim.options import is_count
 
 
 def accuracy(probabilities: Tensor, labels: Tensor) -> Tensor:

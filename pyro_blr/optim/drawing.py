@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..counts import is_count
 from ..errors import ArgumentError, BLRError, StepOrderError
 from ..lifting import host
 from .batch_norm import BatchNormWatch
 from .draws import Draws, State
 from .noise import Noise
-from .options import check_group, check_no_module, check_options, is_count, listed
+from .options import check_group, check_no_module, check_options, listed
 from .ranks import Copies, OneRank, Shards, warn_of_other_ranks
 from .rows import sorted_by
 from .saved import load, saved

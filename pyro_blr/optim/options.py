@@ -26,11 +26,6 @@ def _is_number(value: Any) -> bool:
     return not isinstance(value, bool) and isinstance(value, Real) and value == value
 
 
-def is_count(value: Any) -> bool:
-    """Whether it is a whole number above 0, Python's or NumPy's."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value > 0)
-
-
 def _at_least_zero(value: Any) -> bool:
     return _is_number(value) and 0 <= value < math.inf
 

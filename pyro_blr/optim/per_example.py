@@ -13,9 +13,9 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from ..counts import is_count
 from ..errors import ArgumentError
 from .draws import state_dtype
-from .options import is_count
 
 
 @dataclass

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..counts import is_count
 from ..errors import ArgumentError
 from .optimizer import GaussianOptimizer
-from .options import is_count
 from .sharding import is_sharded
 
 
