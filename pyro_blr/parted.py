@@ -167,22 +167,11 @@ class Parted:
             check_alike(priors, each)
         if data is not None and self.guarded(lambda: self._takes_up(blr, data)):
             part = self.guarded(looked_at)
-        energy = part.energy
         self.together.agree(state_in_words(blr, part, self._shared, data is not None))
-        if energy.needs_rules:
-            before = names_by_rule(energy)
-            self.guarded(lambda: blr.calibrate(part, kept if data is None else None))
-            own = sorted(before - names_by_rule(energy))
-            self._refused = self.together.union(own, "factors without a rule")
-            self.guarded(lambda: energy.give_up(self._refused, OF_OTHERS))
-        if energy.has_sampled:
-            own_sizes = [energy.at_draws.numbers, energy.at_draws.operations]
-            table = self.together.of_each(own_sizes, "sizes of programs")
-            numbers, operations = (int(max(column)) for column in zip(*table, strict=True))
-            energy.largest = numbers, operations
+        self._calibrate(blr, part, kept if data is None else None)
         if data is None:
             return SummedObjective(part, OwnRows(part), self.together)
-        tiers = tiers_of(energy)
+        tiers = tiers_of(part.energy)
 
         def prepared(call: Call, is_first: bool) -> EnergyObjective:
             return self._chunk(blr, call, is_first, tiers)
@@ -191,6 +180,21 @@ class Parted:
             return state_in_words(blr, part, self._shared, True)
 
         return SummedObjective(part, Chunks(data, prepared, self.shown, state), self.together)
+
+    def _calibrate(self, blr: Any, part: EnergyObjective, kept: dict[str, KeptRule] | None) -> None:
+        """Choose rules of quadrature that all processes have, and tell the size of programs."""
+        energy = part.energy
+        if energy.needs_rules:
+            before = names_by_rule(energy)
+            self.guarded(lambda: blr.calibrate(part, kept))
+            own = sorted(before - names_by_rule(energy))
+            self._refused = self.together.union(own, "factors without a rule")
+            self.guarded(lambda: energy.give_up(self._refused, OF_OTHERS))
+        if energy.has_sampled:
+            own_sizes = [energy.at_draws.numbers, energy.at_draws.operations]
+            table = self.together.of_each(own_sizes, "sizes of programs")
+            numbers, operations = (int(max(column)) for column in zip(*table, strict=True))
+            energy.largest = numbers, operations
 
     def _takes_up(self, blr: Any, data: Parts) -> bool:
         """Whether an interrupted call goes on, in the state in which it began; else keep that."""
