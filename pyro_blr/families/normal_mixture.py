@@ -3,7 +3,6 @@
 
 """The mixture of normal distributions of a real vector: no exponential family, but nearly one."""
 
-import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -16,6 +15,10 @@ from . import matrices
 from .base import Natural
 from .curved import CurvedFamily
 from .normal import LOG_TWO_PI
+
+#: Halvings of an interval down to neighbouring numbers of float64: 52 for the digits of a number,
+#: the others for an interval that is up to 2^48 times as long as the number in it.
+BISECTIONS = 100
 
 
 class NormalMixture(CurvedFamily):
@@ -99,7 +102,3 @@ class NormalMixture(CurvedFamily):
             low, high = torch.where(below, half, low), torch.where(below, high, half)
         middle: Tensor = 0.5 * (low + high)
         return middle
-
-
-#: Halvings of an interval of any length of float64 numbers down to neighbours.
-BISECTIONS = 2 - int(math.log2(torch.finfo(torch.float64).eps)) + 46

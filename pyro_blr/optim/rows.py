@@ -64,7 +64,7 @@ def check_gradient(parameter: Any) -> None:
     gradient = parameter.grad
     if gradient.layout != torch.strided:
         raise ArgumentError(
-            "a gradient is sparse; a diagonal Gaussian moves every weight at every step. Mend: "
+            "a gradient is sparse, and a step moves every weight. Mend: "
             "Embedding(..., sparse=False)."
         )
     if layout(gradient) != layout(parameter) and is_sharded(gradient):

@@ -101,8 +101,7 @@ def surroundings(
     found = _compared(before, first, after, gradient, eps)
     if found.unsettled and at_bound is not None:
         free = ~at_bound(shift)
-        inner = free.unsqueeze(-1) & free, (int(free.sum()),) * 2
-        before, after = (matrix[inner[0]].reshape(inner[1]) for matrix in (before, after))
+        before, after = before[free][:, free], after[free][:, free]
         found = _compared(before, first[free], after, gradient[free], eps)
     return found
 
