@@ -1,10 +1,11 @@
 # Copyright Contributors to the pyro_blr project.
 # SPDX-License-Identifier: Apache-2.0
-"""Models with a conjugate posterior, and guides that are made too narrow by hand."""
+"""Models, some of a conjugate posterior, and guides that are made too narrow by hand."""
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.infer import SVI, Trace_ELBO
 
 from pyro_blr import BLR
 from pyro_blr.guides import AutoNatural
@@ -90,3 +91,42 @@ def narrow(fit, times=3.0, sites=None):
         }
     )
     return fit
+
+
+def logistic(X, y):
+    w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Bernoulli(logits=X @ w), obs=y)
+
+
+def scaled(X, y):
+    """A regression with a scale that is not conjugate: three sites."""
+    w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    b = pyro.sample("b", dist.Normal(0.0, 1.0))
+    s = pyro.sample("s", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(X @ w + b, s), obs=y)
+
+
+def mixture(y):
+    share = pyro.sample("share", dist.Dirichlet(torch.ones(2)))
+    with pyro.plate("classes", 2):
+        mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+    with pyro.plate("data", len(y)):
+        z = pyro.sample("z", dist.Categorical(share))
+        pyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
+
+
+def wave(model, rows=40):
+    """Data for a model of X and y."""
+    X = covariates(rows, 3)
+    y = X[:, 0] + 0.3 * torch.cos(7 * torch.arange(float(rows)))
+    return X, ((y > 0).double() if model is logistic else y)
+
+
+def svi(model, guide, args, steps=100):
+    """A fit by SVI."""
+    engine = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+    for _ in range(steps):
+        engine.step(*args)
+    return engine

@@ -5,43 +5,19 @@
 import math
 import re
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import (
-    AutoDelta,
-    AutoIAFNormal,
-    AutoMultivariateNormal,
-    AutoNormal,
-    init_to_value,
-)
+from pyro.infer.autoguide import AutoNormal, init_to_value
 
 from pyro_blr import BLR, errors
 from pyro_blr.diagnostics import report, site_khat
-from pyro_blr.diagnostics.supports import narrower_supports
-from pyro_blr.draws.fitted import fitted as fitted_by
 from pyro_blr.guides import AutoNatural, AutoNaturalMultivariateNormal, AutoNaturalNormal
-from tests.diagnostics.models import CONJUGATE, covariates, fitted, narrow
+from tests.diagnostics.models import CONJUGATE, covariates, fitted, logistic, narrow, scaled, wave
 
 SEEDS = range(3)
-
-
-def logistic(X, y):
-    w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
-    with pyro.plate("data", len(y)):
-        pyro.sample("y", dist.Bernoulli(logits=X @ w), obs=y)
-
-
-def scaled(X, y):
-    """A regression with a scale that is not conjugate: three sites."""
-    w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
-    b = pyro.sample("b", dist.Normal(0.0, 1.0))
-    s = pyro.sample("s", dist.LogNormal(0.0, 1.0))
-    with pyro.plate("data", len(y)):
-        pyro.sample("y", dist.Normal(X @ w + b, s), obs=y)
 
 
 def coupled():
@@ -49,22 +25,6 @@ def coupled():
     a = pyro.sample("a", dist.Normal(0.0, 1.0))
     b = pyro.sample("b", dist.Normal(0.0, 1.0))
     pyro.sample("y", dist.Normal(a + b, 0.2), obs=torch.tensor(1.0))
-
-
-def mixture(y):
-    share = pyro.sample("share", dist.Dirichlet(torch.ones(2)))
-    with pyro.plate("classes", 2):
-        mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
-    with pyro.plate("data", len(y)):
-        z = pyro.sample("z", dist.Categorical(share))
-        pyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
-
-
-def wave(model, rows=40):
-    """Data for a model of X and y."""
-    X = covariates(rows, 3)
-    y = X[:, 0] + 0.3 * torch.cos(7 * torch.arange(float(rows)))
-    return X, ((y > 0).double() if model is logistic else y)
 
 
 # Exact
@@ -225,82 +185,6 @@ def test_few_draws_are_not_a_verdict():
     assert found.judgement.status in ("undecided", "off", "untrusted")
 
 
-# Every kind of fit
-
-
-def svi(model, guide, args, steps=100):
-    engine = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
-    for _ in range(steps):
-        engine.step(*args)
-    return engine
-
-
-@pytest.mark.parametrize("guide", [AutoNormal, AutoMultivariateNormal, AutoIAFNormal])
-def test_fits_by_svi(guide):
-    args = wave(scaled)
-    found = report(svi(scaled, guide(scaled), args), *args, num_samples=1000)
-    assert {s.name for s in found.sites} == {"w", "b", "s"}
-    assert found.fit is None and any("not known" in line for line in found.advice)
-    apart = 1 if guide is AutoIAFNormal else 3
-    assert len(found.site_khats) == apart
-
-
-def test_a_mean_field_guide_by_hand_of_no_family():
-    def guide(X, y):
-        w = pyro.param("w_loc", torch.zeros(3))
-        pyro.sample("w", dist.StudentT(10.0, w, 0.3).to_event(1))
-        pyro.sample("b", dist.StudentT(10.0, pyro.param("b_loc", torch.tensor(0.0)), 0.3))
-        pyro.sample("s", dist.LogNormal(pyro.param("s_loc", torch.tensor(0.0)), 0.3))
-
-    args = wave(scaled)
-    found = report(svi(scaled, guide, args), *args, num_samples=1000)
-    assert {k.sites for k in found.site_khats} == {("w",), ("b",), ("s",)}
-
-
-def test_a_structured_guide_has_no_khat_of_a_site():
-    def guide(X, y):
-        s = pyro.sample("s", dist.LogNormal(pyro.param("s_loc", torch.tensor(0.0)), 0.3))
-        pyro.sample("w", dist.Normal(torch.zeros(3), s).to_event(1))
-        pyro.sample("b", dist.Normal(pyro.param("b_loc", torch.tensor(0.0)), 0.3))
-
-    args = wave(scaled)
-    found = report(svi(scaled, guide, args, 5), *args, num_samples=1000)
-    assert found.site_khats == () and all(math.isnan(s.khat) for s in found.sites)
-    assert any("q(site | others) is not known" in line for line in found.advice)
-
-
-def test_discrete_latents_are_summed_out():
-    y = torch.cat([torch.linspace(-3.0, -1.0, 30), torch.linspace(1.0, 3.0, 20)])
-    found = report(fitted(mixture, y), y)
-    assert {s.name for s in found.sites} == {"share", "mu"}
-    assert found.khat < 0.7
-
-
-def test_a_model_that_cannot_be_run_at_many_draws_together():
-    def model(y):
-        z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("y", dist.Normal(z if float(z) > 0 else -z, 1.0), obs=y)
-
-    y = torch.tensor(1.0)
-    found = report(svi(model, AutoNormal(model), (y,), 20), y, num_samples=200)
-    assert [s.name for s in found.sites] == ["z"]
-
-
-def test_a_run_that_has_not_converged_is_told():
-    args = wave(scaled)
-    fit = BLR(scaled, AutoNatural(scaled), on_sampled="ignore").fit(*args, max_steps=1)
-    assert any("has not converged" in line for line in report(fit, *args).advice)
-
-
-def test_it_leaves_the_fit_as_it_was():
-    args = wave(scaled)
-    fit = fitted(scaled, *args)
-    before = {b: tuple(t.clone() for t in n) for b, n in fit.blr.view.naturals().items()}
-    report(fit, *args, num_samples=500)
-    for block, natural in fit.blr.view.naturals().items():
-        assert all(torch.equal(a, b) for a, b in zip(natural, before[block], strict=True))
-
-
 # The table
 
 
@@ -313,51 +197,6 @@ def test_the_report_prints_its_numbers_and_its_verdict():
         *("w", "b", "s")
     ]
     assert "a mode without draws is missed" in text
-
-
-# Bad input
-
-
-def test_a_point_has_no_weights():
-    args = wave(scaled)
-    with pytest.raises(errors.GuideError, match="no density"):
-        report(svi(scaled, AutoDelta(scaled), args, 3), *args)
-
-
-@pytest.mark.parametrize("num_samples", [10, 99.5, True, -1])
-def test_a_number_of_draws_that_cannot_be(num_samples):
-    args = wave(scaled)
-    with pytest.raises(errors.ArgumentError, match="Mend: report"):
-        report(fitted(scaled, *args), *args, num_samples=num_samples)
-
-
-def test_no_fit():
-    with pytest.raises(errors.ArgumentError, match=r"report needs what blr\.fit"):
-        report(3)
-
-
-@pytest.mark.filterwarnings("ignore:Encountered NaN:UserWarning")
-def test_draws_that_are_not_finite():
-    def guide(y):
-        pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(math.inf)), 1.0))
-
-    def model(y):
-        pyro.sample("y", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=y)
-
-    with pytest.raises(errors.NonFiniteError, match=r"'z'.*Mend"):
-        report(SVI(model, guide, pyro.optim.Adam({}), Trace_ELBO()), torch.tensor(0.0))
-
-
-def test_a_minibatch():
-    def model(y):
-        z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        with pyro.plate("data", 100, subsample_size=10) as rows:
-            pyro.sample("y", dist.Normal(z, 1.0), obs=y[rows])
-
-    y = torch.linspace(-1.0, 1.0, 100)
-    fit = BLR(model, AutoNatural(model)).fit(y, max_steps=3)
-    with pytest.raises(errors.PlateSizeError, match="call report with all of the data"):
-        report(fit, y)
 
 
 # A heavy far tail
@@ -511,37 +350,6 @@ def test_draws_that_float32_rounds_onto_the_edge_are_told(concentration):
         in_float32(lambda: report(fitted(model, y), y))
 
 
-# Calls that the model does not take
-
-
-def test_arguments_that_are_forgotten_or_unknown():
-    args = wave(scaled)
-    fit = fitted(scaled, *args)
-    for call in (report, site_khat):
-        with pytest.raises(errors.ArgumentError, match=r"missing.*'X'.*Mend: .*\(fit, X, y\)"):
-            call(fit)
-        with pytest.raises(errors.ArgumentError, match=r"'bogus'.*Mend: .*num_samples"):
-            call(fit, *args, bogus=1)
-
-
-def test_data_that_are_not_finite():
-    X, y = wave(scaled)
-    fit = fitted(scaled, X, y)
-
-    def held(data):
-        z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        with pyro.plate("data", 2):
-            pyro.sample("y", dist.Normal(z, 1.0), obs=torch.as_tensor(data["y"]))
-
-    nested = fitted(held, {"y": [1.0, 2.0]})
-    for bad in ([1.0, math.nan], np.array([1.0, math.nan]), torch.tensor([1.0, math.inf])):
-        with pytest.raises(errors.NonFiniteError, match=r"argument 1 .*Mend"):
-            report(nested, {"y": bad})
-    for call in (report, site_khat):
-        with pytest.raises(errors.NonFiniteError, match=r"argument 2 .*NaN.*Mend"):
-            call(fit, X, torch.cat([torch.tensor([math.nan]), y[1:]]))
-
-
 def test_a_khat_that_is_high_by_chance_is_decided_by_more_draws():
     args = wave(logistic, 20)
     fit = fitted(logistic, *args, guide=AutoNaturalNormal)
@@ -555,104 +363,9 @@ def test_a_khat_that_is_high_by_chance_is_decided_by_more_draws():
     assert report(fit, *args, num_samples=30_000).judgement.status in ("good", "off")
 
 
-def test_no_such_site():
-    model, data = CONJUGATE["normal_mean"]
-    found = report(fitted(model, *data()), *data(), num_samples=100)
-    with pytest.raises(errors.ArgumentError, match=r"no site 'w'.*Mend: use one of \['z'\]"):
-        found["w"]
-
-
 def test_a_model_without_data_is_its_prior():
     def model():
         pyro.sample("z", dist.Normal(0.0, 1.0))
         pyro.sample("t", dist.Gamma(2.0, 1.0))
 
     assert report(fitted(model), num_samples=200).verdict.startswith("exact")
-
-
-# Guides by hand that leave out a part of the latents' support, or have another shape
-
-
-def normal():
-    pyro.sample("z", dist.Normal(0.0, 1.0))
-
-
-def by_hand(model, law, name="z"):
-    return SVI(model, lambda: pyro.sample(name, law), pyro.optim.Adam({}), Trace_ELBO())
-
-
-@pytest.mark.parametrize(
-    "law", [dist.HalfNormal(1.0), dist.Uniform(-0.3, 0.3), dist.Uniform(-1.0, 1.0)]
-)
-def test_a_guide_that_cannot_reach_all_values_is_not_good_however_even_its_weights(law):
-    found = report(by_hand(normal, law), num_samples=1000)
-    assert found.verdict.startswith("do not trust: in site z the guide's")
-    assert type(law).__name__ in found.verdict and "Normal" in found.verdict
-    assert any("own support" in line for line in found.advice)
-
-
-def positive():
-    pyro.sample("z", dist.Exponential(1.0))
-
-
-def share():
-    pyro.sample("z", dist.Beta(2.0, 2.0))
-
-
-@pytest.mark.parametrize(
-    ("model", "law", "reaches"),
-    [
-        (positive, dist.Gamma(1.0, 1.0), True),
-        (positive, dist.LogNormal(-0.6, 1.1), True),
-        (positive, dist.Uniform(0.0, 1.0), False),
-        (positive, dist.Normal(0.0, 1.0).expand([]), None),
-        (share, dist.Uniform(0.0, 1.0), True),
-        (share, dist.Uniform(0.1, 0.9), False),
-        (normal, dist.StudentT(4.0, 0.0, 1.0), True),
-    ],
-)
-def test_a_guide_of_another_family_reaches_what_its_support_holds(model, law, reaches):
-    if reaches is None:  # a guide with draws that the model cannot have says so by itself
-        with pytest.raises(errors.NonFiniteError, match="support"):
-            report(by_hand(model, law), num_samples=200)
-        return
-    found = report(by_hand(model, law), num_samples=1000)
-    assert ("leaves out values" in found.verdict) == (not reaches)
-
-
-def test_support_is_looked_at_without_moving_the_generator_of_random_numbers():
-    pyro.set_rng_seed(0)
-    expected = torch.rand(())
-    pyro.set_rng_seed(0)
-    own = fitted_by(by_hand(normal, dist.Uniform(-1.0, 1.0)), "report")
-    assert set(narrower_supports(own, (), {})) == {"z"}
-    assert torch.rand(()) == expected
-
-
-def two_peaks():
-    z = pyro.sample("z", dist.Normal(0.0, 3.0))
-    pyro.sample("y", dist.Normal(z**2, 0.5), obs=torch.tensor(4.0))
-
-
-def test_right_means_and_sds_of_another_shape_are_not_good():
-    pyro.set_rng_seed(0)
-    found = report(by_hand(two_peaks, dist.Normal(0.0, 2.0)))
-    assert not (found["z"].is_narrow or found["z"].is_wide or found["z"].is_shifted)
-    assert found.verdict.startswith("off in the shape of site z (")
-    # A law with heavier tails is no such shape, though its weights are not constant.
-    near = report(by_hand(normal, dist.Laplace(0.0, 0.7)))
-    assert near.verdict.startswith("good")
-
-
-def test_many_elements_that_are_each_nearly_right_are_not_of_another_shape():
-    def many():
-        with pyro.plate("d", 50):
-            pyro.sample("z", dist.Normal(0.0, 1.0))
-
-    def guide():
-        with pyro.plate("d", 50):
-            pyro.sample("z", dist.Normal(0.0, 0.95))
-
-    pyro.set_rng_seed(0)
-    found = report(SVI(many, guide, pyro.optim.Adam({}), Trace_ELBO()))
-    assert found.weighed.divergence > 0.1 and found.verdict.startswith("good")
