@@ -108,6 +108,19 @@ def test_tied_weights_have_all_of_their_names() -> None:
     assert bayesian(tied_net(), "classification", prior_scale=scale).sites == ("inner.weight",)
 
 
+def test_a_layer_of_two_names_keeps_its_weights() -> None:
+    x, y = data(3)
+    inner = nn.Linear(3, 3)
+    net, weight = nn.Sequential(inner, nn.Tanh(), inner, nn.Linear(3, 1)), inner.weight
+    with torch.no_grad():
+        before = net(x)
+    model = bayesian(net, "regression", where="last", noise_scale=0.3)
+    first, second = steps(model, x, y)[1], steps(model, x, y)[1]
+    assert first == second
+    assert net[2].weight is weight
+    assert torch.equal(net(x), before)
+
+
 def net() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
 
