@@ -41,7 +41,7 @@ class Parts:
     :param checkpoint: a folder in which a call keeps what it has added up, until it returns: the
         same call in a new process goes on with the part at which the first was killed. Each of
         several processes has a folder of its own in it. Parts must come in the same order.
-    :raises ArgumentError: for batches that can be read once only.
+    :raises ArgumentError: for batches that can be read once only, or a checkpoint that is a file.
     """
 
     def __init__(
@@ -61,6 +61,11 @@ class Parts:
         self.batches = batches
         self.to_args = to_args
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        if self.checkpoint is not None and self.checkpoint.is_file():
+            raise errors.ArgumentError(
+                f"checkpoint = {str(checkpoint)!r} is a file. Mend: a folder, which is made if "
+                "there is none."
+            )
         #: What the call that is under way has added up.
         self.kept: KeptSums | None = None
         self._count: int | None = None

@@ -26,6 +26,10 @@ from .digests import fingerprint
 #: Seconds between two writes of the sum that is under way: what a killed run loses at most.
 EVERY = 5.0
 
+#: Numbers of the first part are the same up to this share of the largest: another machine, or other
+#: threads, add up float32 in another order.
+ALIKE = 1e-6
+
 STATE, DONE, UNDER_WAY = "state.pt", ".done.pt", ".under_way.pt"
 
 
@@ -42,6 +46,7 @@ class KeptSums:
         sums = set(folder.glob("*.pt")) - {folder / STATE}
         #: Whether the sums that are kept, if any, are known to be those of this call.
         self._are_own = not sums
+        self._parts: list[str] = []  # of the last sum that ended
 
     def begin(self, state: Mapping[str, Any]) -> None:
         """Keep the state in which a call begins."""
@@ -63,6 +68,23 @@ class KeptSums:
         self._are_own = True
         return KeptSum(self, name, done, under_way)
 
+    def check_alike(self, parts: list[str]) -> None:
+        """Refuse a sum over other parts than those of the sums that ended before it.
+
+        Shuffled rows make others in each pass, from the first part on.
+
+        :param parts: the names of its parts.
+        :raises CheckpointError: if the data changed in between.
+        """
+        before, self._parts = self._parts or parts, parts
+        is_shuffled = before[0] not in parts
+        if len(before) != len(parts) or not (is_shuffled or sorted(before) == sorted(parts)):
+            raise errors.CheckpointError(
+                "passes over the data that ended before the call was interrupted had other parts: "
+                f"{len(before)} of them, and now there are {len(parts)}, or other rows. Mend: the "
+                f"same data as then; or delete the folder {str(self.folder)!r} to begin anew."
+            )
+
     def end(self) -> None:
         """Remove what was kept.
 
@@ -79,7 +101,15 @@ class KeptSums:
 
     def _read(self, name: str) -> Any:
         path = self.folder / name
-        return torch.load(path, weights_only=True) if path.exists() else None
+        try:
+            return torch.load(path, weights_only=True) if path.exists() else None
+        except OSError:
+            raise
+        except Exception as error:  # of any kind, where the file is none of torch's
+            raise errors.CheckpointError(
+                f"the file {str(path)!r} holds no sum that Parts wrote. Mend: delete the folder to "
+                "begin anew."
+            ) from error
 
 
 class KeptSum:
@@ -95,11 +125,12 @@ class KeptSum:
         self._kept, self._name = kept, name
         #: Whether all parts have been added.
         self.is_done = done is not None
-        known = done or under_way or {"total": None, "parts": []}
+        known = done or under_way or {"total": None, "parts": [], "first": None}
         #: The sum so far.
         self.total: Tensor | None = known["total"]
         self._parts: list[str] = list(known["parts"])
-        self._known = len(self._parts)
+        self._first: Tensor | None = known["first"]
+        self._known, self._count = len(self._parts), 0
         self._read = ""
         self._is_spoilt = False
         self._written = time.monotonic()
@@ -115,6 +146,7 @@ class KeptSum:
         :raises CheckpointError: if that was another part of the data.
         """
         name = fingerprint(call)
+        self._count = number + 1
         if number >= self._known:
             self._read = name
             return False
@@ -127,12 +159,32 @@ class KeptSum:
             )
         return True
 
+    def check_first(self, call: Any, numbers: Tensor) -> None:
+        """Refuse to go on with a sum whose first part would now add something else.
+
+        :param call: the first part that was read; of shuffled rows it is another one.
+        :param numbers: what it adds.
+        :raises CheckpointError: for another model of the same latents.
+        """
+        assert self._first is not None
+        if fingerprint(call) != self._parts[0]:
+            return
+        apart = (numbers - self._first).abs().max()
+        if not bool(apart <= ALIKE * self._first.abs().max()):
+            raise errors.CheckpointError(
+                "the first part of the data adds other numbers than before the call was "
+                "interrupted: the model changed, its priors, its constants or its frozen weights. "
+                f"Mend: the model as it was; or delete the folder {str(self._kept.folder)!r} to "
+                "begin anew."
+            )
+
     def add(self, total: Tensor) -> None:
         """Keep the sum with one part more."""
         self._is_spoilt |= not bool(total.isfinite().all())
         if self._is_spoilt:  # once the data are mended, the sum up to there is still right
             return
         self.total = total
+        self._first = total if self._first is None else self._first
         self._parts.append(self._read)
         if time.monotonic() - self._written >= EVERY:
             self._keep(UNDER_WAY)
@@ -149,13 +201,25 @@ class KeptSum:
             raise
 
     def end(self) -> None:
-        """Keep the sum of all parts, if it is finite; else that of those before."""
+        """Keep the sum of all parts, if it is finite; else that of those before.
+
+        :raises CheckpointError: if there are fewer parts than it has, or others than in other sums.
+        """
         if self._is_spoilt:
             self._keep(UNDER_WAY)
-        elif not self.is_done:
+            return
+        if not self.is_done and self._count < self._known:
+            raise errors.CheckpointError(
+                f"{self._known} parts of the data had been added before the call was interrupted, "
+                "and now there are fewer. Mend: the same parts in the same order; or delete the "
+                f"folder {str(self._kept.folder)!r} to begin anew."
+            )
+        self._kept.check_alike(self._parts)
+        if not self.is_done:
             self._keep(DONE)
             self.is_done = True
 
     def _keep(self, ending: str) -> None:
         if self.total is not None:
-            self._kept._write(self._name + ending, {"total": self.total, "parts": self._parts})
+            what = {"total": self.total, "parts": self._parts, "first": self._first}
+            self._kept._write(self._name + ending, what)

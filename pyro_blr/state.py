@@ -91,6 +91,7 @@ class Resumable:
     optim: Any
     loss: Any
     num_steps: int
+    temperature: float
     parameters: ModelParameters
     _energy: Any
     _builder: EnergyBuilder
@@ -143,6 +144,7 @@ class Resumable:
             "num_steps": self.num_steps,
             "is_laid_out": self._is_laid_out,
             "notes": list(self._notes),
+            "temperature": float(self.temperature),
         }
         return collect(self._parts, engine)
 

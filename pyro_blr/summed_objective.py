@@ -108,13 +108,12 @@ class SummedObjective(EnergyObjective):
                 found = of_part(part)
             yield found
 
-    def _look_at_first(self, of_part: Callable[[EnergyObjective], Iterable[Tensor]]) -> None:
-        """The first part's numbers, for their shapes: a sum that is known reads no part."""
+    def _of_first(self, of_part: Callable[[EnergyObjective], Result]) -> Result:
+        """What the first part has, which is in memory."""
         part = self.first
         part.draws = self.draws
         with nullcontext() if self._given is None else part.given_discrete(self._given):
-            for _ in of_part(part):
-                pass
+            return of_part(part)
 
     @property
     def _drawn(self) -> str:
@@ -139,6 +138,8 @@ class SummedObjective(EnergyObjective):
         with known_to_all(self.over):
             known = self.parts.kept(what + self._drawn, [*at, *_tensors(self._given or {})])
             total = None if known is None else known.total
+            if known is not None and total is not None:
+                known.check_first(self.call, self._of_first(flat))
             if known is None or not known.is_done:
                 with nullcontext() if known is None else known.kept():
                     for own in self._each(flat, known):
@@ -185,8 +186,6 @@ class SummedObjective(EnergyObjective):
 
         what = "value and messages" + _of_terms(touching)
         pieces = Pieces(self.sum_over_parts(of_part, what, _tensors(naturals)))
-        if not alike:
-            self._look_at_first(of_part)
         messages = {b: tuple(pieces.take(t) for t in alike[b]) for b in blocks}
         gradients = {}
         for name, leaf in parameters.items():
@@ -208,8 +207,6 @@ class SummedObjective(EnergyObjective):
         pieces = Pieces(
             self.sum_over_parts(of_part, "messages" + _of_terms(only), _tensors(naturals))
         )
-        if not alike:
-            self._look_at_first(of_part)
         return {b: tuple(pieces.take(t) for t in alike[b]) for b in blocks}
 
     def natural_messages(self, naturals: Naturals) -> dict[Block, Natural]:

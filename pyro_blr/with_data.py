@@ -158,8 +158,8 @@ class WithData(WithRule):
         :param args: the model's arguments, with any data, to know its prior; those of the last
             :meth:`fit` or :meth:`update` if left out.
         :param plate: the plate along which data arrive, if observed sites are in several.
-        :raises ArgumentError: for the same fit twice, or an engine with another prior; if the prior
-            is not known to this engine.
+        :raises ArgumentError: for the same fit twice, or one with another prior or temperature; if
+            the prior is not known to this engine.
         :raises GuideError: for guides of other sites, families or shapes, or without a posterior;
             for a prior whose messages depend on q.
         :raises ImproperPosteriorError: if the sum is no distribution. The guide is as before after

@@ -8,7 +8,6 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
@@ -23,6 +22,7 @@ from ..errors import (
     warn,
 )
 from ..lifting import host
+from ..optim.module_call import called_with
 from .likelihoods import Likelihood, check_targets, likelihood_of
 from .matching import Choice, chosen, fan_in, filled, own_value, values
 
@@ -161,7 +161,7 @@ class BayesianModule(nn.Module):
             args, kwargs = (), dict(inputs)
         elif isinstance(inputs, tuple):
             args = inputs
-        return torch.func.functional_call(self.module, parameters, args, kwargs)
+        return called_with(self.module, parameters, args, kwargs)
 
     def _value(self, name: str, parameter: Tensor) -> Tensor:
         if name in self.sites:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..errors import ArgumentError
 
@@ -61,8 +62,17 @@ def chosen(module: nn.Module, where: Any) -> list[str]:
 
 
 def _last(module: nn.Module, parameters: Mapping[str, Tensor]) -> list[str]:
-    """The parameters of the last submodule that has any of its own."""
-    own = [list(m.parameters(recurse=False)) for m in module.modules()]
+    """The parameters of the last submodule that has any of its own.
+
+    Those of its parametrizations (``weight_norm``, say), to torch submodules, are its own.
+    """
+    made = {m: m.get_submodule("parametrizations") for m in module.modules() if is_parametrized(m)}
+    within = {inner for parametrizations in made.values() for inner in parametrizations.modules()}
+    own = []
+    for layer in module.modules():
+        if layer not in within:
+            inner = made[layer].parameters() if layer in made else ()
+            own.append([*layer.parameters(recurse=False), *inner])
     last = {id(p) for p in next(ps for ps in reversed(own) if ps)}
     return [n for n, p in parameters.items() if id(p) in last]
 

@@ -3,7 +3,6 @@
 
 """A torch optimiser whose weights can be put at a draw: groups, state, and the draws."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from ..lifting import host
 from .batch_norm import BatchNormWatch
 from .draws import Draws, State
 from .noise import Noise
-from .options import check_group, check_no_module, check_options, listed
+from .options import check_group, check_no_module, check_options, listed, weight_of
 from .ranks import Copies, OneRank, Shards, warn_of_other_ranks
 from .rows import sorted_by
 from .saved import load, saved
@@ -93,7 +92,7 @@ class DrawingOptimizer(Optimizer):
         return [p for g in self.param_groups for p in g["params"]]
 
     def _before_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
-        """Called before a further draw, with the last one's difference in its buffer."""
+        """Called before a further draw, with the differences of the last one in the buffers."""
 
     def _at_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
         """Called at a further draw."""
@@ -120,9 +119,7 @@ class DrawingOptimizer(Optimizer):
             different sizes, give the sum of the loss over data, and ``weight=len(x)``.
         :raises StepOrderError: within another draw.
         """
-        is_good = isinstance(weight, int | float) and 0 <= weight < math.inf
-        if not is_good or (weight == 0 and not self._ranks.has_copies):
-            raise ArgumentError(f"weight = {weight!r}. Mend: a number > 0.")
+        weight = weight_of(weight, self._ranks.has_copies)
         # A draw that does not count leaves those that do as they are.
         draws = self._draws if train else Draws()
         with torch.no_grad():
@@ -166,9 +163,9 @@ class DrawingOptimizer(Optimizer):
         if draws.count and all(p.grad is None for _, alike in kinds for p in alike):
             draws.forget()  # an earlier draw that no gradient was taken at
         try:
-            for group, parameters in kinds:
-                if draws.count:
-                    self._before_draw(group, parameters)
+            for group, parameters in self._kinds(lambda p: p in draws.drawn):
+                self._before_draw(group, parameters)  # also what has been frozen since
+            for _, parameters in kinds:
                 draws.keep_means(parameters, self.state)
         except BaseException:
             draws.forget(FAILED)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, StepOrderError
 from .optimizer import GaussianOptimizer
+from .options import weight_of
 from .per_example import sums_over_data
 from .sharding import is_sharded
 
@@ -41,8 +42,10 @@ class EachDatumOptimizer(GaussianOptimizer):
             layer, a recurrent one say.
         :return: the mean loss, without a graph.
         :raises StepOrderError: outside ``sampled_params``.
-        :raises ArgumentError: if the module's rows cannot be taken one by one.
+        :raises ArgumentError: if the module's rows cannot be taken one by one, or for a weight that
+            is no positive number.
         """
+        weight = weight_of(weight)
         if not self._is_active:
             raise StepOrderError(
                 f"{type(self).__name__}.backward outside sampled_params: gradients are needed "

@@ -61,8 +61,7 @@ class FactorOptimizer(SteppingOptimizer):
 
     def _before_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
         if self._draws.count == 1:
-            drawn = [p for p in parameters if p in self._draws.drawn]  # else it was at its mean
-            self._add(group, ((p, self._draws.buffers[p]) for p in drawn), 1.0)
+            self._add(group, ((p, self._draws.buffers[p]) for p in parameters), 1.0)
 
     def _at_draw(self, group: State, parameters: Sequence[Tensor]) -> None:
         self._add(group, self._draws.displacements(parameters, self.state), -1.0)

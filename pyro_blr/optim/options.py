@@ -110,6 +110,17 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, Real) and hasattr(value, "item") else value
 
 
+def weight_of(given: Any, may_vanish: bool = False) -> float:
+    """The weight of a draw, or of a part of a loss, as Python's number.
+
+    :param may_vanish: whether it may be 0.
+    :raises ArgumentError: for what is no such number.
+    """
+    if not _at_least_zero(given) or (given == 0 and not may_vanish):
+        raise ArgumentError(f"weight = {given!r}. Mend: a number > 0; of a tensor weight.item().")
+    return float(given)
+
+
 def check_options(group: Mapping[str, Any], name: str) -> None:
     """Refuse options that cannot be used, which may be set while training too.
 
@@ -118,6 +129,11 @@ def check_options(group: Mapping[str, Any], name: str) -> None:
     :param name: of the optimiser.
     :raises ArgumentError: with the option and what it can be.
     """
+    if not (isinstance(group["lr"], Real | Tensor) and math.isfinite(group["lr"])):
+        raise ArgumentError(
+            f"{name}: lr = {group['lr']!r} cannot be used: no weight would be a number after the "
+            "step. Mend: a schedule whose rates are finite."
+        )
     for option in CHECKS:
         is_open = option == "ess" and option in group and _needs_no_width(group)
         if option in group and option != "lr" and not is_open:

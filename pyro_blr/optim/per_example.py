@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import grad_and_value, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ..counts import is_count
 from ..errors import ArgumentError
 from .draws import state_dtype
+from .module_call import called_with
 
 
 @dataclass
@@ -72,7 +73,7 @@ def sums_over_data(
         own = iter(row)
         tree = [next(own).unsqueeze(0) if _has_rows(x) else x for x in leaves]
         arguments, target = tree_unflatten(tree, spec)
-        output = functional_call(module, {**others, **weights}, *_called_with(arguments))
+        output = called_with(module, {**others, **weights}, *_arguments(arguments))
         return _scalar(loss(output, target))
 
     weights = {name: parameter.detach() for name, parameter in named.items()}
@@ -132,7 +133,7 @@ def _step(chunk_size: Any, count: int) -> int:
     return int(chunk_size)
 
 
-def _called_with(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a module: one, several or named ones."""
     if isinstance(inputs, dict):
         return (), inputs

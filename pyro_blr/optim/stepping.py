@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import NonFiniteError, StepOrderError
+from ..errors import ArgumentError, NonFiniteError, StepOrderError
 from ..lifting import host
 from .averaging import average
 from .drawing import DrawingOptimizer
@@ -140,7 +140,7 @@ class SteppingOptimizer(DrawingOptimizer):
                         parameter.grad = _sum(gradient, parameter.grad)
         finally:
             self._is_closure = False
-        return None if any(v is None for v in losses) else sum(losses) / len(losses)
+        return None if any(v is None for v in losses) else _mean(losses)
 
     def _check_order(self) -> None:
         draws = self._draws
@@ -182,6 +182,20 @@ class SteppingOptimizer(DrawingOptimizer):
 
     def _gradient(self, parameter: Tensor) -> Any:
         return self._draws.gradients.get(parameter, parameter.grad)
+
+
+def _mean(losses: Sequence[Any]) -> Any:
+    """The mean of what a closure returned at each draw.
+
+    :raises ArgumentError: if that is no number.
+    """
+    try:
+        return sum(losses) / len(losses)
+    except TypeError as error:
+        raise ArgumentError(
+            f"the closure of a step returns a {type(losses[0]).__name__}, and what it returns is "
+            "averaged over draws. Mend: return the loss, a number or a tensor, or nothing."
+        ) from error
 
 
 @torch.no_grad()

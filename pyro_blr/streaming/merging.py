@@ -4,7 +4,7 @@
 """Fits of disjoint data as one: ``sum_k natural_k - (K - 1) natural_prior``."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .. import errors
@@ -41,8 +41,28 @@ def merge(blr: Any, others: Any, call: Call, plate: str | None) -> Streamed:
     check_guide(blr, call, "merge")
     given = listed(others)
     fits = fits_of(blr, given, call)
+    _check_temperatures(blr, given)
     with whole(blr, call, plate):
         return _merged(blr, fits, given, call, plate)
+
+
+def _check_temperatures(blr: Any, given: list[Any]) -> None:
+    """Refuse fits in which a datum counts more, or less, than in others; a guide does not know.
+
+    :raises ArgumentError: naming the temperatures.
+    """
+    for other in given:
+        own = blr.temperature
+        if isinstance(other, Resumable):
+            own = other.temperature
+        elif isinstance(other, Mapping) and isinstance(other.get("engine"), Mapping):
+            own = other["engine"].get("temperature", own)  # states saved before it was in them
+        if own != blr.temperature:
+            raise errors.ArgumentError(
+                f"a fit is at temperature {own:g}, and the engine into which it is to be merged at "
+                f"{blr.temperature:g}: log densities of their data are divided by other numbers. "
+                "Mend: fit both at the same temperature."
+            )
 
 
 def _merged(

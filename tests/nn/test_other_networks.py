@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from pyro_blr import BLR
 from pyro_blr.errors import ArgumentError, DropoutWarning, SampledFactorError
@@ -106,6 +107,26 @@ def test_tied_weights_have_all_of_their_names() -> None:
         assert bayesian(tied_net(), "classification", where=where).sites == ("inner.weight",)
     scale = {"outer.weight": 1.0, "*": 2.0}
     assert bayesian(tied_net(), "classification", prior_scale=scale).sites == ("inner.weight",)
+
+
+def test_the_last_layer_has_the_parameters_that_its_weight_is_made_of() -> None:
+    net = nn.Sequential(weight_norm(nn.Linear(3, 4)), nn.Tanh(), weight_norm(nn.Linear(4, 1)))
+    sites = bayesian(net, "regression", where="last").sites
+    made = [f"2.parametrizations.weight.original{k}" for k in (0, 1)]
+    assert sites == ("2.bias", *made)
+
+
+def test_a_layer_of_two_names_keeps_its_weights() -> None:
+    x, y = data(3)
+    inner = nn.Linear(3, 3)
+    net, weight = nn.Sequential(inner, nn.Tanh(), inner, nn.Linear(3, 1)), inner.weight
+    with torch.no_grad():
+        before = net(x)
+    model = bayesian(net, "regression", where="last", noise_scale=0.3)
+    first, second = steps(model, x, y)[1], steps(model, x, y)[1]
+    assert first == second
+    assert net[2].weight is weight
+    assert torch.equal(net(x), before)
 
 
 def net() -> nn.Module:

@@ -6,6 +6,7 @@ import math
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -60,6 +61,18 @@ def test_options_are_checked(options: dict[str, Any], message: str) -> None:
         ivon(nn.Parameter(torch.zeros(3)), **options)
 
 
+@pytest.mark.parametrize("lr", [math.nan, math.inf, "0.1"])
+def test_a_rate_that_is_set_while_training_is_finite(lr: Any) -> None:
+    w = nn.Parameter(torch.ones(3))
+    optimizer = ivon(w)
+    train(optimizer, lambda: quadratic(w), 1)
+    before = w.detach().clone()
+    optimizer.param_groups[0]["lr"] = lr
+    with pytest.raises(ArgumentError, match=f"lr = {lr!r} cannot be used.*are finite"):
+        train(optimizer, lambda: quadratic(w), 1)
+    assert torch.equal(w, before)
+
+
 def test_an_option_of_a_group_is_checked_and_the_group_left_out() -> None:
     optimizer = ivon(nn.Parameter(torch.zeros(3)))
     with pytest.raises(ArgumentError, match="ess = -1"):
@@ -91,6 +104,20 @@ def test_the_weight_of_a_draw_is_positive(weight: Any) -> None:
         ivon(nn.Parameter(torch.zeros(2))).sampled_params(weight=weight),
     ):
         pass
+    module, (x, y) = net(), batch()
+    optimizer = VOGN(module.parameters(), lr=0.1, ess=20.0)
+    with pytest.raises(ArgumentError, match="weight = "), optimizer.sampled_params():
+        optimizer.backward(module, F.cross_entropy, x, y, weight=weight)
+
+
+@pytest.mark.parametrize("weight", [np.float32(0.5), np.int64(2)])
+def test_the_weight_of_a_draw_may_be_numpys(weight: Any) -> None:
+    found = []
+    for given in (weight, weight.item()):
+        w = nn.Parameter(torch.ones(3))
+        train(ivon(w, seed=0), lambda w=w: quadratic(w), 2, weight=given)
+        found.append(w.detach())
+    assert torch.equal(*found)
 
 
 # --------------------------------------------------------------------------- the order of calls
@@ -179,6 +206,19 @@ def test_a_closure_that_draws_itself() -> None:
         optimizer.step(closure)
 
 
+def test_a_closure_whose_losses_have_no_mean() -> None:
+    w = nn.Parameter(torch.ones(3))
+    optimizer = ivon(w)
+
+    def closure() -> dict[str, float]:
+        quadratic(w).backward()
+        return {"loss": 1.0}
+
+    with pytest.raises(ArgumentError, match=r"returns a dict.*Mend: return the loss"):
+        optimizer.step(closure)
+    assert torch.equal(w, torch.ones(3))
+
+
 # ------------------------------------------------------------------ parameters without gradients
 
 
@@ -210,6 +250,22 @@ def test_a_parameter_that_has_been_frozen_stays_in_spite_of_an_old_gradient() ->
         quadratic(used).backward()
     optimizer.step()
     assert torch.equal(before, frozen)
+
+
+def test_a_parameter_that_is_frozen_between_two_draws_keeps_its_product() -> None:
+    used, frozen = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = ivon([used, frozen], betas=(0.9, 0.5), weight_decay=0.0, hessian_init=1.0)
+    with optimizer.sampled_params():
+        drawn = frozen.detach().clone()
+        (quadratic(used) + quadratic(frozen)).backward()
+    frozen.requires_grad_(False)
+    with optimizer.sampled_params():
+        quadratic(used).backward()
+    assert frozen.grad is not None
+    estimate = 20.0 * (drawn - 1.0) * frozen.grad / 2  # nothing from the second draw
+    optimizer.step()
+    expected = 1.0 - 0.5 * (1.0 - estimate) + 0.125 * (1.0 - estimate).square()
+    torch.testing.assert_close(optimizer.state[frozen]["hessian"], expected)
 
 
 def test_all_parameters_frozen() -> None:

@@ -275,3 +275,33 @@ def test_a_sum_of_squares_that_is_infinite_is_skipped() -> None:
     with pytest.warns(SkippedStepWarning, match="1 in a row"):
         optimizer.step()
     assert optimizer.state[w.weight]["hessian"].item() == pytest.approx(0.1)
+
+
+class Twice(nn.Module):
+    """Applies one layer twice, which has a name for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner = nn.Linear(3, 3)
+        self.first, self.second, self.last = inner, inner, nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = torch.tanh(self.second(torch.tanh(self.first(x))))
+        return self.last(inner)  # type: ignore[no-any-return]
+
+
+def test_a_layer_of_two_names_keeps_its_weights() -> None:
+    torch.manual_seed(0)
+    module, (x, y) = Twice(), batch()
+    weight = module.first.weight
+    optimizer = VOGN(module.parameters(), lr=0.1, ess=20.0, hessian_init=0.5, betas=(0.9, 0.5))
+    with optimizer.sampled_params():
+        each = [F.cross_entropy(module(x[i : i + 1]), y[i : i + 1]) for i in range(len(x))]
+        rows = torch.stack([torch.autograd.grad(loss, weight)[0] for loss in each])
+        optimizer.backward(module, F.cross_entropy, x, y)
+        assert module.second.weight is weight
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, rows.mean(0))
+    optimizer.step()
+    expected = 0.25 + 0.5 * rows.square().mean(0)
+    torch.testing.assert_close(optimizer.state[weight]["hessian"], expected)

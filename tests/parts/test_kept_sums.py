@@ -213,6 +213,54 @@ def test_other_parts_are_refused(tmp_path: Path) -> None:
         blr.fit(Parts(Reader((X.flip(0), Y.flip(0))), checkpoint=tmp_path))
 
 
+@pytest.mark.parametrize("kind", [Reader, list])
+def test_fewer_parts_than_were_added_are_refused(kind: Any, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        BLR(known, AutoNatural(known)).fit(Parts(Reader((X, Y), 5), checkpoint=tmp_path))
+    fewer = kind(Reader((X[: 2 * SIZE], Y[: 2 * SIZE]))) if kind is list else Reader((X[:8], Y[:8]))
+    blr = BLR(known, AutoNatural(known))
+    with pytest.raises(errors.CheckpointError, match=r"4 parts .*now there are fewer. Mend"):
+        blr.fit(Parts(fewer, checkpoint=tmp_path))
+
+
+def test_parts_that_came_between_two_passes_are_refused(tmp_path: Path) -> None:
+    rows = EXAMPLES["logistic"].rows
+    pyro.set_rng_seed(5)
+    with pytest.raises(Killed):
+        fit("logistic", Reader(tuple(r[: 4 * SIZE] for r in rows), 11), tmp_path)
+    with pytest.raises(errors.CheckpointError, match=r"passes over.*other parts: 4 of them.* 6"):
+        fit("logistic", Reader(rows), tmp_path)
+
+
+@pytest.mark.parametrize(("scale", "noise"), [(1.0, 0.5), (0.1, 0.3)])
+def test_another_model_of_the_same_latents_is_refused(
+    scale: float, noise: float, tmp_path: Path
+) -> None:
+    def other(x: Tensor, y: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(D, dtype=x.dtype), scale).to_event(1))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(x @ w, noise), obs=y)
+
+    with pytest.raises(Killed):
+        BLR(known, AutoNatural(known)).fit(Parts(Reader((X, Y), 4), checkpoint=tmp_path))
+    blr = BLR(other, AutoNatural(other))
+    with pytest.raises(errors.CheckpointError, match=r"the model changed.*Mend: the model as it"):
+        blr.fit(Parts(Reader((X, Y)), checkpoint=tmp_path))
+
+
+def test_files_that_are_no_sums(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("notes")
+    with pytest.raises(errors.ArgumentError, match=r"checkpoint = .* is a file. Mend: a folder"):
+        Parts(Reader((X, Y)), checkpoint=file)
+    with pytest.raises(Killed):
+        BLR(known, AutoNatural(known)).fit(Parts(Reader((X, Y), 4), checkpoint=tmp_path / "sums"))
+    for path in tmp_path.glob("sums/*/*.pt"):
+        path.write_bytes(b"none")
+    with pytest.raises(errors.CheckpointError, match=r"holds no sum.*Mend: delete the folder"):
+        BLR(known, AutoNatural(known)).fit(Parts(Reader((X, Y)), checkpoint=tmp_path / "sums"))
+
+
 def test_passes_leave_random_numbers_alone() -> None:
     loader = DataLoader(TensorDataset(X, Y), batch_size=SIZE, shuffle=True)
     blr = engine("regression")

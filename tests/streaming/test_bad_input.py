@@ -187,6 +187,15 @@ def test_fits_with_another_prior() -> None:
     blr.merge([wide.state_dict()])  # of which no prior is known
 
 
+def test_fits_at_another_temperature(blr: BLR) -> None:
+    warm = fitted(CASE, slice(4, 8), temperature=2.0)
+    refused(blr, ArgumentError, "at temperature 2.*at 1: .*Mend", lambda: blr.merge([warm]))
+    refused(blr, ArgumentError, "at temperature 2", lambda: blr.merge(warm.state_dict()))
+    other = fitted(CASE, slice(0, 4), temperature=2)
+    other.merge([warm.state_dict()])
+    assert difference(other, fitted(CASE, temperature=2.0)) < 1e-12
+
+
 @pytest.mark.parametrize("guide", [AutoDelta, AutoIAFNormal])
 def test_guides_that_are_known_by_their_draws(guide: Any) -> None:
     blr = BLR(CASE.model, guide(CASE.model), on_sampled="ignore")
