@@ -338,6 +338,24 @@ def test_it_changes_nothing() -> None:
     matplotlib.pyplot.close("all")
 
 
+def shifted(X: Tensor, y: Tensor) -> None:
+    shift = pyro.param("shift", torch.tensor(0.5).double())
+    w = pyro.sample("w", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(X @ w + shift, 0.5), obs=y)
+
+
+@pytest.mark.parametrize("params", ["optim", "em"])
+def test_it_stays_as_it_is_when_steps_go_on(params: str) -> None:
+    blr = BLR(shifted, AutoNatural(shifted), params=params, step_size=0.5)
+    surrogate = blr.surrogate(X, Y)
+    w = torch.tensor([[0.3, -0.2], [1.0, 2.0]]).double()
+    before = surrogate({"w": w}), surrogate.loss({"w": w})
+    blr.step(X, Y)  # which writes natural parameters, and the shift, in place
+    assert torch.equal(surrogate({"w": w}), before[0])
+    assert torch.equal(surrogate.loss({"w": w}), before[1])
+
+
 def on_draws(y: Tensor) -> None:
     p = pyro.sample("p", dist.Dirichlet(torch.tensor([1.0, 2.0, 3.0]).double()))
     with pyro.plate("data", len(y)):

@@ -114,7 +114,7 @@ class AutoNaturalLowRankMultivariateNormal(GaussianGuide):
         # shape: (D,), (D, K), (D,)
         """
         mean, factor, log_diagonal = detached(self.naturals()[self.layout[self._named()[0].name]])
-        return mean.clone(), factor.clone(), log_diagonal.exp()
+        return mean, factor, log_diagonal.exp()
 
 
 def to_pyro_parameters(coordinates: Natural) -> tuple[Tensor, Tensor, Tensor]:

@@ -106,5 +106,5 @@ def takes(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
 
 
 def detached(natural: Natural) -> Natural:
-    """Natural parameters without their graph."""
-    return tuple(n.detach() for n in natural)
+    """Copies of natural parameters without their graph: steps write in place."""
+    return tuple(n.detach().clone() for n in natural)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import constants
 from .axes import Address, Axis, Gather, Renaming, take
-from .contraction import along
+from .contraction import along, together
 from .functions import exp_of, is_product, log_complement_of, log_of, power_of, with_indices
 from .terms import (
     Atom,
@@ -89,7 +89,7 @@ class Polynomial:
         for term in self.terms:
             factors = [take(c.tensor.double(), c.where) for c in term.constants]
             if factors:
-                value = along(factors, self.out).reshape(self.shape)
+                value = along(together(factors), self.out).reshape(self.shape)
                 total = total.to(value) + term.number * value
             else:
                 total = total + term.number

@@ -284,16 +284,17 @@ def replay(outputs: list[Any], values: Mapping[Any, Tensor]) -> list[Any]:
 
     :param outputs: lifted tensors, or anything else, which is passed through.
     :param values: a tensor for each leaf, by its :class:`LatentSite`; a value given by ``id`` of
-        any other node replaces it (quadrature puts nodes in the place of a predictor).
+        any other node replaces it (quadrature puts nodes in the place of a predictor), and so does
+        one of a constant that a call was given.
     :returns: the values of the outputs.
     """
-    done: dict[int, Any] = {}
+    done: dict[int, Any] = {key: v for key, v in values.items() if isinstance(key, int)}
     calls: dict[int, list[Any]] = {}
 
     for node in program(lifted_in(outputs), given=values):
-        if id(node) in values:
-            done[id(node)] = values[id(node)]
-        elif node.call is None:
+        if id(node) in done:
+            continue
+        if node.call is None:
             done[id(node)] = values[node.site]
         else:
             call = node.call
@@ -307,9 +308,11 @@ def replay(outputs: list[Any], values: Mapping[Any, Tensor]) -> list[Any]:
 
 # No function inside replay: one that calls itself is a cycle, which would keep all values.
 def _value_of(item: Any, done: Mapping[int, Any]) -> Any:
-    """An argument with the values of lifted tensors in their places."""
+    """An argument with the values of what was replaced and of lifted tensors in their places."""
     if isinstance(item, LiftedTensor):
         return done[id(item)]
+    if isinstance(item, Tensor):
+        return done.get(id(item), item)
     if isinstance(item, list | tuple) and lifted_in(item):
         return type(item)(_value_of(i, done) for i in item)
     return item

@@ -30,7 +30,8 @@ class Loss:
         sites = {s.name: s for s in energy.traced.sites}
         traced = energy.traced
         self._points = {
-            n: lifted.variable(traced.parameters[n].value) for n, lifted in traced.lifted.items()
+            n: lifted.variable(traced.parameters[n].value).clone()
+            for n, lifted in traced.lifted.items()
         }
         self._terms: list[Summed] = []
         self._constant = 0.0
@@ -45,6 +46,7 @@ class Loss:
                 site = sites[factor.name]
                 summed = Summed(site.log_prob, site.mask, site.scale)
             self._terms.append(summed)
+        self._held = _copies(self._nodes, [p.leaf for p in traced.parameters.values()])
 
     @property
     def numbers(self) -> int:
@@ -65,7 +67,7 @@ class Loss:
         def one(variables: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
             every = {**self._points, **variables}
             known = {s: every[s.name] for node in self._nodes for s in node.sites}
-            results = replay(list(self._nodes), known)
+            results = replay(list(self._nodes), {**known, **self._held})
             sums = [term(r)[0].double() for term, r in zip(self._terms, results, strict=True)]
             return (torch.stack(sums).sum(),)
 
@@ -79,6 +81,19 @@ class Loss:
     def __reduce__(self) -> tuple[type, tuple[()]]:
         # Programs of any functions, closures among them, which a pickle need not be able to hold.
         return NoLoss, ()
+
+
+def _copies(nodes: Sequence[LiftedTensor], leaves: Sequence[Tensor]) -> dict[Any, Tensor]:
+    """Copies of what programs hold of parameters, by ``id``: later steps write these in place."""
+    own = {leaf.untyped_storage().data_ptr() for leaf in leaves}
+    constants = (
+        t
+        for node in program(nodes)
+        if node.call is not None
+        for t in node.call.tensors
+        if not isinstance(t, LiftedTensor)
+    )
+    return {id(t): t.detach().clone() for t in constants if t.untyped_storage().data_ptr() in own}
 
 
 class NoLoss:

@@ -105,7 +105,7 @@ def _panel(panel: Any, curves: Curves, latent: Latent, element: int) -> None:
     drawn = curves.drawn(latent, element)
     low = min(float(d.quantile(0.002)) for d in drawn)
     high = max(float(d.quantile(0.998)) for d in drawn)
-    at = torch.linspace(low, high, POINTS, dtype=torch.float64)
+    at = torch.linspace(low, high, POINTS, dtype=torch.float64, device="cpu")
     surrogate, loss = (t.cpu().numpy() for t in curves.both(latent.name, element, at))
     panel.plot(at.numpy(), loss, color=LOSS, linewidth=1.8, label="loss")
     panel.plot(at.numpy(), surrogate, color=SURROGATE, linewidth=1.8, ls="--", label="surrogate")

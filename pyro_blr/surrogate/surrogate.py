@@ -43,7 +43,8 @@ class Surrogate:
     Values of some latents are asked for; both losses are averaged over all others, and over what is
     left of a latent whose one element is plotted, as independent under q (on the same draws). Of a
     latent that q holds on an unconstrained space both are functions of the variable there, with the
-    Jacobian. All blocks are as at q_t: a step that takes them in turn sees the others' new values.
+    Jacobian. All blocks are as at q_t, also after later steps; a step that takes them in turn sees
+    the others' new values.
 
     A pickle of it has no loss, whose program need not be one that a pickle can hold; copies have.
 
@@ -69,9 +70,10 @@ class Surrogate:
         self.step_size = step_size
         self.expected_loss = expected_loss
         self._latents, self._layout = energy.latents, energy.layout
-        self._naturals = dict(naturals)
-        self._moments = energy.moments(naturals)
-        self._next = {b: _between(naturals[b], messages[b], step_size) for b in energy.blocks}
+        # Copies, since later steps write in place: q_t stays what it was.
+        self._naturals = {b: tuple(t.detach().clone() for t in n) for b, n in naturals.items()}
+        self._moments = energy.moments(self._naturals)
+        self._next = {b: _between(self._naturals[b], messages[b], step_size) for b in energy.blocks}
         self.natural = {b.name: n for b, n in self._next.items()}
         self.messages = {b.name: messages[b] for b in energy.blocks}
         self._loss = Loss(energy)

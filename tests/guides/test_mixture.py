@@ -14,7 +14,11 @@ from pyro import poutine
 from pyro.infer import Predictive
 
 from pyro_blr import BLR, diagnostics, errors, to_arviz
-from pyro_blr.guides import AutoNaturalMixture, AutoNaturalMultivariateNormal
+from pyro_blr.guides import (
+    AutoNaturalLowRankMultivariateNormal,
+    AutoNaturalMixture,
+    AutoNaturalMultivariateNormal,
+)
 from pyro_blr.steps.mixture_memory import MixtureMemory
 
 X = torch.tensor(
@@ -210,6 +214,21 @@ def test_density_of_draws_serves_diagnostics_and_arviz(shapes) -> None:
     assert predicted["y"].shape == (5, 6)
     for table in (guide, guide.blocks[0], blr.explain(X, Y), fit):
         assert "<table" in table._repr_html_()
+
+
+@pytest.mark.parametrize("kind", [AutoNaturalMixture, AutoNaturalLowRankMultivariateNormal])
+def test_laws_that_were_given_out_stay_as_they_were(kind) -> None:
+    guide = kind(shaped)
+    blr = BLR(shaped, guide, on_sampled="ignore")
+    blr.step(X, Y)
+    laws = [guide.marginal(name) for name in ("w", "s", "a")]
+    if kind is AutoNaturalMixture:
+        laws.append(guide.get_posterior())
+    at = [law.sample() for law in laws]
+    densities = [law.log_prob(z) for law, z in zip(laws, at, strict=True)]
+    blr.step(X, Y)  # which writes in place
+    for law, z, density in zip(laws, at, densities, strict=True):
+        assert torch.equal(law.log_prob(z), density)
 
 
 def test_explain_and_info(shapes) -> None:

@@ -78,7 +78,7 @@ def test_multimodal_optimisation_with_mixtures_of_gaussians() -> None:
     for _ in range(STEPS):
         blr.step()
         seed = blr.state_dict()["mixture"]["seed"]
-        noise = noise or [gaussian_points(POINTS, 2, seed + k) for k in range(3)]
+        noise = noise or [gaussian_points(POINTS, 2, seed + k).to(state[1]) for k in range(3)]
         state = updated(state, noise, RHO)
         (natural,) = guide.naturals().values()
         for mine, own in zip(natural, state, strict=True):
