@@ -11,7 +11,8 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_blr.families import chain_matrices
-from pyro_blr.families.chain_matrices import ChainFactor, Parts
+from pyro_blr.families.chain_matrices import ChainFactor
+from pyro_blr.families.chain_places import Parts
 from pyro_blr.families.joint_distributions import _PackedDistribution
 from pyro_blr.families.normal import LOG_TWO_PI
 
@@ -73,7 +74,7 @@ class ChainNormalDistribution(_PackedDistribution):
     @property
     def variance(self) -> Tensor:
         """The marginal variances.  # shape: (*batch, T, D)"""
-        return self._factor.inverse()[0].diagonal(dim1=-2, dim2=-1)
+        return self._factor.inverse[0].diagonal(dim1=-2, dim2=-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density, in nats."""

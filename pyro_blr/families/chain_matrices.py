@@ -27,9 +27,21 @@ from torch.nn.functional import pad
 from pyro_blr.families import matrices
 
 from ..shapes import broadcast_shapes
-
-Parts = tuple[Tensor, Tensor]
-"""S_tt and S_t,t+1.  # shapes: (*batch, T, D, D), (*batch, T - 1, D, D)"""
+from .chain_places import (
+    Parts,
+    earlier,
+    even_and_odd,
+    every_second,
+    interleaved,
+    later,
+    left_after,
+    neighbours,
+    padded,
+    pairs,
+    placed,
+    towards_neighbours,
+    with_eliminated,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ class Level:
     inverse: Tensor
     cross: Tensor
 
-    @property
+    @cached_property
     def slopes(self) -> Tensor:
         """G_o = F_o'^-1 W_o: x_o has the mean -G_o (x_o-1, x_o+1) given these.
 
@@ -53,6 +65,12 @@ class Level:
         """
         slopes: Tensor = self.inverse.mT @ self.cross
         return slopes
+
+    @cached_property
+    def given(self) -> Tensor:
+        """S_oo^-1, the covariance of x_o given its neighbours.  # shape: (*batch, N, D, D)"""
+        given: Tensor = self.inverse.mT @ self.inverse
+        return given
 
 
 @dataclass(frozen=True)
@@ -72,28 +90,28 @@ class ChainFactor:
         """Return R^-1 x.  # shape: (*sample, *batch, T, D)"""
         solved = []
         for level in self.levels:
-            even, odd = _split(vector)
+            even, odd = even_and_odd(vector)
             odd = matrices.apply(level.inverse, odd)
             left, right = matrices.apply(level.cross.mT, odd).chunk(2, -1)
-            vector = even - _placed(left, right, even.shape[-2], 1)
+            vector = even - placed(left, right, even.shape[-2], 1)
             solved.append(odd)
         root = self.root.unsqueeze(-3)
         vector = matrices.triangular_solve(root, vector.unsqueeze(-1)).squeeze(-1)
         for odd in reversed(solved):
-            vector = _interleaved(vector, odd, 1)
+            vector = interleaved(vector, odd, 1)
         return vector
 
     def back_solve(self, vector: Tensor) -> Tensor:
         """Return R'^-1 x.  # shape: (*sample, *batch, T, D)"""
         parts = []
         for _ in self.levels:
-            vector, odd = _split(vector)
+            vector, odd = even_and_odd(vector)
             parts.append(odd)
         root = self.root.mT.unsqueeze(-3)
         vector = matrices.triangular_solve(root, vector.unsqueeze(-1), upper=True).squeeze(-1)
         for level, odd in zip(reversed(self.levels), reversed(parts), strict=True):
-            rest = odd - matrices.apply(level.cross, _beside(vector, odd.shape[-2]))
-            vector = _interleaved(vector, matrices.apply(level.inverse.mT, rest), 1)
+            rest = odd - matrices.apply(level.cross, neighbours(vector, odd.shape[-2]))
+            vector = interleaved(vector, matrices.apply(level.inverse.mT, rest), 1)
         return vector
 
     def solve(self, vector: Tensor) -> Tensor:
@@ -104,12 +122,12 @@ class ChainFactor:
         """Return R' x, whose square is x' S x.  # shape: (*sample, *batch, T, D)"""
         parts = []
         for level in self.levels:
-            vector, odd = _split(vector)
-            beside = matrices.apply(level.cross, _beside(vector, odd.shape[-2]))
+            vector, odd = even_and_odd(vector)
+            beside = matrices.apply(level.cross, neighbours(vector, odd.shape[-2]))
             parts.append(matrices.apply(level.factor.mT, odd) + beside)
         vector = matrices.apply(self.root.mT.unsqueeze(-3), vector)
         for odd in reversed(parts):
-            vector = _interleaved(vector, odd, 1)
+            vector = interleaved(vector, odd, 1)
         return vector
 
     def log_diagonal(self) -> Tensor:
@@ -119,16 +137,14 @@ class ChainFactor:
             total = total + matrices.log_diagonal(level.factor).sum(-1)
         return total
 
-    @cached_property
-    def _inverse(self) -> Parts:
-        return self.inverses()[0]
-
+    @property
     def inverse(self) -> Parts:
-        """Return the parts of S^-1 where S has its own, C_tt and C_t,t+1; found once."""
-        return self._inverse
+        """The parts of S^-1 where S has its own, C_tt and C_t,t+1."""
+        return self.inverses[0]
 
+    @cached_property
     def inverses(self) -> list[Parts]:
-        """Return these parts for the whole chain, and for those left after each level."""
+        """These parts for the whole chain, and for those left after each level; found once."""
         first = torch.cholesky_inverse(self.root).unsqueeze(-3)
         found = [(first, first.narrow(-3, 0, 0))]
         for level in reversed(self.levels):
@@ -151,11 +167,15 @@ def factorise(parts: Parts) -> ChainFactor:
     if any(p.requires_grad or p.device.type != "cpu" for p in parts) or not host_memory(parts):
         return _factorised(parts)
     for known, factor in _RECENT:
-        if all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(known, parts, strict=True)):
+        if all(_are_same(a, b) for a, b in zip(known, parts, strict=True)):
             return factor
     factor = _factorised(parts)
     _RECENT.append((tuple(p.clone() for p in parts), factor))  # type: ignore[arg-type]
     return factor
+
+
+def _are_same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
 
 
 def host_memory(parts: Parts) -> bool:
@@ -173,13 +193,9 @@ def _factorised(parts: Parts) -> ChainFactor:
         factor = matrices.cholesky(odd)
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         inverse = matrices.triangular_solve(factor, eye.expand_as(factor))
-        neighbours = _padded(every_second(beside, 1, 2), 0, odd.shape[-3])
-        cross = inverse @ torch.cat([every_second(beside, 0, 2).mT, neighbours], -1)
+        cross = inverse @ towards_neighbours(beside, odd.shape[-3])
         levels.append(Level(factor, inverse, cross))
-        left, right = cross.chunk(2, -1)
-        even = every_second(diagonal, 0, 2)
-        diagonal = even - _placed(left.mT @ left, right.mT @ right, even.shape[-3], 2)
-        beside = -(left.mT @ right).narrow(-3, 0, even.shape[-3] - 1)
+        diagonal, beside = left_after((diagonal, beside), cross.mT @ cross)
     return ChainFactor(tuple(levels), matrices.cholesky(diagonal.squeeze(-3)))
 
 
@@ -206,7 +222,7 @@ def precision_of(covariances: Parts) -> Parts:
     factor = matrices.cholesky(torch.cat([covariances[0].narrow(-3, 0, 1), given], -3))
     inverse = torch.cholesky_inverse(factor)
     cross = -slopes.mT @ later(inverse, 2)
-    return inverse - _padded(cross @ slopes, 0, inverse.shape[-3]), cross
+    return inverse - padded(cross @ slopes, 0, inverse.shape[-3]), cross
 
 
 def conditionals(covariances: Parts) -> Parts:
@@ -240,32 +256,6 @@ def dense(parts: Parts) -> Tensor:
     return matrix.transpose(-3, -2).reshape(*batch, length * width, length * width)
 
 
-def earlier(blocks: Tensor, dims: int) -> Tensor:
-    """All blocks but the last one.
-
-    :param dims: of a block: 1 for vectors, 2 for matrices.
-    """
-    return blocks.narrow(-1 - dims, 0, blocks.shape[-1 - dims] - 1)
-
-
-def later(blocks: Tensor, dims: int) -> Tensor:
-    """All blocks but the first one.
-
-    :param dims: of a block: 1 for vectors, 2 for matrices.
-    """
-    return blocks.narrow(-1 - dims, 1, blocks.shape[-1 - dims] - 1)
-
-
-def every_second(blocks: Tensor, start: int, dims: int) -> Tensor:
-    """Every second block from the first or the second one on, as a view.
-
-    :param dims: of a block: 1 for vectors, 2 for matrices.
-    """
-    dim = blocks.dim() - 1 - dims
-    rest = blocks.narrow(dim, start, blocks.shape[dim] - start)
-    return rest.unfold(dim, 1, 2).squeeze(-1) if rest.shape[dim] else rest
-
-
 def _extended(level: Level, known: Parts) -> Parts:
     """The parts of the inverse with the blocks of a level, from those of the blocks left after it.
 
@@ -274,64 +264,4 @@ def _extended(level: Level, known: Parts) -> Parts:
     """
     slopes = level.slopes
     moved = slopes @ pairs(known, slopes.shape[-3])
-    own = level.inverse.mT @ level.inverse + moved @ slopes.mT
-    left, right = (-moved).chunk(2, -1)
-    return _interleaved(known[0], own, 2), _interleaved(
-        left.mT, right.narrow(-3, 0, known[1].shape[-3]), 2
-    )
-
-
-def pairs(covariances: Parts, count: int) -> Tensor:
-    """Return the joint covariances of successive blocks; zeros where there is no right one.
-
-    # shape: (*batch, count, 2D, 2D)
-    """
-    diagonal, beside = covariances
-    beside = _padded(beside, 0, count)
-    right = _padded(later(diagonal, 2), 0, count)
-    above = torch.cat([diagonal.narrow(-3, 0, count), beside], -1)
-    return torch.cat([above, torch.cat([beside.mT, right], -1)], -2)
-
-
-def _split(vector: Tensor) -> tuple[Tensor, Tensor]:
-    """The blocks that are left, and those that are eliminated."""
-    return every_second(vector, 0, 1), every_second(vector, 1, 1)
-
-
-def _beside(even: Tensor, count: int) -> Tensor:
-    """The neighbours of each eliminated block, joined.  # shape: (*batch, count, 2D)"""
-    right = later(even, 1)
-    right = pad(right, (0, 0, 0, count - right.shape[-2]))
-    return torch.cat([even.narrow(-2, 0, count), right], -1)
-
-
-def _placed(left: Tensor, right: Tensor, count: int, dims: int) -> Tensor:
-    """What eliminated blocks leave on their neighbours: on the left ones, and on the right ones.
-
-    :param dims: of a block: 1 for vectors, 2 for matrices.
-    """
-    ahead = count - left.shape[-1 - dims]
-    gap = (0, 0) * dims
-    right = right.narrow(-1 - dims, 0, count - 1)
-    return pad(left, (*gap, 0, ahead)) + pad(right, (*gap, 1, 0))
-
-
-def _padded(blocks: Tensor, before: int, count: int) -> Tensor:
-    """Matrices with zero ones added in front and, up to a number of them, behind."""
-    after = count - before - blocks.shape[-3]
-    return pad(blocks, (0, 0, 0, 0, before, after)) if before or after else blocks
-
-
-def _interleaved(even: Tensor, odd: Tensor, dims: int) -> Tensor:
-    """Blocks of even and odd places in one row.
-
-    :param dims: of a block: 1 for vectors, 2 for matrices.
-    """
-    dim = -1 - dims
-    short = even.shape[dim] - odd.shape[dim]
-    total = even.shape[dim] + odd.shape[dim]
-    if short:
-        odd = pad(odd, (*(0, 0) * dims, 0, short))
-    lead = broadcast_shapes(even.shape, odd.shape)
-    both = torch.stack([even.expand(lead), odd.expand(lead)], dim)
-    return both.flatten(dim - 1, dim).narrow(dim, 0, total)
+    return with_eliminated(known, level.given + moved @ slopes.mT, -moved)

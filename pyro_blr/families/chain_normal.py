@@ -12,8 +12,10 @@ from torch import Tensor
 
 from pyro_blr.families import chain_matrices, matrices
 from pyro_blr.families.base import ExponentialFamily, MeanParams, Natural
+from pyro_blr.families.chain_changes import change_of_inverse
 from pyro_blr.families.chain_distribution import ChainNormalDistribution
-from pyro_blr.families.chain_matrices import ChainFactor, Parts, earlier, later
+from pyro_blr.families.chain_matrices import ChainFactor
+from pyro_blr.families.chain_places import Parts, earlier, later, pairs
 from pyro_blr.families.normal import LOG_TWO_PI
 from pyro_blr.families.registry import register_family, unwrap
 
@@ -107,6 +109,17 @@ class ChainNormal(ExponentialFamily):
             *_halved(parts),
         )
 
+    @torch.no_grad()
+    def fisher(self, natural: Natural, vector: Natural) -> tuple[Tensor, ...]:
+        # dm = C (d(S m) - dS m) and dC = -C dS C.
+        factor = self.factor(natural)
+        mean, _ = self.moments(natural, factor)
+        change = -_twice(vector[1]), -vector[2]
+        d_mean = factor.solve(vector[0] - chain_matrices.apply(change, mean))
+        moved = zip(_outer(mean, d_mean), _outer(d_mean, mean), strict=True)
+        d_covariances = change_of_inverse(factor, change)
+        return d_mean, *(c + a + b for c, (a, b) in zip(d_covariances, moved, strict=True))
+
     def entropy(self, natural: Natural) -> Tensor:
         constant = 0.5 * (1.0 + LOG_TWO_PI) * self.size(natural)
         entropy = constant - self.factor(natural).log_diagonal()
@@ -119,10 +132,10 @@ class ChainNormal(ExponentialFamily):
         q, p = self.factor(natural_q), self.factor(natural_p)
         gap = q.solve(natural_q[0]) - p.solve(natural_p[0])
         spread = matrices.relative_divergence(q.root, p.root)
-        for own, other, left in zip(q.levels, p.levels, q.inverses()[1:], strict=True):
+        for own, other, left in zip(q.levels, p.levels, q.inverses[1:], strict=True):
             spread = spread + matrices.relative_divergence(own.factor, other.factor).sum(-1)
             slopes = own.slopes - other.slopes
-            covariance = chain_matrices.pairs(left, slopes.shape[-3])
+            covariance = pairs(left, slopes.shape[-3])
             whitened = other.factor.mT @ slopes
             spread = spread + (whitened @ covariance * whitened).sum((-3, -2, -1))
         return 0.5 * (spread + _square(p.whitened(gap)))
@@ -169,7 +182,7 @@ class ChainNormal(ExponentialFamily):
         :param factor: that of S, if it is known.
         """
         factor = self.factor(natural) if factor is None else factor
-        own, beside = factor.inverse()
+        own, beside = factor.inverse
         if not factor.levels:  # one block: there are no neighbours, and their tensor is empty
             beside = natural[2]
         return factor.solve(natural[0]), (own, beside)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..families import ChainNormal, Natural, chain_matrices, matrices
-from ..families.chain_matrices import earlier, later
+from ..families.chain_places import earlier, later
 from ..families.normal import LOG_TWO_PI
 from .chain_blocks import ChainBlock
 from .moments import GaussianMoments
