@@ -4,14 +4,19 @@
 """Functions that autograd knows by their value, their gradient and products with their Hessian.
 
 A sum over parts has no graph that holds all of them, and a maximum over some of the arguments none
-at all; but both have these three.
+at all; but both have these three. Their argument is one flat vector: tensors one after the other.
 """
 
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+Key = TypeVar("Key")
+#: The shapes of several tensors by name.
+Shapes: TypeAlias = Mapping[Key, tuple[torch.Size, ...]]
 
 
 class TwiceDifferentiable(Protocol):
@@ -84,3 +89,19 @@ class Pieces:
     def rest(self) -> Tensor:
         """What is left."""
         return self._flat[self._at :]
+
+
+def flattened(tensors: Iterable[tuple[Tensor, ...]]) -> Tensor:
+    """Tensors one after the other. # shape: (n,)"""
+    return torch.cat([t.reshape(-1) for own in tensors for t in own])
+
+
+def shapes_of(tensors: Mapping[Key, tuple[Tensor, ...]]) -> dict[Key, tuple[torch.Size, ...]]:
+    """What :func:`cut` asks for to undo :func:`flattened`."""
+    return {key: tuple(t.shape for t in own) for key, own in tensors.items()}
+
+
+def cut(flat: Tensor, shapes: Shapes[Key]) -> dict[Key, tuple[Tensor, ...]]:
+    """A flat tensor as those that it was made of."""
+    pieces = Pieces(flat)
+    return {key: tuple(pieces.of(shape) for shape in own) for key, own in shapes.items()}

@@ -44,8 +44,7 @@ class KeptSums:
         #: The state in which an interrupted call began; None if there was none.
         self.state: Mapping[str, Any] | None = self._read(STATE)
         sums = set(folder.glob("*.pt")) - {folder / STATE}
-        #: Whether the sums that are kept, if any, are known to be those of this call.
-        self._are_own = not sums
+        self._is_found = not sums
         self._parts: list[str] = []  # of the last sum that ended
 
     def begin(self, state: Mapping[str, Any]) -> None:
@@ -59,13 +58,13 @@ class KeptSums:
         :raises CheckpointError: if the folder has the sums of another call.
         """
         done, under_way = self._read(name + DONE), self._read(name + UNDER_WAY)
-        if done is None and under_way is None and not self._are_own:
+        if done is None and under_way is None and not self._is_found:
             raise errors.CheckpointError(
                 f"the folder {str(self.folder)!r} keeps the sums of an interrupted call, which "
                 "this one is not: another method, other options, or another number of processes. "
                 "Mend: make the same call again; or delete the folder to begin anew."
             )
-        self._are_own = True
+        self._is_found = True
         return KeptSum(self, name, done, under_way)
 
     def check_alike(self, parts: list[str]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import errors
 from .chunks import Call, Parts, in_part, parts_in
+from .derivatives import cut, flattened, shapes_of
 from .digests import digest
 from .energy.draws import Draws
 from .energy.factors import KeptRule
@@ -275,13 +276,8 @@ class Parted:
         return self._of_first(objective.moved(start), "where steps start")
 
     def _of_first(self, naturals: Mapping[Block, Natural], what: str) -> dict[Block, Natural]:
-        flat = torch.cat([t.detach().reshape(-1) for n in naturals.values() for t in n])
-        pieces = iter(
-            self.together.of_first(flat, what).split(
-                [t.numel() for n in naturals.values() for t in n]
-            )
-        )
-        return {b: tuple(next(pieces).reshape(t.shape) for t in n) for b, n in naturals.items()}
+        flat = flattened(naturals.values()).detach()
+        return cut(self.together.of_first(flat, what), shapes_of(naturals))
 
 
 def _traced(blr: Any, call: Call, is_read: bool) -> EnergyObjective:

@@ -15,14 +15,14 @@ Where L is linear in the mean parameters of a shared block, L* is convex in them
 L at the present local latents as a bound from below: the step to the message never lowers it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from .conjugate_gradients import solve
-from .derivatives import Pieces, applied
+from .derivatives import Shapes, applied, cut, flattened, shapes_of
 from .energy.value import Value
 from .families import Natural
 from .lifting.blocks import Block
@@ -117,17 +117,13 @@ class ProfileObjective(EnergyObjective):
 
     def negative_elbo(self, naturals: Naturals) -> Tensor:
         given = {b: n for b, n in naturals.items() if b not in self.local}
-        flat = torch.cat([t.reshape(-1) for n in given.values() for t in n])
-        return applied(_Profile(self, _shapes(given)), flat)
-
-
-Shapes = Mapping[Block, tuple[torch.Size, ...]]
+        return applied(_Profile(self, shapes_of(given)), flattened(given.values()))
 
 
 class _Profile:
     """-L* as a function of the shared natural parameters in one vector."""
 
-    def __init__(self, objective: ProfileObjective, shapes: Shapes) -> None:
+    def __init__(self, objective: ProfileObjective, shapes: Shapes[Block]) -> None:
         self.objective = objective
         self.shapes = shapes
         self._graph: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
@@ -135,13 +131,12 @@ class _Profile:
     def value_and_gradient(self, at: Tensor) -> tuple[Tensor, Tensor]:
         """Both; the graph of the gradient in shared and local parameters is kept."""
         own = self.objective
-        settled = own.full(_cut(at.detach(), self.shapes))
-        own_shapes = _shapes({b: settled[b] for b in own.local})
+        settled = own.full(cut(at.detach(), self.shapes))
+        held = {b: settled[b] for b in own.local}
         with torch.enable_grad():
             shared = at.detach().clone().requires_grad_()
-            flat = torch.cat([t.reshape(-1) for b in own.local for t in settled[b]])
-            local = flat.detach().clone().requires_grad_()
-            both = {**_cut(shared, self.shapes), **_cut(local, own_shapes)}
+            local = flattened(held.values()).detach().clone().requires_grad_()
+            both = {**cut(shared, self.shapes), **cut(local, shapes_of(held))}
             loss = own.part.negative_elbo(both)
             first, second = torch.autograd.grad(loss, (shared, local), create_graph=True)
         self._graph = shared, local, first, second
@@ -152,7 +147,8 @@ class _Profile:
         assert self._graph is not None
         shared, local, of_shared, of_local = self._graph
         own = self.objective
-        naturals = _cut(local.detach(), _shapes(own.current))
+        shapes = shapes_of(own.current)
+        naturals = cut(local.detach(), shapes)
 
         def products(gradient: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
             found = torch.autograd.grad(
@@ -164,13 +160,13 @@ class _Profile:
 
         def symmetric(flat: Tensor) -> Tensor:
             """The part of a covector that acts on symmetric steps, of matrix parameters."""
-            cut = _cut(flat, _shapes(own.current))
-            return _flat([b.family.symmetrize(cut[b]) for b in own.local])
+            parts = cut(flat, shapes)
+            return flattened(b.family.symmetrize(parts[b]) for b in own.local)
 
         def precondition(residual: list[Tensor]) -> list[Tensor]:
-            cut = _cut(residual[0], _shapes(own.current))
-            solved = [b.family.inverse_fisher(naturals[b], cut[b]) for b in own.local]
-            return [_flat(solved)]
+            parts = cut(residual[0], shapes)
+            solved = (b.family.inverse_fisher(naturals[b], parts[b]) for b in own.local)
+            return [flattened(solved)]
 
         direct, crossed = products(of_shared, vector)
         found = solve(
@@ -181,16 +177,3 @@ class _Profile:
             precondition=precondition,
         )
         return direct - products(of_local, found.value[0])[0]
-
-
-def _shapes(naturals: Naturals) -> Shapes:
-    return {b: tuple(t.shape for t in n) for b, n in naturals.items()}
-
-
-def _cut(flat: Tensor, shapes: Shapes) -> dict[Block, Natural]:
-    pieces = Pieces(flat)
-    return {b: tuple(pieces.of(s) for s in n) for b, n in shapes.items()}
-
-
-def _flat(naturals: Sequence[Natural]) -> Tensor:
-    return torch.cat([t.reshape(-1) for n in naturals for t in n])

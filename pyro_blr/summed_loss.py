@@ -3,13 +3,13 @@
 
 """-ELBO of data in parts as a function of one flat vector, with its first two derivatives."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .derivatives import Pieces
+from .derivatives import Shapes, cut
 from .lifting.blocks import Block
 from .objective import EnergyObjective
 
@@ -32,7 +32,7 @@ class Summed(Protocol):
 class SummedLoss:
     """-ELBO of all parts as a function of one flat vector, with its first two derivatives."""
 
-    def __init__(self, objective: Summed, shapes: Mapping[Block, tuple[torch.Size, ...]]) -> None:
+    def __init__(self, objective: Summed, shapes: Shapes[Block]) -> None:
         self.objective = objective
         self.shapes = shapes
         #: Of a part that stays in memory: where its gradient was taken, and the gradient's graph.
@@ -42,9 +42,7 @@ class SummedLoss:
         """The value, the point as a leaf, and the gradient there with its graph."""
         with torch.enable_grad():
             leaf = at.detach().clone().requires_grad_()
-            pieces = Pieces(leaf)
-            naturals = {b: tuple(pieces.of(s) for s in n) for b, n in self.shapes.items()}
-            loss = part.negative_elbo(naturals)
+            loss = part.negative_elbo(cut(leaf, self.shapes))
             if not loss.requires_grad:  # a part that says nothing of q
                 return loss, leaf, 0.0 * leaf
             (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)

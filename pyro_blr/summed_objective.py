@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .chunks import in_part
-from .derivatives import Pieces, applied
+from .derivatives import Pieces, applied, flattened, shapes_of
 from .energy.draws import Draws
 from .energy.non_finite import non_finite
 from .energy.value import Value
@@ -257,9 +257,7 @@ class SummedObjective(EnergyObjective):
     def negative_elbo(self, naturals: Naturals) -> Tensor:
         self.count_gradients(1)
         given = {b: n for b, n in naturals.items() if b in self.blocks or b in self.points}
-        shapes = {b: tuple(t.shape for t in n) for b, n in given.items()}
-        flat = torch.cat([t.reshape(-1) for n in given.values() for t in n])
-        return applied(SummedLoss(self, shapes), flat)
+        return applied(SummedLoss(self, shapes_of(given)), flattened(given.values()))
 
 
 def _of_terms(block: Block | None) -> str:

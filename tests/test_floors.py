@@ -117,7 +117,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "parted": (
         *("families", "lifting", "energy", "objective", "part_checks"),
         *("errors", "processes", "chunks", "profile_objective", "summed_objective"),
-        *("digests", "kept_sums", "signatures"),
+        *("derivatives", "digests", "kept_sums", "signatures"),
     ),
     "in_parts": ("errors", "chunks", "parted", "processes", "state"),
     "tracing": (

@@ -27,18 +27,18 @@ NEAR, STEADY = 2.0, 0.9
 DEPENDENT = 1e-10
 
 
-class Unit(Protocol):
+class Iterated(Protocol):
     """What moves in a geometry of its own, and is told apart by ``==``."""
 
     @property
     def family(self) -> Geometry: ...
 
 
-U = TypeVar("U", bound=Unit)
+U = TypeVar("U", bound=Iterated)
 
 
 class Iteration(Protocol[U]):
-    """What climbs, on numbers of which some may have noise."""
+    """What is asked of the iteration that is helped."""
 
     @property
     def blocks(self) -> tuple[U, ...]: ...

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from ..families import Natural
 
 
-class Geometry(Protocol):
+class CurvedGeometry(Protocol):
     """A curved family at one point, whose coordinates stand for natural parameters."""
 
     def damped_step(self, direction: Natural, rho: float) -> Natural:
@@ -36,12 +36,12 @@ class Geometry(Protocol):
 class CurvedStep:
     """The steps from a point towards a target, ``coordinates + F^-1 d(ELBO)/dcoordinates``.
 
-    :param family: the curved family, whose ``at(coordinates)`` is its :class:`Geometry`.
+    :param family: the curved family, whose ``at(coordinates)`` is its :class:`CurvedGeometry`.
     :param target: what stands in the place of the block's message.
     """
 
     def __init__(self, family: Any, coordinates: Natural, target: Natural) -> None:
-        self.geometry: Geometry = family.at(coordinates)
+        self.geometry: CurvedGeometry = family.at(coordinates)
         self.coordinates = coordinates
         self.direction = tuple(t - c for t, c in zip(target, coordinates, strict=True))
 

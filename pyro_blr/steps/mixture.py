@@ -34,7 +34,7 @@ from .cone import inside, retract_matrices
 FAMILY, COMPONENT = NormalMixture(), MultivariateNormal()
 
 #: log p and its gradient at points. # shape: (K, S, D) -> (K, S), (K, S, D)
-LogJoint = Callable[[Tensor], tuple[Tensor, Tensor]]
+ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 #: A value that falls by so many times its rounding has not fallen.
 ROUNDING = 64.0
@@ -107,7 +107,7 @@ class State:
     gradient: Tensor
 
     @classmethod
-    def at(cls, mixture: Mixture, log_joint: LogJoint) -> "State":
+    def at(cls, mixture: Mixture, log_joint: ValueAndGradient) -> "State":
         """The state of a mixture."""
         return cls(mixture, *log_joint(mixture.points))
 

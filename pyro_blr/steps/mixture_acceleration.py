@@ -20,7 +20,7 @@ from ..families import Natural
 from ..lifting import host
 from .acceleration import Anderson
 from .cone import Safety
-from .mixture import FAMILY, LogJoint, Mixture, State
+from .mixture import FAMILY, Mixture, State, ValueAndGradient
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ class MixtureIteration:
 
     is_exact = False
 
-    def __init__(self, before: Mixture, after: State, log_joint: LogJoint) -> None:
+    def __init__(self, before: Mixture, after: State, log_joint: ValueAndGradient) -> None:
         self.before = before
         self.after = after
         self.log_joint = log_joint

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..lifting import host
 from .cone import MAX_HALVINGS, Safety
-from .mixture import Gradient, LogJoint, Mixture, State
+from .mixture import Gradient, Mixture, State, ValueAndGradient
 
 #: Components whose own bound rises by more than so many nats in a step are still on their way: how
 #: much weight they deserve is not known before they are there.
@@ -55,7 +55,7 @@ class Found:
 
 
 def searched_step(
-    state: State, gradient: Gradient, sizes: Tensor, log_joint: LogJoint, safety: Safety
+    state: State, gradient: Gradient, sizes: Tensor, log_joint: ValueAndGradient, safety: Safety
 ) -> Found | None:
     """The longest step that lets no component's bound fall; None if there is none.
 
@@ -72,7 +72,7 @@ def searched_step(
 
 
 def _each(
-    state: State, gradient: Gradient, sizes: Tensor, log_joint: LogJoint, safety: Safety
+    state: State, gradient: Gradient, sizes: Tensor, log_joint: ValueAndGradient, safety: Safety
 ) -> Found:
     """A step in which no component's own bound falls."""
     mixture = state.mixture

@@ -155,7 +155,7 @@ def _in_turn(
                 objective, current, block, message, before, limit, safety, memory, own <= CLOSE
             )
         elif _is_at_mean(objective):
-            current[block] = newton_step(block, current[block], message, step_size)
+            current[block] = _newton_step(block, current[block], message, step_size)
         else:
             proposal = safe_step(block.family, current[block], message, step_size, safety)
             current[block] = current[block] if proposal is None else proposal
@@ -193,7 +193,7 @@ def _conjugate_step(
     raise improper(block)
 
 
-def newton_step(block: Block, natural: Natural, message: Natural, rho: float) -> Natural:
+def _newton_step(block: Block, natural: Natural, message: Natural, rho: float) -> Natural:
     """A step at the mean whose size was asked for: Newton's at rho = 1.
 
     :raises SaddleError: where its precision would not be positive definite.
@@ -323,7 +323,7 @@ def parallel(
         is_conjugate = objective.is_conjugate_in(block)
         arguments = block.family, naturals[block], message, step_size, safety
         if trust is None and _is_at_mean(objective):
-            result[block] = newton_step(block, *arguments[1:4])
+            result[block] = _newton_step(block, *arguments[1:4])
             continue
         is_bounded = trust is not None and not is_conjugate
         proposal = noisy_step(*arguments, trust or TRUST) if is_bounded else safe_step(*arguments)
