@@ -3,8 +3,9 @@
 
 """One run of the user's model on lifted latents."""
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pyro
@@ -249,6 +250,16 @@ def without_validation() -> Iterator[None]:
         torch.distributions.Distribution.set_default_validate_args(torch_checks)
 
 
+def as_written() -> AbstractContextManager[Any]:
+    """What ``torch.compile`` made of modules and functions runs as it was: it is of tensors alone.
+
+    Nothing is compiled where torch has not loaded its compiler; torch before 2.6 cannot be told.
+    """
+    stance = getattr(torch.compiler, "set_stance", None)
+    is_loaded = "torch._dynamo" in sys.modules
+    return stance("force_eager") if is_loaded and stance is not None else nullcontext()
+
+
 def trace_model(
     model: Callable[..., Any],
     args: tuple[Any, ...],
@@ -269,7 +280,7 @@ def trace_model(
     """
     messenger = LiftMessenger(latents, lifted, temperature, nesting, kept)
     enumerating = nullcontext() if nesting is None else EnumMessenger(-1 - nesting)
-    with poutine.block(), without_validation(), enumerating, messenger:
+    with poutine.block(), without_validation(), as_written(), enumerating, messenger:
         last_refusal.set(None)
         try:
             model(*args, **kwargs)

@@ -148,6 +148,20 @@ def test_slips(module: nn.Module, options: dict[str, Any], message: str) -> None
         bayesian(module, "regression", **options)
 
 
+@simulated.lacks("torch.compile")
+def test_a_compiled_network_is_lifted_as_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = torch.distributions.Distribution._validate_args  # switched off by torch's compiler
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", checks)
+    x, y = data(3)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    models = []
+    for module in (net, torch.compile(net, backend="eager")):
+        module(x)
+        models.append(bayesian(module, "regression", where="last", noise_scale=0.3))
+    first, second = (steps(model, x, y)[1] for model in models)
+    assert first == second
+
+
 def test_patterns_may_be_there_for_other_networks() -> None:
     scale = {"*.norm.*": 0.1, "0": np.float32(0.5), "*": np.int64(2)}
     assert len(bayesian(net(), "regression", prior_scale=scale).sites) == 4
