@@ -90,7 +90,7 @@ class ChainFactor:
         """Return R^-1 x.  # shape: (*sample, *batch, T, D)"""
         solved = []
         for level in self.levels:
-            even, odd = even_and_odd(vector)
+            even, odd = even_and_odd(vector, 1)
             odd = matrices.apply(level.inverse, odd)
             left, right = matrices.apply(level.cross.mT, odd).chunk(2, -1)
             vector = even - placed(left, right, even.shape[-2], 1)
@@ -105,25 +105,35 @@ class ChainFactor:
         """Return R'^-1 x.  # shape: (*sample, *batch, T, D)"""
         parts = []
         for _ in self.levels:
-            vector, odd = even_and_odd(vector)
+            vector, odd = even_and_odd(vector, 1)
             parts.append(odd)
         root = self.root.mT.unsqueeze(-3)
         vector = matrices.triangular_solve(root, vector.unsqueeze(-1), upper=True).squeeze(-1)
         for level, odd in zip(reversed(self.levels), reversed(parts), strict=True):
-            rest = odd - matrices.apply(level.cross, neighbours(vector, odd.shape[-2]))
+            rest = odd - matrices.apply(level.cross, neighbours(vector, odd.shape[-2], 1))
             vector = interleaved(vector, matrices.apply(level.inverse.mT, rest), 1)
         return vector
 
     def solve(self, vector: Tensor) -> Tensor:
-        """Return S^-1 x."""
-        return self.back_solve(self.half_solve(vector))
+        """Return S^-1 x.  # shape: (*sample, *batch, T, D)"""
+        column, parts = vector.unsqueeze(-1), []
+        for level in self.levels:
+            column, odd = even_and_odd(column, 2)
+            left, right = (level.slopes.mT @ odd).chunk(2, -2)
+            column = column - placed(left, right, column.shape[-3], 2)
+            parts.append(odd)
+        column = torch.cholesky_solve(column, self.root.unsqueeze(-3))
+        for level, odd in zip(reversed(self.levels), reversed(parts), strict=True):
+            beside = neighbours(column, odd.shape[-3], 2)
+            column = interleaved(column, level.given @ odd - level.slopes @ beside, 2)
+        return column.squeeze(-1)
 
     def whitened(self, vector: Tensor) -> Tensor:
         """Return R' x, whose square is x' S x.  # shape: (*sample, *batch, T, D)"""
         parts = []
         for level in self.levels:
-            vector, odd = even_and_odd(vector)
-            beside = matrices.apply(level.cross, neighbours(vector, odd.shape[-2]))
+            vector, odd = even_and_odd(vector, 1)
+            beside = matrices.apply(level.cross, neighbours(vector, odd.shape[-2], 1))
             parts.append(matrices.apply(level.factor.mT, odd) + beside)
         vector = matrices.apply(self.root.mT.unsqueeze(-3), vector)
         for odd in reversed(parts):

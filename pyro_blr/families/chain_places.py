@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..shapes import broadcast_shapes
-
 Parts = tuple[Tensor, Tensor]
 """S_tt and S_t,t+1.  # shapes: (*batch, T, D, D), (*batch, T - 1, D, D)"""
 
@@ -38,21 +36,25 @@ def every_second(blocks: Tensor, start: int, dims: int) -> Tensor:
 
     :param dims: of a block: 1 for vectors, 2 for matrices.
     """
-    dim = blocks.dim() - 1 - dims
-    rest = blocks.narrow(dim, start, blocks.shape[dim] - start)
-    return rest.unfold(dim, 1, 2).squeeze(-1) if rest.shape[dim] else rest
+    return blocks[..., start::2, :] if dims == 1 else blocks[..., start::2, :, :]
 
 
-def even_and_odd(vector: Tensor) -> tuple[Tensor, Tensor]:
-    """The blocks that are left, and those that are eliminated."""
-    return every_second(vector, 0, 1), every_second(vector, 1, 1)
+def even_and_odd(blocks: Tensor, dims: int) -> tuple[Tensor, Tensor]:
+    """The blocks that are left, and those that are eliminated.
+
+    :param dims: of a block: 1 for vectors, 2 for columns.
+    """
+    return every_second(blocks, 0, dims), every_second(blocks, 1, dims)
 
 
-def neighbours(even: Tensor, count: int) -> Tensor:
-    """The neighbours of each eliminated block, joined.  # shape: (*batch, count, 2D)"""
-    right = later(even, 1)
-    right = pad(right, (0, 0, 0, count - right.shape[-2]))
-    return torch.cat([even.narrow(-2, 0, count), right], -1)
+def neighbours(even: Tensor, count: int, dims: int) -> Tensor:
+    """The neighbours of each eliminated block, joined.  # shape: (*batch, count, 2D[, 1])
+
+    :param dims: of a block: 1 for vectors, 2 for columns.
+    """
+    right = later(even, dims)
+    right = pad(right, (*(0, 0) * dims, 0, count - right.shape[-1 - dims]))
+    return torch.cat([even.narrow(-1 - dims, 0, count), right], -dims)
 
 
 def placed(left: Tensor, right: Tensor, count: int, dims: int) -> Tensor:
@@ -78,13 +80,13 @@ def interleaved(even: Tensor, odd: Tensor, dims: int) -> Tensor:
     :param dims: of a block: 1 for vectors, 2 for matrices.
     """
     dim = -1 - dims
-    short = even.shape[dim] - odd.shape[dim]
     total = even.shape[dim] + odd.shape[dim]
-    if short:
-        odd = pad(odd, (*(0, 0) * dims, 0, short))
-    lead = broadcast_shapes(even.shape, odd.shape)
-    both = torch.stack([even.expand(lead), odd.expand(lead)], dim)
-    return both.flatten(dim - 1, dim).narrow(dim, 0, total)
+    if odd.shape[dim] < even.shape[dim]:
+        odd = pad(odd, (*(0, 0) * dims, 0, 1))
+    if odd.shape != even.shape:
+        even, odd = torch.broadcast_tensors(even, odd)
+    both = torch.stack([even, odd], dim).flatten(dim - 1, dim)
+    return both.narrow(dim, 0, total)
 
 
 def towards_neighbours(beside: Tensor, count: int) -> Tensor:
