@@ -89,9 +89,9 @@ def build_component(component: Component, build_part: BuildPart, at_draws: Build
 
     parts: list[Part] = []
     for site, mask in zip(sites, masks(component), strict=True):
-        states = prod(_size(site, dim) for dim in site.dims.choices)
+        states = prod(site.size(dim) for dim in site.dims.choices)
         dim = None if site.choice is None else site.choice.dim
-        elsewhere = 0.0 if dim is None else -math.log(_size(site, dim))
+        elsewhere = 0.0 if dim is None else -math.log(site.size(dim))
         is_prior = dim is not None
         role = Role(mask, _over(site.scale, scale), states, elsewhere, dim, is_prior)
         part = build_part(site, role)
@@ -218,11 +218,6 @@ def _masked(site: TracedSite, value: Any, times: Any) -> Any:
     if mask is None or site.choice is not None:  # a prior sums to 1 whatever is observed of it
         return value
     return torch.where(mask, value, torch.zeros((), dtype=value.dtype))
-
-
-def _size(site: TracedSite, dim: int) -> int:
-    shape = tuple(site.log_prob.shape)
-    return shape[dim] if len(shape) >= -dim else 1
 
 
 def _over(scale: Any, common: Any) -> Any:

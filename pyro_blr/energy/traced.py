@@ -53,6 +53,11 @@ class TracedSite:
         """Those of them that depend on latents."""
         return tuple(f for f in self.log_factors if isinstance(f, LiftedTensor))
 
+    def size(self, dim: int) -> int:
+        """The size of the log density along a dim, counted from the right; 1 beyond its dims."""
+        shape = tuple(self.log_prob.shape)
+        return shape[dim] if len(shape) >= -dim else 1
+
     @property
     def touches(self) -> frozenset[str]:
         """The latents that it depends on."""

@@ -21,7 +21,7 @@ class Value:
 
     What a message does not need, the entropy and the magnitude, is computed when it is asked for.
 
-    :param elbo: differentiable in the moments' leaves through ``expected_log_joint`` alone.
+    :param expected_log_joint: differentiable in the moments' leaves; messages are taken from it.
     :param sizes: the sum of the absolute terms of each factor, or how to compute it.
     :param each: the sum of the sampled factors at each draw; None if there is none.
     :param touching: the block whose terms these are; None if it is the whole ELBO.

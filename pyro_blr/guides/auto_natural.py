@@ -86,7 +86,7 @@ class AutoNatural(NaturalGuide):
             )
         blocks = [b for b in share([*blocks, *noise], traced) if b not in noise]
         notes = (*notes, *map(_kept, traced.noise))
-        if [_shape_of(b) for b in blocks] != [_shape_of(b) for b in self.blocks]:
+        if [b.form for b in blocks] != [b.form for b in self.blocks]:
             self.merge(blocks)
         return notes
 
@@ -132,8 +132,3 @@ def _names(given: Sequence[str]) -> tuple[str, ...]:
             f'at_prior must be a sequence of names of sites, not {given!r}. Mend: at_prior=["f"].'
         )
     return tuple(dict.fromkeys(given))
-
-
-def _shape_of(block: Block) -> tuple[Any, ...]:
-    """What makes two blocks the same to a guide."""
-    return block.name, block.family, block.batch_shape, block.event_size, block.row_dims

@@ -160,16 +160,12 @@ def _check_shapes(block: Block, natural: Natural, held: Mapping[Block, Natural])
     """Refuse natural parameters of other shapes than the guide gives the same block (a rank)."""
     for other, now in held.items():
         shapes = [[tuple(n.shape) for n in each] for each in (natural, now)]
-        if _identity(other) == _identity(block) and shapes[0] != shapes[1]:
+        if other.form == block.form and shapes[0] != shapes[1]:
             raise errors.CheckpointError(
                 f"the saved state is of another guide: the block {block.name!r} was saved with the "
                 f"shapes {shapes[0]}, and has {shapes[1]}. Mend: give the guide the options "
                 "(rank=, of a low-rank one) that it had when the state was saved."
             )
-
-
-def _identity(block: Block) -> tuple[Any, ...]:
-    return block.name, block.family, block.batch_shape, block.event_size, block.row_dims
 
 
 def _saved_block(saved: Mapping[str, Any], latents: Latents, family: ExponentialFamily) -> Block:

@@ -172,10 +172,5 @@ def _made(sites: Sequence[TracedSite], plates: dict[int, str]) -> Data:
                 "terms are not taken apart by datum. Mend: pyro_blr.to_arviz(blr, *args) and "
                 "arviz_stats.loo, or pyro_blr.latent.conjugated for mixtures with fixed parameters."
             )
-    shape = tuple(max(_size(s, d) for s in sites) for d in plates)
+    shape = tuple(max(s.size(d) for s in sites) for d in plates)
     return Data(tuple(sites), plates, shape)
-
-
-def _size(site: TracedSite, dim: int) -> int:
-    shape = tuple(site.log_prob.shape)
-    return shape[dim] if len(shape) >= -dim else 1

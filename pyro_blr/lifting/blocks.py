@@ -69,6 +69,11 @@ class Block:
         return html_table(f"Block {self.name}", (), rows)
 
     @property
+    def form(self) -> tuple[object, ...]:
+        """What makes two blocks the same to a guide."""
+        return self.name, self.family, self.batch_shape, self.event_size, self.row_dims
+
+    @property
     def gaussian(self) -> bool:
         """Whether the block is Gaussian."""
         return self.sites[0].gaussian and not self.is_joint

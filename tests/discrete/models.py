@@ -78,6 +78,16 @@ def joint_normals(y: Tensor, K: int = 3) -> None:
         pyro.sample("y", dist.MultivariateNormal(mu[z], precision_matrix=L[z]), obs=y)
 
 
+def mixture(y: Tensor) -> None:
+    """Classes of normals of one scale, which is known."""
+    theta = weights(3)
+    with pyro.plate("k", 3):
+        mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+    with pyro.plate("n", len(y)):
+        z = pyro.sample("z", dist.Categorical(theta))
+        pyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
+
+
 def counts(y: Tensor, K: int = 3) -> None:
     theta, D = weights(K), y.shape[1]
     with pyro.plate("k", K):

@@ -17,7 +17,7 @@ from pyro_blr.guides import AutoNatural
 from tests.checks import engine
 from tests.discrete import models
 from tests.discrete.hand_made import chain_start
-from tests.discrete.models import GRAPH, apart, randn, weights
+from tests.discrete.models import GRAPH, apart, mixture, randn, weights
 
 Y = apart(0, 12)
 
@@ -154,15 +154,6 @@ def test_a_latent_outside_of_its_plate() -> None:
             pyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
 
     refused(errors.ShapeError, renamed, Y, names=("'z'", "'y'", "'n'"))
-
-
-def mixture(y: torch.Tensor) -> None:
-    theta = weights(3)
-    with pyro.plate("k", 3):
-        mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
-    with pyro.plate("n", len(y)):
-        z = pyro.sample("z", dist.Categorical(theta))
-        pyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
 
 
 def test_a_guide_that_holds_the_discrete_latent_is_known_by_its_draws() -> None:

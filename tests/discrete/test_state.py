@@ -18,18 +18,9 @@ from pyro_blr.guides import AutoNatural
 from pyro_blr.state import OPTIONS
 from tests.discrete import models
 from tests.discrete.hand_made import CASES
-from tests.discrete.models import apart, weights
+from tests.discrete.models import apart, mixture, weights
 
 Y = apart(0, 30)
-
-
-def mixture(y: torch.Tensor) -> None:
-    theta = weights(3)
-    with pyro.plate("k", 3):
-        mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
-    with pyro.plate("n", len(y)):
-        z = pyro.sample("z", dist.Categorical(theta))
-        pyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
 
 
 def minibatches(y: torch.Tensor) -> None:

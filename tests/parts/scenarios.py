@@ -46,6 +46,14 @@ def started(example: Example, **options: Any) -> BLR:
     return BLR(example.model, guide, **{**example.options, **options})
 
 
+def close(found, expected, tolerance: float) -> None:
+    """Posteriors, or messages, are the same to a relative tolerance."""
+    assert found.keys() == expected.keys()
+    for name, tensors in expected.items():
+        for own, other in zip(found[name], tensors, strict=True):
+            torch.testing.assert_close(own, other, rtol=tolerance, atol=tolerance)
+
+
 def naturals(blr: BLR) -> dict[str, list[Tensor]]:
     """The posterior, and the parameters."""
     found = {b.name: [t.clone() for t in n] for b, n in blr.guide.naturals().items()}

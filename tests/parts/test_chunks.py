@@ -19,7 +19,7 @@ from pyro_blr.guides import (
 )
 
 from .models import EXAMPLES, D, N, X, Y, logistic, normals, regression
-from .scenarios import naturals, started
+from .scenarios import close, naturals, started
 
 EXACT = [name for name in EXAMPLES if name not in ("logistic", "softmax")]
 PARTITIONS = st.lists(st.integers(1, N), min_size=1, max_size=4).map(
@@ -30,13 +30,6 @@ PARTITIONS = st.lists(st.integers(1, N), min_size=1, max_size=4).map(
 def chunks(example, cuts) -> list[tuple[torch.Tensor, ...]]:
     """The rows of an example from each cut to the next."""
     return [example.part(slice(a, b)) for a, b in zip(cuts, [*cuts[1:], N], strict=True)]
-
-
-def close(found, expected, tolerance: float) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensors in expected.items():
-        for own, other in zip(found[name], tensors, strict=True):
-            torch.testing.assert_close(own, other, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -11,7 +11,7 @@ import torch
 
 from .launch import start, together
 from .models import EXAMPLES, LOCAL
-from .scenarios import naturals, rows, run, started
+from .scenarios import close, naturals, rows, run, started
 
 #: Conjugate ones come first; the others search, or are at draws of q.
 EXACT = ("regression", "hierarchy", "mixture", "poisson", "maximised", "learnt")
@@ -25,14 +25,6 @@ def both(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(both):
     return [f["examples"] for f in both]
-
-
-def close(found, expected, tolerance: float) -> None:
-    """Posteriors, or messages, are the same to a relative tolerance."""
-    assert found.keys() == expected.keys()
-    for name, tensors in expected.items():
-        for own, other in zip(found[name], tensors, strict=True):
-            torch.testing.assert_close(own, other, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
