@@ -64,7 +64,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "processes": ("errors",),
     # Of steps it has that of a diagonal Gaussian, which the core takes too.
     "optim": ("errors", "families", "lifting.host", "steps.diagonal", "processes"),
-    "nn": ("errors", "lifting.host", "optim"),
+    "nn": ("errors", "_compat", "lifting.host", "optim"),
     "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
     "derivatives": (),
@@ -202,6 +202,7 @@ PYRO = {
         "lifting.low_rank_normal",
         "lifting.wrappers",
         "nn.bayesian",
+        "nn.trained",
         "nn.likelihoods",
         "energy.at_prior",
         "energy.discrete_marginals",
