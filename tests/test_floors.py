@@ -65,7 +65,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "processes": ("errors",),
     # Of steps it has that of a diagonal Gaussian, which the core takes too.
     "optim": ("errors", "counts", "families", "lifting.host", "steps.diagonal", "processes"),
-    "nn": ("errors", "counts", "lifting.host", "optim"),
+    "nn": ("errors", "_compat", "counts", "lifting.host", "optim"),
     "skips": ("errors",),
     "objective": ("families", "lifting", "energy"),
     "derivatives": (),
@@ -203,6 +203,7 @@ PYRO = {
         "lifting.low_rank_normal",
         "lifting.wrappers",
         "nn.bayesian",
+        "nn.trained",
         "nn.likelihoods",
         "energy.at_prior",
         "energy.discrete_marginals",

@@ -25,6 +25,7 @@ from ..lifting import host
 from ..optim.module_call import called_with
 from .likelihoods import Likelihood, check_targets, likelihood_of
 from .matching import Choice, chosen, fan_in, filled, own_value, values
+from .trained import Trained
 
 RESTS = ("frozen", "trained")
 #: Names that the model itself has.
@@ -121,6 +122,10 @@ class BayesianModule(nn.Module):
                         "of another, nn.Sequential(module)."
                     )
                 self._arguments(name, parameter)
+        frozen = self.frozen
+        self._trained = Trained(
+            [p for n, p in module.named_parameters() if n not in sites and n not in frozen]
+        )
 
     @property
     def frozen(self) -> dict[str, Tensor]:
@@ -175,7 +180,7 @@ class BayesianModule(nn.Module):
             return value  # type: ignore[no-any-return]
         if self._is_frozen(name, parameter):
             return parameter.detach()
-        return pyro.param(f"module$$${name}", parameter)  # type: ignore[no-any-return]
+        return self._trained.value(name, parameter)
 
     def _arguments(self, name: str, parameter: Tensor) -> tuple[Tensor, Tensor]:
         """The mean and the standard deviation of a parameter's prior."""

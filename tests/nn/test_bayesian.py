@@ -174,6 +174,34 @@ def test_features_are_trained_where_asked() -> None:
     assert blr.explain(x, y)["y"].tier == "exact"
 
 
+def test_features_with_gaps_in_their_memory_are_trained_in_place() -> None:
+    x, y = data(20)
+    module = net()
+    module[0].weight = nn.Parameter(module[0].weight.detach().mT.contiguous().mT)
+    before = module[0].weight.detach().clone()
+    model = bayesian(module, "regression", where="last", rest="trained", noise_scale=0.1)
+    blr = BLR(model, AutoNatural(model), pyro.optim.Adam({"lr": 0.01}))
+    blr.step(x, y)
+    assert (module[0].weight - before).abs().min() > 1e-3
+    assert pyro.param("module$$$0.weight") is module[0].weight
+
+
+@pytest.mark.parametrize("hidden", [12, 5])
+def test_another_networks_features_are_not_taken_for_its_own(hidden: int) -> None:
+    """Pyro's store has one tensor of each name; copies of a model share it."""
+    x, y = data(20)
+    models = []
+    for module in (net(), net(hidden=hidden)):
+        models.append(bayesian(module, "regression", where="last", rest="trained", noise_scale=0.1))
+    first = BLR(models[0], AutoNatural(models[0]))
+    first.step(x, y)
+    copy.deepcopy(first).step(x, y)
+    with pytest.raises(ParameterError, match=r"of another network.*clear_param_store\(\) before"):
+        BLR(models[1], AutoNatural(models[1])).step(x, y)
+    pyro.clear_param_store()
+    BLR(models[1], AutoNatural(models[1])).step(x, y)
+
+
 def test_minibatches_are_scaled_to_all_data() -> None:
     x, y = data(60)
     module = net()
