@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..families import Natural
-from .cone import Safety, inner, inside, minus
+from .cone import Safety, Taken, inner, inside, minus
 from .objective import Block, Naturals, Objective
 from .sweep import CLOSE, has_not_fallen
 
@@ -48,17 +48,15 @@ class Anderson:
         self._steps, self._norm = [], float("inf")
 
     def extrapolate(
-        self, objective: Objective, before: Naturals, after: Mapping[Block, Natural], safety: Safety
+        self, objective: Objective, taken: Taken, safety: Safety
     ) -> dict[Block, Natural] | None:
-        """Where to go instead of ``after``; None where that is as good.
+        """Where to go instead of the end of a sweep; None where that is as good.
 
-        :param before: x, where the sweep began.
-        :param after: y, where it ended.
+        :param taken: the sweep, from x to y.
         """
-        step = {b: minus(after[b], before[b]) for b in objective.blocks}
+        before, after, step, metric = taken.before, taken.after, taken.change, taken.metric
         if self._steps and list(self._steps[-1][1]) != list(step):
             self.reset()
-        metric = {b: b.family.fisher(before[b], step[b]) for b in step}
         norm, previous = _paired(metric, step), self._norm
         self._steps = [*self._steps[-DEPTH:], ({b: after[b] for b in step}, step)]
         self._norm = norm

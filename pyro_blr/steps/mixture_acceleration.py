@@ -19,7 +19,7 @@ from torch import Tensor
 from ..families import Natural
 from ..lifting import host
 from .acceleration import Anderson
-from .cone import Safety
+from .cone import Safety, Taken
 from .mixture import FAMILY, LogJoint, Mixture, State
 
 
@@ -121,7 +121,8 @@ class MixtureIteration:
     def extrapolated(self, anderson: Anderson, safety: Safety) -> Natural | None:
         """Where to go instead of the end of the step; None where that is as good."""
         before, after = self.before.coordinates, self.after.mixture.coordinates
-        moved: Any = anderson.extrapolate(self, {self.unit: before}, {self.unit: after}, safety)  # type: ignore[arg-type]
+        taken = Taken({self.unit: before}, {self.unit: after})
+        moved: Any = anderson.extrapolate(self, taken, safety)  # type: ignore[arg-type]
         if moved is None:
             return None
         log_weights, means, precisions = moved[self.unit]
