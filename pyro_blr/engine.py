@@ -23,7 +23,7 @@ from .random_state import same_random_state
 from .sampling import Sampling
 from .seeding import seeded, seeded_in_q
 from .steps.averaging import Average
-from .steps.cone import TRUST, Safety, residual
+from .steps.cone import TRUST, Safety
 from .steps.fixed_point import settle_to_rounding
 from .steps.local import NEARLY, settle
 from .steps.mean_hessian import MeanHessian
@@ -32,6 +32,7 @@ from .steps.momentum import Momentum
 from .steps.noise import NoiseControl
 from .steps.schedule import StepSize, scheduled
 from .steps.sweep import SweepMemory, noisy_parallel, parallel, sweep
+from .steps.taken import residual
 from .summed_objective import SummedObjective
 from .tracing import Tracing
 

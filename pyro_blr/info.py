@@ -15,8 +15,9 @@ from .energy.value import Value
 from .families import Natural
 from .lifting.blocks import Block
 from .objective import EnergyObjective
-from .steps.cone import Safety, residual
+from .steps.cone import Safety
 from .steps.sweep import ROUNDING
+from .steps.taken import Taken, residual
 
 
 @dataclass(eq=False, repr=False)
@@ -33,9 +34,8 @@ class Info:
     safety: Safety = field(default_factory=Safety)
     searched: bool = False
     _objective: Any = None
-    _before: Mapping[Block, Natural] = field(default_factory=dict)
     _messages: Mapping[Block, Natural] = field(default_factory=dict)
-    _after: Mapping[Block, Natural] = field(default_factory=dict)
+    _taken: Taken[Any] = field(default_factory=lambda: Taken({}, {}))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Info":
         return copy.copy(self)  # of what it was computed from nothing changes
@@ -58,21 +58,21 @@ class Info:
 
         :param before: natural parameters at its entry.
         """
-        return cls(-value.elbo, safety, searched, objective, before, messages, after)
+        return cls(-value.elbo, safety, searched, objective, messages, Taken(before, after))
 
     @cached_property
     def loss_after(self) -> float:
         """-ELBO after the step, of the same traced call (and the same draws), in nats."""
         if self._objective is None:
             return float("nan")
-        return -float(self._objective.value(self._after).elbo)
+        return -float(self._objective.value(self._taken.after).elbo)
 
     @cached_property
     def rounding(self) -> float:
         """By how much rounding may let the ELBO fall: 64 eps of the sum of its absolute terms."""
         if self._objective is None:
             return float("nan")
-        return ROUNDING * float(self._objective.value(self._before).magnitude)
+        return ROUNDING * float(self._objective.value(self._taken.before).magnitude)
 
     @property
     def is_exact(self) -> bool:
@@ -81,8 +81,8 @@ class Info:
             return False
         messages = self._messages
         return self._objective.energy.has_constant_messages and all(
-            block in messages and all(map(torch.equal, self._after[block], messages[block]))
-            for block in self._before
+            block in messages and all(map(torch.equal, self._taken.after[block], messages[block]))
+            for block in self._taken.before
         )
 
     @cached_property
@@ -94,6 +94,6 @@ class Info:
         if self._objective is None:
             return float("nan")
         messages = self._messages
-        if len(messages) < len(self._before):
-            messages = self._objective.messages(self._before)
-        return residual(self._before, messages)
+        if len(messages) < len(self._taken.before):
+            messages = self._objective.messages(self._taken.before)
+        return residual(self._taken.before, messages, self._taken)

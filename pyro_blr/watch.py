@@ -81,7 +81,7 @@ class Watch:
             self.acceleration.reset()
             self.newton_on_draws = 0
             self.least, self.least_loss, self.since_least = math.inf, math.inf, 0
-        moved = self.acceleration.extrapolate(objective, info._before, info._after, info.safety)
+        moved = self.acceleration.extrapolate(objective, info._taken, info.safety)
         if moved is not None:
             blr.set_state(moved, objective)
 

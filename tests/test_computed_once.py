@@ -68,6 +68,26 @@ def test_a_fit_and_its_certificates_evaluate_once_at_a_point(evaluations) -> Non
     assert set(Counter(evaluations).values()) == {1}
 
 
+def test_a_step_to_the_message_has_one_fisher_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The acceleration's and the residual's: of one vector, but for its sign."""
+    seen: list[tuple[float, ...]] = []
+    fisher = Normal.fisher
+
+    def counted(self: Normal, natural: Any, vector: Any) -> Any:
+        seen.append(tuple(torch.stack([*natural, *map(torch.abs, vector)]).tolist()))
+        return fisher(self, natural, vector)
+
+    def rate() -> None:
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Poisson(z.exp()), obs=torch.tensor(3.0))
+
+    monkeypatch.setattr(Normal, "fisher", counted)
+    fit = BLR(rate, AutoNaturalNormal(rate)).fit()
+    assert fit.converged
+    assert len(seen) >= fit.steps
+    assert set(Counter(seen).values()) == {1}
+
+
 @pytest.mark.parametrize("batch", [(), (2,)], ids=str)
 @pytest.mark.parametrize("size", [None, 3], ids=["scalars", "vectors"])
 def test_moments_serve_with_and_without_a_graph(batch: tuple[int, ...], size: int | None) -> None:

@@ -12,7 +12,7 @@ from ..energy.sampled import SampledFactor
 from ..families import Natural
 from ..lifting.blocks import Block
 from ..refusals import check_natural
-from ..steps.cone import residual
+from ..steps.taken import residual
 from .copies import check_block
 from .response import not_at_optimum
 

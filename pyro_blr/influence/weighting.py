@@ -21,7 +21,7 @@ from ..fit import Fit, counted
 from ..guides.natural_guide import NaturalGuide
 from ..lifting.blocks import Block
 from ..state import OPTIONS
-from ..steps.cone import residual
+from ..steps.taken import residual
 from .data import Data
 from .removal import Removal
 

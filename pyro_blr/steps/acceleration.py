@@ -4,14 +4,15 @@
 """Anderson's acceleration of a slowly converging iteration, in the Fisher metric."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 
 from ..families import Natural
 from .cone import Safety, inner, inside, minus
-from .objective import Elbo, Geometry
+from .objective import Elbo
 from .sweep import CLOSE, has_not_fallen
+from .taken import Taken, U
 
 #: Steps that are remembered: as many slow directions as are left out at a time.
 DEPTH = 6
@@ -25,16 +26,6 @@ NEAR, STEADY = 2.0, 0.9
 
 #: Relative size below which differences of steps are rounding, and left out of the least squares.
 DEPENDENT = 1e-10
-
-
-class Iterated(Protocol):
-    """What moves in a geometry of its own, and is told apart by ``==``."""
-
-    @property
-    def family(self) -> Geometry: ...
-
-
-U = TypeVar("U", bound=Iterated)
 
 
 class Iteration(Protocol[U]):
@@ -72,21 +63,15 @@ class Anderson:
         self._steps, self._norm = [], float("inf")
 
     def extrapolate(
-        self,
-        objective: Iteration[U],
-        before: Mapping[U, Natural],
-        after: Mapping[U, Natural],
-        safety: Safety,
+        self, objective: Iteration[U], taken: Taken[U], safety: Safety
     ) -> dict[U, Natural] | None:
-        """Where to go instead of ``after``; None where that is as good.
+        """Where to go instead of the end of a sweep; None where that is as good.
 
-        :param before: x, where the sweep began.
-        :param after: y, where it ended.
+        :param taken: the sweep, from x to y.
         """
-        step = {b: minus(after[b], before[b]) for b in objective.blocks}
+        before, after, step, metric = taken.before, taken.after, taken.change, taken.metric
         if self._steps and list(self._steps[-1][1]) != list(step):
             self.reset()
-        metric = {b: b.family.fisher(before[b], step[b]) for b in step}
         norm, previous = _paired(metric, step), self._norm
         self._steps = [*self._steps[-DEPTH:], ({b: after[b] for b in step}, step)]
         self._norm = norm

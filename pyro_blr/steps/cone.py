@@ -4,9 +4,8 @@
 """Steps that stay inside the cone of natural parameters; departures from the plain one count."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -234,12 +233,3 @@ def inner(left: Natural, right: Natural) -> Tensor:
     """The sum of the products of all entries."""
     first, *rest = ((a * b).sum() for a, b in zip(left, right, strict=True))
     return sum(rest, start=first)
-
-
-def residual(naturals: Mapping[Any, Natural], messages: Mapping[Any, Natural]) -> float:
-    """``d'Fd/2`` in nats, d = natural - message, summed over blocks: the length of a full step."""
-    total = 0.0
-    for block, natural in naturals.items():
-        step = minus(natural, messages[block])
-        total += 0.5 * host.number(squared_norm(block.family, natural, step))
-    return total

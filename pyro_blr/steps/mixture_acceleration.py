@@ -21,6 +21,7 @@ from ..lifting import host
 from .acceleration import Anderson
 from .cone import Safety
 from .mixture import FAMILY, Mixture, State, ValueAndGradient
+from .taken import Taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +122,8 @@ class MixtureIteration:
     def extrapolated(self, anderson: Anderson, safety: Safety) -> Natural | None:
         """Where to go instead of the end of the step; None where that is as good."""
         before, after = self.before.coordinates, self.after.mixture.coordinates
-        moved = anderson.extrapolate(self, {self.unit: before}, {self.unit: after}, safety)
+        taken = Taken({self.unit: before}, {self.unit: after})
+        moved = anderson.extrapolate(self, taken, safety)
         if moved is None:
             return None
         log_weights, means, precisions = moved[self.unit]

@@ -13,7 +13,7 @@ from pyro_blr.engine import detached
 from pyro_blr.guides import AutoNatural, AutoNaturalMultivariateNormal
 from pyro_blr.part_checks import local_blocks
 from pyro_blr.profile_objective import ProfileObjective
-from pyro_blr.steps.cone import residual
+from pyro_blr.steps.taken import residual
 
 from .models import LOCAL
 from .scenarios import started
