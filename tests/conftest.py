@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ground of every test: float64, one thread, a fixed seed, an empty store, validation on."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from tests.global_state import differences, restore, snapshot
 
 # At import, so that tensors in the parameters of tests are float64 too.
 torch.set_default_dtype(torch.float64)
+# Collecting tests makes next to no garbage, only much to search it in.
+gc.disable()
 # Two test processes share the machine; a second thread makes small tensors slower, not faster.
 torch.set_num_threads(1)
 
@@ -73,6 +76,16 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("fixed")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the tests are made of out of every search of Python's heap.
+
+    That is some 800 000 objects, which live until the end: garbage collections, and the search for
+    layers at an optimiser's first draws, would walk through all of them again and again.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_report_header() -> str:
