@@ -63,13 +63,13 @@ class Level:
 
         # shape: (*batch, N, D, 2D)
         """
-        slopes: Tensor = self.inverse.mT @ self.cross
+        slopes: Tensor = matrices.product(self.inverse.mT, self.cross)
         return slopes
 
     @cached_property
     def given(self) -> Tensor:
         """S_oo^-1, the covariance of x_o given its neighbours.  # shape: (*batch, N, D, D)"""
-        given: Tensor = self.inverse.mT @ self.inverse
+        given: Tensor = matrices.product(self.inverse.mT, self.inverse)
         return given
 
 
@@ -119,13 +119,14 @@ class ChainFactor:
         column, parts = vector.unsqueeze(-1), []
         for level in self.levels:
             column, odd = even_and_odd(column, 2)
-            left, right = (level.slopes.mT @ odd).chunk(2, -2)
+            left, right = matrices.product(level.slopes.mT, odd).chunk(2, -2)
             column = column - placed(left, right, column.shape[-3], 2)
             parts.append(odd)
         column = torch.cholesky_solve(column, self.root.unsqueeze(-3))
         for level, odd in zip(reversed(self.levels), reversed(parts), strict=True):
             beside = neighbours(column, odd.shape[-3], 2)
-            column = interleaved(column, level.given @ odd - level.slopes @ beside, 2)
+            own = matrices.product(level.given, odd) - matrices.product(level.slopes, beside)
+            column = interleaved(column, own, 2)
         return column.squeeze(-1)
 
     def whitened(self, vector: Tensor) -> Tensor:
@@ -203,9 +204,9 @@ def _factorised(parts: Parts) -> ChainFactor:
         factor = matrices.cholesky(odd)
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         inverse = matrices.triangular_solve(factor, eye.expand_as(factor))
-        cross = inverse @ towards_neighbours(beside, odd.shape[-3])
+        cross = matrices.product(inverse, towards_neighbours(beside, odd.shape[-3]))
         levels.append(Level(factor, inverse, cross))
-        diagonal, beside = left_after((diagonal, beside), cross.mT @ cross)
+        diagonal, beside = left_after((diagonal, beside), matrices.product(cross.mT, cross))
     return ChainFactor(tuple(levels), matrices.cholesky(diagonal.squeeze(-3)))
 
 
@@ -273,5 +274,5 @@ def _extended(level: Level, known: Parts) -> Parts:
     C_oo = S_oo^-1 + G K G'.
     """
     slopes = level.slopes
-    moved = slopes @ pairs(known, slopes.shape[-3])
-    return with_eliminated(known, level.given + moved @ slopes.mT, -moved)
+    moved = matrices.product(slopes, pairs(known, slopes.shape[-3]))
+    return with_eliminated(known, level.given + matrices.product(moved, slopes.mT), -moved)

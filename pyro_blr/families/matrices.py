@@ -60,7 +60,19 @@ def apply(matrix: Tensor, vector: Tensor) -> Tensor:
     :param matrix:  # shape: (*batch, K, D)
     :param vector:  # shape: (*batch, D)
     """
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+    return product(matrix, vector.unsqueeze(-1)).squeeze(-1)
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """Return left right, as ``@`` does, by one operation where both are one row of matrices.
+
+    There ``@`` takes four more to make batches alike, each with a derivative of its own.
+
+    :param left:  # shape: (*batch, K, D)
+    :param right:  # shape: (*batch, D, M)
+    """
+    are_rows = left.dim() == right.dim() == 3 and left.shape[0] == right.shape[0]
+    return torch.bmm(left, right) if are_rows else left @ right
 
 
 def scaled(number: Tensor, matrix: Tensor) -> Tensor:
