@@ -4,13 +4,13 @@
 """Anderson's acceleration of a slowly converging iteration, in the Fisher metric."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 
 from ..families import Natural
 from .cone import Safety, inner, inside, minus
-from .objective import Elbo, Geometry
+from .objective import Elbo, U
 from .sweep import CLOSE, has_not_fallen
 
 #: Steps that are remembered: as many slow directions as are left out at a time.
@@ -25,16 +25,6 @@ NEAR, STEADY = 2.0, 0.9
 
 #: Relative size below which differences of steps are rounding, and left out of the least squares.
 DEPENDENT = 1e-10
-
-
-class Iterated(Protocol):
-    """What moves in a geometry of its own, and is told apart by ``==``."""
-
-    @property
-    def family(self) -> Geometry: ...
-
-
-U = TypeVar("U", bound=Iterated)
 
 
 class Iteration(Protocol[U]):
