@@ -5,7 +5,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import prod
 
 from ..estimators.hessians import COLUMNS, EXACT
 from ..lifting.arrow_blocks import ArrowBlock
@@ -67,13 +66,9 @@ def ways_of(
     form for all.
     """
     held = tuple(blocks)
-    scalars = sum(_numel(b) for b in held if b.gaussian and b.event_size is None)
+    scalars = sum(b.numel for b in held if b.gaussian and b.event_size is None)
     is_wide = scalars > EXACT and is_network(density)
     return {b: _way(density, b, wanted, has_jumps, has_kinks, is_wide) for b in held}
-
-
-def _numel(block: Block) -> int:
-    return prod(block.batch_shape) * (block.event_size or 1)
 
 
 def _way(
@@ -91,7 +86,7 @@ def _way(
     if isinstance(block, PointBlock | NoiseBlock) or not block.gaussian or has_fixed_scale(block):
         return Way(PATH)
     is_wide &= block.event_size is None
-    size = _numel(block)
+    size = block.numel
     is_small = size <= EXACT and not is_wide
     if isinstance(block, ArrowBlock | ChainBlock) or (block.family.is_curved and not is_small):
         return Way(PATH)

@@ -3,7 +3,6 @@
 
 """What evaluations of an ELBO took."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -31,5 +30,4 @@ class Work:
 
 def _columns(block: Block) -> int:
     """The columns of Hessians that its message takes."""
-    size = math.prod(block.batch_shape) * (block.event_size or 1)
-    return size if size <= EXACT else block.event_size or 1
+    return block.numel if block.numel <= EXACT else block.event_size or 1

@@ -42,8 +42,7 @@ def _row(guide: Any, name: str, latent: Any, is_stored: bool) -> tuple[str, ...]
 
 
 def _is_small(block: Block, shape: tuple[int, ...]) -> bool:
-    size = math.prod(block.batch_shape) * (block.event_size or 1)
-    return math.prod(shape) <= FEW and size <= CHEAP
+    return math.prod(shape) <= FEW and block.numel <= CHEAP
 
 
 def _numbers(law: Any, moment: str) -> str:

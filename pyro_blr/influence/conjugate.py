@@ -120,9 +120,8 @@ class Conjugate(Prediction):
 
     @property
     def _is_one_number(self) -> bool:
-        sizes = [math.prod(b.batch_shape) * (b.event_size or 1) for b in self.others]
         alone = all(b.family.event_dim == 0 for b in self.others)
-        return sizes == [1] and alone
+        return [b.numel for b in self.others] == [1] and alone
 
     def log_density(self, part: Part, leaving: Leaving) -> Tensor:
         if leaving.is_exact and self.counts_once:
@@ -296,16 +295,12 @@ def conjugate_prediction(terms: Sequence[ExactTerm], removal: Removal) -> Conjug
     has_masses = any(isinstance(s, Mass) for p in products for s in p.stats)
     if has_held or has_masses:
         return None
-    for block in sorted(linear, key=_numbers, reverse=True):
+    for block in sorted(linear, key=lambda b: b.numel, reverse=True):
         others = tuple(original[b] for b in used if b is not block)
         with_noise = (removal.moments_of_all[b].noise_shape is not None for b in others)
         if all(with_noise) and not any(b.row_dims for b in others):
             return Conjugate(terms, (original[block],), others, removal)
     return None
-
-
-def _numbers(block: Block) -> int:
-    return math.prod(block.batch_shape) * (block.event_size or 1)
 
 
 def rows_of(value: Tensor, count: int) -> Tensor:

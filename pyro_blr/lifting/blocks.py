@@ -10,6 +10,7 @@ are laid out, row-major from an offset, along the block's one event dim.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -72,6 +73,11 @@ class Block:
     def form(self) -> tuple[object, ...]:
         """What makes two blocks the same to a guide."""
         return self.name, self.family, self.batch_shape, self.event_size, self.row_dims
+
+    @property
+    def numel(self) -> int:
+        """How many numbers a value has."""
+        return prod(self.batch_shape) * (self.event_size or 1)
 
     @property
     def gaussian(self) -> bool:

@@ -13,7 +13,6 @@ from pyro import poutine
 from torch import Tensor
 
 from ..energy.explanation import Explanation, FactorExplanation, ParameterExplanation
-from ..families import Natural
 from ..guides.natural_param import NaturalParam, listening
 from ..steps.cone import noisy_step
 from ..steps.gradients import check_gradients
@@ -94,16 +93,11 @@ class DrawnRule(Rule):
             with torch.no_grad():
                 step = held.family.inverse_fisher(natural, gradient)
                 message = tuple(n - s / held.scale for n, s in zip(natural, step, strict=True))
-                new = self._safe_step(held, natural, message, rho)
+                # Of one draw a message may be off by orders of magnitude.
+                new = noisy_step(held.family, natural, message, rho, self.safety)
                 for leaf, value in zip(held.leaves, natural if new is None else new, strict=True):
                     leaf.copy_(value)
         return moved
-
-    def _safe_step(
-        self, held: NaturalParam, natural: Natural, message: Natural, rho: float
-    ) -> Natural | None:
-        """The step inside the cone: of one draw a message may be off by orders of magnitude."""
-        return noisy_step(held.family, natural, message, rho, self.safety)
 
     def explain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Explanation:
         with listening() as naturals:

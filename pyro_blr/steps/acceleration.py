@@ -10,9 +10,9 @@ import torch
 
 from ..families import Natural
 from .cone import Safety, inner, inside, minus
-from .objective import Elbo
+from .objective import Elbo, U
 from .sweep import CLOSE, has_not_fallen
-from .taken import Taken, U
+from .taken import Taken
 
 #: Steps that are remembered: as many slow directions as are left out at a time.
 DEPTH = 6

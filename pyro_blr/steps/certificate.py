@@ -25,6 +25,7 @@ from torch import Tensor
 from ..conjugate_gradients import Solution, dot, solve
 from ..families import Natural
 from ..lifting import host
+from .cone import minus
 from .objective import Block, Naturals, Objective
 
 #: Conjugate-gradient iterations; a certificate that needs more is not given.
@@ -105,8 +106,7 @@ class Curvature:
         if not objective.is_exact:
             for block, message in objective.messages(self.naturals).items():
                 natural = self.naturals[block]
-                away = tuple(n - m for n, m in zip(natural, message, strict=True))
-                gradient[block] = block.family.fisher(natural, away)
+                gradient[block] = block.family.fisher(natural, minus(natural, message))
         return self.symmetric([t for b in self.blocks for t in gradient[b]])
 
     def times(self, vector: Vector) -> Vector:

@@ -165,7 +165,7 @@ def trusted(
     """
     if family.is_curved:
         return message
-    direction = tuple(m - n for m, n in zip(message, natural, strict=True))
+    direction = minus(message, natural)
     product = family.fisher(natural, direction)
     # Coordinates that are no natural parameters (a chart's) are moved all together.
     is_split = isinstance(family, ExponentialFamily)

@@ -46,13 +46,13 @@ class LocalMixture:
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
+class MixtureUnit:
     """A mixture near a point, as a block of the iteration: equal for as many components."""
 
     family: LocalMixture
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Unit) and self._components == other._components
+        return isinstance(other, MixtureUnit) and self._components == other._components
 
     def __hash__(self) -> int:
         return hash(self._components)
@@ -105,14 +105,14 @@ class MixtureIteration:
         self.before = before
         self.after = after
         self.log_joint = log_joint
-        self.unit = Unit(LocalMixture(before.coordinates))
+        self.unit = MixtureUnit(LocalMixture(before.coordinates))
 
     @property
-    def blocks(self) -> tuple[Unit, ...]:
+    def blocks(self) -> tuple[MixtureUnit, ...]:
         """The one unit."""
         return (self.unit,)
 
-    def value(self, naturals: Mapping[Unit, Natural]) -> ElboOnPoints:
+    def value(self, naturals: Mapping[MixtureUnit, Natural]) -> ElboOnPoints:
         """The ELBO on the points."""
         coordinates = naturals[self.unit]
         if coordinates is self.after.mixture.coordinates:

@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -32,7 +32,16 @@ class InvertibleGeometry(Geometry, Protocol):
         """The part that acts on steps."""
 
 
-#: What has a name and a family. A Mapping is invariant in its keys, so no Protocol stands for it.
+class Unit(Protocol):
+    """What moves in a geometry of its own."""
+
+    @property
+    def family(self) -> Geometry: ...
+
+
+U = TypeVar("U", bound=Unit)
+
+#: A unit with a name. A Mapping is invariant in its keys, so that no Protocol stands for them.
 Block = Any
 Naturals = Mapping[Block, Natural]
 

@@ -6,22 +6,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic
 
 from ..families import Natural
 from ..lifting import host
 from .cone import inner, minus, squared_norm
-from .objective import Geometry
-
-
-class Moving(Protocol):
-    """What moves in a geometry of its own, and is told apart by ``==``."""
-
-    @property
-    def family(self) -> Geometry: ...
-
-
-U = TypeVar("U", bound=Moving)
+from .objective import U
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,6 @@
 
 """Values of some elements of the latents, and draws of q for all others."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -46,7 +45,7 @@ class Values:
         self.given = given
         self.count = len(next(iter(given.values())).variables)
         self._moments = moments
-        open_ = sum(_size(b) for b in moments if not self._is_whole(b))
+        open_ = sum(b.numel for b in moments if not self._is_whole(b))
         wanted = min(MOST, max(FEWEST, EACH * open_)) if open_ else 2
         self.draws = Draws(latents, wanted + wanted % 2, seed=0)
         with torch.no_grad():
@@ -94,10 +93,6 @@ class Values:
     def averaged(self, values: Tensor) -> Tensor:
         """The average over draws. # shape: from (values * draws,) to (values,)"""
         return values.reshape(self.count, -1).mean(-1)
-
-
-def _size(block: Block) -> int:
-    return math.prod(block.batch_shape) * (block.event_size or 1)
 
 
 def _places(block: Block, latents: Latents, drawn: Tensor) -> dict[str, Tensor]:
