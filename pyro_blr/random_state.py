@@ -32,3 +32,14 @@ def same_random_state() -> Iterator[None]:
         yield
     finally:
         set_random_state(before)
+
+
+@contextmanager
+def from_seed(seed: int) -> Iterator[None]:
+    """Draw the same numbers each time, and leave the generators as they were.
+
+    Those of all devices: a seed is set for all of them, whichever draws.
+    """
+    with same_random_state():
+        torch.manual_seed(seed)
+        yield

@@ -143,11 +143,11 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "influence": (
         *("errors", "_compat", "families", "lifting", "energy", "estimators", "guides", "steps"),
-        *("plotting", "shapes", "objective", "fit", "state", "engine", "refusals"),
+        *("plotting", "shapes", "objective", "fit", "state", "engine", "refusals", "random_state"),
     ),
     "surrogate": (
         *("errors", "families", "lifting", "energy", "guides", "html_table", "text_table"),
-        *("plotting", "objective", "refusals"),
+        *("plotting", "objective", "random_state", "refusals"),
     ),
     "streaming": (
         *("errors", "families", "lifting", "energy", "guides"),

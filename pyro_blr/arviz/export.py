@@ -4,8 +4,8 @@
 """From a fit to what ArviZ reads."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from .._version import __version__
 from ..arguments import plain_number, reject_unknown
 from ..draws import Draws, Fitted, Predictions, draws_of, fitted, predictive, prior
 from ..draws.draws import WITHOUT_AUXILIARY, no_density
-from ..random_state import same_random_state
+from ..random_state import from_seed
 from .constants import constants
 from .container import holder
 from .groups import Groups
@@ -103,7 +103,7 @@ def to_arviz(
     given = {"groups": groups, "dims": dims, "coords": coords, "seed": seed}
     _check_names(own, args, [n for n, value in given.items() if value is not None])
     wanted, make = _wanted(groups), holder(container)
-    with _seeded(seed):
+    with nullcontext() if seed is None else from_seed(seed):
         draws = draws_of(own, args, kwargs, num_samples, CALLER)
         export = _Export(own, args, kwargs, draws)
         made = export.groups(wanted, groups is not None, dims, coords)
@@ -135,14 +135,6 @@ def _check_names(own: Fitted, args: tuple[Any, ...], given: Sequence[str]) -> No
                 f"{name!r} is an argument of {CALLER} and of the model. Mend: give the model's by "
                 f"position: {CALLER}(fit, *args)."
             )
-
-
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    with nullcontext() if seed is None else same_random_state():
-        if seed is not None:
-            torch.manual_seed(seed)
-        yield
 
 
 class _Export:

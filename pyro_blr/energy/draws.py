@@ -18,6 +18,7 @@ from ..lifting.blocks import Block
 from ..lifting.low_rank_moments import LowRankMoments
 from ..lifting.moments import GaussianMoments, Moments, SharedGaussianMoments
 from ..lifting.points import PointMoments
+from ..random_state import from_seed
 from .at_prior import NoiseBlock
 from .latents import Latents, block_values
 
@@ -62,8 +63,7 @@ class Draws:
             if own.noise_shape is not None:
                 drawn[block] = own.draw(self._noise(moments, block))
             else:
-                with torch.random.fork_rng(devices=_devices(own)):
-                    torch.manual_seed((self.seed + number) % 2**63)
+                with from_seed((self.seed + number) % 2**63):
                     drawn[block] = own.draw(None, self.count)
         return drawn
 
@@ -142,8 +142,3 @@ def _nth(values: Any, i: int) -> Any:
 
 def _is_point(own: Moments) -> bool:
     return isinstance(own, PointMoments)
-
-
-def _devices(own: Moments) -> list[torch.device]:
-    device = own.leaves[0].device
-    return [device] if device.type == "cuda" else []

@@ -20,6 +20,7 @@ from ..lifting.blocks import Block
 from ..lifting.chain_blocks import ChainBlock
 from ..lifting.chain_moments import ChainMoments
 from ..lifting.points import statistics_of
+from ..random_state import from_seed
 from .merged import distinct
 from .mixture_marginals import mixture_marginal, mixture_quantile
 
@@ -256,8 +257,7 @@ QUANTILE_DRAWS = 10001
 
 def _sampled_quantile(law: Any, probability: float) -> Tensor:
     """Quantiles of draws with a seed of their own, so that asking twice gives the same."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with from_seed(0):
         return law.sample((QUANTILE_DRAWS,)).quantile(probability, 0)  # type: ignore[no-any-return]
 
 

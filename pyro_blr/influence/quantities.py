@@ -17,6 +17,7 @@ from ..estimators import gaussian_points
 from ..families import Natural
 from ..lifting.blocks import Block
 from ..lifting.moments import Moments
+from ..random_state import from_seed
 from .copies import HELD
 from .parts import Part
 from .removal import Removal
@@ -74,8 +75,7 @@ class Mean:
         shape = self.noise[block]
         with torch.no_grad():
             if shape is None:
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(0)
+                with from_seed(0):
                     return moments.draw(None, self.count)
             own = moments.noise_shape
             assert own is not None

@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import errors
 from .._compat import site_is_subsample
 from ..energy.home import run_at_home
-from ..random_state import same_random_state
+from ..random_state import from_seed
 from ..shapes import broadcast_shapes
 from .peeling import MAX_STATES, finite_support, peel
 
@@ -63,8 +63,7 @@ class Record:
 @contextmanager
 def fixed_draws() -> Iterator[None]:
     """Draw the same numbers each time, and leave the user's generator as it was."""
-    with same_random_state():
-        torch.manual_seed(SEED)
+    with from_seed(SEED):
         yield
 
 

@@ -17,6 +17,7 @@ from ..families import Natural
 from ..lifting import host
 from ..lifting.blocks import Block
 from ..plotting import pyplot
+from ..random_state import from_seed
 
 #: Colours that are told apart by the colour-blind (Okabe and Ito).
 LOSS, SURROGATE, NOW, NEXT = "#222222", "#D55E00", "#7a8ca3", "#E69F00"
@@ -59,8 +60,7 @@ class Curves:
         for natural in (self.now[block], self.next[block]):
             if not host.truth(block.family.in_domain(natural).all()):
                 continue
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+            with from_seed(0):
                 drawn = block.family.sample(natural, (DRAWS,))
             own = block_values(block, self.held, drawn)[latent.site]
             found.append(own.reshape(DRAWS, -1)[:, element].double().cpu())
