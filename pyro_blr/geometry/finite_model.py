@@ -83,10 +83,10 @@ class FiniteModel:
         """
         theta = self.parameter(theta)
         flat = theta.reshape(-1, theta.shape[-1])
-        table, jacobian = table_and_jacobian(self.table, flat, self.dims)
+        table, jacobian, moved_zeros = table_and_jacobian(self.table, flat, self.dims)
         _check_digits(table, "the table")
         layout = Layout(self.dims, self.hidden, tuple(table.shape[1:]))
-        self._check_law(table, jacobian, layout)
+        self._check_law(table, jacobian, moved_zeros, layout)
         batch = theta.shape[:-1]
         folded = layout.fold(table.double()).reshape(*batch, *layout.states)
         moved = layout.fold(jacobian.double().movedim(-1, 0)).movedim(0, -1)
@@ -131,16 +131,18 @@ class FiniteModel:
             )
         return theta
 
-    def _check_law(self, table: Tensor, jacobian: Tensor, layout: Layout) -> None:
+    def _check_law(
+        self, table: Tensor, jacobian: Tensor, moved_zeros: Tensor, layout: Layout
+    ) -> None:
         table, jacobian = table.detach(), jacobian.detach()
         check_law(table, len(self.dims), "the table of the model")
         over = tuple(range(1, 1 + len(self.dims)))
-        is_edge = layout.fold((table == 0.0) & (jacobian != 0.0).any(-1)).flatten(1).any(0)
+        is_edge = layout.fold(moved_zeros).flatten(1).any(0)
         if bool(is_edge.any()):
             cell = int(is_edge.long().argmax())
             raise errors.BoundaryError(
                 f"the parameter is on the boundary of the simplex, p({layout.cell(cell)}) = 0, "
-                "where the Fisher matrix is infinite. Mend: a parameter inside, or unconstrained "
+                "by which the Fisher matrix divides. Mend: a parameter inside, or unconstrained "
                 "numbers (softmax, sigmoid) that never get there."
             )
         limit = rounded_sum(table.dtype) * jacobian.abs().sum(over)

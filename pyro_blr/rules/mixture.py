@@ -25,6 +25,7 @@ from ..steps.mixture import Gradient, Mixture, State
 from ..steps.mixture_acceleration import MixtureIteration
 from ..steps.mixture_convergence import Convergence
 from ..steps.mixture_memory import MixtureMemory
+from ..steps.mixture_saddle import way_out
 from ..steps.mixture_search import searched_step, sized_step
 from .differentiated import Differentiated
 from .mixture_points import MixturePoints
@@ -73,6 +74,7 @@ class MixtureRule(Rule):
         self._began: tuple[Differentiated, State, Gradient] | None = None
         self._others: tuple[str, ...] = ()
         self._why = ""
+        self._leaves = False
 
     # What a call is
 
@@ -176,10 +178,11 @@ class MixtureRule(Rule):
 
     def begin_fit(self) -> None:
         self.convergence.reset()
+        self._leaves = False
 
     def accelerate(self, acceleration: Anderson) -> None:
         """Go further than the last step where steps shrink slowly."""
-        if self._last is None or self._others:
+        if self._last is None or self._others or self._leaves:  # it would go back to a saddle
             acceleration.reset()
             return
         moved = self._last.extrapolated(acceleration, self.safety)
@@ -198,24 +201,28 @@ class MixtureRule(Rule):
         if not self.convergence.is_known:
             return
         left = self.convergence.gap(state.mixture, gradient)
-        has_stalled = self.convergence.has_stalled(left)
+        has_stalled = not self._leaves and self.convergence.has_stalled(left)
         if has_stalled or left <= min(SETTLED * self.tol, self.convergence.look):
             self._compare(log_joint, state, left, has_stalled)
 
     def _compare(
         self, log_joint: Differentiated, state: State, left: float, has_stalled: bool
     ) -> None:
-        """Certify the gap on other points, or ask for more of them.
+        """Certify the gap on other points, or ask for more of them, or leave a saddle.
 
         :param left: the gap on the points of the steps.
         """
-        steps = [
-            Gradient.of(self._state(log_joint, mixture)).steps(mixture)
-            for mixture in self.points.fresh(state.mixture)
-        ]
+        others = self.points.fresh(state.mixture)
+        steps = [Gradient.of(self._state(log_joint, other)).steps(other) for other in others]
         gap, error = self.convergence.independent_gap(state.mixture, steps)
         if gap <= self.tol:
-            self.gap = gap
+            beside = way_out(state, others[0], log_joint)
+            self.gap = gap if beside is None else None
+            self._leaves = beside is not None
+            if beside is not None:
+                self._write(beside.coordinates)
+                self._why = "q was at a saddle, which it left"
+                self.convergence.reset()
         elif error <= 0.5 * self.tol and not has_stalled:
             self.convergence.look = 0.5 * left
         elif self.points.grow(error / self.tol, state.mixture.means):

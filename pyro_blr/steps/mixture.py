@@ -209,6 +209,21 @@ def whitened(mixture: Mixture, change: Natural) -> Tensor:
     return (share.unsqueeze(-1) * torch.cat(parts, -1)).flatten()
 
 
+def unwhitened(mixture: Mixture, vector: Tensor) -> Natural:
+    """The change of the coordinates that :func:`whitened` makes a vector of, as near as there is.
+
+    :param vector: # shape: (K (1 + D + D^2),)
+    """
+    count, size = mixture.means.shape
+    share = (0.5 * mixture.log_weights).exp().unsqueeze(-1)
+    parts = (vector.reshape(count, -1) / share).split([1, size, size * size], -1)
+    mean = mixture.root @ parts[1].unsqueeze(-1)
+    spread = 2**0.5 * parts[2].reshape(count, size, size)
+    half = torch.linalg.solve_triangular(mixture.root.mT, spread + spread.mT, upper=True)
+    precision = 0.5 * torch.linalg.solve_triangular(mixture.root.mT, half.mT, upper=True)
+    return parts[0].squeeze(-1), mean.squeeze(-1), 0.5 * (precision + precision.mT)
+
+
 def _slope_of_log_q(mixture: Mixture) -> Tensor:
     """The gradient of log q at the points. # shape: (K, S, D)"""
     points = mixture.points

@@ -52,6 +52,11 @@ def at_edge(place: int, value: float) -> Tensor:
     return theta
 
 
+def squares(angle: torch.Tensor) -> torch.Tensor:
+    x = torch.stack([angle[0].cos() ** 2, angle[0].sin() ** 2])
+    return x[:, None] * torch.tensor([0.3, 0.7]).double()
+
+
 CASES: dict[str, tuple[type[BLRError], str, Callable[[], Any]]] = {
     "a parameter on the boundary": (
         BoundaryError,
@@ -62,6 +67,11 @@ CASES: dict[str, tuple[type[BLRError], str, Callable[[], Any]]] = {
         BoundaryError,
         r"p\(x=1, ",
         lambda: naive_bayes().at(torch.stack([HALF, at_edge(0, 1.0)])),
+    ),
+    "an angle on the boundary, where its probability is a square": (
+        BoundaryError,
+        r"p\(x=1, ",
+        lambda: FiniteModel(squares, ("x", "y"), "y").at(torch.tensor([0.0]).double()),
     ),
     "a parameter outside": (
         ProbabilityError,

@@ -160,6 +160,26 @@ def test_a_funnel_is_nearer_with_more_components() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pyro_blr.errors.RemovedComponentWarning")
+def test_a_saddle_is_not_certified_but_left() -> None:
+    """A ring with two modes to the left and right, two components held apart above and below."""
+
+    def ring() -> None:
+        z = pyro.sample("z", dist.ImproperUniform(dist.constraints.real_vector, (), (2,)))
+        radius, (x, y) = z.norm(dim=-1), z.unbind(-1)
+        pyro.factor("ring", -2 * (radius - 3) ** 2 + (x**2 - y**2) / (radius**2 + 0.1))
+
+    pyro.set_rng_seed(0)
+    guide = AutoNaturalMixture(ring, components=2)
+    guide()
+    means = torch.tensor([[0.0, 2.56], [0.0, -2.56]]).double()
+    normal = dist.MultivariateNormal(means, torch.tensor([2.57, 0.3345]).double().diag())
+    guide.set_posterior(dist.MixtureSameFamily(dist.Categorical(torch.ones(2).double()), normal))
+    blr = BLR(ring, guide, num_draws=256)
+    start = blr.evaluate_loss()
+    fit = blr.fit(tol=0.1, max_steps=25)  # steps are short after 8
+    assert not fit.converged and blr.evaluate_loss() < start - 0.5
+
+
 def test_kinks_of_a_laplace_prior() -> None:
     """No Hessian at a point says anything of the prior, and q is right for it."""
     line = torch.linspace(-4, 5, 1201, dtype=torch.float64)
