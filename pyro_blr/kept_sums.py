@@ -172,9 +172,9 @@ class KeptSum:
         if not bool(apart <= ALIKE * self._first.abs().max()):
             raise errors.CheckpointError(
                 "the first part of the data adds other numbers than before the call was "
-                "interrupted: the model changed, its priors, its constants or its frozen weights. "
-                f"Mend: the model as it was; or delete the folder {str(self._kept.folder)!r} to "
-                "begin anew."
+                "interrupted: the model changed, its priors, its constants or its frozen weights, "
+                "or it has random numbers of its own (dropout, say). Mend: the model as it was; or "
+                f"delete the folder {str(self._kept.folder)!r} to begin anew."
             )
 
     def add(self, total: Tensor) -> None:

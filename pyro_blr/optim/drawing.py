@@ -119,11 +119,16 @@ class DrawingOptimizer(Optimizer):
             different sizes, give the sum of the loss over data, and ``weight=len(x)``.
         :raises StepOrderError: within another draw.
         """
-        weight = weight_of(weight, self._ranks.has_copies)
         # A draw that does not count leaves those that do as they are.
         draws = self._draws if train else Draws()
-        with torch.no_grad():
-            kinds = self._begin(draws)
+        try:
+            weight = weight_of(weight, self._ranks.has_copies)
+            with torch.no_grad():
+                kinds = self._begin(draws)
+        except Exception as error:
+            if not train:
+                raise
+            raise self._ranks.fail(error)  # noqa: B904
         self._is_active, ended, hooks = True, False, []
         try:
             with torch.no_grad():

@@ -32,7 +32,8 @@ class EachDatumOptimizer(GaussianOptimizer):
 
         :param module: the network, whose parameters these are.
         :param loss: ``loss(module(inputs), targets)``, called with one datum at a time: weights of
-            classes cancel in a mean of one, so take ``reduction="sum"`` with them.
+            classes cancel in a mean of one, and one target that is ignored has a mean of NaN, so
+            take ``reduction="sum"`` with ``weight`` and ``ignore_index``.
         :param inputs: one tensor, a tuple of several arguments or a mapping of named ones; rows of
             tensors are data.
         :param targets: a tensor, or a tree of them, with the same rows.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..lifting import host
 from .lanczos import least_curvature
-from .mixture import FAMILY, Gradient, LogJoint, Mixture, State, unwhitened, whitened
+from .mixture import FAMILY, Gradient, Mixture, State, ValueAndGradient, unwhitened, whitened
 from .mixture_convergence import LEAST
 
 #: Products with A: each is two gradients at all points.
@@ -28,7 +28,7 @@ HALF = 0.03
 LENGTHS = (1.0, 0.5, 0.25, 0.125)
 
 
-def way_out(state: State, other: Mixture, log_joint: LogJoint) -> Mixture | None:
+def way_out(state: State, other: Mixture, log_joint: ValueAndGradient) -> Mixture | None:
     """A mixture beside a saddle, with more of the ELBO; None where none is found, at an optimum.
 
     :param state: where steps have become short.
@@ -71,7 +71,7 @@ def _moved(mixture: Mixture, vector: Tensor) -> Mixture | None:
     return Mixture(new, mixture.noise) if host.truth(FAMILY.in_domain(new)) else None
 
 
-def _product(mixture: Mixture, log_joint: LogJoint, vector: Tensor) -> Tensor:
+def _product(mixture: Mixture, log_joint: ValueAndGradient, vector: Tensor) -> Tensor:
     """``A v`` by the difference of the steps on both sides."""
     half = HALF * host.number((0.5 * mixture.log_weights.amin()).exp()) / host.number(vector.norm())
     steps = []

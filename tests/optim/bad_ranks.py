@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mistakes that each rank of a :class:`tests.optim.team.Team` makes, or one of them alone."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -139,18 +140,21 @@ def alone(rank: int) -> list[str]:
     return [str(w.message) for w in said]
 
 
-def one_mistake(rank: int) -> Any:
-    """The second rank forgets its draw; whether all go on afterwards."""
+def one_mistake(rank: int, what: str) -> Any:
+    """The second rank forgets its draw, or has a rate of NaN; whether all go on afterwards."""
     module = net()
     optimizer = IVON(module.parameters(), lr=0.2, ess=20.0, process_group=WORLD.WORLD, seed=1)
     x, y = batch(10)
     said = ""
+    has_none = rank == 1 and what == "draw"
+    optimizer.param_groups[0]["lr"] = math.nan if rank == 1 and what == "rate" else 0.2
     try:
-        with nullcontext() if rank == 1 else optimizer.sampled_params():
+        with nullcontext() if has_none else optimizer.sampled_params():
             F.cross_entropy(module(x), y).backward()
         optimizer.step()
     except Exception as error:
         name, said = type(error).__name__, str(error)
+    optimizer.param_groups[0]["lr"] = 0.2
     optimizer.zero_grad()
     take_step(module, optimizer, rank, 0)
     return name, said, optimizer.state[next(module.parameters())]["step"] == 1

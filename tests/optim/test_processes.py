@@ -193,10 +193,19 @@ def test_an_optimiser_without_a_group_is_warned_of_the_other_ranks(team: Team) -
         assert "Mend: process_group=torch.distributed.group.WORLD" in said[0]
 
 
-def test_a_mistake_of_one_rank_is_an_error_of_all(team: Team) -> None:
-    first, second = team.run(bad_ranks.one_mistake)
-    assert first[0] == second[0] == "StepOrderError"
-    assert "since of 2 failed process 1: StepOrderError: step without a draw" in first[1]
+@pytest.mark.parametrize(
+    ("what", "name", "said"),
+    [
+        ("draw", "StepOrderError", "step without a draw"),
+        ("rate", "ArgumentError", "IVON: lr = nan cannot be used"),
+    ],
+)
+def test_a_mistake_of_one_rank_is_an_error_of_all(
+    team: Team, what: str, name: str, said: str
+) -> None:
+    first, second = team.run(bad_ranks.one_mistake, what)
+    assert first[0] == second[0] == name
+    assert f"since of 2 failed process 1: {name}: {said}" in first[1]
     assert "Mend" in second[1]
     assert first[2] and second[2]
 
