@@ -110,6 +110,8 @@ class Resumable:
     #: Whether what is not saved must be found anew; and the state that a copy begins with.
     _is_resuming = False
     _copied: Mapping[str, Any] | None = None
+    #: The number of steps and the temperature of the state that was loaded.
+    _loaded: tuple[int, float] | None = None
 
     @property
     def _parts(self) -> dict[str, Part]:
@@ -160,6 +162,7 @@ class Resumable:
         """
         distribute(self._parts, state, with_random)
         self._take_numbers(state["engine"])
+        self._loaded = self.num_steps, state["engine"].get("temperature", self.temperature)
         self._copied, self._is_resuming = None, True
 
     def _take_numbers(self, engine: Mapping[str, Any]) -> None:

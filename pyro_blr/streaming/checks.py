@@ -60,12 +60,20 @@ def _without_plates(traced: Traced) -> Split:
 def check_guide(blr: Any, call: Call, method: str) -> None:
     """Refuse a guide without natural parameters, or of which it is not known whether it has data.
 
-    :raises ArgumentError: for data in parts, on several processes or read one after the other.
+    :raises ArgumentError: for data in parts, on several processes or read one after the other; for
+        a posterior at another temperature, as it was loaded.
     :raises GuideError: naming the guide.
     """
     blr._in_one_place(method, *call)
     name = getattr(blr.guide, "__name__", type(blr.guide).__name__)
     blr._check_lifted(*call, f"nothing that {method} could sum")
+    steps, temperature = blr._loaded or (blr.num_steps, blr.temperature)
+    if steps == blr.num_steps and temperature != blr.temperature:
+        raise errors.ArgumentError(
+            f"the posterior that was loaded is at temperature {temperature:g}, and this engine at "
+            f"{blr.temperature:g}, so that {method} would divide log densities of other data by "
+            f"another number. Mend: BLR(..., temperature={temperature:g})."
+        )
     if not (blr._is_new_guide or blr.num_steps):
         raise errors.GuideError(
             f"whether {name} is the posterior of earlier data, or stands where it starts, is not "

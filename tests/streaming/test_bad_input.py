@@ -196,6 +196,17 @@ def test_fits_at_another_temperature(blr: BLR) -> None:
     assert difference(other, fitted(CASE, temperature=2.0)) < 1e-12
 
 
+def test_a_posterior_that_was_loaded_at_another_temperature() -> None:
+    warm, cold = fitted(CASE, slice(4, 8), temperature=2.0), engine(CASE.model)
+    cold.load_state_dict(warm.state_dict())
+    for method in (cold.update, cold.forget):
+        with pytest.raises(ArgumentError, match=r"loaded is at temperature 2.*temperature=2\)"):
+            method(X, Y)
+    cold.fit(*CASE.data)  # at its own
+    cold.forget(X, Y)
+    assert difference(cold, fitted(CASE, slice(0, 4))) < 1e-12
+
+
 @pytest.mark.parametrize("guide", [AutoDelta, AutoIAFNormal])
 def test_guides_that_are_known_by_their_draws(guide: Any) -> None:
     blr = BLR(CASE.model, guide(CASE.model), on_sampled="ignore")
