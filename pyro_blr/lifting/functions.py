@@ -164,8 +164,11 @@ def _log_complement(value: Tensor, times: float) -> Tensor:
 
 
 def _real_power(number: float, power: float) -> float:
-    """A power of a number, if it is real."""
-    result = number**power
+    """A power of a number, if it is real and no more than a float holds."""
+    try:
+        result = number**power
+    except OverflowError as error:
+        raise NotPolynomial(f"power {power:g} of {number:g}, which overflows") from error
     if isinstance(result, complex):
         raise NotPolynomial(f"power {power:g} of a negative number")
     return float(result)

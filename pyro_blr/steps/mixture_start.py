@@ -77,10 +77,10 @@ def _annealed(pool: Tensor, density: Density, generator: torch.Generator) -> Ten
 
 def _temperature(log_p: Tensor, log_kernel: Tensor, reached: float) -> tuple[float, Tensor]:
     """The largest temperature in (reached, 1] that leaves enough points, and their weights."""
-    log_p = torch.where(torch.isfinite(log_p), log_p, -torch.inf)
+    is_finite = torch.isfinite(log_p)
 
-    def weights(t: float) -> Tensor:
-        return (t * log_p - log_kernel).softmax(-1)
+    def weights(t: float) -> Tensor:  # none of what is impossible, also at t = 0
+        return (torch.where(is_finite, t * log_p, -torch.inf) - log_kernel).softmax(-1)
 
     def leaves(w: Tensor) -> bool:
         return host.number(w.square().sum().reciprocal()) >= KEPT * len(w)

@@ -194,6 +194,20 @@ def test_parameters_of_the_model_are_the_optimisers() -> None:
     assert float(pyro.param("scale")) == pytest.approx(float(Y.std()), abs=0.25)
 
 
+@pytest.mark.filterwarnings("ignore::pyro_blr.errors.SkippedStepWarning")
+@pytest.mark.parametrize("prior", [dist.LogNormal(0.0, 500.0), dist.Normal(0.0, 1e-300)])
+def test_priors_as_wide_or_narrow_as_no_number_is(prior) -> None:
+    """Most draws of the first are impossible; the precision of the second overflows."""
+
+    def model() -> None:
+        s = pyro.sample("s", prior)
+        pyro.sample("y", dist.Normal(s, 1.0), obs=torch.tensor(0.3).double())
+
+    pyro.set_rng_seed(0)
+    with pytest.raises(errors.NonFiniteError, match="'s'"):
+        BLR(model, AutoNaturalMixture(model, components=2)).fit()
+
+
 @pytest.mark.filterwarnings("ignore::pyro_blr.errors.RemovedComponentWarning")
 def test_a_start_at_one_place_is_spread() -> None:
     """Components at one place have the same messages, and would stay there for ever."""
