@@ -36,7 +36,9 @@ def every_second(blocks: Tensor, start: int, dims: int) -> Tensor:
 
     :param dims: of a block: 1 for vectors, 2 for matrices.
     """
-    return blocks[..., start::2, :] if dims == 1 else blocks[..., start::2, :, :]
+    # An index in brackets needs the device itself, which tensors without entries do not have.
+    every: Tensor = torch.ops.aten.slice.Tensor(blocks, -1 - dims, start, None, 2)
+    return every
 
 
 def even_and_odd(blocks: Tensor, dims: int) -> tuple[Tensor, Tensor]:
