@@ -162,10 +162,10 @@ def _log_density(points: Tensor, mixture: Fitted) -> Tensor:
     """The log density of points and components, but for a constant. # shape: (N, K)"""
     weights, means, covariances = mixture
     root = torch.linalg.cholesky(covariances)
-    away = (points.unsqueeze(1) - means).unsqueeze(-1)
-    flat = torch.linalg.solve_triangular(root, away, upper=False).squeeze(-1)
+    away = (points - means.unsqueeze(1)).mT  # all points as columns: a matrix each would be copied
+    flat = torch.linalg.solve_triangular(root, away, upper=False)
     width = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    density: Tensor = weights.log() - width - 0.5 * flat.square().sum(-1)
+    density: Tensor = weights.log() - width - 0.5 * flat.square().sum(-2).mT
     return density
 
 
