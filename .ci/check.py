@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,16 +46,29 @@ class Count(NamedTuple):
         return f"{line}, {self.skipped} skipped" if self.skipped else line
 
 
-def run(title: str, command: list[str]) -> int:
-    """Run a module of this Python in the root, say how long it took, return its exit status."""
-    print(f"== {title}: {' '.join(command)}", flush=True)
+def run(title: str, command: list[str], output: int | None = None) -> int:
+    """Run a module of this Python in the root, say how long it took, return its exit status.
+
+    :param output: ``subprocess.PIPE`` prints all at the end, in one piece; None as it comes.
+    """
+    head = f"== {title}: {' '.join(command)}"
+    if output is None:
+        print(head, flush=True)
     start = time.monotonic()
     # CI shortens the tutorials.
     environment = os.environ | {"CI": "1"}
-    status = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=environment).returncode
-    verdict = "passed" if status == 0 else f"failed (exit status {status})"
-    print(f"== {title}: {verdict} in {time.monotonic() - start:.0f} s\n", flush=True)
-    return status
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env=environment,
+        stdout=output,
+        stderr=None if output is None else subprocess.STDOUT,
+        text=True,
+    )
+    verdict = "passed" if done.returncode == 0 else f"failed (exit status {done.returncode})"
+    said = "" if output is None else f"{head}\n{done.stdout}"
+    print(f"{said}== {title}: {verdict} in {time.monotonic() - start:.0f} s\n", flush=True)
+    return done.returncode
 
 
 def outcome(case: ElementTree.Element) -> str:
@@ -89,7 +103,10 @@ def main() -> int:
     """Run all, write the count to build/check/count.txt and print it last."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     REPORT.unlink(missing_ok=True)
-    statuses = {title: run(title, command) for title, command in TOOLS.items()}
+    # Each has one process, so two go side by side; the tests read the documentation they make.
+    with ThreadPoolExecutor(2) as pool:
+        runs = {title: pool.submit(run, title, c, subprocess.PIPE) for title, c in TOOLS.items()}
+    statuses = {title: each.result() for title, each in runs.items()}
     places = [place for place in PLACES if (ROOT / place).exists()]
     status = run("tests", [*PYTEST, f"--junitxml={REPORT}", *places, *sys.argv[1:]])
     tests = count_report(REPORT, status)
