@@ -48,7 +48,8 @@ def bayesian(
     With ``where="last"`` and a linear last layer the features before it are constants, and the
     model is Bayesian linear or logistic regression on them: exact, or by quadrature.
 
-    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
     >>> model = bayesian(net, "regression", where="last", noise_scale=0.1)
     >>> model.sites
     ('2.weight', '2.bias')
