@@ -45,7 +45,9 @@ class KeptSums:
         self.state: Mapping[str, Any] | None = self._read(STATE)
         sums = set(folder.glob("*.pt")) - {folder / STATE}
         self._is_found = not sums
-        self._parts: list[str] = []  # of the last sum that ended
+        #: The parts of the last sum that had ended before, and whether those of such sums differ.
+        self._before: list[str] = []
+        self._is_shuffled = False
 
     def begin(self, state: Mapping[str, Any]) -> None:
         """Keep the state in which a call begins."""
@@ -67,16 +69,25 @@ class KeptSums:
         self._is_found = True
         return KeptSum(self, name, done, under_way)
 
-    def check_alike(self, parts: list[str]) -> None:
-        """Refuse a sum over other parts than those of the sums that ended before it.
+    def known_again(self, parts: list[str]) -> None:
+        """Remember a sum that had ended before the call was interrupted.
 
-        Shuffled rows make others in each pass, from the first part on.
+        :param parts: the names of its parts.
+        """
+        self._is_shuffled |= parts != (self._before or parts)
+        self._before = parts
+
+    def check_alike(self, parts: list[str]) -> None:
+        """Refuse the first sum that ends since then over other parts than those before it.
+
+        Shuffled rows make others in each pass, from the first part on; a row that comes often makes
+        some of them again, so that nothing is asked of sums that differed already.
 
         :param parts: the names of its parts.
         :raises CheckpointError: if the data changed in between.
         """
-        before, self._parts = self._parts or parts, parts
-        is_shuffled = before[0] not in parts
+        before, self._before = self._before or parts, []
+        is_shuffled = before[0] not in parts or self._is_shuffled
         if len(before) != len(parts) or not (is_shuffled or sorted(before) == sorted(parts)):
             raise errors.CheckpointError(
                 "passes over the data that ended before the call was interrupted had other parts: "
@@ -213,10 +224,12 @@ class KeptSum:
                 "and now there are fewer. Mend: the same parts in the same order; or delete the "
                 f"folder {str(self._kept.folder)!r} to begin anew."
             )
+        if self.is_done:
+            self._kept.known_again(self._parts)
+            return
         self._kept.check_alike(self._parts)
-        if not self.is_done:
-            self._keep(DONE)
-            self.is_done = True
+        self._keep(DONE)
+        self.is_done = True
 
     def _keep(self, ending: str) -> None:
         if self.total is not None:

@@ -356,6 +356,34 @@ def test_it_stays_as_it_is_when_steps_go_on(params: str) -> None:
     assert torch.equal(surrogate.loss({"w": w}), before[1])
 
 
+def test_it_keeps_parameters_that_an_operation_takes_in_a_list() -> None:
+    network = torch.nn.GRU(1, 1).double()  # whose operation takes a list of weights
+
+    def model(y: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(5).double(), 1.0).to_event(1))
+        output, _ = pyro.module("network", network)(w.reshape(5, 1, 1))
+        pyro.sample("y", dist.Normal(output.reshape(-1), 1.0).to_event(1), obs=y)
+
+    surrogate = BLR(model, AutoNatural(model), on_sampled="ignore").surrogate(Y)
+    w = {"w": torch.ones(1, 5).double()}
+    before = surrogate.loss(w)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(1.0)
+    assert torch.equal(surrogate.loss(w), before)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_of_sparse_data(layout: torch.layout) -> None:
+    w = {"w": torch.tensor([[0.3, -0.2], [1.0, 2.0]]).double()}
+    found = []
+    for rows in (X, X.to_sparse(layout=layout)):
+        pyro.clear_param_store()
+        found.append(BLR(shifted, AutoNatural(shifted), step_size=0.5).surrogate(rows, Y).loss(w))
+    torch.testing.assert_close(*found)
+
+
 def on_draws(y: Tensor) -> None:
     p = pyro.sample("p", dist.Dirichlet(torch.tensor([1.0, 2.0, 3.0]).double()))
     with pyro.plate("data", len(y)):

@@ -253,10 +253,11 @@ def without_validation() -> Iterator[None]:
 def as_written() -> AbstractContextManager[Any]:
     """What ``torch.compile`` made of modules and functions runs as it was: it is of tensors alone.
 
-    Nothing is compiled where torch has not loaded its compiler; torch before 2.6 cannot be told.
+    Nothing is compiled where torch has not loaded its compiler. Torch before 2.6 cannot be told so,
+    and no torch while it compiles what calls this.
     """
     stance = getattr(torch.compiler, "set_stance", None)
-    is_loaded = "torch._dynamo" in sys.modules
+    is_loaded = "torch._dynamo" in sys.modules and not torch.compiler.is_dynamo_compiling()
     return stance("force_eager") if is_loaded and stance is not None else nullcontext()
 
 

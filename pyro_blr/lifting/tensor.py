@@ -313,7 +313,7 @@ def _value_of(item: Any, done: Mapping[int, Any]) -> Any:
         return done[id(item)]
     if isinstance(item, Tensor):
         return done.get(id(item), item)
-    if isinstance(item, list | tuple) and lifted_in(item):
+    if isinstance(item, list | tuple) and any(id(t) in done for t in tensors_in(item)):
         return type(item)(_value_of(i, done) for i in item)
     return item
 

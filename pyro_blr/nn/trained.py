@@ -13,7 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from .._compat import stored_leaf
 from ..errors import ParameterError
 
-#: Of which network a tensor of Pyro's store is, where that was seen.
+#: Of which network a parameter is, where that is known.
 _NETWORKS = WeakTensorKeyDictionary()
 
 
@@ -26,8 +26,12 @@ class Trained:
     """
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self._network = uuid4().hex
+        # A network that is in another model already is the same one; one that shares some is not.
+        known = {_NETWORKS.get(p) for p in parameters}
+        is_known = len(known) == 1 and None not in known
+        self._network: str = known.pop() if is_known else uuid4().hex
         for parameter in parameters:
+            _NETWORKS.setdefault(parameter, self._network)
             if not parameter.is_contiguous():
                 with torch.no_grad():
                     parameter.data = parameter.data.contiguous()

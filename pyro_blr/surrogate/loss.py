@@ -93,7 +93,15 @@ def _copies(nodes: Sequence[LiftedTensor], leaves: Sequence[Tensor]) -> dict[Any
         for t in node.call.tensors
         if not isinstance(t, LiftedTensor)
     )
-    return {id(t): t.detach().clone() for t in constants if t.untyped_storage().data_ptr() in own}
+    return {id(t): t.detach().clone() for t in constants if _storage(t) in own}
+
+
+def _storage(constant: Tensor) -> int:
+    """Where the numbers of a constant lie; of a sparse one those that it has."""
+    if constant.layout != torch.strided:
+        is_coo = constant.layout == torch.sparse_coo
+        constant = constant._values() if is_coo else constant.values()
+    return constant.untyped_storage().data_ptr()
 
 
 class NoLoss:

@@ -202,6 +202,20 @@ def test_another_networks_features_are_not_taken_for_its_own(hidden: int) -> Non
     BLR(models[1], AutoNatural(models[1])).step(x, y)
 
 
+def test_a_network_in_two_models_is_the_same_one_to_copies_of_either() -> None:
+    x, y = data(20)
+    module = net()
+    models = [
+        bayesian(module, "regression", where="last", rest="trained", noise_scale=scale)
+        for scale in (0.1, 0.2)
+    ]
+    for model in models:
+        BLR(model, AutoNatural(model)).step(x, y)
+    for model in map(copy.deepcopy, models):
+        BLR(model, AutoNatural(model)).step(x, y)
+        assert pyro.param("module$$$0.weight") is module[0].weight
+
+
 def test_minibatches_are_scaled_to_all_data() -> None:
     x, y = data(60)
     module = net()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from pyro_blr import BLR
+from pyro_blr.energy.trace import as_written
 from pyro_blr.errors import ArgumentError, DropoutWarning, SampledFactorError
 from pyro_blr.guides import AutoNatural
 from pyro_blr.nn import bayesian
@@ -160,6 +161,19 @@ def test_a_compiled_network_is_lifted_as_it_was_written(monkeypatch: pytest.Monk
         models.append(bayesian(module, "regression", where="last", noise_scale=0.3))
     first, second = (steps(model, x, y)[1] for model in models)
     assert first == second
+
+
+@simulated.lacks("torch.compile")
+def test_a_step_within_a_compiled_function_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = torch.distributions.Distribution._validate_args
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", checks)
+
+    @torch.compile(backend="eager")
+    def compiled(x: Tensor) -> Tensor:
+        with as_written():  # as each run of a model is
+            return 2 * x
+
+    assert compiled(torch.ones(())) == 2
 
 
 def test_patterns_may_be_there_for_other_networks() -> None:

@@ -232,6 +232,21 @@ def test_parts_that_came_between_two_passes_are_refused(tmp_path: Path) -> None:
         fit("logistic", Reader(rows), tmp_path)
 
 
+def test_rows_of_few_values_may_be_shuffled_in_each_pass(tmp_path: Path) -> None:
+    """Some parts of a pass then come again in the next one by chance."""
+    y = torch.tensor([0.0, 1.0]).repeat(4)
+    own = torch.Generator().manual_seed(0)
+    loader = DataLoader(TensorDataset(y), batch_size=2, shuffle=True, generator=own)
+
+    def model(y: Tensor) -> None:
+        level = pyro.sample("level", dist.Normal(y.new_tensor(0.5), 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Bernoulli(logits=level), obs=y)
+
+    fit = BLR(model, AutoNatural(model)).fit(Parts(loader, checkpoint=tmp_path))
+    assert fit.converged and not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("scale", "noise"), [(1.0, 0.5), (0.1, 0.3)])
 def test_another_model_of_the_same_latents_is_refused(
     scale: float, noise: float, tmp_path: Path
