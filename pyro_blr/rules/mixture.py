@@ -74,7 +74,7 @@ class MixtureRule(Rule):
         self._began: tuple[Differentiated, State, Gradient] | None = None
         self._others: tuple[str, ...] = ()
         self._why = ""
-        self._leaves = False
+        self.begin_fit()
 
     # What a call is
 
@@ -179,6 +179,8 @@ class MixtureRule(Rule):
     def begin_fit(self) -> None:
         self.convergence.reset()
         self._leaves = False
+        #: Where steps were last short, on points that are the same at each look.
+        self._elbo_at_stop = -math.inf
 
     def accelerate(self, acceleration: Anderson) -> None:
         """Go further than the last step where steps shrink slowly."""
@@ -216,7 +218,7 @@ class MixtureRule(Rule):
         steps = [Gradient.of(self._state(log_joint, other)).steps(other) for other in others]
         gap, error = self.convergence.independent_gap(state.mixture, steps)
         if gap <= self.tol:
-            beside = way_out(state, others[0], log_joint)
+            beside = self._beside_saddle(state, others, log_joint)
             self.gap = gap if beside is None else None
             self._leaves = beside is not None
             if beside is not None:
@@ -232,6 +234,18 @@ class MixtureRule(Rule):
             self.is_stuck = True
             why = "as many as fit" if self.points.fixed is None else "as many as num_draws says"
             self._why = f"the points' own error is {error:.1e} nats, and there are {why}"
+
+    def _beside_saddle(
+        self, state: State, others: list[Mixture], log_joint: Differentiated
+    ) -> Mixture | None:
+        """Where to go from a saddle; None at an optimum.
+
+        The last way out has to have led up by more than the tolerance before there is a next one:
+        so a fit ends, also where the noise of points looks like saddles.
+        """
+        own = State.at(self.points.other(state.mixture), log_joint).elbo
+        before, self._elbo_at_stop = self._elbo_at_stop, own
+        return way_out(state, others, log_joint) if own > before + self.tol else None
 
     @property
     def uncertified(self) -> str:

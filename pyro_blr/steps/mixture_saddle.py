@@ -28,11 +28,12 @@ HALF = 0.03
 LENGTHS = (1.0, 0.5, 0.25, 0.125)
 
 
-def way_out(state: State, other: Mixture, log_joint: ValueAndGradient) -> Mixture | None:
+def way_out(state: State, others: list[Mixture], log_joint: ValueAndGradient) -> Mixture | None:
     """A mixture beside a saddle, with more of the ELBO; None where none is found, at an optimum.
 
     :param state: where steps have become short.
-    :param other: the same mixture at independent points, on which the ELBO is to rise as well.
+    :param others: the same mixture at independent sets of points, on which the ELBO is to rise as
+        well, by more than a standard error: what rises on one set may be its noise.
     """
     start = _inside(state.mixture, _random(state.mixture))
     least, _, direction = least_curvature(
@@ -47,8 +48,15 @@ def way_out(state: State, other: Mixture, log_joint: ValueAndGradient) -> Mixtur
             elbo, beside = found, moved
     if beside is None:
         return None
-    there = State.at(Mixture(beside.coordinates, other.noise), log_joint)
-    return beside if there.elbo > State.at(other, log_joint).elbo else None
+    rises = torch.tensor([_rise(other, beside, log_joint) for other in others])
+    error = rises.std() / len(rises) ** 0.5
+    return beside if host.truth(rises.mean() > error) else None
+
+
+def _rise(mixture: Mixture, beside: Mixture, log_joint: ValueAndGradient) -> float:
+    """By how much the ELBO is higher beside a mixture, on the points of that one."""
+    there = State.at(Mixture(beside.coordinates, mixture.noise), log_joint)
+    return there.elbo - State.at(mixture, log_joint).elbo
 
 
 def _random(mixture: Mixture) -> Tensor:

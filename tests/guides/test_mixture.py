@@ -19,6 +19,7 @@ from pyro_blr.guides import (
     AutoNaturalMixture,
     AutoNaturalMultivariateNormal,
 )
+from pyro_blr.steps.mixture import Mixture
 from pyro_blr.steps.mixture_memory import MixtureMemory
 
 X = torch.tensor(
@@ -178,6 +179,21 @@ def test_a_saddle_is_not_certified_but_left() -> None:
     start = blr.evaluate_loss()
     fit = blr.fit(tol=0.1, max_steps=25)  # steps are short after 8
     assert not fit.converged and blr.evaluate_loss() < start - 0.5
+
+
+def test_ways_out_that_lead_nowhere_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise of points may look like a saddle: q goes back where it was, and is certified there."""
+    asked = []
+
+    def aside(state, *_: object) -> Mixture:
+        asked.append(state.elbo)
+        log_weights, means, precisions = state.mixture.coordinates
+        return Mixture((log_weights, means + 0.1, precisions), state.mixture.noise)
+
+    monkeypatch.setattr("pyro_blr.rules.mixture.way_out", aside)
+    fit = fitted(regression, 2, X, Y, max_steps=100)[2]
+    assert len(asked) == 1
+    assert fit.converged
 
 
 def test_kinks_of_a_laplace_prior() -> None:
