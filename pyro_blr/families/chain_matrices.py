@@ -173,9 +173,13 @@ def factorise(parts: Parts) -> ChainFactor:
     """Return the factor; NaN where the matrix is not positive definite.
 
     That of a matrix with the same entries as one of the last is taken again, but where gradients
-    are wanted, and on devices, which would have to be waited for.
+    are wanted, and on devices, which would have to be waited for. Inside ``torch.func``'s
+    transforms and in inference mode it is not: what is found there is of no use outside.
     """
-    if any(p.requires_grad or p.device.type != "cpu" for p in parts) or not host_memory(parts):
+    is_within = torch.is_inference_mode_enabled()
+    is_within |= torch._C._functorch.peek_interpreter_stack() is not None
+    is_away = any(p.requires_grad or p.device.type != "cpu" for p in parts)
+    if is_within or is_away or not host_memory(parts):
         return _factorised(parts)
     for known, factor in _RECENT:
         if all(_are_same(a, b) for a, b in zip(known, parts, strict=True)):

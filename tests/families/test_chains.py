@@ -59,3 +59,21 @@ def test_a_kept_factor_is_of_the_same_dtype() -> None:
     single = tuple(n.float() for n in double)
     for natural in (double, single, double):
         assert FAMILY.factor(natural).root.dtype == natural[0].dtype
+
+
+def test_a_factor_of_a_transform_or_of_inference_mode_is_not_kept() -> None:
+    first, own, beside = chain(5, 2, (), 1.0)
+    parts = -2 * own, -beside
+
+    def squared(vector: Tensor) -> Tensor:
+        return chain_matrices.factorise(parts).solve(vector).square().sum()
+
+    second = torch.func.jacrev(torch.func.grad(squared))
+    hessian = second(first)
+    assert torch.equal(second(first), hessian)
+    with torch.inference_mode():
+        chain_matrices.factorise(tuple(p.clone() for p in parts))
+    variable = first.clone().requires_grad_()
+    squared(variable).backward()
+    expected = (hessian.flatten(2).flatten(0, 1) @ first.flatten()).reshape(first.shape)
+    torch.testing.assert_close(variable.grad, expected)
