@@ -48,11 +48,17 @@ def draw(content: dict[str, Any], path: Path) -> None:
                 _line(axis, record, best, column_of(family))
         axis.axhline(0.1, color="0.8", linewidth=0.8, zorder=0)
         axis.set(xscale="log", yscale="log", ylim=(FLOOR / 1.5, CEILING), xlabel="seconds")
+        if _holds_power_of_ten(*axis.get_xlim()):
+            axis.tick_params(axis="x", which="minor", labelbottom=False)  # they would overlap
         axis.set_title(TITLES.get(family, family), fontsize=10)
         axis.legend(fontsize=7, frameon=False)
     axes[0][0].set_ylabel("nats below the best")
     figure.savefig(path, dpi=130, metadata={"Software": None})
     plt.close(figure)
+
+
+def _holds_power_of_ten(low: float, high: float) -> bool:
+    return math.floor(math.log10(high)) >= math.ceil(math.log10(low))
 
 
 def _line(axis: Any, record: Any, best: float, column: int) -> None:
